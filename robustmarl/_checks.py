@@ -1,0 +1,77 @@
+"""Argument checks with one wording: ``Class.param must be <rule>, got <repr>. <Remedy>``."""
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+
+__all__ = ["check", "check_choice", "check_device", "check_int", "check_names", "check_number"]
+
+
+def check(good: bool, where: str, rule: str, value: Any, remedy: str = "") -> None:
+    """Raise ``ValueError`` in the house wording unless ``good``."""
+    if not good:
+        raise ValueError(_text(where, rule, value, remedy))
+
+
+def check_number(
+    where: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    unit: str = "",
+) -> float:
+    """Return ``value`` as a float in ``[low, high]`` (``(low, high]`` if ``open_low``)."""
+    bounds = _bounds(low, high, open_low)
+    rule = f"a number{bounds}{', ' + unit if unit else ''}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(_text(where, rule, value))
+    inside = (low < value if open_low else low <= value) and value <= high
+    check(inside and not math.isnan(value), where, rule, value)
+    return float(value)
+
+
+def check_int(where: str, value: Any, low: int = 1, high: float = math.inf) -> int:
+    """Return ``value`` if it is an int in ``[low, high]``."""
+    rule = f"an int{_bounds(low, high, False)}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(_text(where, rule, value))
+    check(low <= value <= high, where, rule, value)
+    return value
+
+
+def check_choice(where: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    check(value in choices, where, f"one of {list(choices)}", value)
+
+
+def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
+    """Return ``names`` as a tuple, all of them known; a bare string is refused."""
+    if isinstance(names, str):
+        raise TypeError(_text(where, "a collection of names", names, f"Write [{names!r}]."))
+    names = tuple(names)
+    unknown = sorted(set(names).difference(known))
+    check(not unknown, where, f"among {list(known)}", unknown)
+    check(len(set(names)) == len(names), where, "without repetition", names)
+    return names
+
+
+def check_device(where: str, device: torch.device, expected: torch.device) -> None:
+    """Raise unless both devices are of one kind and index."""
+    same = device.type == expected.type and (device.index or 0) == (expected.index or 0)
+    check(same, where, f"on {expected}", str(device), f"Move it with .to({str(expected)!r}).")
+
+
+def _bounds(low: float, high: float, open_low: bool) -> str:
+    if low == -math.inf and high == math.inf:
+        return ""
+    if high == math.inf:
+        return f" {'>' if open_low else '>='} {low:g}"
+    return f" in {'(' if open_low else '['}{low:g}, {high:g}]"
+
+
+def _text(where: str, rule: str, value: Any, remedy: str = "") -> str:
+    return f"{where} must be {rule}, got {value!r}.{' ' + remedy if remedy else ''}"

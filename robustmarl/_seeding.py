@@ -1,0 +1,99 @@
+"""Counter-based randomness: every draw is a hash of (seed, episode, step, purpose).
+
+Nothing is consumed, so results do not depend on how many environments run side by side,
+per-env wrappers and the batched collector draw the same numbers, and a checkpoint needs
+only the episode counter. The hash is SplitMix64's finaliser, in wrapping int64 arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import torch
+from torch import Tensor
+
+__all__ = ["Draws", "episode_key", "mix", "stream_id"]
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+_GOLDEN_S, _M1_S, _M2_S = _signed(_GOLDEN), _signed(_M1), _signed(_M2)
+
+
+def _finish_int(x: int) -> int:
+    x &= _MASK
+    x = ((x ^ (x >> 30)) * _M1) & _MASK
+    x = ((x ^ (x >> 27)) * _M2) & _MASK
+    return x ^ (x >> 31)
+
+
+def mix(*parts: int) -> int:
+    """Return a 64-bit hash of integers, order-sensitive."""
+    x = 0
+    for part in parts:
+        x = _finish_int(x + _GOLDEN + part)
+    return _signed(x)
+
+
+def stream_id(name: str) -> int:
+    """Return a stable integer for a stream's name."""
+    return zlib.crc32(name.encode())
+
+
+def episode_key(seed: int, episode: int) -> int:
+    """Return the key from which everything random in one episode follows."""
+    return mix(seed, episode)
+
+
+def _finish(x: Tensor) -> Tensor:
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _M1_S
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _M2_S
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+class Draws:
+    """Independent random rows, one per key.
+
+    Args:
+        keys: int64, shape (R,): one per row; rows with equal keys draw equal numbers.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+        self._calls = 0
+
+    @classmethod
+    def fresh(cls, rows: int, device: torch.device) -> Draws:
+        """Return draws keyed by torch's global generator."""
+        keys = torch.randint(-(2**63), 2**63 - 1, (rows,), dtype=torch.int64)
+        return cls(keys.to(device))
+
+    def at(self, step: Tensor, stream: int) -> Draws:
+        """Return the draws of one step, shape (R,) or scalar, of one named stream."""
+        return Draws(_finish(self.keys ^ _finish(step * _GOLDEN_S + stream)))
+
+    def split(self, parts: int) -> Draws:
+        """Return draws for ``parts`` sub-rows of each row, (R * parts,) keys, row-major."""
+        index = torch.arange(1, parts + 1, device=self.keys.device)
+        return Draws(_finish(self.keys[:, None] + index * _M1_S).reshape(-1))
+
+    def uniform(self, size: int) -> Tensor:
+        """Return float32 in [0, 1), shape (R, size); 23 bits, so that it never rounds to 1."""
+        self._calls += 1
+        start = self._calls << 32
+        index = torch.arange(start, start + size, device=self.keys.device) * _GOLDEN_S
+        bits = (_finish(self.keys[:, None] + index) >> 41) & ((1 << 23) - 1)
+        return bits.to(torch.float32) * 2.0**-23
+
+    def normal(self, size: int) -> Tensor:
+        """Return standard normal float32, shape (R, size), by Box and Muller."""
+        u, v = self.uniform(2 * size).split(size, dim=1)
+        return (-2.0 * torch.log1p(-u)).sqrt() * torch.cos(2.0 * math.pi * v)

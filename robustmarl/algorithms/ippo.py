@@ -1,0 +1,25 @@
+"""IPPO: every agent's critic sees what the agent saw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.networks import Critic
+from robustmarl.spec import TeamSpec
+
+__all__ = ["IPPO"]
+
+
+class IPPO(PPOBased):
+    """Independent PPO [DeWitt2020] with shared parameters; see :class:`PPOBased`.
+
+    The critic is V(o, agent id) on ``obs.seen``; ``for_env`` takes ``critic_hidden``.
+    """
+
+    @classmethod
+    def _critic(
+        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
+    ) -> dict[str, Any]:
+        critic = Critic(spec.obs_size, spec.num_agents, hidden=hidden)
+        return {"critic": critic, "critic_input": "seen"}

@@ -1,0 +1,244 @@
+"""PPO for teams: what IPPO and MAPPO share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import torch
+from tianshou.algorithm.algorithm_base import OnPolicyAlgorithm
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
+
+from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._seeding import mix
+from robustmarl.algorithms.policies import ActorPolicy
+from robustmarl.algorithms.team import (
+    TeamAlgorithm,
+    TeamTrainingStats,
+    adam,
+    build_network,
+    last_actions,
+    team_rows,
+)
+from robustmarl.networks import Critic
+from robustmarl.objectives import gae, masked_mean, normalize, ppo_surrogate
+from robustmarl.spec import TeamSpec
+from robustmarl.victims import MASKED
+
+__all__ = ["PPOBased", "ValueNormalizer"]
+
+CriticInput = Literal["seen", "state"]
+
+
+class ValueNormalizer(nn.Module):
+    """Running mean and standard deviation of returns, as buffers."""
+
+    mean: Tensor
+    second: Tensor
+    weight: Tensor
+
+    def __init__(self, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        for name in ("mean", "second", "weight"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    def update(self, returns: Tensor, mask: Tensor) -> None:
+        """Take in returns where ``mask``."""
+        values = returns[mask].double()
+        keep = self.decay
+        self.mean.mul_(keep).add_((1.0 - keep) * values.mean())
+        self.second.mul_(keep).add_((1.0 - keep) * values.square().mean())
+        self.weight.mul_(keep).add_(1.0 - keep)
+
+    def _moments(self) -> tuple[float, float]:
+        weight = float(self.weight)
+        if weight == 0.0:
+            return 0.0, 1.0
+        mean, second = float(self.mean) / weight, float(self.second) / weight
+        return mean, max(second - mean * mean, 1e-4) ** 0.5
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """Return values in units of the returns' spread."""
+        mean, std = self._moments()
+        return (values - mean) / std
+
+    def denormalize(self, values: Tensor) -> Tensor:
+        """Undo :meth:`normalize`."""
+        mean, std = self._moments()
+        return values * std + mean
+
+
+class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
+    r"""Clipped PPO on whole episodes, one actor shared by the team.
+
+    .. math:: L = -\overline{\min(\rho A, \mathrm{clip}(\rho, 1 \pm c) A)}
+                  + c_v \overline{(V - G)^2} - c_e \overline{H}
+
+    with GAE advantages, averages over valid steps of living agents, and log-probabilities as
+    stored when acting. A time limit bootstraps. Learns from ``obs.seen``.
+
+    Args:
+        policy: the team's.
+        critic: values (..., K) of inputs (..., K, size).
+        critic_input: ``"seen"`` or ``"state"``.
+        optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5.
+        gamma: discount in [0, 1].
+        gae_lambda: in [0, 1].
+        clip: c, > 0.
+        entropy_coef: :math:`c_e` >= 0.
+        value_coef: :math:`c_v` >= 0.
+        reward: ``"team"``, or ``"agents"`` for each agent's own.
+        normalize_value: learn values in units of the returns' running spread.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+        seed: of the minibatches.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: ActorPolicy,
+        critic: Critic,
+        critic_input: CriticInput,
+        optim: OptimizerFactory | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip: float = 0.2,
+        entropy_coef: float = 0.01,
+        value_coef: float = 0.5,
+        reward: Literal["team", "agents"] = "team",
+        normalize_value: bool = True,
+        max_grad_norm: float | None = 10.0,
+        seed: int = 0,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(policy=policy)
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.gae_lambda = check_number(f"{name}.gae_lambda", gae_lambda, 0.0, 1.0)
+        self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
+        self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
+        self.value_coef = check_number(f"{name}.value_coef", value_coef, 0.0)
+        check_choice(f"{name}.reward", reward, ("team", "agents"))
+        check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
+        self.reward, self.critic_input = reward, critic_input
+        self.seed = check_int(f"{name}.seed", seed, 0)
+        self.critic = critic
+        self.normalizer = ValueNormalizer() if normalize_value else None
+        learned = nn.ModuleList([policy.network, critic])
+        self.optim = self._create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        hidden = tuple(settings.get("hidden", (64, 64)))
+        network = build_network(spec, settings, output_gain=0.01)
+        policy = ActorPolicy(spec, network, settings.pop("deterministic_eval", False))
+        critic_hidden = settings.pop("critic_hidden", hidden)
+        return cls(policy=policy, **cls._critic(spec, settings, critic_hidden), **settings)
+
+    @classmethod
+    def _critic(
+        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
+    ) -> dict[str, Any]:
+        raise TypeError(f"{cls.__name__} must implement _critic.")
+
+    def values(self, obs: Any) -> Tensor:
+        """Return V, (B, T+1, K) with K = 1 or N, in units of rewards."""
+        value = self.critic(self._critic_inputs(obs))
+        return value if self.normalizer is None else self.normalizer.denormalize(value)
+
+    def advantages(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return GAE advantages and returns, (B, T, K) each."""
+        value = self.values(batch.obs)
+        own = self.reward == "agents"
+        reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
+        reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
+        value = value.expand(*value.shape[:2], reward.shape[-1])
+        bootstrap = (1.0 - batch.terminated.float()).unsqueeze(-1)
+        if own:  # a dead agent earns nothing more
+            bootstrap = bootstrap * batch.obs.alive[:, 1:].float()
+        going_on = batch.valid.float().unsqueeze(-1)
+        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
+        return advantage, advantage + value[:, :-1]
+
+    def _critic_inputs(self, obs: Any) -> Tensor:
+        if self.critic_input == "seen":
+            return obs.seen
+        if obs.state.dim() == 4:
+            return obs.state
+        state = obs.state.unsqueeze(2)
+        n = self.spec.num_agents if self.critic.id_table is not None else 1
+        return state.expand(-1, -1, n, -1)
+
+    def _update_with_batch(
+        self, batch: Any, batch_size: int | None, repeat: int
+    ) -> TeamTrainingStats:
+        obs, valid = batch.obs, batch.valid
+        n = self.spec.num_agents
+        rows = valid.unsqueeze(-1) & obs.alive[:, :-1]
+        with torch.no_grad():
+            advantage, returns = self.advantages(batch)
+            valued = rows if self.reward == "agents" else valid.unsqueeze(-1).expand_as(returns)
+            if self.normalizer is not None:
+                self.normalizer.update(returns, valued)
+                returns = self.normalizer.normalize(returns)
+            advantage = normalize(advantage.expand(rows.shape), rows)
+        network = self.policy.network
+        last = None
+        if network.last_table is not None:
+            last = last_actions(batch.act, terminal=False)
+        data = {
+            "seen": obs.seen[:, :-1],
+            "clean": obs.obs[:, :-1],
+            "mask": obs.mask[:, :-1],
+            "critic": self._critic_inputs(obs)[:, :-1],
+            "act": batch.act,
+            "logp": batch.logp,
+            "advantage": advantage,
+            "returns": returns,
+            "rows": rows,
+            "valued": valued,
+        }
+        if last is not None:
+            data["last"] = last
+        if not network.recurrent:  # every step is an episode of one step, padding is dropped
+            data = {key: values[valid].unsqueeze(1) for key, values in data.items()}
+        total, parts = len(data["seen"]), 1
+        if batch_size is not None:
+            parts = max(1, round(int(valid.sum()) / batch_size))
+        generator = torch.Generator().manual_seed(
+            mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
+        )
+        figures: list[Tensor] = []
+        for _ in range(repeat):
+            if parts == 1:
+                figures.append(self._step(data, n))
+                continue
+            order = torch.randperm(total, generator=generator).to(valid.device)
+            for index in order.chunk(min(parts, total)):
+                part = {key: values[index] for key, values in data.items()}
+                figures.append(self._step(part, n))
+        self._rows = None
+        self.policy.count("updates", 1)
+        means = torch.stack(figures).mean(dim=0).tolist()
+        names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
+        return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
+
+    def _step(self, data: dict[str, Tensor], n: int) -> Tensor:
+        rows, act = data["rows"], data["act"]
+        output, before = self.policy.network.unroll(data["seen"], data.get("last"))
+        if not self.spec.continuous:
+            output = output.masked_fill(~data["mask"], MASKED)
+        logp = self.policy.log_prob(output, act)
+        surrogate = ppo_surrogate(logp, data["logp"], data["advantage"], self.clip)
+        policy_loss = -masked_mean(surrogate, rows)
+        entropy = masked_mean(self.policy.entropy(output), rows)
+        value = self.critic(data["critic"]).expand_as(data["returns"])
+        value_loss = masked_mean((value - data["returns"]).square(), data["valued"])
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        self._rows = lambda: team_rows(
+            data["clean"], data["mask"], data.get("last"), before, rows
+        )
+        self.optim.step(loss)
+        kl = masked_mean(data["logp"] - logp.detach(), rows)
+        return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

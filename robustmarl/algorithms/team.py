@@ -1,0 +1,141 @@
+"""What all learners of teams share: construction from an environment, devices, rows, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
+from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl._seeding import mix, stream_id
+from robustmarl.algorithms.policies import TeamPolicy
+from robustmarl.networks import AgentNetwork
+from robustmarl.spec import TeamSpec, spec_of
+from robustmarl.typing import Env
+from robustmarl.victims import NetworkVictim, VictimRows
+
+__all__ = ["TeamAlgorithm", "TeamTrainingStats", "adam", "team_rows"]
+
+
+@dataclass(kw_only=True)
+class TeamTrainingStats(TrainingStats):
+    """Named figures of one update."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def _get_self_dict(self) -> dict[str, Any]:
+        return dict(self.metrics)
+
+
+def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
+    """Return Adam with fused kernels: for small networks the loop over tensors is the cost."""
+    return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
+
+
+class TeamAlgorithm(Algorithm[Any, Any]):
+    """Mixed in left of Tianshou's on- or off-policy base class."""
+
+    policy: TeamPolicy
+    _rows: Callable[[], VictimRows] | None = None
+
+    @classmethod
+    def for_env(
+        cls,
+        env: Env | TeamSpec,
+        *,
+        team: str | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """Return the algorithm with networks of the right sizes for ``env``.
+
+        Args:
+            env: an environment (only its spaces and metadata are read), or a spec.
+            team: which of several teams it learns for.
+            device: where networks and episodes live.
+            seed: of the initial weights; torch's global generator is left as it was.
+            settings: hyper-parameters: keywords of the class, and of
+                :class:`~robustmarl.networks.AgentNetwork`.
+        """
+        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
+            algorithm = cls._build(spec, **settings)
+        algorithm = algorithm.to(device)
+        return algorithm
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        raise TypeError(f"{cls.__name__} must implement _build.")
+
+    @property
+    def spec(self) -> TeamSpec:
+        """The team's."""
+        return self.policy.spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.device
+
+    def victim(self) -> NetworkVictim:
+        """Return the live view of its policy that attacks query."""
+        return self.policy.victim()
+
+    def victim_rows(self) -> VictimRows:
+        """Return the rows of the optimizer step that is about to be taken."""
+        check(self._rows is not None, type(self).__name__, "within an update", "no rows yet")
+        assert self._rows is not None
+        return self._rows()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights and optimizers; the caller's dictionary is left as it is."""
+        return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)
+
+
+NETWORK_SETTINGS = (
+    "hidden",
+    "recurrent",
+    "agent_id",
+    "last_action",
+    "activation",
+    "layer_norm",
+    "output_gain",
+)
+
+
+def build_network(spec: TeamSpec, settings: dict[str, Any], **defaults: Any) -> AgentNetwork:
+    """Return the agents' network, taking its keywords out of ``settings``."""
+    own = {key: settings.pop(key) for key in NETWORK_SETTINGS if key in settings}
+    own = defaults | own
+    return AgentNetwork(
+        spec.obs_size, spec.num_agents, spec.num_actions, continuous=spec.continuous, **own
+    )
+
+
+def last_actions(act: Tensor, *, terminal: bool) -> Tensor:
+    """Return the action before each step, (B, T, N, ...) or T+1 with the terminal step."""
+    none = torch.zeros_like(act[:, :1]) if act.is_floating_point() else -torch.ones_like(act[:, :1])
+    return torch.cat([none, act if terminal else act[:, :-1]], dim=1)
+
+
+def team_rows(
+    obs: Tensor, mask: Tensor, last_act: Tensor | None, before: Tensor | None, rows: Tensor
+) -> VictimRows:
+    """Return :class:`VictimRows` of the agent-steps selected by ``rows``, bool (B, T, N)."""
+    agents = torch.arange(rows.shape[-1], device=rows.device).expand(rows.shape)
+    return VictimRows(
+        obs=obs[rows],
+        mask=mask[rows],
+        hidden=None if before is None else before[rows],
+        last_act=None if last_act is None else last_act[rows],
+        agents=agents[rows],
+    )

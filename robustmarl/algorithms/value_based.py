@@ -1,0 +1,165 @@
+"""Q-learning of teams: what VDN, QMIX and IQL share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+import torch
+from tianshou.algorithm.algorithm_base import (
+    LaggedNetworkFullUpdateAlgorithmMixin,
+    OffPolicyAlgorithm,
+)
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl.algorithms.policies import QPolicy
+from robustmarl.algorithms.team import (
+    TeamAlgorithm,
+    TeamTrainingStats,
+    adam,
+    build_network,
+    last_actions,
+    team_rows,
+)
+from robustmarl.objectives import masked_mean, td_lambda_returns
+from robustmarl.schedules import Linear, Schedule
+from robustmarl.spec import TeamSpec
+from robustmarl.victims import MASKED
+
+__all__ = ["ValueBased"]
+
+
+class _Learned(nn.Module):
+    """Agents and mixer as one module, so that one copy makes the target."""
+
+    def __init__(self, agents: nn.Module, mixer: nn.Module | None) -> None:
+        super().__init__()
+        self.agents, self.mixer = agents, mixer
+
+
+class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUpdateAlgorithmMixin):
+    r"""Q-learning on whole episodes with double-Q targets.
+
+    .. math:: y_t = r_t + \gamma c_t\, \bar Q_{tot}\bigl(s_{t+1},
+              \bar Q^i(\tau^i_{t+1}, \arg\max_a Q^i(\tau^i_{t+1}, a))\bigr),\qquad
+              L = \frac{\sum_t m_t (Q_{tot} - y_t)^2}{\sum_t m_t}
+
+    with c = 0 after a termination, 1 at a time limit. Learns from ``obs.seen``.
+
+    Args:
+        policy: the team's.
+        mixer: from individual to team values; None learns each agent's on its own.
+        optim: optimizer factory; None is Adam at 5e-4.
+        gamma: discount in [0, 1].
+        td_lambda: 0 for one-step targets.
+        target_update: copy online to target networks every so many units, >= 1.
+        target_unit: ``"episodes"`` (as PyMARL) or ``"updates"``.
+        double_q: choose next actions by the online network.
+        reward: ``"team"``, or ``"agents"`` for each agent's own (without a mixer only).
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+    """
+
+    last_target_update: Tensor
+
+    def __init__(
+        self,
+        *,
+        policy: QPolicy,
+        mixer: nn.Module | None = None,
+        optim: OptimizerFactory | None = None,
+        gamma: float = 0.99,
+        td_lambda: float = 0.0,
+        target_update: int = 200,
+        target_unit: Literal["episodes", "updates"] = "episodes",
+        double_q: bool = True,
+        reward: Literal["team", "agents"] = "team",
+        max_grad_norm: float | None = 10.0,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(policy=policy)
+        LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
+        check_choice(f"{name}.reward", reward, ("team", "agents"))
+        check(reward == "team" or mixer is None, f"{name}.reward", "'team' with a mixer", reward)
+        self.target_unit, self.double_q, self.reward = target_unit, double_q, reward
+        self.mixer = mixer
+        learned = _Learned(policy.network, mixer)
+        self._target = self._add_lagged_network(learned)
+        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
+        self.optim = self._create_optimizer(learned, optim or adam(5e-4), max_grad_norm)
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        rule = "discrete: value-based methods take argmax over actions"
+        check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
+        exploration: float | Schedule = settings.pop(
+            "exploration", Linear(1.0, 0.05, over=50_000, unit="env_steps")
+        )
+        policy = QPolicy(spec, build_network(spec, settings), exploration)
+        return cls(policy=policy, **cls._mixer(spec, settings), **settings)
+
+    @classmethod
+    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
+        obs, valid, act = batch.obs, batch.valid, batch.act
+        steps = valid.shape[1]
+        network = self.policy.network
+        last = last_actions(act, terminal=True) if network.last_table is not None else None
+        q, before = network.unroll(obs.seen, last)
+        taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
+        with torch.no_grad():
+            target: Any = self._target.module
+            q_next = target.agents.unroll(obs.seen, last)[0][:, 1:]
+            chooser = q[:, 1:] if self.double_q else q_next
+            best = chooser.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1, keepdim=True)
+            q_next = q_next.gather(-1, best).squeeze(-1)
+            y, learned = self._targets(batch, q_next, target.mixer, state)
+        if self.mixer is not None:
+            taken = self.mixer(taken, state[:, :-1])
+        error = taken - y
+        loss = masked_mean(error.square(), learned)
+        self._rows = lambda: team_rows(
+            obs.obs[:, :steps],
+            obs.mask[:, :steps],
+            None if last is None else last[:, :steps],
+            None if before is None else before[:, :steps],
+            obs.alive[:, :steps] & valid.unsqueeze(-1),
+        )
+        self.optim.step(loss)
+        self._rows = None
+        self.policy.count("updates", 1)
+        self._update_target()
+        figures = torch.stack([loss.detach(), masked_mean(taken.detach(), learned)])
+        return TeamTrainingStats(metrics=dict(zip(("loss", "q"), figures.tolist(), strict=True)))
+
+    def _targets(
+        self, batch: Any, q_next: Tensor, mixer: nn.Module | None, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return targets and where they count: (B, T), or (B, T, N) without a mixer."""
+        valid, going_on = batch.valid, batch.valid.float()
+        bootstrap = 1.0 - batch.terminated.float()
+        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        if mixer is not None:
+            value, reward = mixer(q_next, state[:, 1:]), batch.rew
+        else:
+            value, valid = q_next, valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
+            reward = batch.rew_agents if self.reward == "agents" else batch.rew.unsqueeze(-1)
+            reward = reward.expand_as(q_next)
+            bootstrap, going_on = bootstrap.unsqueeze(-1), going_on.unsqueeze(-1)
+            if self.reward == "agents":  # a dead agent earns nothing more
+                bootstrap = bootstrap * batch.obs.alive[:, 1:].float()
+        y = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
+        return y, valid
+
+    def _update_target(self) -> None:
+        now = self.policy.counted(self.target_unit)
+        if now - int(self.last_target_update) >= self.target_update:
+            self._update_lagged_network_weights()
+            self.last_target_update.fill_(now)

@@ -1,0 +1,121 @@
+"""Observation attacks that are learned: a network emits the perturbation."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from robustmarl._checks import check_int
+from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl.attacks.base import StepContext
+from robustmarl.attacks.perturbers import ObsPerturber
+from robustmarl.perturbation import Coordinates, LinfBall
+from robustmarl.spec import TeamSpec
+from robustmarl.victims import Victim, VictimView
+
+__all__ = ["GaussianObsAdversary", "LearnedObsPerturber"]
+
+
+class GaussianObsAdversary(nn.Module):
+    r"""ATLA's adversary [Zhang2021]_: a Gaussian over perturbations given the clean observation.
+
+    .. math:: u \sim N(\mu(o), \sigma^2), \qquad
+              \hat o = \Pi_{B_\epsilon(o)}(o + \epsilon\,\mathrm{clip}(u, -1, 1))
+
+    One actor shared by all attacked agents. Acts by its mean unless ``sampling`` is set, which
+    training does. Trained by :class:`robustmarl.algorithms.ObsAdversaryPPO`.
+
+    Args:
+        ball: what it may change.
+        obs_size: D.
+        hidden: widths of the hidden layers.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self, ball: LinfBall, obs_size: int, *, hidden: tuple[int, ...] = (64, 64), seed: int = 0
+    ) -> None:
+        super().__init__()
+        check_int("GaussianObsAdversary.obs_size", obs_size, 1)
+        ball.check_size("GaussianObsAdversary", obs_size)
+        self.ball, self.obs_size, self.sampling = ball, obs_size, False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("adversary")) & (2**63 - 1))
+            layers: list[nn.Module] = []
+            for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
+                layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+            self.mean = nn.Sequential(*layers, nn.Linear(hidden[-1], obs_size))
+        self.log_std = nn.Parameter(torch.zeros(obs_size))
+        self.last_sample: Tensor | None = None
+
+    def at(self, epsilon: Coordinates) -> Self:
+        """Return the same networks, shared, at another radius."""
+        twin = type(self).__new__(type(self))
+        nn.Module.__init__(twin)
+        twin.ball, twin.obs_size = self.ball.at(epsilon), self.obs_size
+        twin.sampling, twin.mean, twin.log_std = False, self.mean, self.log_std
+        twin.last_sample = None
+        return twin
+
+    def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return perturbed observations (M, D); the victim is not queried."""
+        with torch.no_grad():
+            u = self.mean(obs)
+            if self.sampling:
+                draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
+                u = u + draws.normal(self.obs_size).to(u.dtype) * self._log_std().exp()
+            self.last_sample = u
+            return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
+
+    def log_prob(self, obs: Tensor, u: Tensor) -> Tensor:
+        """Return the log-density (...,) of the unclipped samples ``u`` (..., D) given ``obs``."""
+        log_std = self._log_std()
+        z = (u - self.mean(obs)) * (-log_std).exp()
+        return (-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, a scalar."""
+        return (self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+
+    def _log_std(self) -> Tensor:
+        return self.log_std.clamp(-5.0, 2.0)
+
+
+class LearnedObsPerturber(ObsPerturber):
+    """Plays a :class:`GaussianObsAdversary` in training and records what it needs to learn.
+
+    Records ``adversary_act``, the unclipped samples (E, N, D), and ``adversary_logp`` (E, N);
+    rows that were not attacked are zero.
+    """
+
+    attack: GaussianObsAdversary
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+        """Resolve agents; see :class:`ObsPerturber`."""
+        super().bind(spec, policy, depth)
+        self._sample = torch.zeros(0)
+
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Return perturbed observations (E, N, D), sampled."""
+        self.attack.last_sample = None
+        self.attack.sampling = True
+        try:
+            seen = super().on_obs(context)
+        finally:
+            self.attack.sampling = False
+        self._sample = torch.zeros_like(context.seen)
+        self._logp = context.seen.new_zeros(context.seen.shape[:2])
+        u = self.attack.last_sample
+        if u is not None:
+            envs, agents = self.attacked_index
+            self._sample[envs, agents] = u
+            with torch.no_grad():
+                self._logp[envs, agents] = self.attack.log_prob(context.seen[envs, agents], u)
+        return seen
+
+    def record(self) -> dict[str, Tensor]:
+        """Return ``adversary_act`` and ``adversary_logp``."""
+        return {"adversary_act": self._sample, "adversary_logp": self._logp}

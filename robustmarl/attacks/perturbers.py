@@ -1,0 +1,215 @@
+"""The cores that the collector's hooks and the PettingZoo wrappers adapt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check_device, check_int, check_names, check_number
+from robustmarl._seeding import Draws, stream_id
+from robustmarl.attacks.base import ObsAttack, StepContext
+from robustmarl.spec import TeamSpec
+from robustmarl.typing import RobustnessWarning
+from robustmarl.victims import Victim, as_victim
+
+__all__ = ["ObsPerturber", "Perturber", "as_perturber"]
+
+
+class Perturber:
+    """Hooks around one step of a team; each returns its input unchanged here.
+
+    Order in a step: ``on_obs``, ``shown`` -> policy -> ``on_logits`` -> sample -> explore ->
+    ``on_act`` -> environment. ``on_obs`` is also called on terminal observations.
+    """
+
+    act_told: Literal["intended", "executed"] = "intended"
+    """Which action the learner is told where ``on_act`` changes it."""
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+        """Prepare for a team: its spec, the acting policy, and the position in the stack."""
+
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Return what the agents see, (E, N, D), given ``context.seen``."""
+        return context.seen
+
+    def shown(self, context: StepContext) -> None:
+        """Take note of what the whole stack showed: ``context.seen``."""
+
+    def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
+        """Return the logits or means (E, N, A) from which actions are drawn."""
+        return logits
+
+    def on_act(self, context: StepContext, act: Tensor) -> Tensor:
+        """Return the executed actions, shape as ``act``."""
+        return act
+
+    def record(self) -> dict[str, Tensor]:
+        """Return further keys of this step for the batch, each (E, ...)."""
+        return {}
+
+    def counters(self) -> dict[str, float]:
+        """Return figures since ``bind``: how often it acted, how often in vain."""
+        return {}
+
+
+class ObsPerturber(Perturber):
+    """Show attacked agents what an attack makes of their observations.
+
+    Args:
+        attack: called once per step on all attacked rows.
+        victim: whose outputs the attack queries; None is the acting policy itself.
+        agents: names of the attacked agents; None is all.
+        every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
+        probability: of attacking at such a step, drawn per environment, in [0, 1].
+        episodes: share of the episodes in which it attacks at all, drawn per episode, in [0, 1].
+
+    Raises:
+        ValueError: at construction for bad numbers; at ``bind`` for unknown agents.
+    """
+
+    def __init__(
+        self,
+        attack: ObsAttack,
+        *,
+        victim: Any = None,
+        agents: Collection[str] | None = None,
+        every: int = 1,
+        probability: float = 1.0,
+        episodes: float = 1.0,
+    ) -> None:
+        if not isinstance(attack, ObsAttack):
+            raise TypeError(
+                "ObsPerturber.attack must be an ObsAttack with `ball`, `at` and `__call__`, "
+                f"got {attack!r}."
+            )
+        self.attack = attack
+        self.every = check_int("ObsPerturber.every", every, 1)
+        self.probability = check_number("ObsPerturber.probability", probability, 0.0, 1.0)
+        self.episodes = check_number("ObsPerturber.episodes", episodes, 0.0, 1.0)
+        self.victim = None if victim is None else as_victim("ObsPerturber.victim", victim)
+        self.agents = None if agents is None or isinstance(agents, str) else tuple(agents)
+        if isinstance(agents, str):
+            check_names("ObsPerturber.agents", agents, ())
+        self._own_memory = False
+        self._hidden: Tensor | None = None
+        self._attacked = self._unchanged = 0.0
+        self.size = torch.zeros(0)
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+        """Resolve agents and victim; see :class:`Perturber`."""
+        names = spec.agents if self.agents is None else self.agents
+        names = check_names("ObsPerturber.agents", names, spec.agents)
+        self._rows = torch.tensor([spec.agents.index(name) for name in names], dtype=torch.int64)
+        self._all = len(names) == spec.num_agents
+        self._victim = policy if self.victim is None else self.victim
+        if self._victim is None:
+            raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
+        if policy is not None:
+            check_device("ObsPerturber.victim", self._victim.device, policy.device)
+        self.attack.ball.check_size(type(self.attack).__name__, spec.obs_size)
+        foreign = policy is None or (self._victim is not policy)
+        self._own_memory = foreign and self._victim.hidden_size > 0
+        self._hidden = None
+        self._stream = stream_id(f"obs/{depth}")
+        self._attacked = self._unchanged = 0.0
+
+    @torch.no_grad()
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Return perturbed observations (E, N, D); clean rows keep their bits."""
+        if self.attack.ball.is_zero or self.probability == 0.0:
+            self.size = context.seen.new_zeros(context.seen.shape[:2])
+            return context.seen
+        device = context.seen.device
+        draws = Draws(context.keys).at(context.step, self._stream)
+        rows = context.live & (context.step % self.every == 0)
+        if self.episodes < 1.0:
+            once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream + 1)
+            rows = rows & (once.uniform(1)[:, 0] < self.episodes)
+        if self.probability < 1.0:
+            rows = rows & (draws.uniform(1)[:, 0] < self.probability)
+        envs, agents = self.attacked_index = self._index(rows, device)
+        clean = context.seen[envs, agents]
+        if len(clean) == 0:
+            self.size = context.seen.new_zeros(context.seen.shape[:2])
+            return context.seen
+        hidden = self._hidden_of(context)
+        view = self._victim.at(  # type: ignore[union-attr]
+            mask=context.mask[envs, agents],
+            hidden=None if hidden is None else hidden[envs, agents],
+            last_act=context.last_act[envs, agents],
+            agents=agents,
+            state=_state_rows(context.state, envs, agents),
+        )
+        own = Draws(draws.split(context.seen.shape[1]).keys.view(len(rows), -1)[envs, agents])
+        found = self.attack(view, clean, own)
+        found = self.attack.ball.project(found, clean)  # enforced, not trusted
+        seen = context.seen.clone()
+        seen[envs, agents] = found
+        size = (found - clean).abs().amax(dim=-1)
+        self.size = context.seen.new_zeros(context.seen.shape[:2])
+        self.size[envs, agents] = size
+        counted = context.alive[envs, agents] & ~context.terminal[envs]
+        self._attacked += float(counted.sum())
+        self._unchanged += float((counted & (size == 0)).sum())
+        return seen
+
+    def shown(self, context: StepContext) -> None:
+        """Advance a foreign recurrent victim on what was shown."""
+        if not self._own_memory:
+            return
+        assert self._victim is not None  # set by bind
+        envs, agents, size = *context.seen.shape[:2], context.seen.shape[-1]
+        hidden = self._hidden_of(context)
+        ids = torch.arange(agents, device=context.seen.device).repeat(envs)
+        view = self._victim.at(
+            hidden=None if hidden is None else hidden.reshape(envs * agents, -1),
+            last_act=context.last_act.reshape(envs * agents, *context.last_act.shape[2:]),
+            agents=ids,
+        )
+        with torch.no_grad():
+            after = view.advance(context.seen.reshape(-1, size))
+        assert after is not None  # hidden_size > 0
+        self._hidden = after.view(envs, agents, -1)
+
+    def counters(self) -> dict[str, float]:
+        """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
+        return {"attacked": self._attacked, "unchanged": self._unchanged}
+
+    def warn_if_idle(self) -> None:
+        """Warn if the attack changed no observation although it had a budget."""
+        if self._attacked > 0 and self._unchanged == self._attacked:
+            warnings.warn(
+                f"{self.attack!r} changed none of {self._attacked:.0f} observations: zero "
+                "gradient, a saturated victim, or a single available action.",
+                RobustnessWarning,
+                stacklevel=2,
+            )
+
+    def _index(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        attacked = self._rows.to(device)
+        envs = rows.nonzero()[:, 0]
+        return envs.repeat_interleave(len(attacked)), attacked.repeat(len(envs))
+
+    def _hidden_of(self, context: StepContext) -> Tensor | None:
+        if not self._own_memory:
+            return context.hidden
+        if self._hidden is None:
+            return None
+        begun = (context.step == 0)[:, None, None]
+        self._hidden = torch.where(begun, 0.0, self._hidden)
+        return self._hidden
+
+
+def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
+    """Return a perturber; an attack becomes one on all agents at every step."""
+    if isinstance(perturbation, Perturber):
+        return perturbation
+    return ObsPerturber(perturbation)
+
+
+def _state_rows(state: Tensor, envs: Tensor, agents: Tensor) -> Tensor:
+    return state[envs, agents] if state.dim() == 3 else state[envs]

@@ -1,0 +1,222 @@
+"""Whole episodes in preallocated tensors."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.data import Batch, ReplayBuffer
+from torch import Tensor
+
+from robustmarl._checks import check, check_int
+from robustmarl._seeding import mix, stream_id
+from robustmarl.spec import TeamSpec
+
+__all__ = ["OBS_KEYS", "EpisodeBuffer"]
+
+OBS_KEYS = ("obs", "seen", "mask", "state", "alive")
+"""Keys with T+1 entries per episode: the terminal observation is kept."""
+
+
+class EpisodeBuffer(ReplayBuffer):
+    """A ring of episodes of one team, (capacity, T or T+1, ...) per key.
+
+    ``seen`` aliases ``obs`` until an episode comes in which something perturbed observations.
+    Keys it has not seen before (``logp``, ``types``, ...) are allocated when first added.
+
+    Args:
+        spec: the team's.
+        episodes: capacity in episodes, >= 1.
+        max_bytes: capacity in bytes instead; None uses ``episodes``.
+        device: where the tensors live.
+        seed: of the sampling stream.
+
+    Raises:
+        ValueError: if the capacity does not hold an episode, or memory does not hold the
+            capacity; both with the figures.
+    """
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        episodes: int = 5000,
+        *,
+        max_bytes: int | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.spec, self.device = spec, torch.device(device)
+        each = self.bytes_per_episode(spec)
+        if max_bytes is not None:
+            check_int("EpisodeBuffer.max_bytes", max_bytes, 1)
+            rule = f">= {each}, one episode of {spec.horizon} steps"
+            check(max_bytes >= each, "EpisodeBuffer.max_bytes", rule, max_bytes)
+            episodes = max_bytes // each
+        self.capacity = check_int("EpisodeBuffer.episodes", episodes, 1)
+        free = _free_bytes(self.device)
+        check(
+            each * episodes <= free,
+            "EpisodeBuffer.episodes",
+            f"at most {free // each} here: an episode takes {each / 2**20:.1f} MiB and "
+            f"{free / 2**30:.1f} GiB are free on {self.device}",
+            episodes,
+            "Give fewer episodes, or max_bytes.",
+        )
+        super().__init__(size=episodes)
+        self._rng = np.random.default_rng(mix(seed, stream_id("buffer")) & (2**63 - 1))
+        self.data: dict[str, Tensor] = {}
+        self.lengths = torch.zeros(episodes, dtype=torch.int64, device=self.device)
+        self._next = 0
+        self._count = 0
+        self._perturbed = False
+
+    @staticmethod
+    def bytes_per_episode(spec: TeamSpec) -> int:
+        """Return what one episode of ``spec.horizon`` steps takes."""
+        one = spec.empty(1)
+        return sum(t.nbytes for t in one.values()) * (spec.horizon + 1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def num_episodes(self) -> int:
+        """How many episodes it holds."""
+        return self._count
+
+    def hasnull(self) -> bool:
+        """Return False: the environments' values are checked when they are made."""
+        return False
+
+    def reset(self, keep_statistics: bool = False) -> None:
+        """Forget all episodes; memory is kept."""
+        self._next = self._count = 0
+        self._perturbed = False
+
+    def add_episodes(self, staging: dict[str, Tensor], rows: Tensor, lengths: Tensor) -> None:
+        """Copy episodes from staging arrays (E, T or T+1, ...).
+
+        Args:
+            staging: arrays by key; ``seen`` only if observations were perturbed.
+            rows: which rows of staging, int64 (K,).
+            lengths: their numbers of steps, int64 (K,).
+        """
+        slots = (torch.arange(len(rows), device=self.device) + self._next) % self.capacity
+        if "seen" in staging and not self._perturbed:
+            self._perturbed = True
+            if "seen" not in self.data:
+                self.data["seen"] = self._allocate(staging["seen"])
+            if self._count:
+                self.data["seen"].copy_(self.data["obs"])
+        for key, values in staging.items():
+            if key not in self.data:
+                self.data[key] = self._allocate(values)
+            self.data[key][slots] = values[rows].to(self.device)
+        if self._perturbed and "seen" not in staging:
+            self.data["seen"][slots] = self.data["obs"][slots]
+        self.lengths[slots] = lengths.to(self.device)
+        self._next = (self._next + len(rows)) % self.capacity
+        self._count = min(self._count + len(rows), self.capacity)
+
+    def sample_indices(self, batch_size: int | None) -> NDArray[np.int64]:
+        """Return slots: ``batch_size`` drawn uniformly without repetition, 0 or None for all.
+
+        Fewer are returned while the buffer holds fewer.
+        """
+        order = (np.arange(self._count) + (self._next - self._count)) % self.capacity
+        if not batch_size or batch_size >= self._count:
+            return order.astype(np.int64)
+        drawn = self._rng.choice(self._count, batch_size, replace=False, shuffle=False)
+        return order[drawn].astype(np.int64)
+
+    def sample(self, batch_size: int | None) -> tuple[Any, NDArray[np.int64]]:
+        """Return (batch, slots); see :meth:`sample_indices` and :meth:`get`."""
+        indices = self.sample_indices(batch_size)
+        return self.get_episodes(indices), indices
+
+    def latest(self, episodes: int) -> Any:
+        """Return the batch of the ``episodes`` newest, oldest first; fewer if it holds fewer."""
+        check_int("EpisodeBuffer.latest.episodes", episodes, 1)
+        count = min(episodes, self._count)
+        return self.get_episodes((np.arange(count) + (self._next - count)) % self.capacity)
+
+    def get_episodes(self, slots: NDArray[np.int64]) -> Any:
+        """Return a batch of episodes, cut to the longest of them.
+
+        Returns:
+            Tianshou ``Batch``: ``obs.obs``, ``obs.seen``, ``obs.mask``, ``obs.state``,
+            ``obs.alive`` of (B, T+1, ...), everything else (B, T, ...), ``valid`` (B, T) bool.
+        """
+        check(len(slots) > 0, "EpisodeBuffer", "filled before sampling", f"{self._count} episodes")
+        index = torch.as_tensor(slots, device=self.device)
+        lengths = self.lengths[index]
+        steps = int(lengths.max())
+        obs: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for key, values in self.data.items():
+            if key == "seen" and not self._perturbed:
+                continue
+            if key in OBS_KEYS:
+                obs[key] = values[:, : steps + 1][index]
+            else:
+                rest[key] = values[:, :steps][index]
+        obs.setdefault("seen", obs["obs"])
+        valid = torch.arange(steps, device=self.device) < lengths[:, None]
+        batch = Batch()
+        inner = Batch()
+        # Set directly: Batch's own parsing copies and looks into every value.
+        inner.__dict__.update(obs)
+        batch.__dict__.update(rest, obs=inner, valid=valid)
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the held episodes, oldest first, and the sampling stream."""
+        order = torch.as_tensor(self.sample_indices(0), device=self.device)
+        data = {key: values[order] for key, values in self.data.items()} if self._count else {}
+        return {
+            "data": data,
+            "lengths": self.lengths[order],
+            "perturbed": self._perturbed,
+            "next": self._next,
+            "rng": _plain(self._rng.bit_generator.state),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; capacity and spec must be the same."""
+        count = len(state["lengths"])
+        check(count <= self.capacity, "EpisodeBuffer.capacity", f">= {count}", self.capacity)
+        self._next, self._count = int(state["next"]), count
+        self._perturbed = bool(state["perturbed"])
+        slots = (torch.arange(count) + (self._next - count)) % self.capacity
+        self.data = {}
+        for key, values in state["data"].items():
+            self.data[key] = self._allocate(values)
+            self.data[key][slots] = values.to(self.device)
+        self.lengths[slots] = state["lengths"].to(self.device)
+        self._rng.bit_generator.state = _integers(state["rng"])
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        shape = (self.capacity, *like.shape[1:])
+        return torch.zeros(shape, dtype=like.dtype, device=self.device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _plain(state: Any) -> Any:
+    """Return generator state with its 128-bit integers as text, which weights_only loads."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return str(state) if isinstance(state, int) else state
+
+
+def _integers(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _integers(value) for key, value in state.items()}
+    return int(cast(str, state)) if isinstance(state, str) and state.isdigit() else state

@@ -1,0 +1,503 @@
+"""Playing whole episodes in E environments at once, with hooks around every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.data import CollectStats, ReplayBuffer
+from tianshou.data.collector import BaseCollector
+from tianshou.utils.torch_utils import torch_train_mode
+from torch import Tensor, nn
+
+from robustmarl._checks import check, check_choice, check_int
+from robustmarl._seeding import Draws, episode_key, stream_id
+from robustmarl.attacks.base import ObsAttack, StepContext
+from robustmarl.attacks.perturbers import Perturber, as_perturber
+from robustmarl.data.buffer import EpisodeBuffer
+from robustmarl.data.controllers import Controller
+from robustmarl.spec import TeamSpec
+from robustmarl.victims import MASKED
+
+__all__ = ["JointCollector", "TeamCollectStats"]
+
+_SELECT = stream_id("select")
+_OPPONENT = stream_id("opponent")
+
+
+class _Engine(Protocol):
+    """The part of ``envs.VectorEngine`` that is needed here; siblings do not import each other."""
+
+    spec: TeamSpec
+    tensors: dict[str, Tensor]
+
+    def __len__(self) -> int: ...
+
+    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None: ...
+
+    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(kw_only=True)
+class TeamCollectStats(CollectStats):
+    """Tianshou's statistics of a collection, and the environment's own figures.
+
+    Attributes:
+        metrics: per name of ``spec.metrics`` one figure per episode.
+        counters: per perturber its counters, e.g. ``0/attacked``.
+    """
+
+    metrics: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)
+
+
+class JointCollector(BaseCollector[TeamCollectStats]):
+    """Collects whole episodes of one team into an :class:`EpisodeBuffer`.
+
+    In a step: perturbers' ``on_obs`` and ``shown`` -> policy -> ``on_logits`` -> sample and
+    explore -> ``on_act`` -> environment. Terminal observations pass ``on_obs`` too. Episode k is
+    a function of (seed, k) and the policy, however many environments play side by side, and
+    every episode begun is finished and counted, so short ones are not favoured.
+
+    Args:
+        policy: plays ``team``; a robustmarl algorithm or policy, or any controller.
+        env: the vector environment, or a natively batched engine.
+        buffer: where episodes go; None keeps none (evaluation).
+        team: the team to learn from; may be None where there is only one.
+        opponents: a controller for every other team.
+        perturb: attacks (on all agents) or perturbers, applied in this order.
+        seed: of the episodes and of everything drawn while collecting.
+
+    Raises:
+        ValueError: if the policy does not fit the team, or a team has no controller.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        env: _Engine,
+        buffer: EpisodeBuffer | None = None,
+        *,
+        team: str | None = None,
+        opponents: Mapping[str, Controller] | None = None,
+        perturb: Sequence[ObsAttack | Perturber] = (),
+        seed: int = 0,
+    ) -> None:
+        self.controller = _controller(policy)
+        rows = env.spec.team_indices(team)
+        self.spec = env.spec.of_team(team)
+        self.team = next(name for name, r in env.spec.teams.items() if r == rows)
+        super().__init__(
+            policy=cast(Any, self.controller),
+            env=cast(Any, env),
+            buffer=buffer if buffer is not None else ReplayBuffer(size=1),
+            collect_stats_class=TeamCollectStats,
+            raise_on_nan_in_buffer=False,
+        )
+        self.engine, self.episodes_begun = env, 0
+        self.seed = check_int("JointCollector.seed", seed, 0)
+        self._store = buffer
+        self.device = self.controller.device
+        self.controller.check_spec(self.spec)
+        if buffer is not None and (diff := buffer.spec.describe_difference(self.spec)):
+            raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
+        self._slice = self._index(rows)
+        self._opponents = self._bind_opponents(dict(opponents or {}))
+        self.perturbers = [as_perturber(p) for p in perturb]
+        victim = self.controller.victim()
+        for depth, perturber in enumerate(self.perturbers):
+            perturber.bind(self.spec, victim, depth)
+        for perturber in self.perturbers:
+            check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
+        self._allocate()
+
+    def _validate_buffer(self) -> None:
+        """Accept any :class:`EpisodeBuffer`: it has no sub-buffer per environment."""
+
+    def reset(
+        self,
+        reset_buffer: bool = True,
+        reset_stats: bool = True,
+        gym_reset_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Any, Any]:
+        """Forget the buffer if asked; episodes always begin anew in :meth:`collect`."""
+        if reset_buffer:
+            self.reset_buffer()
+        if reset_stats:
+            self.reset_stat()
+        return np.empty(0), np.empty(0)
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.engine.close()
+        self._is_closed = True
+
+    @torch.no_grad()
+    def collect(
+        self,
+        n_step: int | None = None,
+        n_episode: int | None = None,
+        random: bool = False,
+        render: float | None = None,
+        reset_before_collect: bool = False,
+        gym_reset_kwargs: dict[str, Any] | None = None,
+    ) -> TeamCollectStats:
+        """Play ``n_episode`` episodes, or whole episodes until ``n_step`` steps are played.
+
+        Args:
+            n_step: environment steps, >= 1; mutually exclusive with ``n_episode``.
+            n_episode: episodes, >= 1.
+            random: refused; use :class:`RandomController`.
+            render: refused; use ``evaluation.rollout``.
+            reset_before_collect: without effect, episodes always begin anew.
+            gym_reset_kwargs: refused; seeds come from ``seed``.
+        """
+        self._validate_n_step_n_episode(n_episode, n_step)
+        unused = {"random": random or None, "render": render, "gym_reset_kwargs": gym_reset_kwargs}
+        for name, value in unused.items():
+            check(value is None, f"JointCollector.collect.{name}", "left out", value)
+        begun = time.time()
+        if isinstance(self.controller, nn.Module):
+            with torch_train_mode(self.controller, enabled=False):
+                stats = self._collect(n_step, n_episode)
+        else:
+            stats = self._collect(n_step, n_episode)
+        stats.set_collect_time(max(time.time() - begun, 1e-9))
+        stats.refresh_all_sequence_stats()
+        return stats
+
+    def _collect(
+        self,
+        n_step: int | None = None,
+        n_episode: int | None = None,
+        random: bool = False,
+        render: float | None = None,
+        gym_reset_kwargs: dict[str, Any] | None = None,
+    ) -> TeamCollectStats:
+        self._training = bool(getattr(self.controller, "is_within_training_step", False))
+        self._live[:] = self._terminal[:] = False
+        self._returns, self._lens, self._metrics = [], [], []
+        begun, played = 0, 0
+        while True:
+            free = np.flatnonzero(~self._live)
+            if len(free):
+                if n_episode is not None:
+                    wanted = min(n_episode - begun, len(free))
+                else:
+                    wanted = len(free) if played < cast(int, n_step) else 0
+                if wanted > 0:
+                    self._begin(free[:wanted])
+                    begun += wanted
+                elif len(free) == len(self._live):
+                    break
+            played += self._tick()
+        self._count_progress(played, begun)
+        stats = TeamCollectStats.with_autogenerated_stats(
+            returns=np.asarray(self._returns, dtype=float),
+            lens=np.asarray(self._lens, dtype=int),
+            n_collected_episodes=begun,
+            n_collected_steps=played,
+        )
+        metrics = np.asarray(self._metrics, dtype=float).reshape(begun, -1)
+        stats.metrics = {name: metrics[:, i] for i, name in enumerate(self.spec.metrics)}
+        stats.counters = {
+            f"{i}/{name}": value
+            for i, perturber in enumerate(self.perturbers)
+            for name, value in perturber.counters().items()
+        }
+        self.collect_step += played
+        self.collect_episode += begun
+        return stats
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what resuming needs: the episode counter."""
+        return {"episodes_begun": self.episodes_begun, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.episodes_begun, self.seed = state["episodes_begun"], state["seed"]
+
+    def _begin(self, rows: NDArray[np.int64]) -> None:
+        numbers = range(self.episodes_begun, self.episodes_begun + len(rows))
+        keys = [episode_key(self.seed, number) for number in numbers]
+        self.episodes_begun += len(rows)
+        index = torch.as_tensor(rows, device=self.device)
+        self._keys[index] = torch.tensor(keys, device=self.device)
+        self._step[index] = 0
+        self._steps[rows] = 0
+        self._last_act[index] = 0 if self.spec.continuous else -1
+        if self._hidden is not None:
+            self._hidden[index] = 0.0
+        for opponent in self._opponents:
+            opponent.begin(index)
+        self._return[rows] = 0.0
+        self._live[rows] = True
+        self.engine.begin(rows, [key & 0x7FFFFFFF for key in keys])
+
+    def _tick(self) -> int:
+        """Advance all live environments by a step; return the number of steps taken."""
+        live, terminal = self._live, self._terminal
+        context = self._context(self._slice, self._last_act, self._hidden)
+        for perturber in self.perturbers:
+            context.seen = perturber.on_obs(context)
+        for perturber in self.perturbers:
+            perturber.shown(context)
+        rows = np.flatnonzero(live)
+        playing = rows[~terminal[rows]]
+        if self._store is not None:
+            self._stage(self._staging_obs(context), rows)
+        if len(playing):
+            self._play(context, playing)
+        if len(playing) < len(rows):
+            self._finish(rows[terminal[rows]])
+        if len(playing):
+            ended = self._ended(playing)
+            self._terminal[ended] = True
+        return len(playing)
+
+    def _play(self, context: StepContext, playing: NDArray[np.int64]) -> None:
+        output, hidden = self.controller.infer(context)
+        self._check_finite(output, context)
+        if not self.spec.continuous:
+            output = output.masked_fill(~context.mask, MASKED)
+        for perturber in self.perturbers:
+            output = perturber.on_logits(context, output)
+        draws = Draws(self._keys).at(self._step, _SELECT)
+        act, logp = self.controller.select(output, context.mask, draws, self._training)
+        executed = act
+        for perturber in self.perturbers:
+            executed = perturber.on_act(context, executed)
+        told = executed if any(p.act_told == "executed" for p in self.perturbers) else act
+        joint = executed
+        if self._opponents:
+            joint = self._joint_act(executed)
+        self.engine.advance(joint.cpu() if self._cpu_engine else joint, playing)
+        rew_agents = self._slice(self.engine.tensors["rew_agents"]).to(self.device)
+        rew = rew_agents.sum(-1) if self.spec.team_reward == "sum" else rew_agents.mean(-1)
+        self._return[playing] += rew.cpu().numpy()[playing]
+        if self._store is not None:
+            arrays = {"act": told, "rew_agents": rew_agents, "rew": rew}
+            arrays["terminated"] = self.engine.tensors["terminated"].to(self.device)
+            arrays["truncated"] = self.engine.tensors["truncated"].to(self.device)
+            if logp is not None:
+                arrays["logp"] = logp
+            if executed is not act:
+                arrays["act_intended"], arrays["act_exec"] = act, executed
+            for perturber in self.perturbers:
+                arrays |= perturber.record()
+            self._stage(arrays, playing)
+        self._last_act = told
+        self._hidden = hidden if self._hidden is not None else None
+        self._steps[playing] += 1
+        self._step = torch.as_tensor(self._steps, device=self.device).clone()
+
+    def _finish(self, rows: NDArray[np.int64]) -> None:
+        if self._store is not None:
+            index = torch.as_tensor(rows, device=self.device)
+            self._store.add_episodes(self._staging, index, torch.as_tensor(self._steps[rows]))
+        self._returns += self._return[rows].tolist()
+        self._lens += self._steps[rows].tolist()
+        self._metrics += self.engine.tensors["metrics"][torch.as_tensor(rows)].tolist()
+        self._live[rows] = self._terminal[rows] = False
+
+    def _ended(self, playing: NDArray[np.int64]) -> NDArray[np.int64]:
+        tensors = self.engine.tensors
+        done = (tensors["terminated"] | tensors["truncated"]).cpu().numpy()
+        late = self._steps >= self.spec.horizon
+        over = playing[late[playing] & ~done[playing]]
+        if len(over):
+            raise ValueError(
+                f"environment {over[0]} must end within its stated horizon of {self.spec.horizon} "
+                "steps. State the right one: envs.describe(env, horizon=...)."
+            )
+        return playing[done[playing]]
+
+    def _context(self, pick: Any, last_act: Tensor, hidden: Tensor | None) -> StepContext:
+        tensors = self.engine.tensors
+        obs = pick(tensors["obs"]).to(self.device)
+        state = tensors["state"].to(self.device)
+        if state.dim() == 3 and isinstance(pick, _Pick):
+            state = state[:, pick.rows.to(self.device)]
+        return StepContext(
+            obs=obs,
+            seen=obs,
+            mask=pick(tensors["mask"]).to(self.device),
+            state=state,
+            alive=pick(tensors["alive"]).to(self.device),
+            last_act=last_act,
+            hidden=hidden,
+            step=self._step,
+            keys=self._keys,
+            live=torch.as_tensor(self._live, device=self.device),
+            terminal=torch.as_tensor(self._terminal, device=self.device),
+        )
+
+    def _joint_act(self, own: Tensor) -> Tensor:
+        joint = torch.zeros(
+            (len(self._live), *self.engine.spec.action_shape()), dtype=own.dtype, device=own.device
+        )
+        self._put(joint, self._rows, own)
+        for opponent in self._opponents:
+            context = self._context(opponent.pick, opponent.last_act, opponent.hidden)
+            output, hidden = opponent.controller.infer(context)
+            if not self.spec.continuous:
+                output = output.masked_fill(~context.mask, MASKED)
+            draws = Draws(self._keys).at(self._step, _OPPONENT + opponent.number)
+            act, _ = opponent.controller.select(output, context.mask, draws, training=False)
+            opponent.last_act = act
+            opponent.hidden = hidden if opponent.hidden is not None else None
+            self._put(joint, opponent.rows, act)
+        return joint
+
+    @staticmethod
+    def _put(joint: Tensor, rows: Tensor, act: Tensor) -> None:
+        if joint.dim() == 3:
+            joint[:, rows, : act.shape[-1]] = act
+        else:
+            joint[:, rows] = act
+
+    def _staging_obs(self, context: StepContext) -> dict[str, Tensor]:
+        arrays = {
+            "obs": context.obs,
+            "mask": context.mask,
+            "state": context.state,
+            "alive": context.alive,
+        }
+        if self.perturbers:
+            arrays["seen"] = context.seen
+        return arrays
+
+    def _stage(self, arrays: dict[str, Tensor], rows: NDArray[np.int64]) -> None:
+        steps = self._steps[rows]
+        together = len(rows) == len(self._live) and bool((steps == steps[0]).all())
+        if together:
+            at = int(steps[0])
+            for key, values in arrays.items():
+                self._staged(key, values)[:, at] = values
+            return
+        index, at_ = torch.as_tensor(rows), torch.as_tensor(steps)
+        if self.device.type != "cpu":
+            index, at_ = index.to(self.device), at_.to(self.device)
+        for key, values in arrays.items():
+            self._staged(key, values)[index, at_] = values[index]
+
+    def _staged(self, key: str, values: Tensor) -> Tensor:
+        staged = self._staging.get(key)
+        if staged is None:
+            shape = (len(self._live), self.spec.horizon + 1, *values.shape[1:])
+            staged = torch.zeros(shape, dtype=values.dtype, device=self.device)
+            self._staging[key] = staged
+        return staged
+
+    def _check_finite(self, output: Tensor, context: StepContext) -> None:
+        if bool(torch.isfinite(output.sum())):
+            return
+        bad = (~torch.isfinite(output)).flatten(2).any(-1) & context.live[:, None]
+        if not bool(bad.any()):
+            return
+        e, i = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"logits must be finite, got {output[e, i].tolist()} in environment {e}, agent "
+            f"{self.spec.agents[i]!r}, step {int(self._steps[e])}. Has training diverged?"
+        )
+
+    def _count_progress(self, steps: int, episodes: int) -> None:
+        count = getattr(self.controller, "count", None)
+        if self._training and count is not None:
+            count("env_steps", steps)
+            count("episodes", episodes)
+
+    def _allocate(self) -> None:
+        size, device = len(self.engine), self.device
+        self._keys = torch.zeros(size, dtype=torch.int64, device=device)
+        self._step = torch.zeros(size, dtype=torch.int64, device=device)
+        self._steps = np.zeros(size, dtype=np.int64)
+        self._live, self._terminal = np.zeros(size, dtype=bool), np.zeros(size, dtype=bool)
+        self._return = np.zeros(size)
+        self._last_act = self.spec.empty(size, device=device)["act"]
+        width = self.controller.hidden_size
+        shape = (size, self.spec.num_agents, width)
+        self._hidden = torch.zeros(shape, device=device) if width else None
+        self._staging: dict[str, Tensor] = {}
+        self._returns: list[float] = []
+        self._lens: list[int] = []
+        self._metrics: list[list[float]] = []
+        self._training = False
+        self._cpu_engine = self.engine.tensors["obs"].device.type == "cpu"
+
+    def _index(self, rows: tuple[int, ...]) -> Any:
+        if len(rows) == self.engine.spec.num_agents:
+            return _whole
+        self._rows = torch.tensor(rows)
+        return _Pick(self._rows, self.spec.obs_size, self.spec.num_actions)
+
+    def _bind_opponents(self, controllers: dict[str, Controller]) -> list[_Opponent]:
+        spec = self.engine.spec
+        missing = sorted(set(spec.teams) - set(controllers) - {self.team})
+        rule = f"a controller for each of the other teams {sorted(set(spec.teams) - {self.team})}"
+        given = sorted(controllers)
+        good = not missing and set(controllers) <= set(spec.teams) - {self.team}
+        check(good, "JointCollector.opponents", rule, given)
+        return [
+            _Opponent(number, spec, team, _controller(controller), len(self.engine))
+            for number, (team, controller) in enumerate(controllers.items())
+        ]
+
+
+class _Opponent:
+    """Another team's controller with its memory."""
+
+    def __init__(
+        self, number: int, spec: TeamSpec, team: str, controller: Controller, size: int
+    ) -> None:
+        self.number, self.controller = number, controller
+        own = spec.of_team(team)
+        controller.check_spec(own)
+        self.rows = torch.tensor(spec.team_indices(team))
+        self.pick = _Pick(self.rows, own.obs_size, own.num_actions)
+        self.continuous = spec.continuous
+        self.last_act = own.empty(size, device=controller.device)["act"]
+        shape = (size, own.num_agents, controller.hidden_size)
+        width = controller.hidden_size
+        self.hidden = torch.zeros(shape, device=controller.device) if width else None
+
+    def begin(self, index: Tensor) -> None:
+        self.last_act[index] = 0 if self.continuous else -1
+        if self.hidden is not None:
+            self.hidden[index] = 0.0
+
+
+class _Pick:
+    """Cuts a team's rows, and its own padding, out of joint arrays (E, N, ...)."""
+
+    def __init__(self, rows: Tensor, obs_size: int, num_actions: int) -> None:
+        self.rows, self._obs, self._act = rows, obs_size, num_actions
+
+    def __call__(self, values: Tensor) -> Tensor:
+        own = values[:, self.rows.to(values.device)]
+        if values.dim() == 3:
+            own = own[..., : self._act if values.dtype == torch.bool else self._obs]
+        return own
+
+
+def _whole(values: Tensor) -> Tensor:
+    return values
+
+
+def _controller(policy: Any) -> Controller:
+    policy = getattr(policy, "policy", policy)
+    missing = [n for n in ("infer", "select", "victim", "check_spec") if not hasattr(policy, n)]
+    if missing:
+        raise TypeError(
+            "JointCollector.policy must be a robustmarl algorithm, policy or controller, got "
+            f"{type(policy).__name__} without {missing}. Tianshou's own algorithms keep "
+            "Tianshou's collector; here they are victims."
+        )
+    return cast(Controller, policy)

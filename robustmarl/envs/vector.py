@@ -1,0 +1,144 @@
+"""E joint environments stepped into preallocated arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.env import BaseVectorEnv
+from torch import Tensor
+
+from robustmarl._checks import check, check_int
+from robustmarl.envs.joint import JointEnv
+from robustmarl.spec import TeamSpec, spec_of
+from robustmarl.typing import Env
+
+__all__ = ["JointVectorEnv", "VectorEngine"]
+
+
+class VectorEngine(Protocol):
+    """What the collector steps: arrays that ``begin`` and ``advance`` overwrite in place.
+
+    A natively batched engine offers the same on its own device, without a Python loop.
+    """
+
+    spec: TeamSpec
+    tensors: dict[str, Tensor]
+    """``obs mask state alive rew_agents`` as in ``TeamSpec.empty(E)``, ``terminated``,
+    ``truncated`` (E,) bool, ``metrics`` (E, len(spec.metrics))."""
+
+    def __len__(self) -> int:
+        """Return E."""
+
+    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Start new episodes in ``rows``, each from its seed."""
+
+    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
+        """Step the environments ``rows`` with their rows of ``act`` (E, N) or (E, N, A)."""
+
+    def close(self) -> None:
+        """Release the environments."""
+
+
+class JointVectorEnv(BaseVectorEnv):
+    """Steps E parallel environments one after another in this process.
+
+    Every episode is seeded on its own, so an environment has no state to checkpoint.
+
+    Args:
+        make_env: builds one environment; called ``num_envs`` times.
+        num_envs: E, >= 1.
+
+    Raises:
+        TypeError: if ``make_env`` is not callable.
+        ValueError: if environments differ, at construction; for non-finite observations or
+            rewards, naming environment, agent and step, when stepping.
+    """
+
+    def __init__(self, make_env: Callable[[], Env], num_envs: int = 1) -> None:
+        check_int("JointVectorEnv.num_envs", num_envs, 1)
+        if not callable(make_env):
+            raise TypeError(
+                "JointVectorEnv.make_env must be a function that builds an environment, "
+                f"got {make_env!r}. Write lambda: env."
+            )
+        envs = [make_env() for _ in range(num_envs)]
+        distinct = len({id(env) for env in envs}) == num_envs
+        check(distinct, "JointVectorEnv.make_env", "a function that builds a new env each time", 1)
+        self.spec = spec_of(envs[0])
+        self.env_num, self.is_async, self.is_closed = num_envs, False, False
+        arrays = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
+        arrays["terminated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
+        arrays["truncated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
+        numpy = {key: tensor.numpy() for key, tensor in arrays.items()}
+        self._obs, self._rew = numpy["obs"], numpy["rew_agents"]
+        self.joint = [
+            JointEnv(env, {key: array[e] for key, array in numpy.items()}, self.spec)
+            for e, env in enumerate(envs)
+        ]
+        self.tensors = arrays | {
+            "terminated": arrays["terminated"][:, 0],
+            "truncated": arrays["truncated"][:, 0],
+            "metrics": torch.zeros(num_envs, len(self.spec.metrics)),
+        }
+        self._done = (numpy["terminated"][:, 0], numpy["truncated"][:, 0])
+
+    def __getattribute__(self, key: str) -> Any:
+        return object.__getattribute__(self, key)  # Tianshou's own asks workers, of which are none
+
+    def __len__(self) -> int:
+        return self.env_num
+
+    @property
+    def action_space(self) -> gymnasium.Space[Any]:
+        """One joint action, as Tianshou's collector wants to know it."""
+        spec = self.spec
+        if spec.continuous:
+            return gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
+        return gymnasium.spaces.MultiDiscrete(spec.action_sizes)
+
+    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Start new episodes; see :class:`VectorEngine`."""
+        for e, seed in zip(rows.tolist(), seeds, strict=True):
+            self.joint[e].begin(seed)
+        self._check_finite(self._obs, "observation")
+
+    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
+        """Step; see :class:`VectorEngine`."""
+        actions = act.numpy() if self.spec.continuous else act.tolist()
+        for e in rows.tolist():
+            self.joint[e].advance(actions[e])
+        self._check_finite(self._obs, "observation")
+        self._check_finite(self._rew, "reward")
+        if self.spec.metrics:
+            for e in rows[(self._done[0] | self._done[1])[rows]].tolist():
+                values = [self.joint[e].metric(name) for name in self.spec.metrics]
+                self.tensors["metrics"][e] = torch.tensor(values)
+
+    def reset(self, env_id: Any = None, **kwargs: Any) -> tuple[Any, Any]:
+        """Do nothing: episodes begin in :meth:`begin`, which Tianshou's trainers do not know."""
+        return np.empty(0), np.empty(0)
+
+    def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
+        """Refuse: every episode has its own seed."""
+        raise RuntimeError("JointVectorEnv.seed is not used: JointCollector(seed=...) seeds episodes.")
+
+    def close(self) -> None:
+        """Close all environments."""
+        if not self.is_closed:
+            self.is_closed = True
+            for joint in self.joint:
+                joint.env.close()
+
+    def _check_finite(self, values: NDArray[np.float32], what: str) -> None:
+        if np.isfinite(values.sum()) or np.isfinite(values).all():
+            return
+        e, i = np.argwhere(~np.isfinite(values))[0][:2]
+        raise ValueError(
+            f"{what} must be finite, got {values[e, i]!r} from environment {e}, "
+            f"agent {self.spec.agents[i]!r}, step {self.joint[e].steps}."
+        )

@@ -1,0 +1,165 @@
+"""One network shared by all agents of a team, told apart by their ids."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustmarl._checks import check_choice, check_int
+from robustmarl.victims import PlainMLP
+
+__all__ = ["AgentNetwork", "feed_forward"]
+
+Activation = Literal["relu", "tanh"]
+_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def feed_forward(
+    sizes: tuple[int, ...], activation: Activation = "relu", layer_norm: bool = False
+) -> nn.Sequential:
+    """Return linear layers ``sizes[0] -> ... -> sizes[-1]`` with activations between them."""
+    layers: list[nn.Module] = []
+    for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        layers.append(nn.Linear(fan_in, fan_out))
+        if i < len(sizes) - 2:
+            layers += [nn.LayerNorm(fan_out)] if layer_norm else []
+            layers.append(_ACTIVATIONS[activation]())
+    return nn.Sequential(*layers)
+
+
+class AgentNetwork(nn.Module):
+    r"""Logits, Q-values or mean actions of every agent from its own observation.
+
+    The input is observation, one-hot agent id and one-hot last action, as in PyMARL; the two
+    one-hot blocks are rows of a table added to the first layer, which is the same linear map
+    without building the vectors. Shared parameters treat all N agents as one batch axis.
+
+    Args:
+        obs_size: D.
+        num_agents: N.
+        num_actions: A, the number of actions or of action coordinates.
+        hidden: widths of the hidden layers; a recurrent network uses the first only.
+        recurrent: Linear, ReLU, GRU, Linear instead of an MLP.
+        agent_id: whether agents know their index.
+        last_action: whether agents see their last action.
+        continuous: whether outputs are means of actions in [-1, 1]; adds ``log_std``.
+        activation: ``"relu"`` or ``"tanh"``.
+        layer_norm: normalise before each activation; costs the hand-derived input gradient.
+        output_gain: the last layer is drawn orthogonal with this gain; None keeps torch's draw.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        num_agents: int,
+        num_actions: int,
+        *,
+        hidden: tuple[int, ...] = (64, 64),
+        recurrent: bool = False,
+        agent_id: bool = True,
+        last_action: bool = False,
+        continuous: bool = False,
+        activation: Activation = "relu",
+        layer_norm: bool = False,
+        output_gain: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("AgentNetwork.activation", activation, tuple(_ACTIVATIONS))
+        for width in hidden:
+            check_int("AgentNetwork.hidden", width, 1)
+        check_int("len(AgentNetwork.hidden)", len(hidden), 1)
+        self.num_agents, self.num_actions = num_agents, num_actions
+        self.continuous, self.recurrent = continuous, recurrent
+        width = hidden[0]
+        self.hidden_size = width if recurrent else 0
+        fan_in = obs_size + agent_id * num_agents + last_action * num_actions
+        self.first = nn.Linear(obs_size, width)
+        self.id_table = nn.Parameter(torch.empty(num_agents, width)) if agent_id else None
+        self.last_table = nn.Parameter(torch.empty(num_actions, width)) if last_action else None
+        bound = fan_in**-0.5  # of the whole one-hot input, as if concatenated
+        for weight in (self.first.weight, self.first.bias, self.id_table, self.last_table):
+            if weight is not None:
+                nn.init.uniform_(weight, -bound, bound)
+        if recurrent:
+            self.gru = nn.GRU(width, width)
+            self.rest = nn.Sequential(nn.ReLU())
+            self.head: nn.Module = nn.Linear(width, num_actions)
+            last = self.head
+        else:
+            start: list[nn.Module] = [nn.LayerNorm(width)] if layer_norm else []
+            start.append(_ACTIVATIONS[activation]())
+            body = feed_forward((*hidden, num_actions), activation, layer_norm)
+            self.rest = nn.Sequential(*start, *body)
+            self.head = nn.Identity()
+            last = body[-1]
+        if output_gain is not None:
+            assert isinstance(last, nn.Linear)  # built above
+            nn.init.orthogonal_(last.weight, output_gain)
+            nn.init.zeros_(last.bias)
+        self.log_std = nn.Parameter(torch.zeros(num_actions)) if continuous else None
+
+    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor | None:
+        """Return what ids and last actions add to the first layer, (..., H) or None.
+
+        Args:
+            agents: indices, int64, any shape; None is agent 0.
+            last_act: last actions, int64 like ``agents`` with -1 for none, or float (..., A).
+        """
+        extra = None
+        if self.id_table is not None:
+            agents = torch.zeros((), dtype=torch.int64) if agents is None else agents
+            extra = F.embedding(agents.to(self.id_table.device), self.id_table)
+        if self.last_table is not None and last_act is not None:
+            if self.continuous:
+                last = last_act @ self.last_table
+            else:
+                last = F.embedding(last_act.clamp(min=0), self.last_table)
+                last = last * (last_act >= 0).unsqueeze(-1)
+            extra = last if extra is None else extra + last
+        return extra
+
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (output (..., A), hidden (..., H) or None) of one step; obs (..., D)."""
+        x = self.first(obs)
+        if extra is not None:
+            x = x + extra
+        x = self.rest(x)
+        if not self.recurrent:
+            return x, None
+        flat = x.reshape(-1, self.hidden_size)
+        before = torch.zeros_like(flat) if hidden is None else hidden.reshape(flat.shape)
+        gru = self.gru
+        after = torch.gru_cell(
+            flat, before, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
+        ).view(x.shape)
+        return self.head(after), after
+
+    def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return outputs (B, T, N, A) and, if recurrent, states before each step (B, T, N, H).
+
+        Args:
+            obs: (B, T, N, D), N in the team's order; memory is empty before the first step.
+            last_act: actions before each step, (B, T, N) int64 or (B, T, N, A) float.
+        """
+        agents = torch.arange(self.num_agents, device=obs.device)
+        extra = self.extra(agents, last_act)
+        if not self.recurrent:
+            return self.step(obs, extra, None)[0], None
+        x = self.first(obs)
+        if extra is not None:
+            x = x + extra
+        x = self.rest(x)
+        batch, steps, agents_n, width = x.shape
+        states, _ = self.gru(x.transpose(0, 1).reshape(steps, batch * agents_n, width))
+        states = states.view(steps, batch, agents_n, width).transpose(0, 1)
+        before = F.pad(states[:, :-1], (0, 0, 0, 0, 1, 0)).detach()
+        return self.head(states), before
+
+    def plain(self) -> PlainMLP | None:
+        """Return this network as a :class:`PlainMLP` if it is one (ids enter as ``extra``)."""
+        return None if self.recurrent else PlainMLP.of(nn.Sequential(self.first, self.rest))

@@ -1,0 +1,75 @@
+"""From agents' Q-values to the team's."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Mixer", "QMIXMixer", "VDNMixer"]
+
+
+class Mixer(Protocol):
+    """Q_tot from individual values and the state."""
+
+    def __call__(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return (...,) from ``q`` (..., N) and ``state`` (..., S)."""
+
+
+class VDNMixer(nn.Module):
+    r""":math:`Q_{tot} = \sum_i Q_i` [Sunehag2018]."""
+
+    def forward(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return (...,) from ``q`` (..., N); the state is not used."""
+        return q.sum(dim=-1)
+
+
+class QMIXMixer(nn.Module):
+    r"""The monotone mixing network of QMIX [Rashid2018].
+
+    .. math:: Q_{tot} = |H_2(s)|^\top \mathrm{elu}(|H_1(s)|^\top q + b_1(s)) + v(s)
+
+    with two-layer hypernetworks H1, H2 and v, and a linear b1.
+
+    Args:
+        state_size: S.
+        num_agents: N.
+        embed: width of the mixing layer.
+        hyper_hidden: width of the hypernetworks' hidden layer.
+        normalize_state: LayerNorm on the state; without it states of large scale diverge.
+        init_gain: factor on the hypernetworks' last layers at the start; 1 is torch's draw.
+    """
+
+    def __init__(
+        self,
+        state_size: int,
+        num_agents: int,
+        *,
+        embed: int = 32,
+        hyper_hidden: int = 64,
+        normalize_state: bool = True,
+        init_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_agents, self.embed, self.hyper_hidden = num_agents, embed, hyper_hidden
+        self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
+        # One product gives the first layers of H1, H2, v and all of b1.
+        self.first = nn.Linear(state_size, 2 * hyper_hidden + 2 * embed)
+        self.w1 = nn.Linear(hyper_hidden, num_agents * embed)
+        self.w2 = nn.Linear(hyper_hidden, embed)
+        self.v = nn.Linear(embed, 1)
+        with torch.no_grad():
+            for layer in (self.w1, self.w2):
+                layer.weight.mul_(init_gain)
+                layer.bias.mul_(init_gain)
+
+    def forward(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""
+        h, e = self.hyper_hidden, self.embed
+        h1, h2, hv, b1 = self.first(self.normalize(state)).split((h, h, e, e), dim=-1)
+        w1 = self.w1(h1.relu()).abs().unflatten(-1, (self.num_agents, e))
+        w2 = self.w2(h2.relu()).abs()
+        mixed = F.elu((q.unsqueeze(-1) * w1).sum(dim=-2) + b1)
+        return (mixed * w2).sum(dim=-1) + self.v(hv.relu()).squeeze(-1)

@@ -1,0 +1,84 @@
+"""Returns, advantages and surrogate losses as pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["gae", "masked_mean", "normalize", "ppo_surrogate", "td_lambda_returns"]
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of ``x`` where ``mask``; 0 where nothing is; same shapes.
+
+    What is masked out may hold anything, NaN included.
+    """
+    return torch.where(mask, x, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def normalize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """Return ``x`` with mean 0 and standard deviation 1 over ``mask``, 0 elsewhere."""
+    mean = masked_mean(x, mask)
+    centred = torch.where(mask, x - mean, 0.0)
+    std = (centred.square().sum() / (mask.sum() - 1).clamp(min=1)).sqrt()
+    return centred / (std + eps)
+
+
+def gae(
+    reward: Tensor, value: Tensor, bootstrap: Tensor, going_on: Tensor, gamma: float, lam: float
+) -> Tensor:
+    r"""Return generalized advantage estimates, (B, T, ...).
+
+    .. math:: \delta_t = r_t + \gamma c_t V_{t+1} - V_t, \qquad
+              A_t = \delta_t + \gamma\lambda g_t A_{t+1}
+
+    Args:
+        reward: (B, T, ...).
+        value: (B, T+1, ...).
+        bootstrap: c, whether the next value counts: 0 after a termination, 1 at a time limit.
+        going_on: g, whether the episode goes on after step t: 0 at its last step.
+        gamma: discount.
+        lam: the mixing parameter lambda.
+    """
+    delta = reward + gamma * bootstrap * value[:, 1:] - value[:, :-1]
+    decay = gamma * lam * going_on
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[:, 0])
+    for t in range(delta.shape[1] - 1, -1, -1):
+        running = delta[:, t] + decay[:, t] * running
+        advantage[:, t] = running
+    return advantage
+
+
+def td_lambda_returns(
+    reward: Tensor,
+    next_value: Tensor,
+    bootstrap: Tensor,
+    going_on: Tensor,
+    gamma: float,
+    lam: float,
+) -> Tensor:
+    r"""Return TD(lambda) targets, (B, T, ...).
+
+    .. math:: G_t = r_t + \gamma c_t [(1 - \lambda g_t) V_{t+1} + \lambda g_t G_{t+1}]
+
+    with the arguments of :func:`gae`; ``next_value`` is :math:`V_{t+1}`, (B, T, ...). With
+    ``lam=0`` it is the one-step target.
+    """
+    if lam == 0.0:
+        return reward + gamma * bootstrap * next_value
+    target = torch.empty_like(reward)
+    running = torch.zeros_like(reward[:, 0])
+    for t in range(reward.shape[1] - 1, -1, -1):
+        g = lam * going_on[:, t]
+        running = reward[:, t] + gamma * bootstrap[:, t] * (
+            (1.0 - g) * next_value[:, t] + g * running
+        )
+        target[:, t] = running
+    return target
+
+
+def ppo_surrogate(logp: Tensor, logp_old: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    r"""Return :math:`\min(\rho A, \mathrm{clip}(\rho, 1-c, 1+c) A)` per element."""
+    ratio = (logp - logp_old).exp()
+    return torch.min(ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
