@@ -42,6 +42,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
 
     policy: TeamPolicy
     _rows: Callable[[], VictimRows] | None = None
+    _made: tuple[TeamSpec, dict[str, Any]] | None = None
 
     @classmethod
     def for_env(
@@ -67,8 +68,19 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
             algorithm = cls._build(spec, **settings)
-        algorithm = algorithm.to(device)
-        return algorithm
+        algorithm._made = (spec, dict(settings))
+        return algorithm.to(device)
+
+    def untrained(self, seed: int = 0) -> Self:
+        """Return a fresh algorithm with the same settings: the untrained baseline.
+
+        Raises:
+            ValueError: if this one was not made by :meth:`for_env`.
+        """
+        made = self._made
+        check(made is not None, f"{type(self).__name__}.untrained", "of for_env's making", self)
+        assert made is not None
+        return type(self).for_env(made[0], device=self.device, seed=seed, **made[1])
 
     @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:

@@ -1,0 +1,103 @@
+"""Seeded episodes of a team, with or without attack."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robustmarl._checks import check_int
+from robustmarl._seeding import mix, stream_id
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.perturbers import ObsPerturber, Perturber, as_perturber
+from robustmarl.data import Controller, JointCollector
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.typing import Env, RobustnessWarning
+
+__all__ = ["Rollouts", "rollout"]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Figures of played episodes.
+
+    Attributes:
+        returns: team return per episode, (episodes,).
+        lengths: steps per episode, (episodes,).
+        metrics: the environment's own figures per episode.
+        counters: what each perturbation did.
+    """
+
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    metrics: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    counters: dict[str, float] = field(default_factory=dict)
+
+    def figure(self, name: str) -> NDArray[np.float64]:
+        """Return ``return`` or one of the metrics, (episodes,)."""
+        return self.returns if name == "return" else self.metrics[name]
+
+
+def rollout(
+    team: Any,
+    make_env: Callable[[], Env],
+    *,
+    episodes: int = 100,
+    perturb: ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None = None,
+    num_envs: int = 10,
+    seed: int = 0,
+    name: str | None = None,
+    opponents: Mapping[str, Controller] | None = None,
+) -> Rollouts:
+    """Play episodes and return their figures; learning and its random streams are untouched.
+
+    Episode k is the same for every team and attack of the same ``seed``: comparisons are paired.
+
+    Args:
+        team: an algorithm, policy or controller; acts as trained (actors stay stochastic).
+        make_env: builds one environment.
+        episodes: how many, >= 1; all that begin are finished and counted.
+        perturb: an attack, a perturber, or several in order; None is clean.
+        num_envs: environments side by side, >= 1.
+        seed: of the episodes, >= 0.
+        name: of the team, where there are several.
+        opponents: controllers of the other teams.
+
+    Warns:
+        RobustnessWarning: if an attack with a budget changed no observation at all.
+    """
+    check_int("rollout.episodes", episodes, 1)
+    check_int("rollout.num_envs", num_envs, 1)
+    check_int("rollout.seed", seed, 0)
+    given = [] if perturb is None else perturb
+    several = given if isinstance(given, Sequence) else [given]
+    perturbers = [as_perturber(p) for p in several]
+    env = JointVectorEnv(make_env, min(num_envs, episodes))
+    collector = JointCollector(
+        team,
+        env,
+        team=name,
+        opponents=opponents,
+        perturb=perturbers,
+        seed=mix(seed, stream_id("evaluation")) & (2**62 - 1),
+    )
+    try:
+        with torch.no_grad():
+            stats = collector.collect(n_episode=episodes)
+    finally:
+        env.close()
+    for perturber in perturbers:
+        if isinstance(perturber, ObsPerturber):
+            perturber.warn_if_idle()
+            if perturber.attack.ball.is_zero:
+                warnings.warn(
+                    f"{perturber.attack!r} has no budget: this is an evaluation without attack.",
+                    RobustnessWarning,
+                    stacklevel=2,
+                )
+    return Rollouts(stats.returns, stats.lens, stats.metrics, stats.counters)

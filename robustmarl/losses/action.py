@@ -1,0 +1,87 @@
+"""The action loss of RoMFAC: act on a perturbed observation as on the clean one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from robustmarl._checks import check, check_int
+from robustmarl._seeding import Draws
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.losses.mixin import LossMixin
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.victims import Victim, VictimRows
+
+__all__ = ["ActionLoss", "ActionLossRegularizer", "action_loss"]
+
+
+def action_loss(
+    victim: Victim, rows: VictimRows, attack: ObsAttack, draws: Draws | None = None
+) -> Tensor:
+    r"""Return the mean over rows of :math:`\max_{\hat o \in B_\epsilon(o)} -\log \pi(z \mid \hat o)`.
+
+    z is the greedy available action on the clean observation: RoMFAC, Eq. (10) [Zhou2023]. The
+    ``attack`` finds the maximum; gradients flow through :math:`\pi(\cdot \mid \hat o)` only.
+    """
+    view = rows.view(victim)
+    with torch.no_grad():
+        greedy = view.logits(rows.obs).argmax(dim=-1)
+        adversarial = attack(view, rows.obs, draws)
+    return cross_entropy(view.logits(adversarial), greedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionLoss:
+    r"""Settings of RoMFAC's action loss.
+
+    Args:
+        attack: finds the adversarial observations; the paper uses PGD with 10 steps.
+        weight: :math:`\mu(m)`, a number or a schedule; the paper's is ``schedules.Repetitive``.
+        max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+    """
+
+    attack: ObsAttack
+    weight: float | Schedule
+    max_rows: int | None = 256
+
+    def __post_init__(self) -> None:
+        check_attack("ActionLoss.attack", self.attack)
+        object.__setattr__(self, "weight", as_schedule("ActionLoss.weight", self.weight))
+        if self.max_rows is not None:
+            check_int("ActionLoss.max_rows", self.max_rows, 1)
+
+    def loss(self, victim: Victim, rows: VictimRows, draws: Draws) -> Tensor:
+        """Return :func:`action_loss` of the rows."""
+        return action_loss(victim, rows, self.attack, draws)
+
+
+class ActionLossRegularizer(LossMixin):
+    r"""Mixin that minimises :math:`-J(\theta) + \mu(m) L_{act}(\theta)`: RoMFAC, Eq. (12).
+
+    Write it left of an algorithm: ``class RobustQMIX(ActionLossRegularizer, QMIX): ...``.
+
+    Args:
+        action_loss: its settings.
+        kwargs: passed on to the algorithm.
+
+    Raises:
+        ValueError: on continuous actions, which have no greedy action.
+    """
+
+    def __init__(self, *, action_loss: ActionLoss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        discrete = self.policy.action_type == "discrete"
+        remedy = "Use PolicyRegularizer(policy_loss=PolicyLoss(form='mse', ...))."
+        name = f"{type(self).__name__}.policy"
+        check(discrete, name, "of discrete actions", self.policy.action_type, remedy)
+        self._add_term("action_loss", action_loss)  # type: ignore[arg-type]
+
+
+def check_attack(where: str, attack: Any) -> None:
+    """Raise ``TypeError`` unless ``attack`` is an observation attack."""
+    if not isinstance(attack, ObsAttack):
+        raise TypeError(f"{where} must be an observation attack, got {attack!r}.")

@@ -1,0 +1,160 @@
+"""How loss terms join an algorithm's optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats, TrainingStatsWrapper
+from tianshou.data import Batch
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl.schedules import Schedule
+from robustmarl.victims import Victim, VictimRows, as_victim
+
+__all__ = ["LossMixin", "Term"]
+
+
+class Term(Protocol):
+    """A configured penalty on the rows being learned from."""
+
+    @property
+    def weight(self) -> Schedule:
+        """Its weight over time; at 0 the term is not computed at all."""
+
+    @property
+    def max_rows(self) -> int | None:
+        """It is estimated on at most so many rows, drawn at random; None takes all."""
+
+    def loss(self, victim: Victim, rows: VictimRows, draws: Draws) -> Tensor:
+        """Return the unweighted penalty, a scalar that carries gradients."""
+
+
+class _TermStats(TrainingStatsWrapper):
+    """Tianshou's statistics of an update with one figure per term."""
+
+    def __init__(self, wrapped: TrainingStats, terms: dict[str, float]) -> None:
+        for name, value in terms.items():
+            object.__setattr__(self, name.replace("/", "_"), value)
+        super().__init__(wrapped)
+
+
+class _PenalisedOptimizer:
+    """Minimises the algorithm's loss plus the penalty in the algorithm's own step."""
+
+    def __init__(
+        self, inner: Algorithm.Optimizer, penalty: Callable[[], Tensor | None]
+    ) -> None:
+        self._inner, self._penalty = inner, penalty
+
+    def step(self, loss: Tensor, **kwargs: Any) -> None:
+        penalty = self._penalty()
+        self._inner.step(loss if penalty is None else loss + penalty, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class LossMixin(Algorithm[Any, Any]):
+    r"""Adds terms to the loss of any Tianshou algorithm: :math:`L + \sum_k \mu_k(m) L_k`.
+
+    Mixins are written left of the algorithm, each with its own keyword; all terms join the
+    algorithm's one optimizer step, since in a step of its own a term would lose its weight:
+    Adam rescales any loss to the same step. A term of weight 0 is skipped, so the run is
+    bit-identical to one without the mixin.
+
+    Robustmarl's algorithms supply the rows of their own unroll: a recurrent network's terms
+    perturb the current observation only, with the hidden state of the clean history. Tianshou's
+    DQN and PPO supply the batch's observations.
+
+    Raises:
+        TypeError: at construction, for an algorithm whose policy has no such step (TRPO).
+        ValueError: for a schedule that counts what the algorithm does not.
+    """
+
+    _terms: dict[str, Term]
+    penalty_steps: Tensor
+    penalty_updates: Tensor
+
+    def _add_term(self, name: str, term: Term) -> None:
+        """Register a term; a mixin calls this after ``super().__init__``."""
+        if "_terms" not in self.__dict__:
+            self._terms = {}
+            self._figures: dict[str, list[Tensor]] = {}
+            self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
+        if not getattr(self, "_penalised", False):
+            raise TypeError(
+                f"{type(self).__name__} must take gradient steps on its policy through an "
+                "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
+            )
+        counts = hasattr(self.policy, "counted")
+        rule = "counting 'updates' with Tianshou's own algorithms"
+        check(counts or term.weight.unit == "updates", f"{name}.weight", rule, term.weight)
+        check(name not in self._terms, name, "one term of its kind", term)
+        self._terms[name] = term
+
+    def _create_optimizer(self, module: Any, factory: Any, max_grad_norm: Any = None) -> Any:
+        inner = super()._create_optimizer(module, factory, max_grad_norm)
+        policy = {id(p) for p in self.policy.parameters()}
+        if policy.isdisjoint(id(p) for p in module.parameters()):
+            return inner  # a critic's own optimizer
+        self._penalised = True
+        return _PenalisedOptimizer(inner, self._penalty)
+
+    def _update_with_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        self._batch = batch
+        self._figures = {name: [] for name in self._terms}
+        stats = super()._update_with_batch(batch, *args, **kwargs)  # type: ignore[misc]
+        self._batch = None
+        self.penalty_updates += 1
+        figures = {
+            f"{name}/{what}": float(torch.stack(values)[:, column].mean())
+            for name, values in self._figures.items()
+            if values
+            for column, what in enumerate(("loss", "weight"))
+        }
+        if hasattr(stats, "metrics"):
+            stats.metrics.update(figures)
+            return stats
+        return _TermStats(stats, figures) if figures else stats
+
+    def _penalty(self) -> Tensor | None:
+        total: Tensor | None = None
+        step = int(self.penalty_steps)
+        self.penalty_steps += 1
+        for name, term in self._terms.items():
+            weight = term.weight(self._counted(term.weight.unit))
+            if weight == 0.0:
+                continue
+            victim = as_victim(type(self).__name__, self)
+            rows = self._rows_to_learn(victim)
+            key = mix(stream_id(name), step)
+            if term.max_rows is not None and len(rows) > term.max_rows:
+                generator = torch.Generator().manual_seed(key & (2**63 - 1))
+                index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
+                rows = rows.select(index.to(rows.obs.device))
+            keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
+            value = term.loss(victim, rows, Draws(keys).split(len(rows)))
+            self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
+            total = weight * value if total is None else total + weight * value
+        return total
+
+    def _rows_to_learn(self, victim: Victim) -> VictimRows:
+        if hasattr(self, "victim_rows"):
+            return self.victim_rows()
+        obs = self._batch.obs
+        mask = None
+        if isinstance(obs, Batch):
+            obs, mask = obs.obs, obs.get("mask")
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=victim.device)
+        if mask is not None:
+            mask = torch.as_tensor(mask, dtype=torch.bool, device=victim.device)
+        return VictimRows(obs=obs, mask=mask)
+
+    def _counted(self, unit: Any) -> int:
+        counted = getattr(self.policy, "counted", None)
+        return int(self.penalty_updates) if counted is None else counted(unit)

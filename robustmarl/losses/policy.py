@@ -1,0 +1,118 @@
+"""Policy regularisation: keep the policy where an attack would move it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._seeding import Draws
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.losses.action import check_attack
+from robustmarl.losses.mixin import LossMixin
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.victims import MASKED, Victim, VictimRows
+
+__all__ = ["Form", "PolicyLoss", "PolicyRegularizer", "policy_loss"]
+
+Form = Literal["hinge", "kl", "tv", "ce", "mse"]
+
+
+def policy_loss(clean: Tensor, perturbed: Tensor, form: Form = "hinge", margin: float = 1.0) -> Tensor:
+    r"""Return how far outputs moved, one value per row, (M,).
+
+    With :math:`u = \arg\max Q(o)` on the clean observation (no gradient):
+
+    * ``hinge``: :math:`\max(\max_{a \neq u} Q(\hat o)_a - Q(\hat o)_u,\ -c)`, SA-DQN's surrogate,
+    * ``kl``: :math:`KL(\mathrm{softmax}\,Q(o) \,\|\, \mathrm{softmax}\,Q(\hat o))`,
+    * ``tv``: half the L1 distance of the two softmax distributions,
+    * ``ce``: :math:`-\log \mathrm{softmax}(Q(\hat o))_u`,
+    * ``mse``: the mean squared distance, for means of continuous actions.
+
+    Only ``kl``, ``tv`` and ``mse`` are 0 for a policy that ignores its observation.
+
+    Args:
+        clean: logits or means on clean observations (M, A), ``MASKED`` where unavailable.
+        perturbed: the same on perturbed observations.
+        form: one of the above.
+        margin: c of the hinge, > 0.
+    """
+    if form == "mse":
+        return (perturbed - clean).square().mean(dim=-1)
+    if form in ("hinge", "ce"):
+        label = clean.argmax(dim=-1, keepdim=True)
+        if form == "ce":
+            return -torch.log_softmax(perturbed, dim=-1).gather(-1, label).squeeze(-1)
+        others = perturbed.scatter(-1, label, 2.0 * MASKED).amax(dim=-1)
+        return (others - perturbed.gather(-1, label).squeeze(-1)).clamp(min=-margin)
+    log_p, log_q = torch.log_softmax(clean, dim=-1), torch.log_softmax(perturbed, dim=-1)
+    if form == "kl":
+        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyLoss:
+    r"""Settings of policy regularisation.
+
+    Args:
+        attack: finds the perturbed observations with the present network: FGSM in the group's
+            release, PGD with the margin loss in SA-DQN.
+        weight: :math:`\kappa`, a number or a schedule; ramp it, the paper reports instability.
+        form: see :func:`policy_loss`; ``mse`` for continuous actions only.
+        margin: c of the hinge, > 0, in units of Q.
+        max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+    """
+
+    attack: ObsAttack
+    weight: float | Schedule = 0.1
+    form: Form = "hinge"
+    margin: float = 1.0
+    max_rows: int | None = 256
+
+    def __post_init__(self) -> None:
+        check_attack("PolicyLoss.attack", self.attack)
+        object.__setattr__(self, "weight", as_schedule("PolicyLoss.weight", self.weight))
+        check_choice("PolicyLoss.form", self.form, get_args(Form))
+        check_number("PolicyLoss.margin", self.margin, 0.0, open_low=True, unit="Q units")
+        if self.max_rows is not None:
+            check_int("PolicyLoss.max_rows", self.max_rows, 1)
+
+    def loss(self, victim: Victim, rows: VictimRows, draws: Draws) -> Tensor:
+        """Return the mean of :func:`policy_loss` over rows with a choice to make."""
+        if rows.mask is not None:
+            choice = rows.mask.sum(dim=-1) > 1
+            rows, draws = rows.select(choice), Draws(draws.keys[choice])
+        if len(rows) == 0:
+            return rows.obs.new_zeros(())
+        view = rows.view(victim)
+        with torch.no_grad():
+            adversarial = self.attack(view, rows.obs, draws)
+        with torch.set_grad_enabled(self.form in ("kl", "tv", "mse")):
+            clean = view.output(rows.obs)  # a label has no gradient
+        return policy_loss(clean, view.output(adversarial), self.form, self.margin).mean()
+
+
+class PolicyRegularizer(LossMixin):
+    r"""Mixin that minimises :math:`L_{TD} + \kappa L_{reg}`: robust QMIX's PR [Guo2024].
+
+    Acts and learns on clean observations; the perturbed ones are made inside the loss with the
+    present network. Write it left of an algorithm.
+
+    Args:
+        policy_loss: its settings.
+        kwargs: passed on to the algorithm.
+
+    Raises:
+        ValueError: for a form that does not fit the kind of actions.
+    """
+
+    def __init__(self, *, policy_loss: PolicyLoss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        continuous = self.policy.action_type == "continuous"
+        rule = "'mse' for continuous actions, any other form for discrete ones"
+        check((policy_loss.form == "mse") == continuous, "PolicyLoss.form", rule, policy_loss.form)
+        self._add_term("policy_loss", policy_loss)  # type: ignore[arg-type]

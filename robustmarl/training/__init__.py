@@ -1,0 +1,18 @@
+"""Training loops on Tianshou's trainers: plain, adversarial, resumable."""
+
+from robustmarl.training.adversarial import AdversarialTraining, adversary_view
+from robustmarl.training.checkpoints import load_checkpoint, load_weights, save_weights
+from robustmarl.training.run import History, run
+from robustmarl.training.trainers import EpisodeOffPolicyTrainer, EpisodeOnPolicyTrainer
+
+__all__ = [
+    "AdversarialTraining",
+    "EpisodeOffPolicyTrainer",
+    "EpisodeOnPolicyTrainer",
+    "History",
+    "adversary_view",
+    "load_checkpoint",
+    "load_weights",
+    "run",
+    "save_weights",
+]

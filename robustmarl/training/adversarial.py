@@ -1,0 +1,141 @@
+"""A team and adversaries that learn against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
+from tianshou.data import Batch
+from tianshou.utils.torch_utils import torch_train_mode
+from torch import Tensor, nn
+
+from robustmarl._checks import check, check_int
+from robustmarl.algorithms import ObsAdversaryPPO, TeamAlgorithm, TeamTrainingStats
+from robustmarl.attacks.learned import LearnedObsPerturber
+from robustmarl.attacks.perturbers import Perturber
+
+__all__ = ["AdversarialTraining", "adversary_view"]
+
+
+def adversary_view(batch: Any) -> Any:
+    """Return the same episodes as the adversary lives them.
+
+    Returns:
+        ``Batch`` with clean observations, ``act`` and ``logp`` of the adversary's own, the
+        team's reward with its sign turned, and the same ``terminated`` and ``valid``.
+
+    Raises:
+        ValueError: if no adversary played in these episodes.
+    """
+    played = "adversary_act" in batch.__dict__
+    remedy = "Collect with AdversarialTraining.perturbers()."
+    check(played, "adversary_view.batch", "collected with an adversary", "none", remedy)
+    view, obs = Batch(), Batch()
+    obs.__dict__.update(batch.obs.__dict__)
+    obs.__dict__["seen"] = batch.obs.obs
+    view.__dict__.update(
+        obs=obs,
+        act=batch.adversary_act,
+        logp=batch.adversary_logp,
+        rew=-batch.rew,
+        terminated=batch.terminated,
+        valid=batch.valid,
+    )
+    return view
+
+
+class AdversarialTraining(Algorithm[Any, Any]):
+    """A team and learned adversaries as one Tianshou algorithm.
+
+    In every round the team learns from what it saw, and the adversary from the newest episodes
+    as it lived them. All weights and optimizers are in one ``state_dict``.
+
+    Args:
+        team: the victim that learns to withstand, on- or off-policy.
+        adversary: the learner of the attack.
+        agents: names of the attacked agents; None is all.
+        team_every: the team learns in every so many rounds, >= 1.
+        adversary_every: the adversary learns in every so many rounds, >= 1.
+    """
+
+    rounds: Tensor
+    episodes_learned: Tensor
+
+    def __init__(
+        self,
+        team: TeamAlgorithm,
+        adversary: ObsAdversaryPPO,
+        *,
+        agents: Sequence[str] | None = None,
+        team_every: int = 1,
+        adversary_every: int = 1,
+    ) -> None:
+        if not isinstance(team, TeamAlgorithm):
+            raise TypeError(
+                f"AdversarialTraining.team must be a robustmarl algorithm, got {team!r}."
+            )
+        if not isinstance(adversary, ObsAdversaryPPO):
+            raise TypeError(
+                f"AdversarialTraining.adversary must be an adversary's learner, got {adversary!r}."
+            )
+        super().__init__(policy=team.policy)
+        self.team, self.adversary = team, adversary
+        self.team_every = check_int("AdversarialTraining.team_every", team_every, 1)
+        self.adversary_every = check_int("AdversarialTraining.adversary_every", adversary_every, 1)
+        self._attack = LearnedObsPerturber(adversary.adversary, agents=agents)
+        self._optimizers = [*team._optimizers, adversary.optim]  # type: ignore[list-item]
+        for name in ("rounds", "episodes_learned"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+
+    def perturbers(self) -> list[Perturber]:
+        """Return what ``training.run`` adds to the perturbations: the sampling adversary."""
+        return [self._attack]
+
+    def victim(self) -> Any:
+        """Return the team's live view."""
+        return self.team.victim()
+
+    @property
+    def spec(self) -> Any:
+        """The team's."""
+        return self.team.spec
+
+    def update(self, buffer: Any, **kwargs: Any) -> TrainingStats:
+        """Let team and adversary learn, each in its rounds; arguments as of the team's."""
+        stats: TrainingStats = TeamTrainingStats(metrics={})
+        if int(self.rounds) % self.team_every == 0:
+            stats = self.team.update(buffer=buffer, **kwargs)
+        new = self.policy.counted("episodes") - int(self.episodes_learned)
+        if new > 0 and int(self.rounds) % self.adversary_every == 0:
+            batch = adversary_view(buffer.latest(new))
+            with torch_train_mode(self.adversary):
+                own = self.adversary.update(batch)
+            figures = own.get_loss_stats_dict()
+            if isinstance(stats, TeamTrainingStats):
+                stats.metrics.update({f"adversary/{key}": v for key, v in figures.items()})
+            self.episodes_learned.fill_(self.policy.counted("episodes"))
+        self.rounds += 1
+        return stats
+
+    def create_trainer(self, params: Any) -> Any:
+        """Return the team's kind of trainer, for this algorithm."""
+        return type(self.team.create_trainer(params))(self, params)  # type: ignore[call-arg]
+
+    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+        """Return all weights, and all optimizers once."""
+        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        own = prefix + self._STATE_DICT_KEY_OPTIMIZERS
+        for key in [k for k in state if k.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS)]:
+            if key != own:
+                del state[key]
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load all weights and optimizers; the caller's dictionary is left as it is."""
+        return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)
+
+

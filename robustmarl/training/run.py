@@ -1,0 +1,357 @@
+"""One call that trains: collector, buffer, trainer, progress, logs, tests, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tqdm
+from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, OnPolicyAlgorithm
+from tianshou.trainer import OnPolicyTrainerParams
+from tianshou.utils import BaseLogger, LazyLogger, TensorboardLogger
+from torch.utils.tensorboard import SummaryWriter
+
+from robustmarl._checks import check, check_int, check_number
+from robustmarl._seeding import mix, stream_id
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.perturbers import Perturber
+from robustmarl.data import Controller, EpisodeBuffer, JointCollector
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.spec import TeamSpec
+from robustmarl.training.adversarial import AdversarialTraining
+from robustmarl.training.checkpoints import load_checkpoint, save_checkpoint
+from robustmarl.training.trainers import (
+    EpisodeOffPolicyParams,
+    EpisodeOffPolicyTrainer,
+    EpisodeOnPolicyTrainer,
+)
+from robustmarl.typing import Env
+
+__all__ = ["History", "run"]
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass
+class History:
+    """What a run saw, one entry per interval.
+
+    Attributes:
+        env_steps: environment steps at the end of each interval.
+        train: per figure (``return``, and the environment's metrics) the mean over the
+            interval's episodes, NaN where none ended.
+        tests: per test name and figure, ``"clean/return"``, the mean over its episodes.
+        episodes: episodes played in training.
+        resumed: whether it continued from a checkpoint.
+    """
+
+    env_steps: list[int] = field(default_factory=list)
+    train: dict[str, list[float]] = field(default_factory=dict)
+    tests: dict[str, list[float]] = field(default_factory=dict)
+    episodes: int = 0
+    resumed: bool = False
+
+    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return (environment steps, values) of a figure of ``train`` or ``tests``."""
+        known = [*self.train, *self.tests]
+        check(name in known, "History.curve.name", f"one of {known}", name)
+        values = self.train.get(name) or self.tests[name]
+        return np.asarray(self.env_steps), np.asarray(values)
+
+
+def run(
+    algorithm: Any,
+    make_env: Callable[[], Env] | Any,
+    *,
+    env_steps: int,
+    num_envs: int = 10,
+    seed: int = 0,
+    team: str | None = None,
+    opponents: Mapping[str, Controller] | None = None,
+    perturb: Sequence[ObsAttack | Perturber] = (),
+    episodes_per_round: int | None = None,
+    updates_per_episode: float = 1.0,
+    batch_size: int | None = None,
+    epochs: int = 4,
+    buffer_episodes: int = 5000,
+    buffer_bytes: int | None = None,
+    learning_starts: int = 32,
+    interval: int | None = None,
+    tests: Mapping[str, Sequence[ObsAttack | Perturber]] | None = None,
+    test_episodes: int = 32,
+    logdir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train ``algorithm`` and return its history.
+
+    Every ``interval`` the run is tested and, with a ``logdir``, checkpointed: a run that is
+    killed loses no more than that, and with ``resume=True`` continues bit for bit.
+
+    Args:
+        algorithm: a robustmarl algorithm, or :class:`AdversarialTraining`; changed in place.
+        make_env: builds one environment, or a batched engine.
+        env_steps: environment steps to play, >= 1; the last round may exceed it.
+        num_envs: environments side by side, >= 1.
+        seed: of episodes and sampling, >= 0; tests use streams of their own.
+        team: the team that learns, where there are several.
+        opponents: controllers of the other teams.
+        perturb: attacks on the team while it trains: adversarial training. The victim is the
+            learner itself, live.
+        episodes_per_round: episodes collected between updates, >= 1; None is ``num_envs``.
+        updates_per_episode: gradient updates per episode (off-policy), > 0.
+        batch_size: episodes per update (off-policy; None is 32), or steps per minibatch
+            (on-policy; None is everything at once).
+        epochs: passes over the collected episodes (on-policy), >= 1.
+        buffer_episodes: capacity of the replay buffer (off-policy).
+        buffer_bytes: the same in bytes.
+        learning_starts: episodes in the buffer before the first update (off-policy).
+        interval: steps between tests and checkpoints, >= 1; None is a twentieth of the run.
+        tests: name to perturbations under which the team is tested; None tests nothing.
+        test_episodes: episodes per test, >= 1.
+        logdir: folder for TensorBoard logs, ``history.json`` and the checkpoint.
+        resume: continue from the checkpoint in ``logdir`` if there is one.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: for bad numbers, a ``logdir`` that holds another run, or a checkpoint that
+            does not fit.
+        TypeError: for an algorithm that is not one of ours.
+    """
+    env_steps = check_int("run.env_steps", env_steps, 1)
+    check_int("run.seed", seed, 0)
+    check_int("run.epochs", epochs, 1)
+    check_int("run.test_episodes", test_episodes, 1)
+    check_int("run.learning_starts", learning_starts, 1)
+    check_number("run.updates_per_episode", updates_per_episode, 0.0, open_low=True)
+    rounds = check_int("run.episodes_per_round", episodes_per_round or num_envs, 1)
+    interval = check_int("run.interval", interval or max(1, math.ceil(env_steps / 20)), 1)
+    learner = algorithm.team if isinstance(algorithm, AdversarialTraining) else algorithm
+    off_policy = isinstance(learner, OffPolicyAlgorithm)
+    if not hasattr(learner, "spec") or not isinstance(learner, OffPolicyAlgorithm | OnPolicyAlgorithm):
+        raise TypeError(
+            f"run.algorithm must be a robustmarl algorithm, got {type(algorithm).__name__}. "
+            "Train Tianshou's own with Tianshou's trainer."
+        )
+    check(not resume or logdir is not None, "run.logdir", "given to resume", logdir)
+    path = None if logdir is None else Path(logdir) / CHECKPOINT
+    saved = None
+    if path is not None and path.exists():
+        remedy = "Pass resume=True to continue it, or another logdir."
+        check(resume, "run.logdir", "without a checkpoint of an earlier run", str(logdir), remedy)
+        saved = load_checkpoint(path)
+
+    env = _engine(make_env, num_envs)
+    spec = env.spec.of_team(team)
+    capacity: dict[str, Any] = {"episodes": 2 * rounds if not off_policy else buffer_episodes}
+    if off_policy and buffer_bytes is not None:
+        capacity["max_bytes"] = buffer_bytes
+    buffer = EpisodeBuffer(spec, device=learner.device, seed=seed, **capacity)
+    own = algorithm.perturbers() if isinstance(algorithm, AdversarialTraining) else []
+    collector = JointCollector(
+        learner,
+        env,
+        buffer,
+        team=team,
+        opponents=opponents,
+        perturb=[*perturb, *own],
+        seed=mix(seed, stream_id("train")) & (2**62 - 1),
+    )
+    testers = {
+        name: JointCollector(
+            learner,
+            _engine(make_env, min(num_envs, test_episodes)),
+            team=team,
+            opponents=opponents,
+            perturb=perturbations,
+            seed=mix(seed, stream_id("test")) & (2**62 - 1),
+        )
+        for name, perturbations in (tests or {}).items()
+    }
+    logger: BaseLogger = LazyLogger()
+    if logdir is not None:
+        Path(logdir).mkdir(parents=True, exist_ok=True)
+        logger = TensorboardLogger(SummaryWriter(str(logdir)))
+    common: dict[str, Any] = {
+        "training_collector": collector,
+        "collection_step_num_env_steps": None,
+        "collection_step_num_episodes": rounds,
+        "logger": logger,
+        "verbose": False,
+        "show_progress": False,
+        "epoch_num_steps": interval,
+    }
+    trainer: EpisodeOffPolicyTrainer | EpisodeOnPolicyTrainer
+    if off_policy:
+        trainer = EpisodeOffPolicyTrainer(
+            algorithm,
+            EpisodeOffPolicyParams(
+                **common,
+                batch_size=batch_size or 32,
+                updates_per_episode=updates_per_episode,
+                learning_starts=learning_starts,
+            ),
+        )
+    else:
+        trainer = EpisodeOnPolicyTrainer(
+            algorithm,
+            OnPolicyTrainerParams(
+                **common, batch_size=batch_size, update_step_num_repetitions=epochs
+            ),
+        )
+    trainer.reset(reset_collectors=False)
+    history = History()
+    if saved is not None:
+        _restore(saved, spec, algorithm, buffer, collector, trainer)
+        history = History(**saved["history"])
+        history.resumed = True
+    bar = tqdm.tqdm(
+        total=env_steps,
+        initial=min(trainer.counters()["env_step"], env_steps),
+        disable=not progress,
+        unit="step",
+        dynamic_ncols=True,
+        desc=type(algorithm).__name__,
+    )
+    trainer.bar = bar
+    watch = _Watch(collector)
+    try:
+        if saved is None:
+            _record(history, watch, testers, 0, test_episodes, logger)
+        while (done := trainer.counters()["env_step"]) < env_steps:
+            trainer.params.epoch_num_steps = min(interval, env_steps - done)
+            trainer.execute_epoch()
+            done = trainer.counters()["env_step"]
+            history.episodes = trainer.counters()["episodes"]
+            _record(history, watch, testers, done, test_episodes, logger)
+            if path is not None:
+                _save(path, spec, algorithm, buffer, collector, trainer, history)
+    finally:
+        bar.close()
+        env.close()
+        for tester in testers.values():
+            tester.close()
+        if isinstance(logger, TensorboardLogger):
+            logger.writer.close()
+    return history
+
+
+class _Watch:
+    """Keeps the figures of the episodes that a collector plays."""
+
+    def __init__(self, collector: JointCollector) -> None:
+        self._collect = collector.collect
+        self._seen: dict[str, list[Any]] = {}
+        self._names = ("return", *collector.spec.metrics)
+        collector.collect = self._watched  # type: ignore[method-assign]
+
+    def _watched(self, *args: Any, **kwargs: Any) -> Any:
+        stats = self._collect(*args, **kwargs)
+        for name, values in {"return": stats.returns, **stats.metrics}.items():
+            self._seen.setdefault(name, []).append(values)
+        return stats
+
+    def take(self) -> dict[str, float]:
+        """Return the means since the last call."""
+        means = {n: _mean(self._seen.get(n, [])) for n in self._names}
+        self._seen = {}
+        return means
+
+
+def _mean(parts: list[Any]) -> float:
+    return float(np.concatenate(parts).mean()) if parts else float("nan")
+
+
+def _engine(make_env: Any, num_envs: int) -> Any:
+    """Return a vector environment; an engine that ``make_env`` builds is used as it is."""
+    check_int("run.num_envs", num_envs, 1)
+    batched = getattr(make_env, "make_engine", None)
+    return batched(num_envs) if batched is not None else JointVectorEnv(make_env, num_envs)
+
+
+def _record(
+    history: History,
+    watch: _Watch,
+    testers: dict[str, JointCollector],
+    env_step: int,
+    episodes: int,
+    logger: BaseLogger,
+) -> None:
+    history.env_steps.append(env_step)
+    for name, value in watch.take().items():
+        history.train.setdefault(name, []).append(value)
+    figures: dict[str, float] = {}
+    for test, collector in testers.items():
+        collector.episodes_begun = 0  # the same episodes each time, so that curves compare
+        stats = collector.collect(n_episode=episodes)
+        figures[f"{test}/return"] = float(stats.returns.mean())
+        for name, values in stats.metrics.items():
+            figures[f"{test}/{name}"] = float(values.mean())
+    for name, value in figures.items():
+        history.tests.setdefault(name, []).append(value)
+    if figures:
+        logger.log_test_data(figures, env_step)
+
+
+def _save(
+    path: Path,
+    spec: TeamSpec,
+    algorithm: Any,
+    buffer: EpisodeBuffer,
+    collector: JointCollector,
+    trainer: Any,
+    history: History,
+) -> None:
+    save_checkpoint(
+        path,
+        {
+            "class": type(algorithm).__name__,
+            "spec": _fingerprint(spec),
+            "algorithm": algorithm.state_dict(),
+            "schedulers": [s.state_dict() for s in algorithm.lr_schedulers],
+            "buffer": buffer.state_dict(),
+            "collector": collector.state_dict(),
+            "trainer": trainer.counters(),
+            "history": history.__dict__ | {},
+            "torch_rng": torch.get_rng_state(),
+        },
+    )
+    part = path.with_name("history.json.part")
+    part.write_text(json.dumps(history.__dict__, indent=1))
+    part.replace(path.with_name("history.json"))
+
+
+def _restore(
+    saved: dict[str, Any],
+    spec: TeamSpec,
+    algorithm: Any,
+    buffer: EpisodeBuffer,
+    collector: JointCollector,
+    trainer: Any,
+) -> None:
+    name = type(algorithm).__name__
+    check(saved["class"] == name, "run.algorithm", f"a {saved['class']} to resume this run", name)
+    same = saved["spec"] == _fingerprint(spec)
+    check(same, "run.make_env", "the environment of the run to resume", _fingerprint(spec))
+    try:
+        algorithm.load_state_dict(saved["algorithm"])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"run.algorithm must have the settings of the run to resume: {error}"
+        ) from error
+    for scheduler, state in zip(algorithm.lr_schedulers, saved["schedulers"], strict=True):
+        scheduler.load_state_dict(state)
+    buffer.load_state_dict(saved["buffer"])
+    collector.load_state_dict(saved["collector"])
+    trainer.restore(**saved["trainer"])
+    torch.set_rng_state(saved["torch_rng"].cpu())
+
+
+def _fingerprint(spec: TeamSpec) -> str:
+    return repr(spec)
