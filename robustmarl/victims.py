@@ -69,7 +69,10 @@ class VictimView(Protocol):
         """Return ``mean(obs)`` if continuous, else ``logits(obs)``."""
 
     def input_gradient(self, obs: Tensor, loss: OutputLoss) -> Tensor:
-        """Return d loss / d obs, (M, D), up to a positive factor per row; touches no ``.grad``."""
+        """Return d loss / d obs, (M, D), up to a positive factor per row; touches no ``.grad``.
+
+        ``loss`` is shown the output for ``obs`` and no other.
+        """
 
     def advance(self, obs: Tensor) -> Tensor | None:
         """Return the hidden state (M, H) after ``obs`` was shown; None without memory."""
@@ -133,7 +136,8 @@ class VictimRows:
     def select(self, index: Tensor) -> VictimRows:
         """Return the rows ``index``, int64 (K,) or bool (M,)."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return VictimRows(**{k: None if v is None else v[index] for k, v in values.items()})
+        chosen: Any = {k: None if v is None else v[index] for k, v in values.items()}
+        return VictimRows(**chosen)
 
     def view(self, victim: Victim) -> VictimView:
         """Return ``victim`` bound to these rows."""

@@ -43,7 +43,7 @@ class TeamPolicy(Policy):
         space: gymnasium.Space[Any] = (
             gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
             if spec.continuous
-            else gymnasium.spaces.MultiDiscrete(spec.action_sizes)
+            else gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
         )
         bound = "clip" if spec.continuous else None
         super().__init__(action_space=space, action_bound_method=cast(Any, bound))

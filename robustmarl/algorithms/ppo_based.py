@@ -94,6 +94,9 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         seed: of the minibatches.
     """
 
+    policy: ActorPolicy
+    normalizer: ValueNormalizer | None
+
     def __init__(
         self,
         *,
@@ -236,9 +239,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         value = self.critic(data["critic"]).expand_as(data["returns"])
         value_loss = masked_mean((value - data["returns"]).square(), data["valued"])
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        self._rows = lambda: team_rows(
-            data["clean"], data["mask"], data.get("last"), before, rows
-        )
+        self._rows = lambda: team_rows(data["clean"], data["mask"], data.get("last"), before, rows)
         self.optim.step(loss)
         kl = masked_mean(data["logp"] - logp.detach(), rows)
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

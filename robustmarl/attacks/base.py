@@ -16,7 +16,11 @@ __all__ = ["ObsAttack", "StepContext"]
 
 @runtime_checkable
 class ObsAttack(Protocol):
-    """A small value object of settings, called with the victim's view."""
+    """A small value object of settings, called with the victim's view.
+
+    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``;
+    it can then be used where there is none.
+    """
 
     @property
     def ball(self) -> LinfBall:

@@ -14,7 +14,7 @@ from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack, StepContext
 from robustmarl.spec import TeamSpec
 from robustmarl.typing import RobustnessWarning
-from robustmarl.victims import Victim, as_victim
+from robustmarl.victims import FunctionVictim, Victim, as_victim
 
 __all__ = ["ObsPerturber", "Perturber", "as_perturber"]
 
@@ -106,6 +106,8 @@ class ObsPerturber(Perturber):
         self._rows = torch.tensor([spec.agents.index(name) for name in names], dtype=torch.int64)
         self._all = len(names) == spec.num_agents
         self._victim = policy if self.victim is None else self.victim
+        if not getattr(self.attack, "needs_victim", True):
+            self._victim = FunctionVictim(_unasked, device=_device_of(self._victim))
         if self._victim is None:
             raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
         if policy is not None:
@@ -131,7 +133,9 @@ class ObsPerturber(Perturber):
             rows = rows & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             rows = rows & (draws.uniform(1)[:, 0] < self.probability)
-        envs, agents = self.attacked_index = self._index(rows, device)
+        envs, agents = self._index(rows, device)
+        shown = context.alive[envs, agents] | context.terminal[envs]
+        envs, agents = self.attacked_index = envs[shown], agents[shown]
         clean = context.seen[envs, agents]
         if len(clean) == 0:
             self.size = context.seen.new_zeros(context.seen.shape[:2])
@@ -209,6 +213,14 @@ def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
     if isinstance(perturbation, Perturber):
         return perturbation
     return ObsPerturber(perturbation)
+
+
+def _unasked(obs: Tensor) -> Tensor:
+    raise RuntimeError("an attack with needs_victim=False queried the victim.")
+
+
+def _device_of(victim: Victim | None) -> torch.device:
+    return torch.device("cpu") if victim is None else victim.device
 
 
 def _state_rows(state: Tensor, envs: Tensor, agents: Tensor) -> Tensor:

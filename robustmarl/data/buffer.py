@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -219,4 +219,4 @@ def _plain(state: Any) -> Any:
 def _integers(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _integers(value) for key, value in state.items()}
-    return int(cast(str, state)) if isinstance(state, str) and state.isdigit() else state
+    return int(state) if isinstance(state, str) and state.isdigit() else state

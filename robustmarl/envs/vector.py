@@ -99,7 +99,7 @@ class JointVectorEnv(BaseVectorEnv):
         spec = self.spec
         if spec.continuous:
             return gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
-        return gymnasium.spaces.MultiDiscrete(spec.action_sizes)
+        return gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
 
     def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
         """Start new episodes; see :class:`VectorEngine`."""
@@ -125,7 +125,9 @@ class JointVectorEnv(BaseVectorEnv):
 
     def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
         """Refuse: every episode has its own seed."""
-        raise RuntimeError("JointVectorEnv.seed is not used: JointCollector(seed=...) seeds episodes.")
+        raise RuntimeError(
+            "JointVectorEnv.seed is not used: JointCollector(seed=...) seeds episodes."
+        )
 
     def close(self) -> None:
         """Close all environments."""

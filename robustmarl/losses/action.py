@@ -22,10 +22,12 @@ __all__ = ["ActionLoss", "ActionLossRegularizer", "action_loss"]
 def action_loss(
     victim: Victim, rows: VictimRows, attack: ObsAttack, draws: Draws | None = None
 ) -> Tensor:
-    r"""Return the mean over rows of :math:`\max_{\hat o \in B_\epsilon(o)} -\log \pi(z \mid \hat o)`.
+    r"""Return the mean over rows of the action loss.
 
-    z is the greedy available action on the clean observation: RoMFAC, Eq. (10) [Zhou2023]. The
-    ``attack`` finds the maximum; gradients flow through :math:`\pi(\cdot \mid \hat o)` only.
+    .. math:: \max_{\hat o \in B_\epsilon(o)} -\log \pi(z \mid \hat o)
+
+    where z is the greedy available action on the clean observation: RoMFAC, Eq. (10)
+    [Zhou2023]. The ``attack`` finds the maximum; gradients flow through :math:`\pi(\cdot \mid \hat o)` only.
     """
     view = rows.view(victim)
     with torch.no_grad():

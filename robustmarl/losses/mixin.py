@@ -45,9 +45,7 @@ class _TermStats(TrainingStatsWrapper):
 class _PenalisedOptimizer:
     """Minimises the algorithm's loss plus the penalty in the algorithm's own step."""
 
-    def __init__(
-        self, inner: Algorithm.Optimizer, penalty: Callable[[], Tensor | None]
-    ) -> None:
+    def __init__(self, inner: Algorithm.Optimizer, penalty: Callable[[], Tensor | None]) -> None:
         self._inner, self._penalty = inner, penalty
 
     def step(self, loss: Tensor, **kwargs: Any) -> None:
@@ -144,8 +142,9 @@ class LossMixin(Algorithm[Any, Any]):
         return total
 
     def _rows_to_learn(self, victim: Victim) -> VictimRows:
-        if hasattr(self, "victim_rows"):
-            return self.victim_rows()
+        own: Callable[[], VictimRows] | None = getattr(self, "victim_rows", None)
+        if own is not None:
+            return own()
         obs = self._batch.obs
         mask = None
         if isinstance(obs, Batch):
@@ -156,5 +155,5 @@ class LossMixin(Algorithm[Any, Any]):
         return VictimRows(obs=obs, mask=mask)
 
     def _counted(self, unit: Any) -> int:
-        counted = getattr(self.policy, "counted", None)
+        counted: Callable[[Any], int] | None = getattr(self.policy, "counted", None)
         return int(self.penalty_updates) if counted is None else counted(unit)

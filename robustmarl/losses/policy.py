@@ -21,7 +21,9 @@ __all__ = ["Form", "PolicyLoss", "PolicyRegularizer", "policy_loss"]
 Form = Literal["hinge", "kl", "tv", "ce", "mse"]
 
 
-def policy_loss(clean: Tensor, perturbed: Tensor, form: Form = "hinge", margin: float = 1.0) -> Tensor:
+def policy_loss(
+    clean: Tensor, perturbed: Tensor, form: Form = "hinge", margin: float = 1.0
+) -> Tensor:
     r"""Return how far outputs moved, one value per row, (M,).
 
     With :math:`u = \arg\max Q(o)` on the clean observation (no gradient):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,7 +23,7 @@ def feed_forward(
 ) -> nn.Sequential:
     """Return linear layers ``sizes[0] -> ... -> sizes[-1]`` with activations between them."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(fan_in, fan_out))
         if i < len(sizes) - 2:
             layers += [nn.LayerNorm(fan_out)] if layer_norm else []
@@ -83,6 +84,7 @@ class AgentNetwork(nn.Module):
         for weight in (self.first.weight, self.first.bias, self.id_table, self.last_table):
             if weight is not None:
                 nn.init.uniform_(weight, -bound, bound)
+        last: nn.Module
         if recurrent:
             self.gru = nn.GRU(width, width)
             self.rest = nn.Sequential(nn.ReLU())
@@ -133,10 +135,7 @@ class AgentNetwork(nn.Module):
             return x, None
         flat = x.reshape(-1, self.hidden_size)
         before = torch.zeros_like(flat) if hidden is None else hidden.reshape(flat.shape)
-        gru = self.gru
-        after = torch.gru_cell(
-            flat, before, gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0
-        ).view(x.shape)
+        after = torch.gru_cell(flat, before, *self.gru.all_weights[0]).view(x.shape)
         return self.head(after), after
 
     def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
 from tianshou.data import Batch
 from tianshou.utils.torch_utils import torch_train_mode
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.algorithms import ObsAdversaryPPO, TeamAlgorithm, TeamTrainingStats
@@ -81,11 +81,12 @@ class AdversarialTraining(Algorithm[Any, Any]):
                 f"AdversarialTraining.adversary must be an adversary's learner, got {adversary!r}."
             )
         super().__init__(policy=team.policy)
-        self.team, self.adversary = team, adversary
+        self.team: TeamAlgorithm = team
+        self.adversary: ObsAdversaryPPO = adversary
         self.team_every = check_int("AdversarialTraining.team_every", team_every, 1)
         self.adversary_every = check_int("AdversarialTraining.adversary_every", adversary_every, 1)
         self._attack = LearnedObsPerturber(adversary.adversary, agents=agents)
-        self._optimizers = [*team._optimizers, adversary.optim]  # type: ignore[list-item]
+        self._optimizers = [*team._optimizers, cast(Any, adversary.optim)]
         for name in ("rounds", "episodes_learned"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 
@@ -106,7 +107,7 @@ class AdversarialTraining(Algorithm[Any, Any]):
         """Let team and adversary learn, each in its rounds; arguments as of the team's."""
         stats: TrainingStats = TeamTrainingStats(metrics={})
         if int(self.rounds) % self.team_every == 0:
-            stats = self.team.update(buffer=buffer, **kwargs)
+            stats = cast(Any, self.team).update(buffer=buffer, **kwargs)
         new = self.policy.counted("episodes") - int(self.episodes_learned)
         if new > 0 and int(self.rounds) % self.adversary_every == 0:
             batch = adversary_view(buffer.latest(new))
@@ -121,9 +122,11 @@ class AdversarialTraining(Algorithm[Any, Any]):
 
     def create_trainer(self, params: Any) -> Any:
         """Return the team's kind of trainer, for this algorithm."""
-        return type(self.team.create_trainer(params))(self, params)  # type: ignore[call-arg]
+        return type(self.team.create_trainer(params))(self, params)
 
-    def state_dict(self, *args: Any, prefix: str = "", **kwargs: Any) -> dict[str, Any]:
+    def state_dict(  # type: ignore[override]
+        self, *args: Any, prefix: str = "", **kwargs: Any
+    ) -> dict[str, Any]:
         """Return all weights, and all optimizers once."""
         state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
         own = prefix + self._STATE_DICT_KEY_OPTIMIZERS
@@ -137,5 +140,3 @@ class AdversarialTraining(Algorithm[Any, Any]):
     ) -> Any:
         """Load all weights and optimizers; the caller's dictionary is left as it is."""
         return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)
-
-

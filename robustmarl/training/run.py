@@ -87,7 +87,8 @@ def run(
     test_episodes: int = 32,
     logdir: str | Path | None = None,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | str = True,
+    bar_position: int = 0,
 ) -> History:
     """Train ``algorithm`` and return its history.
 
@@ -117,7 +118,8 @@ def run(
         test_episodes: episodes per test, >= 1.
         logdir: folder for TensorBoard logs, ``history.json`` and the checkpoint.
         resume: continue from the checkpoint in ``logdir`` if there is one.
-        progress: show a progress bar.
+        progress: show a progress bar; a text names it.
+        bar_position: line of the bar, where several runs share a terminal.
 
     Raises:
         ValueError: for bad numbers, a ``logdir`` that holds another run, or a checkpoint that
@@ -134,7 +136,9 @@ def run(
     interval = check_int("run.interval", interval or max(1, math.ceil(env_steps / 20)), 1)
     learner = algorithm.team if isinstance(algorithm, AdversarialTraining) else algorithm
     off_policy = isinstance(learner, OffPolicyAlgorithm)
-    if not hasattr(learner, "spec") or not isinstance(learner, OffPolicyAlgorithm | OnPolicyAlgorithm):
+    if not hasattr(learner, "spec") or not isinstance(
+        learner, OffPolicyAlgorithm | OnPolicyAlgorithm
+    ):
         raise TypeError(
             f"run.algorithm must be a robustmarl algorithm, got {type(algorithm).__name__}. "
             "Train Tianshou's own with Tianshou's trainer."
@@ -152,7 +156,7 @@ def run(
     capacity: dict[str, Any] = {"episodes": 2 * rounds if not off_policy else buffer_episodes}
     if off_policy and buffer_bytes is not None:
         capacity["max_bytes"] = buffer_bytes
-    buffer = EpisodeBuffer(spec, device=learner.device, seed=seed, **capacity)
+    buffer = EpisodeBuffer(spec, device=learner.policy.device, seed=seed, **capacity)
     own = algorithm.perturbers() if isinstance(algorithm, AdversarialTraining) else []
     collector = JointCollector(
         learner,
@@ -215,9 +219,10 @@ def run(
         total=env_steps,
         initial=min(trainer.counters()["env_step"], env_steps),
         disable=not progress,
+        position=bar_position,
         unit="step",
         dynamic_ncols=True,
-        desc=type(algorithm).__name__,
+        desc=progress if isinstance(progress, str) else type(algorithm).__name__,
     )
     trainer.bar = bar
     watch = _Watch(collector)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import tqdm
 from tianshou.algorithm.algorithm_base import TrainingStats
-from tianshou.data import CollectStats
 from tianshou.trainer import (
     OffPolicyTrainer,
     OffPolicyTrainerParams,
@@ -78,7 +77,9 @@ class EpisodeOffPolicyTrainer(RunBar, OffPolicyTrainer):
         stats: TrainingStats = TrainingStats()
         if len(buffer) < self.params.learning_starts:
             return stats
-        updates = max(1, round(self.params.updates_per_episode * collect_stats.n_collected_episodes))
+        updates = max(
+            1, round(self.params.updates_per_episode * collect_stats.n_collected_episodes)
+        )
         for _ in range(updates):
             stats = self.algorithm.update(sample_size=self.params.batch_size, buffer=buffer)
             self._policy_update_time += stats.train_time
@@ -92,5 +93,3 @@ class EpisodeOffPolicyTrainer(RunBar, OffPolicyTrainer):
 
 class EpisodeOnPolicyTrainer(RunBar, OnPolicyTrainer):
     """Tianshou's on-policy trainer: all collected episodes are learned from, then dropped."""
-
-

@@ -1,0 +1,148 @@
+"""What a gradient attack raises: losses on the victim's logits or mean actions.
+
+Gradients are written out, up to a positive factor per row, so that they never underflow: sign
+steps need the direction only. ``targeted=True`` turns a loss round, so that raising it pulls
+the victim towards the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustmarl.victims import MASKED, VictimView
+
+__all__ = ["CrossEntropy", "Margin", "NegativeValue", "SquaredError"]
+
+
+class _ActionLoss:
+    """A loss that sets one action per row against all other available ones."""
+
+    def __init__(self, target: Tensor | None = None, *, targeted: bool = False) -> None:
+        self.targeted = targeted
+        self._target = target
+        self._codes: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def _code(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the target as an index (M, 1) and as one-hot bool and float (M, A)."""
+        if self._codes is None:
+            target = output.argmax(dim=-1) if self._target is None else self._target
+            index = target.unsqueeze(-1)
+            chosen = index == torch.arange(output.shape[-1], device=output.device)
+            self._codes = index, chosen, chosen.to(output.dtype)
+        return self._codes
+
+    def _of_target(self, output: Tensor) -> Tensor:
+        return output.gather(-1, self._code(output)[0]).squeeze(-1)
+
+    def _others(self, output: Tensor) -> Tensor:
+        """Return logits with the target's put between unavailable and available ones.
+
+        So the target itself wins exactly where no other action is available, and what is
+        added for the best other action cancels what is subtracted for the target.
+        """
+        return output.masked_fill(self._code(output)[1], MASKED / 2)
+
+    def _turned(self, gradient: Tensor, output: Tensor) -> Tensor:
+        if not self.targeted:
+            return gradient
+        available = self._of_target(output) > MASKED / 2
+        return gradient.neg_().mul_(available.unsqueeze(-1))
+
+    def _signed(self, loss: Tensor) -> Tensor:
+        return -loss if self.targeted else loss
+
+
+class CrossEntropy(_ActionLoss):
+    r"""Cross entropy :math:`-\log\pi(y \mid o)`: RoMFAC, Eq. (11).
+
+    Written as :math:`\log(1 + e^{m})` with :math:`m = \log\sum_{j \ne y} e^{z_j} - z_y`, which
+    keeps its relative precision where softmax saturates. The gradient is divided by
+    :math:`1 - \pi(y)`: softmax over the other actions, and -1 at :math:`y`.
+
+    Args:
+        target: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
+        targeted: lower the cross entropy instead; rows whose target is unavailable get zero.
+    """
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+        others = self._others(output).logsumexp(dim=-1)
+        return self._signed(F.softplus(others - self._of_target(output)))
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return the direction of d loss / d logits, (M, A); zero where no other is available."""
+        gradient = self._others(output).softmax(dim=-1)
+        return self._turned(gradient.sub_(self._code(output)[2]), output)
+
+
+class Margin(_ActionLoss):
+    r"""How far the best other action is above action y: :math:`\max_{j \ne y} z_j - z_y`.
+
+    Args:
+        target: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
+        targeted: raise :math:`z_y - \max_{j \ne y} z_j`; rows whose target is unavailable get
+            zero gradient.
+    """
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+        best = self._others(output).amax(dim=-1)
+        return self._signed(best - self._of_target(output))
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return d loss / d logits, (M, A); zero where no other action is available."""
+        best = self._others(output).argmax(dim=-1, keepdim=True)
+        gradient = torch.zeros_like(output).scatter_(-1, best, 1.0)
+        return self._turned(gradient.sub_(self._code(output)[2]), output)
+
+
+class SquaredError:
+    r"""Mean squared distance of mean actions from ``target``: :math:`\|\mu - a\|^2 / A`.
+
+    Args:
+        target: :math:`a`, (M, A).
+        targeted: lower the distance instead.
+    """
+
+    def __init__(self, target: Tensor, *, targeted: bool = False) -> None:
+        self.target, self.targeted = target, targeted
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of means (M, A)."""
+        distance = (output - self.target).square().mean(dim=-1)
+        return -distance if self.targeted else distance
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return d loss / d means, (M, A)."""
+        scale = (-2.0 if self.targeted else 2.0) / output.shape[-1]
+        return (output - self.target) * scale
+
+
+class NegativeValue:
+    r"""Minus a critic's value of the mean action, :math:`-Q(o, \mu)`, on the clean ``obs``.
+
+    Args:
+        critic: maps (view, clean observations (M, D), actions (M, A)) to values (M,).
+        view: the victim's view.
+        obs: clean observations, (M, D).
+    """
+
+    def __init__(
+        self, critic: Callable[[VictimView, Tensor, Tensor], Tensor], view: VictimView, obs: Tensor
+    ) -> None:
+        self.critic, self.view, self.obs = critic, view, obs
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of means (M, A)."""
+        return -self.critic(self.view, self.obs, output).reshape(len(output))
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return d loss / d means, (M, A); touches no ``.grad``."""
+        action = output.detach().requires_grad_()
+        with torch.enable_grad():  # callers may act under no_grad
+            loss = self(action).sum()
+        return torch.autograd.grad(loss, action)[0]

@@ -1,0 +1,83 @@
+"""Random noise: the attack that knows nothing, and every table's reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check_number
+from robustmarl._seeding import Draws
+from robustmarl.perturbation import Coordinates, LinfBall
+from robustmarl.victims import VictimView
+
+__all__ = ["GaussianNoise", "UniformNoise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformNoise:
+    r"""Uniform noise :math:`\delta_d \sim U[-\epsilon_d, \epsilon_d]`: "RN" of ATSA's tables.
+
+    Args:
+        ball: what may change; ``epsilon`` in observation units.
+
+    Example:
+        >>> UniformNoise(ball=LinfBall(epsilon=0.25)).at(0.5).ball.epsilon
+        0.5
+    """
+
+    ball: LinfBall
+    needs_victim: ClassVar[bool] = False
+
+    def at(self, epsilon: Coordinates) -> Self:
+        """Return the same noise at another radius."""
+        return replace(self, ball=self.ball.at(epsilon))
+
+    @torch.no_grad()
+    def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return noisy observations (M, D); ``view`` is not queried."""
+        if self.ball.is_zero:
+            return obs.detach()
+        draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
+        return self.ball.sample(obs.detach(), draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianNoise:
+    r"""Normal noise clipped to the ball, :math:`clip(N(0, \sigma^2), -\epsilon, \epsilon)`.
+
+    Args:
+        ball: what may change; ``epsilon`` in observation units.
+        std: :math:`\sigma`, observation units, >= 0, one number or one per coordinate; None is
+            half the radius. Kept by ``at`` when given.
+
+    Raises:
+        ValueError: for a negative or NaN ``std``.
+        TypeError: for a ``std`` that is not made of numbers.
+    """
+
+    ball: LinfBall
+    std: Coordinates | None = None
+    needs_victim: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.std is not None:
+            for std in self.std if isinstance(self.std, tuple) else (self.std,):
+                check_number("GaussianNoise.std", std, 0.0, unit="observation units")
+
+    def at(self, epsilon: Coordinates) -> Self:
+        """Return the same noise at another radius."""
+        return replace(self, ball=self.ball.at(epsilon))
+
+    @torch.no_grad()
+    def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return noisy observations (M, D); ``view`` is not queried."""
+        if self.ball.is_zero:
+            return obs.detach()
+        draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
+        clean = obs.detach()
+        std = self.ball.radius(clean) / 2 if self.std is None else clean.new_tensor(self.std)
+        noise = draws.normal(clean.shape[-1]).to(clean.dtype) * std
+        return self.ball.project(clean + noise, clean)

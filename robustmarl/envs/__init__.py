@@ -1,0 +1,22 @@
+"""Environments: PettingZoo parallel environments that state what a team needs to know.
+
+Importing this module needs no optional package; constructors say which they miss.
+"""
+
+from robustmarl.envs.lbf import foraging, foraging_from_id
+from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
+from robustmarl.envs.mpe import spread
+from robustmarl.envs.toy import ToyGame
+from robustmarl.spec import describe
+
+__all__ = [
+    "MatrixGame",
+    "SignalMatching",
+    "ToyGame",
+    "TwoStepGame",
+    "climbing",
+    "describe",
+    "foraging",
+    "foraging_from_id",
+    "spread",
+]

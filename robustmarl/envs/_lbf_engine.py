@@ -1,0 +1,156 @@
+"""lbforaging's own game with cheaper observations; importing this needs lbforaging."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from lbforaging.foraging.environment import Action, ForagingEnv, Player
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from robustmarl.typing import Array
+
+__all__ = ["Engine", "IndexedPlayer"]
+
+_ACTIONS = list(Action)
+_AVAILABLE = np.array([[True] + [bool(c >> b & 1) for b in range(5)] for c in range(32)], np.int8)
+_VALID = [[a for a, good in zip(_ACTIONS, row, strict=True) if good] for row in _AVAILABLE]
+
+
+class IndexedPlayer(Player):
+    """A player whose hash is its number: sets of players are walked in the same order always."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+    def __hash__(self) -> int:
+        return self.index
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class Engine(ForagingEnv):
+    """The game of lbforaging 2.0; only what the players see is computed otherwise.
+
+    Attributes:
+        mask: available actions, int8 (players, 6), of the present state.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.players: list[Any] = [IndexedPlayer(i) for i in range(self.n_agents)]
+
+    @override
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        for player in self.players:  # else the last episode's positions block new ones
+            player.position = None
+        return super().reset(seed=seed, options=options)
+
+    @override
+    def _get_observation_space(self) -> gymnasium.spaces.Box:
+        """Return a flat box; lbforaging 2.0 fails here for grid observations."""
+        most = max(self.max_player_level)
+        if self.max_food_level is not None:
+            food = max(self.max_food_level)
+        else:
+            food = sum(sorted(self.max_player_level)[:3])
+        if self._grid_observation:
+            cells = (1 + 2 * self.sight) ** 2
+            high = [most if self._observe_agent_levels else 1] * cells + [food] * cells
+            high += [1] * cells
+            low = [0] * len(high)
+        else:
+            edge = [self.field.shape[1] - 1, self.field.shape[0] - 1]
+            if self.field.shape[0] != self.field.shape[1]:  # rows come first in observations
+                edge = [max(edge)] * 2
+            levels, none = ([most], [0]) if self._observe_agent_levels else ([], [])
+            n = len(self.players)
+            high = [*edge, food] * self.max_num_food + (edge + levels) * n
+            low = [-1, -1, 0] * self.max_num_food + ([-1, -1, *none]) * n
+        bounds = np.array(low, np.float32), np.array(high, np.float32)
+        return gymnasium.spaces.Box(*bounds, dtype=np.float32)
+
+    @override
+    def _gen_valid_moves(self) -> None:
+        field = self.field.tolist()
+        last_row, last_col = len(field) - 1, len(field[0]) - 1
+        codes = []
+        for player in self.players:
+            row, col = player.position
+            up = field[row - 1][col] if row > 0 else None
+            down = field[row + 1][col] if row < last_row else None
+            left = field[row][col - 1] if col > 0 else None
+            right = field[row][col + 1] if col < last_col else None
+            # a wall (None) neither lets pass nor feeds
+            code = (up == 0) | (down == 0) << 1 | (left == 0) << 2 | (right == 0) << 3
+            codes.append(code | bool(up or down or left or right) << 4)
+        self._valid_actions = {
+            player: _VALID[code] for player, code in zip(self.players, codes, strict=True)
+        }
+        self.mask: NDArray[np.int8] = _AVAILABLE[codes]
+
+    @override
+    def _make_gym_obs(self) -> Array:
+        return self._grids() if self._grid_observation else self._vectors()
+
+    def _vectors(self) -> Array:
+        sight, most = self.sight, 2 * self.sight
+        at_rows, at_cols = self.field.nonzero()
+        levels = self.field[at_rows, at_cols].tolist()
+        foods = list(zip(at_rows.tolist(), at_cols.tolist(), levels, strict=True))
+        told = self._observe_agent_levels
+        nothing = [-1, -1, 0] if told else [-1, -1]
+        others = [(player, *player.position, player.level) for player in self.players]
+        values: list[float] = []
+        for player in self.players:
+            row, col = player.position
+            top, left = max(row - sight, 0), max(col - sight, 0)
+            bottom, right = row + sight, col + sight
+            seen = 0
+            for r, c, level in foods:
+                if top <= r <= bottom and left <= c <= right:
+                    values += (r - top, c - left, level)
+                    seen += 1
+            values += [-1, -1, 0] * (self.max_num_food - seen)
+            values += (row - top, col - left)
+            if told:
+                values.append(player.level)
+            absent = 0
+            for other, r, c, level in others:
+                if other is player:
+                    continue
+                y, x = r - top, c - left
+                if 0 <= y <= most and 0 <= x <= most:
+                    values += (y, x, level) if told else (y, x)
+                else:
+                    absent += 1
+            values += nothing * absent
+        return np.array(values, np.float32).reshape(len(others), -1)
+
+    def _grids(self) -> Array:
+        sight, (rows, cols) = self.sight, self.field.shape
+        layers = np.zeros((3, rows + 2 * sight, cols + 2 * sight), np.float32)
+        agents, foods, access = layers[:, sight : sight + rows, sight : sight + cols]
+        foods[:] = self.field
+        access[:] = self.field == 0
+        for player in self.players:
+            agents[player.position] = player.level if self._observe_agent_levels else 1
+            access[player.position] = 0.0
+        span = 2 * sight + 1
+        return np.stack(
+            [
+                layers[:, row : row + span, col : col + span].reshape(-1)
+                for row, col in (player.position for player in self.players)
+            ]
+        )
+
+    @override
+    def spawn_players(self, min_player_levels: Any, max_player_levels: Any) -> None:
+        super().spawn_players(min_player_levels, max_player_levels)
+        for player in self.players:  # plain ints are several times cheaper to compute with
+            row, col = player.position
+            player.position, player.level = (int(row), int(col)), int(player.level)

@@ -1,0 +1,127 @@
+"""A parallel environment of a small team that shares one reward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete, Space
+from pettingzoo import ParallelEnv
+from typing_extensions import override
+
+from robustmarl._checks import check
+from robustmarl.typing import Array
+
+__all__ = ["TeamGame"]
+
+
+class TeamGame(ParallelEnv[str, Any, Any]):
+    """Base of games that are small enough to enumerate.
+
+    Subclasses set their tables, then answer :meth:`_begin`, :meth:`_play`, :meth:`_views` and
+    :meth:`state`.
+
+    Args:
+        name: what ``metadata["name"]`` says.
+        actions: number of actions per agent.
+        obs_box: of every agent's observation, shape (D,).
+        state_space: of :meth:`state`, shape (S,) or (N, S).
+        horizon: the most steps of an episode.
+        time_limit: whether reaching the horizon truncates (else it terminates).
+    """
+
+    render_mode = None
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        actions: tuple[int, ...],
+        obs_box: Box,
+        state_space: Box,
+        horizon: int,
+        time_limit: bool,
+    ) -> None:
+        self.metadata = {
+            "name": name,
+            "render_modes": [],
+            "team_reward": "mean",
+            "horizon": horizon,
+        }
+        self.possible_agents = [f"agent_{i}" for i in range(len(actions))]
+        self.agents = []
+        self.action_spaces = {
+            agent: Discrete(n) for agent, n in zip(self.possible_agents, actions, strict=True)
+        }
+        self.observation_spaces = {
+            agent: Box(obs_box.low, obs_box.high, dtype=np.float32)
+            for agent in self.possible_agents
+        }
+        self.state_space = state_space
+        self._actions, self._horizon, self._time_limit = actions, horizon, time_limit
+        self._rng = np.random.default_rng()
+        self._steps = 0
+
+    @override
+    def observation_space(self, agent: str) -> Space[Any]:
+        return self.observation_spaces[agent]
+
+    @override
+    def action_space(self, agent: str) -> Space[Any]:
+        return self.action_spaces[agent]
+
+    @override
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self._steps = 0
+        self.agents = self.possible_agents[:]
+        self._begin()
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    @override
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, Any],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        agents = self.agents
+        absent = [agent for agent in agents if agent not in actions]
+        check(not absent, "step.actions", "one per living agent", sorted(actions))
+        joint = tuple(int(actions[agent]) for agent in agents)
+        for agent, action, size in zip(agents, joint, self._actions, strict=True):
+            if not 0 <= action < size:
+                check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
+        reward = self._play(joint)
+        self._steps += 1
+        over = self._steps >= self._horizon
+        if over:
+            self.agents = []
+        return (
+            self._observe(),
+            dict.fromkeys(agents, reward),
+            dict.fromkeys(agents, over and not self._time_limit),
+            dict.fromkeys(agents, over and self._time_limit),
+            {agent: {} for agent in agents},
+        )
+
+    def _observe(self) -> dict[str, Any]:
+        return dict(zip(self.possible_agents, self._views(), strict=True))
+
+    def _begin(self) -> None:
+        """Draw the first state."""
+        raise NotImplementedError
+
+    def _play(self, joint: tuple[int, ...]) -> float:
+        """Move on by one joint action, and return the team's reward."""
+        raise NotImplementedError
+
+    def _views(self) -> Array:
+        """Return all observations, shape (N, D), in a new array."""
+        raise NotImplementedError

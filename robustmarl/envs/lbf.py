@@ -1,0 +1,275 @@
+"""Level-based foraging: lbforaging's game as a parallel environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
+from numpy.typing import NDArray
+from pettingzoo import ParallelEnv
+from typing_extensions import override
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl.envs._extras import require
+from robustmarl.typing import Env
+
+__all__ = ["ForagingParallelEnv", "foraging", "foraging_from_id"]
+
+_NUM_ACTIONS = 6
+_CELL = 16  # pixels
+_ID = re.compile(
+    r"Foraging(?P<grid>-grid)?(?:-(?P<sight>[1-9]\d*)s)?-(?P<rows>\d+)x(?P<cols>\d+)"
+    r"-(?P<players>\d+)p-(?P<foods>\d+)f(?P<coop>-coop)?(?P<ind>-ind)?(?P<pen>-pen)?-v3"
+)
+
+
+class ForagingParallelEnv(ParallelEnv[str, Any, Any]):
+    """Players of different levels collect food that may take several of them.
+
+    Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
+    as finished; here it truncates, and only an empty field terminates. The last infos say
+    ``success``: 1.0 if all food was collected, else 0.0.
+
+    Args:
+        engine: the game, from :func:`foraging`.
+        render_mode: ``"rgb_array"`` or None.
+    """
+
+    def __init__(self, engine: Any, *, render_mode: str | None = None) -> None:
+        self.engine, self.render_mode = engine, render_mode
+        self.metadata = {
+            "name": "foraging",
+            "render_modes": ["rgb_array"],
+            "render_fps": 5,
+            "team_reward": "sum",
+            "horizon": engine._max_episode_steps,
+            "episode_metrics": ("success",),
+        }
+        self._names = [f"player_{i}" for i in range(len(engine.players))]
+        self.possible_agents = self._names[:]
+        self.agents = []
+        box: Box = engine.observation_space[0]
+        self.observation_spaces = {
+            agent: Dict(
+                {
+                    "observation": Box(box.low, box.high, dtype=np.float32),
+                    "action_mask": MultiBinary(_NUM_ACTIONS),
+                }
+            )
+            for agent in self.possible_agents
+        }
+        self.action_spaces = {agent: Discrete(_NUM_ACTIONS) for agent in self.possible_agents}
+
+    @override
+    def observation_space(self, agent: str) -> Space[Any]:
+        return self.observation_spaces[agent]
+
+    @override
+    def action_space(self, agent: str) -> Space[Any]:
+        return self.action_spaces[agent]
+
+    @override
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        obs, _ = self.engine.reset(seed=seed, options=options)
+        self.agents = self.possible_agents[:]
+        return self._observe(obs), {agent: {} for agent in self.agents}
+
+    @override
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, Any],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        agents, engine = self.agents, self.engine
+        absent = [agent for agent in agents if agent not in actions]
+        check(not absent, "step.actions", "one per living agent", sorted(actions))
+        obs, rewards, over, _, _ = engine.step([int(actions[agent]) for agent in agents])
+        terminated = over and not engine.field.any()
+        infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
+        if over:
+            self.agents = []
+            infos = {agent: {"success": float(terminated)} for agent in agents}
+        return (
+            self._observe(obs),
+            {agent: float(reward) for agent, reward in zip(agents, rewards, strict=True)},
+            dict.fromkeys(agents, bool(terminated)),
+            dict.fromkeys(agents, bool(over and not terminated)),
+            infos,
+        )
+
+    @override
+    def state(self) -> NDArray[np.float32]:
+        """Return all observations in a row."""
+        joint: NDArray[np.float32] = self.engine._make_gym_obs().reshape(-1)
+        return joint
+
+    @override
+    def render(self) -> Any:
+        """Return a picture, uint8 (H, W, 3): blue players and red food, brighter if stronger."""
+        check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
+        engine = self.engine
+        rows, cols = engine.field.shape
+        picture = np.full((rows * _CELL, cols * _CELL, 3), 20, np.uint8)
+        picture[::_CELL] = picture[:, ::_CELL] = 70
+        things = [(*p.position, p.level, 2) for p in engine.players]
+        things += [(r, c, engine.field[r, c], 0) for r, c in np.argwhere(engine.field)]
+        strongest = max(int(level) for *_, level, _ in things)
+        for row, col, level, channel in things:
+            border = 2 if channel == 0 else 4
+            top, left = row * _CELL + 1 + border, col * _CELL + 1 + border
+            size = _CELL - 1 - 2 * border
+            colour = np.full(3, 40, np.uint8)
+            colour[channel] = 100 + 155 * int(level) // strongest
+            picture[top : top + size, left : left + size] = colour
+        return picture
+
+    def _observe(self, obs: Any) -> dict[str, Any]:
+        mask = self.engine.mask
+        return {
+            agent: {"observation": row, "action_mask": available}
+            for agent, row, available in zip(self._names, obs, mask, strict=True)
+        }
+
+
+def foraging(
+    size: int | tuple[int, int] = 8,
+    players: int = 2,
+    foods: int = 3,
+    *,
+    coop: bool = False,
+    sight: int | None = None,
+    max_player_level: int | Sequence[int] = 2,
+    max_food_level: int | Sequence[int] | None = None,
+    min_player_level: int | Sequence[int] = 1,
+    min_food_level: int | Sequence[int] = 1,
+    penalty: float = 0.0,
+    horizon: int = 50,
+    normalize_reward: bool = True,
+    grid_observation: bool = False,
+    observe_agent_levels: bool = True,
+    render_mode: str | None = None,
+) -> Env:
+    """Return level-based foraging.
+
+    Args:
+        size: edge of the field, or its rows and columns, cells, >= 3.
+        players: number of agents, >= 1.
+        foods: most pieces of food, >= 1; fewer where the field has no room for them.
+        coop: food so strong that it takes the (up to three) weakest players together.
+        sight: how many cells agents see around them, >= 1; None is the whole field.
+        max_player_level: strongest player, for all or one each.
+        max_food_level: strongest food, for all or one each; None is the sum of the three
+            lowest player levels.
+        min_player_level: weakest player, >= 1, for all or one each.
+        min_food_level: weakest food, >= 1, for all or one each.
+        penalty: what a failed attempt costs each loader, reward, >= 0.
+        horizon: steps, at which an episode is truncated.
+        normalize_reward: the rewards of all players for all food sum to 1.
+        grid_observation: three layers (agents, food, free) around the agent, flattened, in
+            place of coordinates.
+        observe_agent_levels: observations tell the players' levels.
+        render_mode: ``"rgb_array"`` or None; needs no display.
+
+    Raises:
+        ImportError: if lbforaging is not installed.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a value out of range.
+    """
+    shape = _ints("foraging.size", size, 2)
+    for edge in shape:
+        check_int("foraging.size", edge, 3)
+    check_int("foraging.players", players, 1)
+    check_int("foraging.foods", foods, 1)
+    sight = max(shape) if sight is None else check_int("foraging.sight", sight, 1)
+    check_number("foraging.penalty", penalty, 0.0)
+    check_int("foraging.horizon", horizon, 1)
+    check_choice("foraging.render_mode", render_mode, (None, "rgb_array"))
+    _check_levels("player_level", min_player_level, max_player_level, players)
+    _check_levels("food_level", min_food_level, max_food_level, foods)
+    require("lbforaging.foraging.environment", "foraging")
+    from robustmarl.envs._lbf_engine import Engine
+
+    engine = Engine(
+        players=players,
+        min_player_level=min_player_level,
+        max_player_level=max_player_level,
+        min_food_level=min_food_level,
+        max_food_level=max_food_level,
+        field_size=shape,
+        max_num_food=foods,
+        sight=sight,
+        max_episode_steps=horizon,
+        force_coop=coop,
+        normalize_reward=normalize_reward,
+        grid_observation=grid_observation,
+        observe_agent_levels=observe_agent_levels,
+        penalty=penalty,
+    )
+    return ForagingParallelEnv(engine, render_mode=render_mode)
+
+
+def foraging_from_id(id: str, **overrides: Any) -> Env:  # noqa: A002 - gymnasium's name for it
+    """Return the environment that lbforaging registers under ``id``.
+
+    Args:
+        id: e.g. ``"Foraging-2s-8x8-2p-3f-coop-v3"`` or ``"Foraging-grid-1s-5x5-2p-1f-v3"``;
+            ``-ind`` (food of level 1) and ``-pen`` (penalty 0.1) are understood too.
+        overrides: arguments of :func:`foraging` that replace those of the id.
+
+    Raises:
+        ImportError: if lbforaging is not installed.
+        TypeError: if ``id`` is not a string, or for an argument of a wrong kind.
+        ValueError: if ``id`` is not of this family, or for a value out of range.
+    """
+    return foraging(**{**_arguments(id), **overrides})
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    rule = "like 'Foraging-8x8-2p-3f-v3'"
+    if not isinstance(name, str):
+        raise TypeError(f"foraging_from_id.id must be {rule}, got {name!r}.")
+    found = _ID.fullmatch(name)
+    if found is None:
+        raise ValueError(f"foraging_from_id.id must be {rule}, got {name!r}.")
+    return {
+        "size": (int(found["rows"]), int(found["cols"])),
+        "players": int(found["players"]),
+        "foods": int(found["foods"]),
+        "coop": found["coop"] is not None,
+        "sight": None if found["sight"] is None else int(found["sight"]),
+        "max_food_level": None if found["ind"] is None else 1,
+        "penalty": 0.0 if found["pen"] is None else 0.1,
+        "grid_observation": found["grid"] is not None,
+    }
+
+
+def _check_levels(
+    what: str, low: int | Sequence[int], high: int | Sequence[int] | None, count: int
+) -> None:
+    sides = {"min": low} if high is None else {"min": low, "max": high}
+    each: dict[str, list[int]] = {}
+    for side, value in sides.items():
+        where = f"foraging.{side}_{what}"
+        each[side] = [check_int(where, level, 1) for level in _ints(where, value, count)]
+    if "max" in each:
+        ordered = all(a <= b for a, b in zip(each["min"], each["max"], strict=True))
+        check(ordered, f"foraging.max_{what}", f"at least min_{what} = {low!r}", high)
+
+
+def _ints(where: str, value: int | Sequence[int], count: int) -> tuple[int, ...]:
+    rule = f"an int, or {count} of them"
+    if isinstance(value, int):
+        return (value,) * count
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{where} must be {rule}, got {value!r}.")
+    check(len(value) == count, where, rule, value)
+    return tuple(value)

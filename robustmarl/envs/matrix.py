@@ -1,0 +1,182 @@
+"""Games whose every state and joint action can be listed: exact answers for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import override
+
+from robustmarl._checks import check, check_int, check_number
+from robustmarl.envs._team_game import TeamGame
+from robustmarl.typing import Array
+
+__all__ = ["MatrixGame", "SignalMatching", "TwoStepGame", "climbing"]
+
+
+class MatrixGame(TeamGame):
+    """A repeated matrix game of a team.
+
+    Every agent earns ``payoff[a_1, ..., a_N]`` and observes its own number, one-hot. The game is
+    over after ``steps`` steps: a termination, because nothing would follow.
+
+    Args:
+        payoff: team rewards, shape (A_1, ..., A_N), finite.
+        steps: rounds in an episode, >= 1.
+        name: what ``metadata["name"]`` says.
+
+    Raises:
+        TypeError: if ``steps`` is not an int.
+        ValueError: if ``payoff`` is empty or not finite, or ``steps`` below 1.
+    """
+
+    def __init__(self, payoff: ArrayLike, *, steps: int = 1, name: str = "matrix") -> None:
+        table = np.array(payoff, np.float64)
+        good = table.ndim >= 1 and table.size > 0 and bool(np.isfinite(table).all())
+        check(good, "MatrixGame.payoff", "finite, with one axis per agent", payoff)
+        check_int("MatrixGame.steps", steps, 1)
+        n = table.ndim
+        super().__init__(
+            name=name,
+            actions=table.shape,
+            obs_box=_unit(n),
+            state_space=_unit(1),
+            horizon=steps,
+            time_limit=False,
+        )
+        self.payoff: NDArray[np.float64] = table
+
+    @override
+    def state(self) -> Array:
+        """Return the only state, [1.0]."""
+        return np.ones(1, np.float32)
+
+    @override
+    def _begin(self) -> None:
+        pass
+
+    @override
+    def _play(self, joint: tuple[int, ...]) -> float:
+        return float(self.payoff[joint])
+
+    @override
+    def _views(self) -> Array:
+        return np.eye(self.payoff.ndim, dtype=np.float32)
+
+
+def climbing(*, steps: int = 1) -> MatrixGame:
+    """Return the climbing game, whose optimum (11, at (0, 0)) is dangerous to look for."""
+    payoff = [[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]]
+    return MatrixGame(payoff, steps=steps, name="climbing")
+
+
+class TwoStepGame(TeamGame):
+    """The two-step game of QMIX: the first agent chooses which matrix is played next.
+
+    Its action 0 leads to a matrix of 7s, action 1 to ``[[0, 1], [1, 8]]``; the first step earns
+    nothing. Agents observe the state, one-hot of three. The optimal return is 8; a sum of the
+    agents' values finds 7 only.
+
+    Attributes:
+        payoffs: rewards in each state, shape (3, 2, 2).
+    """
+
+    payoffs: NDArray[np.float64] = np.array(
+        [[[0, 0], [0, 0]], [[7, 7], [7, 7]], [[0, 1], [1, 8]]], np.float64
+    )
+
+    def __init__(self) -> None:
+        super().__init__(
+            name="two_step",
+            actions=(2, 2),
+            obs_box=_unit(3),
+            state_space=_unit(3),
+            horizon=2,
+            time_limit=False,
+        )
+        self._at = 0
+
+    @override
+    def state(self) -> Array:
+        """Return the state, one-hot, shape (3,)."""
+        return np.eye(3, dtype=np.float32)[self._at]
+
+    @override
+    def _begin(self) -> None:
+        self._at = 0
+
+    @override
+    def _play(self, joint: tuple[int, ...]) -> float:
+        reward = float(self.payoffs[self._at][joint])
+        if self._steps == 0:
+            self._at = 1 + joint[0]
+        return reward
+
+    @override
+    def _views(self) -> Array:
+        return np.tile(self.state(), (2, 1))
+
+
+class SignalMatching(TeamGame):
+    """Every agent shall play the context that all of them see: made to be attacked.
+
+    In each step a context c in {0, 1} is drawn and shown one-hot, each coordinate with noise of
+    its own, uniform in ``[-noise, noise]``. All agents earn 1 if all play c, else 0. Without
+    noise an observation attack of l-infinity size 0.5 hides the context and a larger one inverts
+    it. Episodes are truncated.
+
+    Args:
+        agents: N, >= 1.
+        noise: half width of the noise, observation units, >= 0.
+        horizon: steps.
+
+    Raises:
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a value out of range.
+    """
+
+    def __init__(self, agents: int = 2, *, noise: float = 0.0, horizon: int = 10) -> None:
+        check_int("SignalMatching.agents", agents, 1)
+        self._noise = check_number("SignalMatching.noise", noise, 0.0)
+        check(np.isfinite(noise), "SignalMatching.noise", "finite", noise)
+        check_int("SignalMatching.horizon", horizon, 1)
+        super().__init__(
+            name="signal_matching",
+            actions=(2,) * agents,
+            obs_box=_unit(2, margin=self._noise),
+            state_space=_unit(2),
+            horizon=horizon,
+            time_limit=True,
+        )
+        self.context = 0
+
+    @override
+    def state(self) -> Array:
+        """Return the context without noise, shape (2,)."""
+        return np.eye(2, dtype=np.float32)[self.context]
+
+    @override
+    def _begin(self) -> None:
+        self.context = int(self._rng.integers(2))
+
+    @override
+    def _play(self, joint: tuple[int, ...]) -> float:
+        reward = float(all(action == self.context for action in joint))
+        self._begin()
+        return reward
+
+    @override
+    def _views(self) -> Array:
+        clean = np.tile(self.state(), (len(self._actions), 1))
+        if self._noise == 0.0:
+            return clean
+        noise = self._rng.uniform(-self._noise, self._noise, clean.shape)
+        box: Any = self.observation_spaces[self.possible_agents[0]]
+        noisy: Array = (clean + noise).astype(np.float32).clip(box.low, box.high)
+        return noisy
+
+
+def _unit(size: int, margin: float = 0.0) -> Box:
+    return Box(-margin, 1.0 + margin, (size,), np.float32)

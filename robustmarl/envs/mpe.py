@@ -1,0 +1,333 @@
+"""Multi-agent particle environments: mpe2's worlds without its turn-taking."""
+
+from __future__ import annotations
+
+import os
+import sys
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Space
+from pettingzoo import ParallelEnv
+from typing_extensions import override
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl.envs._extras import require
+from robustmarl.typing import Array, Env
+
+__all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
+
+_UNDERFLOW = -746.0  # exp(x) is exactly 0.0 below
+
+
+class MPEParallelEnv(ParallelEnv[str, Any, Any]):
+    """Steps the world of an mpe2 ``raw_env`` once per joint action.
+
+    Observations, rewards, terminations and truncations are bit for bit those of mpe2's own
+    ``parallel_env``, which passes every agent's action through a turn-taking environment.
+
+    Args:
+        raw: an mpe2 environment, not wrapped; it must not be stepped elsewhere.
+        name: what ``metadata["name"]`` shall say.
+        team_reward: how rewards make a team's reward, ``"sum"`` or ``"mean"``.
+    """
+
+    def __init__(self, raw: Any, *, name: str, team_reward: str = "sum") -> None:
+        self.raw, self.render_mode = raw, raw.render_mode
+        self.metadata = {
+            **raw.metadata,
+            "name": name,
+            "team_reward": team_reward,
+            "horizon": raw.max_cycles,
+        }
+        self.possible_agents = list(raw.possible_agents)
+        self.agents = []
+        self.observation_spaces, self.action_spaces = raw.observation_spaces, raw.action_spaces
+        self.state_space = raw.state_space
+        self._continuous: bool = raw.continuous_actions
+        self._horizon: int = raw.max_cycles
+        boxes: list[Any] = [self.action_spaces[a] for a in self.possible_agents]
+        self._sizes = [] if self._continuous else [int(box.n) for box in boxes]
+        self._bounds = [(box.low, box.high) for box in boxes] if self._continuous else []
+
+    @override
+    def observation_space(self, agent: str) -> Space[Any]:
+        return self.observation_spaces[agent]
+
+    @override
+    def action_space(self, agent: str) -> Space[Any]:
+        return self.action_spaces[agent]
+
+    @override
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        self.raw.reset(seed=seed, options=options)
+        self.agents = self.possible_agents[:]
+        self._steps = 0
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    @override
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, Any],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        agents = self.agents
+        try:
+            rewards = self._advance([actions[agent] for agent in agents])
+        except KeyError as error:
+            absent = [agent for agent in agents if agent not in actions]
+            if not absent:
+                raise
+            text = f"step.actions must be one per living agent, got none for {absent}."
+            raise ValueError(text) from error
+        self._steps += 1
+        truncated = self._steps >= self._horizon
+        terminated = not truncated and self._is_terminal()
+        if truncated or terminated:
+            self.agents = []
+        return (
+            self._observe(),
+            rewards,
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
+            self._infos(),
+        )
+
+    @override
+    def state(self) -> Array:
+        """Return all observations in a row, as mpe2 does, shape (S,)."""
+        joint: Array = self.raw.state()
+        return joint
+
+    @override
+    def render(self) -> Any:
+        return self.raw.render()
+
+    @override
+    def close(self) -> None:
+        self.raw.close()
+
+    def _advance(self, actions: list[Any]) -> dict[str, float]:
+        self.raw.current_actions = self._legal(actions)
+        self.raw._execute_world_step()
+        return dict(self.raw.rewards)
+
+    def _observe(self) -> dict[str, Any]:
+        return {agent: self.raw.observe(agent) for agent in self.possible_agents}
+
+    def _is_terminal(self) -> bool:
+        return bool(self.raw.scenario.is_terminal(self.raw.world))
+
+    def _infos(self) -> dict[str, dict[str, Any]]:
+        return {agent: dict(self.raw.infos[agent]) for agent in self.possible_agents}
+
+    def _legal(self, actions: list[Any]) -> list[Any]:
+        """Return actions clipped to their boxes, or refuse indices out of range."""
+        if self._continuous:
+            bounds = zip(actions, self._bounds, strict=True)
+            return [np.clip(action, low, high) for action, (low, high) in bounds]
+        for agent, action, size in zip(self.possible_agents, actions, self._sizes, strict=True):
+            if not 0 <= action < size:
+                check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
+        return actions
+
+
+class SpreadEnv(MPEParallelEnv):
+    """simple_spread with its arithmetic done on floats, in mpe2's order of operations.
+
+    Arrays of two numbers cost more than they compute. The world's own objects follow when
+    somebody asks for them: :attr:`world`, and rendering.
+
+    Args:
+        raw: ``mpe2.simple_spread_v3.raw_env`` with full observations and one reward rule.
+    """
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__(raw, name="simple_spread_v3")
+        world = raw.world
+        self._n = len(world.agents)
+        self._ratio: float = raw.local_ratio
+        self._reach: list[float] = [a.size for a in world.agents]
+        self._push = [5.0 if a.accel is None else float(a.accel) for a in world.agents]
+        self._mass = [float(a.mass) for a in world.agents]
+        self._silence = [0.0] * (world.dim_c * (self._n - 1))
+        self._pos: list[tuple[float, float]] = []
+        self._vel: list[tuple[float, float]] = []
+        self._marks: list[tuple[float, float]] = []
+
+    @property
+    def world(self) -> Any:
+        """mpe2's world with the present positions and velocities."""
+        world = self.raw.world
+        for agent, pos, vel in zip(world.agents, self._pos, self._vel, strict=True):
+            agent.state.p_pos, agent.state.p_vel = np.array(pos), np.array(vel)
+        return world
+
+    @override
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        self.raw.reset(seed=seed, options=options)
+        world = self.raw.world
+        self._pos = [tuple(agent.state.p_pos.tolist()) for agent in world.agents]
+        self._vel = [tuple(agent.state.p_vel.tolist()) for agent in world.agents]
+        self._marks = [tuple(mark.state.p_pos.tolist()) for mark in world.landmarks]
+        self._dist = self._distances()
+        self.agents = self.possible_agents[:]
+        self._steps = 0
+        return self._observe(), {agent: {} for agent in self.agents}
+
+    @override
+    def state(self) -> Array:
+        return np.array(self._values, np.float32)
+
+    @override
+    def render(self) -> Any:
+        _ = self.world
+        return self.raw.render()
+
+    @override
+    def _advance(self, actions: list[Any]) -> dict[str, float]:
+        force = self._forces(self._controls(self._legal(actions)))
+        world = self.raw.world
+        dt, keep = world.dt, 1 - world.damping
+        for i, (px, py) in enumerate(self._pos):
+            (vx, vy), (fx, fy), mass = self._vel[i], force[i], self._mass[i]
+            self._pos[i] = (px + vx * dt, py + vy * dt)
+            self._vel[i] = (vx * keep + fx / mass * dt, vy * keep + fy / mass * dt)
+        self._dist = self._distances()
+        return self._rewards()
+
+    @override
+    def _is_terminal(self) -> bool:
+        return False
+
+    @override
+    def _infos(self) -> dict[str, dict[str, Any]]:
+        return {agent: {} for agent in self.possible_agents}
+
+    def _controls(self, actions: list[Any]) -> list[list[float]]:
+        """Return what each agent's motor does, [x, y]."""
+        if self._continuous:
+            pairs = [(float(a[2] - a[1]), float(a[4] - a[3])) for a in actions]
+        else:
+            moves = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
+            pairs = [moves[a] for a in actions]
+        # adding 0.0 turns -0.0 into 0.0, as mpe2's zero noise does
+        return [[x * p + 0.0, y * p + 0.0] for (x, y), p in zip(pairs, self._push, strict=True)]
+
+    def _forces(self, force: list[list[float]]) -> list[list[float]]:
+        """Add the repulsion of agents that touch."""
+        world, reach, pos = self.raw.world, self._reach, self._pos
+        strength, margin = world.contact_force, world.contact_margin
+        for (a, b), dist in self._dist.items():
+            depth = -(dist - (reach[a] + reach[b])) / margin
+            if depth < _UNDERFLOW:
+                continue
+            penetration = float(np.logaddexp(0, depth)) * margin
+            (ax, ay), (bx, by) = pos[a], pos[b]
+            fx = strength * (ax - bx) / dist * penetration
+            fy = strength * (ay - by) / dist * penetration
+            force[a][0] += fx
+            force[a][1] += fy
+            force[b][0] -= fx
+            force[b][1] -= fy
+        return force
+
+    def _distances(self) -> dict[tuple[int, int], float]:
+        found = {}
+        for a, (ax, ay) in enumerate(self._pos):
+            for b in range(a + 1, self._n):
+                bx, by = self._pos[b]
+                dx, dy = ax - bx, ay - by
+                found[a, b] = sqrt(dx * dx + dy * dy)
+        return found
+
+    def _rewards(self) -> dict[str, float]:
+        hits = [0] * self._n
+        for (a, b), dist in self._dist.items():
+            if dist < self._reach[a] + self._reach[b]:
+                hits[a] += 1
+                hits[b] += 1
+        shared = 0.0
+        for x, y in self._marks:
+            shared -= min([sqrt((px - x) * (px - x) + (py - y) * (py - y)) for px, py in self._pos])
+        common = shared * (1 - self._ratio)
+        return {
+            agent: common + (0.0 - hit) * self._ratio
+            for agent, hit in zip(self.possible_agents, hits, strict=True)
+        }
+
+    @override
+    def _observe(self) -> dict[str, Any]:
+        pos = self._pos
+        values: list[float] = []
+        for i, (x, y) in enumerate(pos):
+            values += self._vel[i]
+            values += (x, y)
+            for mx, my in self._marks:
+                values += (mx - x, my - y)
+            for j, (ox, oy) in enumerate(pos):
+                if j != i:
+                    values += (ox - x, oy - y)
+            values += self._silence
+        self._values = values
+        rows = np.array(values, np.float32).reshape(self._n, -1)
+        return dict(zip(self.possible_agents, rows, strict=True))
+
+
+def spread(
+    agents: int = 3,
+    *,
+    local_ratio: float = 0.5,
+    max_cycles: int = 25,
+    continuous_actions: bool = False,
+    render_mode: str | None = None,
+    **options: Any,
+) -> Env:
+    r"""Return mpe2's simple_spread: N agents cover N landmarks without colliding.
+
+    Each agent earns :math:`(1 - \rho) R - \rho c_i`, with :math:`R` minus the sum over
+    landmarks of the distance to the nearest agent, :math:`c_i` the agent's collisions and
+    :math:`\rho` the local ratio; the team's reward is the sum. Episodes are truncated.
+
+    Args:
+        agents: N, agents and landmarks, >= 1.
+        local_ratio: :math:`\rho`, weight of collisions, in [0, 1].
+        max_cycles: the horizon, steps.
+        continuous_actions: five motor values in [0, 1] in place of five indices.
+        render_mode: ``"rgb_array"``, ``"human"`` or None.
+        options: passed on to ``mpe2.simple_spread_v3.raw_env``. Those that change
+            observations, rewards or endings use mpe2's own, slower arithmetic.
+
+    Raises:
+        ImportError: if mpe2 is not installed.
+        TypeError: for an argument of a wrong kind, or an unknown option.
+        ValueError: for a value out of range.
+    """
+    check_int("spread.agents", agents, 1)
+    check_number("spread.local_ratio", local_ratio, 0.0, 1.0)
+    check_int("spread.max_cycles", max_cycles, 1)
+    check_choice("spread.render_mode", render_mode, (None, "rgb_array", "human"))
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    displays = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
+    if sys.platform.startswith("linux") and displays.isdisjoint(os.environ):
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
+    raw = require("mpe2.simple_spread_v3", "mpe").raw_env(
+        N=agents,
+        local_ratio=local_ratio,
+        max_cycles=max_cycles,
+        continuous_actions=continuous_actions,
+        render_mode=render_mode,
+        **options,
+    )
+    if any(value for key, value in options.items() if key != "dynamic_rescaling"):
+        return MPEParallelEnv(raw, name="simple_spread_v3")
+    return SpreadEnv(raw)

@@ -1,0 +1,30 @@
+"""Cross-play tables, statistics over training seeds, and plots."""
+
+from robustmarl.evaluation.crossplay import crossplay
+from robustmarl.evaluation.plots import heatmap, learning_curves
+from robustmarl.evaluation.rollouts import Rollouts, rollout
+from robustmarl.evaluation.statistics import (
+    Estimate,
+    SignedRank,
+    bootstrap,
+    iqm,
+    signed_rank,
+    wilson,
+)
+from robustmarl.evaluation.tables import Cell, CrossTable
+
+__all__ = [
+    "Cell",
+    "CrossTable",
+    "Estimate",
+    "Rollouts",
+    "SignedRank",
+    "bootstrap",
+    "crossplay",
+    "heatmap",
+    "iqm",
+    "learning_curves",
+    "rollout",
+    "signed_rank",
+    "wilson",
+]

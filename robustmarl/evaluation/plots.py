@@ -1,0 +1,199 @@
+"""Heat maps of cross tables and learning curves, drawn without a display or global state."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter
+from numpy.typing import ArrayLike, NDArray
+
+from robustmarl._checks import check
+from robustmarl.evaluation.statistics import bootstrap
+
+if TYPE_CHECKING:
+    from robustmarl.evaluation.tables import CrossTable
+
+__all__ = ["heatmap", "learning_curves"]
+
+# Okabe and Ito's palette: distinct under the common kinds of colour blindness
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", "-.", ":")
+_DPI = 160
+_INK, _FAINT = "#222222", "#777777"
+
+
+def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
+    """Return a heat map with means, and their intervals in small type.
+
+    A gap separates baselines from trained teams; missing cells are left blank. The colour scale
+    is [0, 1] where all means lie there, else the range of the means.
+
+    Args:
+        table: victims x attacks.
+        path: where to write it; the ending chooses the format (png, pdf, svg).
+    """
+    rows, columns = len(table.victims), len(table.attacks)
+    ends = [
+        i + 1
+        for i, pair in enumerate(zip(table.victims, table.victims[1:], strict=False))
+        if table.is_baseline(pair[0]) != table.is_baseline(pair[1])
+    ]
+    gap = 0.16
+    tops = [i + gap * sum(end <= i for end in ends) for i in range(rows)]
+    height = tops[-1] + 1.0
+
+    longest = max(len(victim) for victim in table.victims)
+    figure = Figure(
+        figsize=(1.7 + 0.08 * longest + 1.3 * columns, 1.4 + 0.66 * height),
+        dpi=_DPI,
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    means = [cell.estimate.mean for row in table.cells.values() for cell in row.values()]
+    unit = min(means) >= 0.0 and max(means) <= 1.0
+    norm = Normalize(0.0, 1.0) if unit else Normalize(min(means), max(means) + 1e-12)
+    colours = colormaps["cividis"]
+    for victim, top in zip(table.victims, tops, strict=True):
+        for column, attack in enumerate(table.attacks):
+            if attack not in table.cells[victim]:
+                axes.text(column + 0.5, top + 0.5, "-", ha="center", va="center", color=_FAINT)
+                continue
+            estimate = table.cells[victim][attack].estimate
+            colour = colours(norm(estimate.mean))
+            axes.add_patch(_tile(column, top, colour))
+            ink = "white" if _luminance(colour) < 0.4 else "black"
+            mean, interval = str(estimate).split(" ", 1)
+            where = {"ha": "center", "color": ink}
+            axes.text(column + 0.5, top + 0.42, mean, va="center", fontsize=12, **where)
+            axes.text(column + 0.5, top + 0.73, interval, va="center", fontsize=7, **where)
+    for end in ends:
+        y = tops[end] - gap / 2
+        axes.plot([-0.02, columns + 0.02], [y, y], color=_INK, linewidth=1.0, clip_on=False)
+    axes.set(xlim=(0, columns), ylim=(height, 0))
+    axes.set_xticks([c + 0.5 for c in range(columns)], table.attacks)
+    axes.set_yticks([top + 0.5 for top in tops], table.victims)
+    for label, victim in zip(axes.get_yticklabels(), table.victims, strict=True):
+        label.set_style("italic" if table.is_baseline(victim) else "normal")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=10, labelcolor=_INK)
+    axes.spines[:].set_visible(False)
+    if table.title:
+        axes.set_title(table.title, fontsize=12, color=_INK, loc="left", pad=12)
+    bar = figure.colorbar(_mappable(norm), ax=axes, fraction=0.035, pad=0.02, aspect=18)
+    bar.set_label(table.metric, color=_INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, labelcolor=_INK)
+    footer = textwrap.fill(table.footer, int(16 * figure.get_figwidth()))
+    figure.supxlabel(footer, fontsize=7, color=_FAINT)
+    return _saved(figure, path)
+
+
+def learning_curves(
+    curves: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]],
+    path: str | Path | None = None,
+    *,
+    xlabel: str = "environment steps",
+    ylabel: str = "return",
+    title: str = "",
+) -> Figure:
+    """Return mean learning curves with bands over training seeds and a thin line per seed.
+
+    Seeds may be logged at different places: they are interpolated linearly onto the points of
+    the first seed that all of them reach. The band is the 95 % bootstrap interval over seeds;
+    a single seed has none.
+
+    Args:
+        curves: label to one (x, y) pair of arrays (P,) per training seed, x increasing.
+        path: where to write it; the ending chooses the format (png, pdf, svg).
+        xlabel: what x is.
+        ylabel: what y is.
+        title: above the axes.
+
+    Raises:
+        ValueError: if there is no curve, arrays of unequal length, x that does not increase,
+            or seeds with no range of x in common.
+    """
+    check(len(curves) > 0, "learning_curves.curves", "non-empty", curves)
+    figure = Figure(figsize=(6.4, 3.8), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    for index, (label, seeds) in enumerate(curves.items()):
+        x, y = _common(label, seeds)
+        style = {
+            "color": _COLOURS[index % len(_COLOURS)],
+            "linestyle": _DASHES[index // len(_COLOURS) % len(_DASHES)],
+        }
+        if len(y) > 1:
+            band = [bootstrap(column[:, None]) for column in y.T]
+            low, high = [e.low for e in band], [e.high for e in band]
+            axes.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
+            for one in y:
+                axes.plot(x, one, linewidth=0.6, alpha=0.45, **style)
+        name = f"{label} ({len(y)} seed{'s' if len(y) > 1 else ''})"
+        axes.plot(x, y.mean(axis=0), linewidth=2.0, label=name, **style)
+    axes.set_xlabel(xlabel, color=_INK)
+    axes.set_ylabel(ylabel, color=_INK)
+    if title:
+        axes.set_title(title, fontsize=12, color=_INK, loc="left")
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
+    axes.tick_params(colors="#bbbbbb", labelcolor=_INK, labelsize=9)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.margins(x=0.01)
+    axes.legend(frameon=False, fontsize=9)
+    return _saved(figure, path)
+
+
+def _common(
+    label: str, seeds: Sequence[tuple[ArrayLike, ArrayLike]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    where = f"learning_curves.curves[{label!r}]"
+    check(len(seeds) > 0, where, "one pair of arrays per seed", seeds)
+    pairs = [tuple(np.asarray(values, dtype=np.float64) for values in pair) for pair in seeds]
+    for x, y in pairs:
+        same = x.ndim == 1 and x.shape == y.shape and x.size > 0
+        check(same, where, "pairs of arrays (P,)", (x.shape, y.shape))
+        check(bool((np.diff(x) > 0).all()), where, "given x that increases", x.tolist())
+    low, high = max(x[0] for x, _ in pairs), min(x[-1] for x, _ in pairs)
+    check(
+        low <= high,
+        where,
+        "given seeds with a range of x in common",
+        [x[[0, -1]] for x, _ in pairs],
+    )
+    grid = pairs[0][0]
+    grid = grid[(grid >= low) & (grid <= high)]
+    grid = grid if len(grid) else np.array([low, high])
+    return grid, np.stack([np.interp(grid, x, y) for x, y in pairs])
+
+
+def _tile(column: int, top: float, colour: Any) -> Any:
+    return Rectangle((column + 0.02, top + 0.03), 0.96, 0.94, facecolor=colour, linewidth=0)
+
+
+def _mappable(norm: Normalize) -> Any:
+    return ScalarMappable(norm=norm, cmap="cividis")
+
+
+def _luminance(colour: Any) -> float:
+    red, green, blue, _ = colour
+    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+
+
+def _saved(figure: Figure, path: str | Path | None) -> Figure:
+    if path is not None:
+        figure.savefig(path)
+    return figure

@@ -1,0 +1,249 @@
+"""The cross table: how every victim does under every attack."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robustmarl._checks import check, check_choice, check_names
+from robustmarl.evaluation.plots import heatmap
+from robustmarl.evaluation.statistics import Estimate, bootstrap
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Cell", "CrossTable"]
+
+_CSV = ("victim", "attack", "baseline", "metric", "mean", "low", "high", "seeds", "episodes")
+
+
+class Cell:
+    """Scores of one victim under one attack.
+
+    Args:
+        scores: per training seed the episodes' scores, (M,).
+        level: nominal coverage of the interval, in (0, 1).
+
+    Raises:
+        ValueError: if there is no seed, a seed without episodes, or a score that is not finite.
+    """
+
+    def __init__(self, scores: Mapping[int, ArrayLike], *, level: float = 0.95) -> None:
+        self.scores: dict[int, NDArray[np.float64]] = {
+            int(seed): np.array(values, dtype=np.float64) for seed, values in scores.items()
+        }
+        self.level = level
+        self.estimate  # noqa: B018 - refuses bad scores here, where they are given
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The mean over seeds with its bootstrap interval."""
+        return bootstrap(self.scores, level=self.level)
+
+    def __repr__(self) -> str:
+        sizes = {seed: len(values) for seed, values in self.scores.items()}
+        return f"Cell({self.estimate}, episodes={sizes})"
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether raw scores and level are the same."""
+        if not isinstance(other, Cell):
+            return NotImplemented
+        same_seeds = self.scores.keys() == other.scores.keys() and self.level == other.level
+        return same_seeds and all(
+            np.array_equal(values, other.scores[seed]) for seed, values in self.scores.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+
+@dataclass(kw_only=True)
+class CrossTable:
+    """Victims (rows) against attacks (columns), with raw scores.
+
+    Args:
+        cells: victim to attack to cell; the order given is the order shown. A cell may be
+            missing, where an attack has nothing to attack.
+        metric: what the scores are, e.g. ``"return"`` or ``"success"``.
+        baselines: victims that were never trained, such as ``random`` and ``untrained``.
+        title: printed above the table; empty for none.
+
+    Raises:
+        ValueError: if there is no cell at all, or ``baselines`` names an unknown victim.
+
+    Example:
+        >>> table = CrossTable(metric="success", cells={"QMIX": {"none": Cell({0: [1.0, 1.0]})}})
+        >>> table.mean("QMIX", "none")
+        1.0
+    """
+
+    cells: Mapping[str, Mapping[str, Cell]]
+    metric: str = "return"
+    baselines: Sequence[str] = ()
+    title: str = ""
+    victims: tuple[str, ...] = field(init=False)
+    attacks: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cells = {victim: dict(row) for victim, row in self.cells.items()}
+        self.victims = tuple(self.cells)
+        self.attacks = tuple(dict.fromkeys(a for row in self.cells.values() for a in row))
+        some = len(self.attacks) > 0
+        check(some, "CrossTable.cells", "given at least one cell", self.cells)
+        self.baselines = check_names("CrossTable.baselines", self.baselines, self.victims)
+
+    def cell(self, victim: str, attack: str) -> Cell:
+        """Return one cell.
+
+        Raises:
+            ValueError: if the table has no such victim, attack, or cell.
+        """
+        check_choice("CrossTable.cell.victim", victim, self.victims)
+        check_choice("CrossTable.cell.attack", attack, self.attacks)
+        check_choice(f"CrossTable.cell.attack of {victim!r}", attack, tuple(self.cells[victim]))
+        return self.cells[victim][attack]
+
+    def mean(self, victim: str, attack: str) -> float:
+        """Return the mean of one cell, seeds weighing the same."""
+        return self.cell(victim, attack).estimate.mean
+
+    def is_baseline(self, victim: str) -> bool:
+        """Return whether a row was never trained."""
+        return victim in self.baselines
+
+    @property
+    def footer(self) -> str:
+        """How much stands behind the figures, in one line."""
+        estimates = [cell.estimate for row in self.cells.values() for cell in row.values()]
+        per_seed = [
+            len(values)
+            for row in self.cells.values()
+            for cell in row.values()
+            for values in cell.scores.values()
+        ]
+        seeds = _count([e.n_seeds for e in estimates], "seed")
+        episodes = _count(per_seed, "episode")
+        levels = " / ".join(f"{100 * level:g}" for level in sorted({e.level for e in estimates}))
+        methods = "; ".join(dict.fromkeys(e.method for e in estimates))
+        return f"{self.metric}: {seeds} x {episodes}, {levels} % intervals by {methods}"
+
+    def __str__(self) -> str:
+        """Return an aligned text table; a rule separates baselines from trained teams."""
+        head, *rows = self._text()
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+        def line(row: list[str]) -> str:
+            first, *rest = (text.ljust(w) for text, w in zip(row, widths, strict=True))
+            return "  ".join([first, *rest]).rstrip()
+
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        lines = [line(head), rule]
+        for index, row in enumerate(rows):
+            if self._begins_block(index):
+                lines.append(rule)
+            lines.append(line(row))
+        title = [self.title] if self.title else []
+        return "\n".join([*title, *lines, rule, self.footer])
+
+    def to_markdown(self) -> str:
+        """Return a Markdown table; baselines are in italics."""
+        head, *rows = self._text()
+        shown = [[f"*{row[0]}*" if self.is_baseline(row[0]) else row[0], *row[1:]] for row in rows]
+        lines = [head, ["---"] * len(head), *shown]
+        table = "\n".join("| " + " | ".join(_escape(t) for t in row) + " |" for row in lines)
+        return f"{table}\n\n{_escape(self.footer)}\n"
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return one line per cell, with full precision; written to ``path`` if given."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_CSV)
+        for victim, row in self.cells.items():
+            for attack, cell in row.items():
+                e = cell.estimate
+                figures = [e.mean, e.low, e.high, e.n_seeds, e.n_episodes]
+                flag = int(self.is_baseline(victim))
+                writer.writerow([victim, attack, flag, self.metric, *figures])
+        return _written(text.getvalue(), path)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """Return everything, raw scores included, as JSON; written to ``path`` if given."""
+        content = {
+            "metric": self.metric,
+            "title": self.title,
+            "baselines": list(self.baselines),
+            "cells": {
+                victim: {attack: _plain(cell) for attack, cell in row.items()}
+                for victim, row in self.cells.items()
+            },
+        }
+        return _written(json.dumps(content, allow_nan=False), path)
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> CrossTable:
+        """Return the table that :meth:`to_json` wrote.
+
+        Args:
+            source: a path, or the JSON text itself (a string that begins with a brace).
+        """
+        inline = isinstance(source, str) and source.lstrip().startswith("{")
+        content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
+        cells = {
+            victim: {
+                attack: Cell({int(s): v for s, v in one["scores"].items()}, level=one["level"])
+                for attack, one in row.items()
+            }
+            for victim, row in content["cells"].items()
+        }
+        return cls(
+            cells=cells,
+            metric=content["metric"],
+            baselines=content["baselines"],
+            title=content["title"],
+        )
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """Return :func:`robustmarl.evaluation.heatmap` of it, written to ``path`` if given."""
+        return heatmap(self, path)
+
+    def _text(self) -> list[list[str]]:
+        rows = [
+            [victim, *(str(row[a].estimate) if a in row else "-" for a in self.attacks)]
+            for victim, row in self.cells.items()
+        ]
+        return [["victim", *self.attacks], *rows]
+
+    def _begins_block(self, index: int) -> bool:
+        if index == 0:
+            return False
+        before, here = self.victims[index - 1 : index + 1]
+        return self.is_baseline(before) != self.is_baseline(here)
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    scores = {str(seed): values.tolist() for seed, values in cell.scores.items()}
+    return {"level": cell.level, "scores": scores}
+
+
+def _count(numbers: list[int], noun: str) -> str:
+    low, high = min(numbers), max(numbers)
+    shown = f"{low}" if low == high else f"{low}-{high}"
+    return f"{shown} {noun}{'' if high == 1 else 's'}"
+
+
+def _escape(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        Path(path).write_text(text, "utf-8")
+    return text

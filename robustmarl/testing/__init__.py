@@ -1,0 +1,6 @@
+"""Contracts: checks that anybody can run on their own components."""
+
+from robustmarl.testing._error import ContractError
+from robustmarl.testing.envs import check_env
+
+__all__ = ["ContractError", "check_attack", "check_env", "check_wrapper"]

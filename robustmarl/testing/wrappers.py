@@ -1,0 +1,116 @@
+"""The contract of environment wrappers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pettingzoo.test import parallel_api_test
+
+from robustmarl.testing._error import ContractError
+from robustmarl.typing import Env, RobustnessWarning
+
+__all__ = ["check_wrapper"]
+
+
+def check_wrapper(
+    wrap: Callable[[Env], Env],
+    make_env: Callable[[], Env],
+    *,
+    observations_only: bool = True,
+    identity: bool = False,
+    steps: int = 60,
+    seed: int = 0,
+) -> None:
+    """Check that a wrapped environment is still the environment that it claims to be.
+
+    Wrapped and bare environment are reset with one seed and stepped with the same actions.
+
+    Args:
+        wrap: the wrapper.
+        make_env: makes a fresh environment; the same seed gives the same episode.
+        observations_only: whether rewards, terminations, truncations and state must not change.
+        identity: whether observations must not change either, as with zero budget.
+        steps: how many steps to compare; a new episode begins where one ends.
+        seed: of the resets and of the actions.
+
+    Raises:
+        ContractError: naming the first promise that is broken.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> check_wrapper(lambda env: env, envs.spread)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RobustnessWarning)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints
+                parallel_api_test(wrap(make_env()), num_cycles=steps)
+        except AssertionError as error:
+            raise ContractError(
+                f"A wrapped environment must pass PettingZoo's test: {error}"
+            ) from error
+        bare, wrapped = make_env(), wrap(make_env())
+        same = list(bare.possible_agents) == list(wrapped.possible_agents)
+        _require(same, "keep possible_agents")
+        for agent in bare.possible_agents:
+            for space in ("observation_space", "action_space"):
+                kept = getattr(bare, space)(agent) == getattr(wrapped, space)(agent)
+                _require(kept, f"keep the {space} of {agent!r}")
+        first = [_rollout(wrap(make_env()), steps, seed) for _ in range(2)]
+        _require(_equal(*first), "repeat an episode when reset with the same seed")
+        if observations_only:
+            plain = _rollout(bare, steps, seed)
+            for (name, one), (_, other) in zip(plain, first[0], strict=True):
+                if name != "obs" or identity:
+                    _require(_equal(one, other), f"leave {name} alone")
+        bare.close()
+        wrapped.close()
+
+
+def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, Any]]:
+    """Return what happened, as (name, value) pairs in order."""
+    random = np.random.default_rng(seed)
+    obs, _ = env.reset(seed=seed)
+    happened: list[tuple[str, Any]] = [("obs", obs), *_state(env)]
+    for step in range(steps):
+        if not env.agents:
+            obs, _ = env.reset(seed=seed + step + 1)
+            happened += [("obs", obs), *_state(env)]
+        actions = {}
+        for agent in env.agents:
+            env.action_space(agent).seed(int(random.integers(2**31)))
+            mask = obs[agent].get("action_mask") if isinstance(obs[agent], dict) else None
+            mask = None if mask is None else np.asarray(mask, dtype=np.int8)
+            actions[agent] = env.action_space(agent).sample(mask)
+        obs, rewards, terminations, truncations, _ = env.step(actions)
+        happened += [
+            ("obs", obs),
+            ("rewards", rewards),
+            ("terminations", terminations),
+            ("truncations", truncations),
+            *_state(env),
+        ]
+    return happened
+
+
+def _state(env: Env) -> list[tuple[str, Any]]:
+    return [("state", np.array(env.state()))] if hasattr(env, "state_space") else []
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, dict):
+        same = isinstance(other, dict) and one.keys() == other.keys()
+        return same and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(np.array_equal(one, other))
+
+
+def _require(good: bool, promise: str) -> None:
+    if not good:
+        raise ContractError(f"A wrapper must {promise}.")
