@@ -37,7 +37,7 @@ def build(team, make_env, epsilon, steps, seed):
     if team == "clean":
         return algorithms.IPPO.for_env(make_env(), seed=seed), []
     ball = LinfBall(epsilon=epsilon)
-    rounds = steps // 250  # a rough number of updates: a round is ten episodes
+    rounds = steps // 500
     action_loss = losses.ActionLoss(
         attack=attacks.PGD(ball=ball, steps=3),
         weight=schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4),
@@ -59,6 +59,7 @@ def train(job):
         env_steps=steps,
         seed=seed,
         perturb=perturb,
+        steps_per_round=500,
         logdir=folder / f"{team}-{seed}",
         resume=True,
         progress=f"{team} {seed}",

@@ -118,7 +118,7 @@ class Repetitive:
         if since < 0 or since >= self.loops * self.period:
             return 0.0
         rise = self.ramp * self.period
-        return self.peak * min(since % self.period, rise) / rise
+        return self.peak * (min(since % self.period, rise) / rise)
 
 
 def as_schedule(where: str, value: float | Schedule) -> Schedule:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -34,6 +35,7 @@ MASKED = -1e9
 
 
 _RELU_BACKWARD = torch.ops.aten.threshold_backward.default  # one kernel each
+_NORM_BACKWARD = torch.ops.aten.native_layer_norm_backward
 _TANH_BACKWARD = torch.ops.aten.tanh_backward.default
 
 
@@ -145,32 +147,29 @@ class VictimRows:
 
 
 class PlainMLP:
-    """Linear layers with ReLU or Tanh between them, with a hand-derived input gradient.
+    """A chain of linear layers, ReLU, Tanh and LayerNorm, with a hand-derived input gradient.
 
     At small batches autograd's bookkeeping costs more than the arithmetic. Layers are
     referenced, never copied, so the gradient is that of the current weights.
     """
 
-    def __init__(self, linears: list[nn.Linear], activations: list[str]) -> None:
-        self._linears, self._activations = linears, activations
+    def __init__(self, first: nn.Linear, rest: list[nn.Module]) -> None:
+        self._first, self._rest = first, rest
 
     @classmethod
     def of(cls, module: nn.Module) -> PlainMLP | None:
         """Return the plain MLP that ``module`` is, or None if it is anything else."""
-        leaves = list(_leaves(module))
-        if not all(
-            isinstance(leaf, nn.Linear | nn.ReLU | nn.Tanh | nn.Identity) for leaf in leaves
-        ):
+        leaves = [leaf for leaf in _leaves(module) if not isinstance(leaf, nn.Identity)]
+        known = all(isinstance(x, nn.Linear | nn.ReLU | nn.Tanh | nn.LayerNorm) for x in leaves)
+        norms = [x for x in leaves if isinstance(x, nn.LayerNorm)]
+        if not known or any(len(x.normalized_shape) != 1 for x in norms):
             return None
-        leaves = [leaf for leaf in leaves if not isinstance(leaf, nn.Identity)]
-        linears = [leaf for leaf in leaves if isinstance(leaf, nn.Linear)]
-        between = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, nn.Linear)]
-        alternating = all(
-            isinstance(leaf, nn.Linear) == (i % 2 == 0) for i, leaf in enumerate(leaves)
-        )
-        if not linears or not alternating or len(between) != len(linears) - 1:
+        if not leaves or not isinstance(leaves[0], nn.Linear):
             return None
-        return cls(linears, between)
+        bends = [isinstance(x, nn.ReLU | nn.Tanh) for x in leaves]
+        if any(one and other for one, other in pairwise(bends)):
+            return None  # each overwrites its input, which must not be another's kept output
+        return cls(leaves[0], leaves[1:])
 
     @torch.no_grad()
     def vjp(
@@ -183,25 +182,37 @@ class PlainMLP:
             cotangent: maps the output (M, A) to its cotangent (M, A).
             extra: added to the first layer's pre-activation, (M, H), constant in ``x``.
         """
-        kept = []
-        first, *rest = self._linears
-        x = nn.functional.linear(x, first.weight, first.bias)
+        kept: list[Any] = []
+        x = nn.functional.linear(x, self._first.weight, self._first.bias)
         if extra is not None:
-            x = x + extra
-        for activation, layer in zip(self._activations, rest, strict=True):
-            x = x.relu_() if activation == "ReLU" else x.tanh_()
-            kept.append(x)
-            x = nn.functional.linear(x, layer.weight, layer.bias)
-        gradient = cotangent(x)
-        for activation, layer, y in zip(
-            reversed(self._activations), reversed(rest), reversed(kept), strict=True
-        ):
-            gradient = gradient @ layer.weight
-            if activation == "ReLU":
-                gradient = _RELU_BACKWARD(gradient, y, 0)
+            x += extra
+        for layer in self._rest:
+            if isinstance(layer, nn.Linear):
+                kept.append(None)
+                x = nn.functional.linear(x, layer.weight, layer.bias)
+            elif isinstance(layer, nn.LayerNorm):
+                shape = list(layer.normalized_shape)
+                before = x
+                x, mean, rstd = torch.native_layer_norm(
+                    before, shape, layer.weight, layer.bias, layer.eps
+                )
+                kept.append((before, shape, mean, rstd))
             else:
-                gradient = _TANH_BACKWARD(gradient, y)
-        return gradient @ first.weight
+                x = x.relu_() if isinstance(layer, nn.ReLU) else x.tanh_()
+                kept.append(x)
+        gradient = cotangent(x)
+        for layer, saved in zip(reversed(self._rest), reversed(kept), strict=True):
+            if isinstance(layer, nn.Linear):
+                gradient = gradient @ layer.weight
+            elif isinstance(layer, nn.LayerNorm):
+                gradient = _NORM_BACKWARD(
+                    gradient, *saved, layer.weight, layer.bias, [True, False, False]
+                )[0]
+            elif isinstance(layer, nn.ReLU):
+                gradient = _RELU_BACKWARD(gradient, saved, 0)
+            else:
+                gradient = _TANH_BACKWARD(gradient, saved)
+        return gradient @ self._first.weight
 
 
 def _leaves(module: nn.Module) -> Iterable[nn.Module]:

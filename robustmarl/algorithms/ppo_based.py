@@ -125,6 +125,8 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
         self.reward, self.critic_input = reward, critic_input
         self.seed = check_int(f"{name}.seed", seed, 0)
+        if max_grad_norm is not None:
+            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self.normalizer = ValueNormalizer() if normalize_value else None
         learned = nn.ModuleList([policy.network, critic])
@@ -132,7 +134,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
 
     @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
-        hidden = tuple(settings.get("hidden", (64, 64)))
+        hidden = settings.get("hidden", (64, 64))
         network = build_network(spec, settings, output_gain=0.01)
         policy = ActorPolicy(spec, network, settings.pop("deterministic_eval", False))
         critic_hidden = settings.pop("critic_hidden", hidden)
@@ -157,10 +159,11 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
         value = value.expand(*value.shape[:2], reward.shape[-1])
         bootstrap = (1.0 - batch.terminated.float()).unsqueeze(-1)
-        if own:  # a dead agent earns nothing more
-            bootstrap = bootstrap * batch.obs.alive[:, 1:].float()
         going_on = batch.valid.float().unsqueeze(-1)
         going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        if own:  # a dead agent earns nothing more
+            living = batch.obs.alive[:, 1:].float()
+            bootstrap, going_on = bootstrap * living, going_on * living
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
         return advantage, advantage + value[:, :-1]
 

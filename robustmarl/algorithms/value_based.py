@@ -85,6 +85,8 @@ class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUp
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check(reward == "team" or mixer is None, f"{name}.reward", "'team' with a mixer", reward)
+        if max_grad_norm is not None:
+            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q, self.reward = target_unit, double_q, reward
         self.mixer = mixer
         learned = _Learned(policy.network, mixer)
@@ -149,11 +151,12 @@ class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUp
         if mixer is not None:
             value, reward = mixer(q_next, state[:, 1:]), batch.rew
         else:
-            value, valid = q_next, valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
-            reward = batch.rew_agents if self.reward == "agents" else batch.rew.unsqueeze(-1)
-            reward = reward.expand_as(q_next)
+            value, valid = q_next, valid.unsqueeze(-1).expand_as(q_next)
             bootstrap, going_on = bootstrap.unsqueeze(-1), going_on.unsqueeze(-1)
-            if self.reward == "agents":  # a dead agent earns nothing more
+            if self.reward == "team":  # which the dead go on to earn
+                reward = batch.rew.unsqueeze(-1).expand_as(q_next)
+            else:
+                reward, valid = batch.rew_agents, valid & batch.obs.alive[:, :-1]
                 bootstrap = bootstrap * batch.obs.alive[:, 1:].float()
         y = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
         return y, valid

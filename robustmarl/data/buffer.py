@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,7 @@ class EpisodeBuffer(ReplayBuffer):
             rows: which rows of staging, int64 (K,).
             lengths: their numbers of steps, int64 (K,).
         """
+        rows, lengths = rows[-self.capacity :], lengths[-self.capacity :]
         slots = (torch.arange(len(rows), device=self.device) + self._next) % self.capacity
         if "seen" in staging and not self._perturbed:
             self._perturbed = True
@@ -206,7 +209,14 @@ class EpisodeBuffer(ReplayBuffer):
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")  # "available" counts the cache that the system gives back
+    if meminfo.exists():
+        figures = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        if "MemAvailable" in figures:
+            return int(figures["MemAvailable"].split()[0]) * 1024
+    if hasattr(os, "sysconf"):
+        return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return sys.maxsize
 
 
 def _plain(state: Any) -> Any:

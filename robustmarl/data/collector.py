@@ -118,6 +118,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             perturber.bind(self.spec, victim, depth)
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
+        kept = Perturber.on_act
+        self._acts_differ = any(type(p).on_act is not kept for p in self.perturbers)
         self._allocate()
 
     def _allocate(self) -> None:
@@ -173,7 +175,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         """Play ``n_episode`` episodes, or whole episodes until ``n_step`` steps are played.
 
         Args:
-            n_step: environment steps, >= 1; mutually exclusive with ``n_episode``.
+            n_step: environment steps, >= 1; mutually exclusive with ``n_episode``. No more
+                episodes than the buffer holds are begun.
             n_episode: episodes, >= 1.
             random: refused; use :class:`RandomController`.
             render: refused; use ``evaluation.rollout``.
@@ -214,6 +217,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
                     wanted = min(n_episode - begun, len(free))
                 else:
                     wanted = len(free) if played < cast(int, n_step) else 0
+                    if self._store is not None:  # none of them may push out another
+                        wanted = min(wanted, self._store.capacity - begun)
                 if wanted > 0:
                     self._begin(free[:wanted])
                     begun += wanted
@@ -254,6 +259,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._keys[index] = torch.tensor(keys, device=self.device)
         self._step[index] = 0
         self._steps[rows] = 0
+        self._last_act = self._last_act.clone()  # it may be a script's own tensor
         self._last_act[index] = 0 if self.spec.continuous else -1
         if self._hidden is not None:
             self._hidden[index] = 0.0
@@ -310,7 +316,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             arrays["truncated"] = self.engine.tensors["truncated"].to(self.device)
             if logp is not None:
                 arrays["logp"] = logp
-            if executed is not act:
+            if self._acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
             for perturber in self.perturbers:
                 arrays |= perturber.record()
@@ -473,6 +479,7 @@ class _Opponent:
         self.hidden = torch.zeros(shape, device=controller.device) if width else None
 
     def begin(self, index: Tensor) -> None:
+        self.last_act = self.last_act.clone()
         self.last_act[index] = 0 if self.continuous else -1
         if self.hidden is not None:
             self.hidden[index] = 0.0

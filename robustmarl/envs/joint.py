@@ -125,6 +125,7 @@ class JointEnv:
                     available = infos[agent].get("action_mask")
                 if available is not None:
                     mask[i, : len(available)] = available
+                    self._all_alive = False  # the next step may leave the mask out
         state = rows["state"]
         if self._plain_state:
             state[:] = out.reshape(-1)

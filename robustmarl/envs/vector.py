@@ -67,8 +67,9 @@ class JointVectorEnv(BaseVectorEnv):
                 f"got {make_env!r}. Write lambda: env."
             )
         envs = [make_env() for _ in range(num_envs)]
-        distinct = len({id(env) for env in envs}) == num_envs
-        check(distinct, "JointVectorEnv.make_env", "a function that builds a new env each time", 1)
+        distinct = len({id(getattr(env, "unwrapped", env)) for env in envs}) == num_envs
+        rule = "a function that builds a new env each time"
+        check(distinct, "JointVectorEnv.make_env", rule, envs[0])
         self.spec = spec_of(envs[0])
         self.env_num, self.is_async, self.is_closed = num_envs, False, False
         arrays = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
@@ -137,10 +138,13 @@ class JointVectorEnv(BaseVectorEnv):
                 joint.env.close()
 
     def _check_finite(self, values: NDArray[np.float32], what: str) -> None:
-        if np.isfinite(values.sum()) or np.isfinite(values).all():
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = values.sum()
+        if np.isfinite(total) or np.isfinite(values).all():
             return
-        e, i = np.argwhere(~np.isfinite(values))[0][:2]
+        at = np.argwhere(~np.isfinite(values))[0]
+        e, i = at[:2]
         raise ValueError(
-            f"{what} must be finite, got {values[e, i]!r} from environment {e}, "
+            f"{what} must be finite, got {float(values[tuple(at)])} from environment {e}, "
             f"agent {self.spec.agents[i]!r}, step {self.joint[e].steps}."
         )

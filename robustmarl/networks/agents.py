@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check_choice, check_int
+from robustmarl._checks import check, check_choice, check_int
 from robustmarl.victims import PlainMLP
 
-__all__ = ["AgentNetwork", "feed_forward"]
+__all__ = ["AgentNetwork", "check_widths", "feed_forward"]
 
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+def check_widths(where: str, hidden: Any) -> None:
+    """Raise unless ``hidden`` is one width or more of hidden layers, each >= 1."""
+    if not isinstance(hidden, tuple | list):
+        raise TypeError(f"{where} must be a tuple of ints, got {hidden!r}.")
+    check(len(hidden) > 0, where, "at least one width", hidden)
+    for width in hidden:
+        check_int(where, width, 1)
 
 
 def feed_forward(
@@ -69,9 +78,7 @@ class AgentNetwork(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("AgentNetwork.activation", activation, tuple(_ACTIVATIONS))
-        for width in hidden:
-            check_int("AgentNetwork.hidden", width, 1)
-        check_int("len(AgentNetwork.hidden)", len(hidden), 1)
+        check_widths("AgentNetwork.hidden", hidden)
         self.num_agents, self.num_actions = num_agents, num_actions
         self.continuous, self.recurrent = continuous, recurrent
         width = hidden[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustmarl.networks.agents import Activation, feed_forward
+from robustmarl._checks import check_choice
+from robustmarl.networks.agents import Activation, check_widths, feed_forward
 
 __all__ = ["Critic"]
 
@@ -31,6 +32,8 @@ class Critic(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_widths("Critic.hidden", hidden)
+        check_choice("Critic.activation", activation, ("relu", "tanh"))
         self.normalize = nn.LayerNorm(size) if layer_norm else nn.Identity()
         self.first = nn.Linear(size, hidden[0])
         self.id_table = nn.Parameter(torch.zeros(num_agents, hidden[0])) if num_agents else None

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from robustmarl._checks import check_int, check_number
+
 __all__ = ["Mixer", "QMIXMixer", "VDNMixer"]
 
 
@@ -53,6 +55,9 @@ class QMIXMixer(nn.Module):
         init_gain: float = 1.0,
     ) -> None:
         super().__init__()
+        check_int("QMIXMixer.embed", embed, 1)
+        check_int("QMIXMixer.hyper_hidden", hyper_hidden, 1)
+        check_number("QMIXMixer.init_gain", init_gain, 0.0, open_low=True)
         self.num_agents, self.embed, self.hyper_hidden = num_agents, embed, hyper_hidden
         self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
         # One product gives the first layers of H1, H2, v and all of b1.

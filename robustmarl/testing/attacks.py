@@ -67,9 +67,9 @@ def check_attack(
         found = attacked(attack)
         _require(_kind(found) == _kind(obs), f"keep shape, dtype and device of {_kind(obs)}")
         _require(not found.requires_grad, "return detached observations")
-        _require(attack.ball.contains(found, obs), f"stay in its ball, epsilon={epsilon}")
         if epsilon == 0.0:
             _require(torch.equal(found, obs), "be the identity, bit for bit, with zero budget")
+        _require(attack.ball.contains(found, obs), f"stay in its ball, epsilon={epsilon}")
         same = attacked(make_attack(0.25).at(epsilon))
         _require(torch.equal(same, found), "be the same attack after at(epsilon)")
     attack = make_attack(0.5)

@@ -76,6 +76,7 @@ def run(
     opponents: Mapping[str, Controller] | None = None,
     perturb: Sequence[ObsAttack | Perturber] = (),
     episodes_per_round: int | None = None,
+    steps_per_round: int | None = None,
     updates_per_episode: float = 1.0,
     batch_size: int | None = None,
     epochs: int = 4,
@@ -106,6 +107,8 @@ def run(
         perturb: attacks on the team while it trains: adversarial training. The victim is the
             learner itself, live.
         episodes_per_round: episodes collected between updates, >= 1; None is ``num_envs``.
+        steps_per_round: collect whole episodes of at least so many steps between updates
+            instead (on-policy), >= 1; keeps batches of one size while episodes get shorter.
         updates_per_episode: gradient updates per episode (off-policy), > 0.
         batch_size: episodes per update (off-policy; None is 32), or steps per minibatch
             (on-policy; None is everything at once).
@@ -133,6 +136,11 @@ def run(
     check_int("run.learning_starts", learning_starts, 1)
     check_number("run.updates_per_episode", updates_per_episode, 0.0, open_low=True)
     rounds = check_int("run.episodes_per_round", episodes_per_round or num_envs, 1)
+    by_steps = steps_per_round is not None
+    if steps_per_round is not None:
+        check_int("run.steps_per_round", steps_per_round, 1)
+        alone = episodes_per_round is None
+        check(alone, "run.steps_per_round", "given without episodes_per_round", steps_per_round)
     interval = check_int("run.interval", interval or max(1, math.ceil(env_steps / 20)), 1)
     learner = algorithm.team if isinstance(algorithm, AdversarialTraining) else algorithm
     off_policy = isinstance(learner, OffPolicyAlgorithm)
@@ -144,6 +152,8 @@ def run(
             "Train Tianshou's own with Tianshou's trainer."
         )
     check(not resume or logdir is not None, "run.logdir", "given to resume", logdir)
+    rule = "left out for an off-policy algorithm, which updates per episode"
+    check(not (by_steps and off_policy), "run.steps_per_round", rule, steps_per_round)
     path = None if logdir is None else Path(logdir) / CHECKPOINT
     saved = None
     if path is not None and path.exists():
@@ -153,7 +163,8 @@ def run(
 
     env = _engine(make_env, num_envs)
     spec = env.spec.of_team(team)
-    capacity: dict[str, Any] = {"episodes": 2 * rounds if not off_policy else buffer_episodes}
+    largest = rounds if steps_per_round is None else num_envs + steps_per_round // 4
+    capacity: dict[str, Any] = {"episodes": buffer_episodes if off_policy else largest}
     if off_policy and buffer_bytes is not None:
         capacity["max_bytes"] = buffer_bytes
     buffer = EpisodeBuffer(spec, device=learner.policy.device, seed=seed, **capacity)
@@ -184,8 +195,8 @@ def run(
         logger = TensorboardLogger(SummaryWriter(str(logdir)))
     common: dict[str, Any] = {
         "training_collector": collector,
-        "collection_step_num_env_steps": None,
-        "collection_step_num_episodes": rounds,
+        "collection_step_num_env_steps": steps_per_round,
+        "collection_step_num_episodes": None if by_steps else rounds,
         "logger": logger,
         "verbose": False,
         "show_progress": False,
@@ -222,6 +233,7 @@ def run(
         position=bar_position,
         unit="step",
         dynamic_ncols=True,
+        mininterval=0.5,
         desc=progress if isinstance(progress, str) else type(algorithm).__name__,
     )
     trainer.bar = bar

@@ -39,6 +39,13 @@ class RunBar(Trainer):  # type: ignore[type-arg]
 
         return epoch
 
+    def _create_epoch_pbar_data_dict(self, training_step_result: Any) -> dict[str, str]:
+        """Show the return of the round's episodes and how long they were."""
+        stats = training_step_result.get_collect_stats()
+        if stats.returns_stat is None or stats.lens_stat is None:
+            return {}
+        return {"return": f"{stats.returns_stat.mean:.2f}", "length": f"{stats.lens_stat.mean:.0f}"}
+
     def restore(self, epoch: int, env_step: int, update_step: int, episodes: int) -> None:
         """Set the counters of a resumed run."""
         self._epoch, self._env_step = epoch, env_step

@@ -212,7 +212,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         if self._outermost:
             self._show(context.seen)
         rows = self._perturber.attacked_index[1].tolist()
-        attempted = frozenset(self._spec.agents[row] for row in rows)
+        attempted = frozenset(self._spec.agents[row] for row in rows) & clean.keys()
         seen = context.seen[0].cpu()
         shown = dict(clean)
         for agent in attempted:
@@ -288,7 +288,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
 
     def _remember(self, actions: Mapping[str, Any]) -> None:
         spec = self._spec
-        last = np.array(self._no_act().cpu())
+        last = self._no_act().cpu().numpy()
         for agent, action in actions.items():
             i = spec.agents.index(agent)
             if spec.continuous:  # victims act in [-1, 1]

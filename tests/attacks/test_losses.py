@@ -1,0 +1,130 @@
+"""Hand-written loss gradients against autograd, closed forms and saturated logits."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
+from robustmarl.victims import MASKED
+
+
+@pytest.fixture
+def logits():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(12, 5, dtype=torch.float64, generator=generator)
+
+
+@pytest.fixture
+def target(logits):
+    return torch.arange(len(logits)) % logits.shape[-1]
+
+
+def autograd(loss, output):
+    x = output.clone().requires_grad_()
+    return torch.autograd.grad(loss(x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+def test_gradient_is_autograds_up_to_a_positive_factor_per_row(kind, targeted, logits, target):
+    loss = kind(target, targeted=targeted)
+    ours, reference = loss.gradient(logits), autograd(loss, logits)
+
+    factor = (ours * reference).sum(-1) / (reference * reference).sum(-1)
+    assert (factor > 0).all()
+    torch.testing.assert_close(ours, factor[:, None] * reference)
+
+
+def test_cross_entropy_is_torchs(logits, target):
+    ours = CrossEntropy(target)(logits)
+
+    torch.testing.assert_close(ours, F.cross_entropy(logits, target, reduction="none"))
+    torch.testing.assert_close(CrossEntropy(target, targeted=True)(logits), -ours)
+
+
+def test_cross_entropy_gradient_is_softmax_minus_one_hot(logits, target):
+    """The factor is 1 - pi(y), nothing else."""
+    own = F.one_hot(target, 5)
+    left_out = 1.0 - (logits.softmax(-1) * own).sum(-1, keepdim=True)
+
+    ours = CrossEntropy(target).gradient(logits) * left_out
+    torch.testing.assert_close(ours, logits.softmax(-1) - own)
+
+
+def test_saturated_softmax_keeps_loss_and_direction():
+    """A gap of 60 logits: float32 softmax is exactly one-hot, its gradient exactly zero."""
+    logits = torch.tensor([[60.0, 0.0, 0.0]])
+    loss = CrossEntropy(torch.tensor([0]))
+
+    assert (
+        autograd(lambda z: F.cross_entropy(z, torch.tensor([0]))[None], logits).abs().max() < 1e-20
+    )
+    torch.testing.assert_close(loss.gradient(logits), torch.tensor([[-1.0, 0.5, 0.5]]))
+    torch.testing.assert_close(loss(logits).double(), torch.tensor([-60.0]).exp().double() * 2)
+
+
+def test_margin_of_the_worked_example():
+    """Q = (2, 1, -1), then (0, 3, -1), y = 0: margins -1 and +3."""
+    loss = Margin(torch.tensor([0, 0]))
+    output = torch.tensor([[2.0, 1.0, -1.0], [0.0, 3.0, -1.0]])
+
+    assert loss(output).tolist() == [-1.0, 3.0]
+    assert loss.gradient(output).tolist() == [[-1.0, 1.0, 0.0], [-1.0, 1.0, 0.0]]
+
+
+def test_margin_passes_over_unavailable_actions():
+    """Q = (1, 5, 0), available (1, 0, 1): the margin is -1, not +4."""
+    output = torch.tensor([[1.0, MASKED, 0.0]])
+
+    assert Margin(torch.tensor([0]))(output).item() == -1.0
+    assert Margin(torch.tensor([0])).gradient(output).tolist() == [[-1.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+@pytest.mark.parametrize("output", [[[7.0]], [[7.0, MASKED, MASKED]]])
+def test_no_other_available_action_means_zero_gradient(kind, targeted, output):
+    gradient = kind(torch.tensor([0]), targeted=targeted).gradient(torch.tensor(output))
+
+    assert gradient.abs().max() == 0.0
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+def test_an_unavailable_target_means_zero_gradient(kind):
+    gradient = kind(torch.tensor([1]), targeted=True).gradient(torch.tensor([[7.0, MASKED, 1.0]]))
+
+    assert gradient.abs().max() == 0.0
+
+
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+def test_without_target_the_first_outputs_greedy_action_stays_the_target(kind, logits):
+    loss, other = kind(), logits.flip(-1)
+    loss.gradient(logits)
+
+    assert torch.equal(loss(other), kind(logits.argmax(-1))(other))
+
+
+def test_squared_error_gradient(logits):
+    """d/dmu of the mean square towards a is 2 (a - mu) / A when pulled there."""
+    goal = torch.zeros_like(logits)
+
+    torch.testing.assert_close(
+        SquaredError(goal).gradient(logits), autograd(SquaredError(goal), logits)
+    )
+    pulled = SquaredError(goal, targeted=True)
+    torch.testing.assert_close(pulled.gradient(logits), -2.0 * logits / 5)
+    torch.testing.assert_close(pulled(logits), -logits.square().mean(-1))
+
+
+def test_negative_value_asks_the_critic_on_clean_observations(logits):
+    obs = torch.ones(12, 2, dtype=torch.float64)
+    seen = []
+
+    def critic(view, clean, action):
+        seen.append(clean)
+        return (action**3).sum(-1, keepdim=True)
+
+    loss = NegativeValue(critic, None, obs)
+    torch.testing.assert_close(loss.gradient(logits), -3.0 * logits**2)
+    assert seen[0] is obs
+    assert not logits.requires_grad

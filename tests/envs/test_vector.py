@@ -1,0 +1,110 @@
+"""What the vector environment checks, and that environments do not touch each other."""
+
+import numpy as np
+import pytest
+import torch
+from doubles import Scripted
+from gymnasium.spaces import Box, MultiDiscrete
+
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.spec import describe
+
+ACT = torch.zeros(3, 2, dtype=torch.int64)
+
+
+def test_rows_are_independent():
+    many = JointVectorEnv(lambda: Scripted(lengths=(3, 5)), 3)
+    many.begin(np.array([0, 2]), [10, 12])
+    many.advance(ACT, np.array([0, 2]))
+    many.begin(np.array([1]), [11])
+    many.advance(ACT, np.array([1, 2]))
+    for e, (seed, steps) in enumerate([(10, 1), (11, 1), (12, 2)]):
+        one = JointVectorEnv(lambda: Scripted(lengths=(3, 5)), 1)
+        one.begin(np.array([0]), [seed])
+        for _ in range(steps):
+            one.advance(ACT[:1], np.array([0]))
+        for key, value in one.tensors.items():
+            assert torch.equal(value[0], many.tensors[key][e]), key
+
+
+def test_the_arrays_are_the_same_memory_for_ever():
+    env = JointVectorEnv(Scripted, 2)
+    before = {key: value.data_ptr() for key, value in env.tensors.items()}
+    env.begin(np.array([0, 1]), [0, 1])
+    env.advance(ACT[:2], np.array([0, 1]))
+    assert {key: value.data_ptr() for key, value in env.tensors.items()} == before
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("what", "step"), [("obs", 2), ("reward", 1)])
+def test_a_number_that_is_not_finite_names_environment_agent_and_step(what, step, value):
+    bad = {2: (what, 1, step, value)}
+    made = iter(range(3))
+    env = JointVectorEnv(lambda: Scripted(bad=bad.get(next(made))), 3)
+    rows = np.arange(3)
+    env.begin(rows, [0, 1, 2])
+    env.advance(ACT, rows)
+    name = {"obs": "observation", "reward": "reward"}[what]
+    with pytest.raises(ValueError, match=f"{name} must be finite.*environment 2, agent 'a1', st.*2"):
+        env.advance(ACT, rows)
+
+
+def test_a_first_observation_that_is_not_finite_is_refused():
+    env = JointVectorEnv(lambda: Scripted(bad=("obs", 0, 0, np.nan)), 1)
+    with pytest.raises(ValueError, match="environment 0, agent 'a0', step 0"):
+        env.begin(np.array([0]), [0])
+
+
+def test_infinities_that_cancel_are_found():
+    class Both(Scripted):
+        def _row(self, agent):
+            return np.array([np.inf, -np.inf, 0, 0, 0], np.float32)
+
+    with pytest.raises(ValueError, match="observation must be finite"):
+        JointVectorEnv(Both, 1).begin(np.array([0]), [0])
+
+
+def test_large_finite_numbers_are_legal():
+    class Large(Scripted):
+        def _row(self, agent):
+            return np.full(5, 3e38, np.float32)
+
+    env = JointVectorEnv(Large, 1)
+    env.begin(np.array([0]), [0])
+    assert float(env.tensors["obs"][0, 0, 0]) == pytest.approx(3e38)
+
+
+def test_environments_must_be_alike():
+    made = iter([{}, {"n": 3}])
+    with pytest.raises(ValueError, match=r"like the first environment.*agents"):
+        JointVectorEnv(lambda: Scripted(**next(made)), 2)
+
+
+def test_make_env_must_build_a_new_environment_each_time():
+    env = Scripted()
+    with pytest.raises(ValueError, match="builds a new env each time"):
+        JointVectorEnv(lambda: env, 2)
+    with pytest.raises(ValueError, match="builds a new env each time"):
+        JointVectorEnv(lambda: describe(env, horizon=9), 2)
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match=r"make_env must be a function.*lambda: env"):
+        JointVectorEnv(Scripted(), 1)
+    with pytest.raises(ValueError, match=r"num_envs must be an int >= 1, got 0"):
+        JointVectorEnv(Scripted, 0)
+    with pytest.raises(RuntimeError, match="seeds episodes"):
+        JointVectorEnv(Scripted, 1).seed(3)
+
+
+def test_what_tianshou_asks_for():
+    env = JointVectorEnv(lambda: Scripted(action_sizes=(2, 4)), 3)
+    assert len(env) == env.env_num == 3
+    assert env.action_space == MultiDiscrete([2, 4])
+    box = JointVectorEnv(lambda: Scripted(continuous=True), 1).action_space
+    assert box == Box(-1.0, 1.0, (2, 3))
+    env.reset()
+    assert not env.joint[0].env.seeds
+    env.close()
+    env.close()
+    assert all(joint.env.closed for joint in env.joint)
