@@ -22,8 +22,8 @@ from robustmarl.perturbation import LinfBall
 
 # Per task: how it is built, the attack's size in observation units, and steps per training.
 TASKS = {
-    "foraging": (partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3"), 0.5, 80_000),
-    "foraging-8x8": (partial(envs.foraging_from_id, "Foraging-8x8-2p-1f-coop-v3"), 0.5, 300_000),
+    "foraging": (partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3"), 1.0, 100_000),
+    "foraging-8x8": (partial(envs.foraging_from_id, "Foraging-8x8-2p-1f-coop-v3"), 1.0, 400_000),
     "spread": (envs.spread, 0.5, 200_000),
 }
 
@@ -60,6 +60,7 @@ def train(job):
         seed=seed,
         perturb=perturb,
         steps_per_round=500,
+        batch_size=250,
         logdir=folder / f"{team}-{seed}",
         resume=True,
         progress=f"{team} {seed}",

@@ -8,4 +8,4 @@ __all__ = ["IQL"]
 
 
 class IQL(ValueBased):
-    """Independent Q-learning [Tan1993] with shared parameters, on team or own rewards."""
+    """Independent Q-learning [Tan1993]_ with shared parameters, on team or own rewards."""

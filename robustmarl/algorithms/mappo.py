@@ -12,7 +12,7 @@ __all__ = ["MAPPO"]
 
 
 class MAPPO(PPOBased):
-    """Multi-agent PPO [Yu2022]; see :class:`PPOBased`.
+    """Multi-agent PPO [Yu2022]_; see :class:`PPOBased`.
 
     The critic is V(s) for a team reward, V(s, agent id) for the agents' own rewards or a state
     per agent; states are normalised by LayerNorm. ``for_env`` takes ``critic_hidden``.

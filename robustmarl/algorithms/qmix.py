@@ -12,7 +12,7 @@ __all__ = ["QMIX"]
 
 
 class QMIX(ValueBased):
-    """QMIX [Rashid2018] with double-Q targets; see :class:`ValueBased` for the loss.
+    """QMIX [Rashid2018]_ with double-Q targets; see :class:`ValueBased` for the loss.
 
     ``for_env`` also takes ``embed`` (width of the mixing layer, 32), ``hyper_hidden`` (64),
     ``normalize_state`` (True) and ``init_gain`` (0.1) of :class:`~robustmarl.networks.QMIXMixer`.

@@ -12,7 +12,7 @@ __all__ = ["VDN"]
 
 
 class VDN(ValueBased):
-    """VDN [Sunehag2018] with double-Q targets; see :class:`ValueBased` for the loss."""
+    """VDN [Sunehag2018]_ with double-Q targets; see :class:`ValueBased` for the loss."""
 
     @classmethod
     def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:

@@ -144,6 +144,14 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _validate_buffer(self) -> None:
         """Accept any :class:`EpisodeBuffer`: it has no sub-buffer per environment."""
 
+    def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
+        """Take one of the two; steps need be no multiple of E, since episodes are whole."""
+        one = (n_step is None) != (n_episode is None)
+        rule = "given either n_step or n_episode"
+        check(one, "JointCollector.collect", rule, {"n_step": n_step, "n_episode": n_episode})
+        name = "n_episode" if n_step is None else "n_step"
+        check_int(f"JointCollector.collect.{name}", n_episode if n_step is None else n_step, 1)
+
     def reset(
         self,
         reset_buffer: bool = True,
@@ -253,7 +261,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     def _begin(self, rows: NDArray[np.int64]) -> None:
         numbers = range(self.episodes_begun, self.episodes_begun + len(rows))
-        keys = [episode_key(self.seed, number) for number in numbers]
+        seeds = [episode_key(self.seed, number) & 0x7FFFFFFF for number in numbers]
+        keys = [episode_key(seed, 0) for seed in seeds]  # as a wrapper reset with that seed
         self.episodes_begun += len(rows)
         index = torch.as_tensor(rows, device=self.device)
         self._keys[index] = torch.tensor(keys, device=self.device)
@@ -267,7 +276,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             opponent.begin(index)
         self._return[rows] = 0.0
         self._live[rows] = True
-        self.engine.begin(rows, [key & 0x7FFFFFFF for key in keys])
+        self.engine.begin(rows, seeds)
 
     def _tick(self) -> int:
         """Advance all live environments by a step; return the number of steps taken."""

@@ -99,7 +99,7 @@ class PolicyLoss:
 
 
 class PolicyRegularizer(LossMixin):
-    r"""Mixin that minimises :math:`L_{TD} + \kappa L_{reg}`: robust QMIX's PR [Guo2024].
+    r"""Mixin that minimises :math:`L_{TD} + \kappa L_{reg}`: robust QMIX's PR [Guo2024]_.
 
     Acts and learns on clean observations; the perturbed ones are made inside the loss with the
     present network. Write it left of an algorithm.

@@ -21,7 +21,7 @@ class Mixer(Protocol):
 
 
 class VDNMixer(nn.Module):
-    r""":math:`Q_{tot} = \sum_i Q_i` [Sunehag2018]."""
+    r""":math:`Q_{tot} = \sum_i Q_i` [Sunehag2018]_."""
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Return (...,) from ``q`` (..., N); the state is not used."""
@@ -29,7 +29,7 @@ class VDNMixer(nn.Module):
 
 
 class QMIXMixer(nn.Module):
-    r"""The monotone mixing network of QMIX [Rashid2018].
+    r"""The monotone mixing network of QMIX [Rashid2018]_.
 
     .. math:: Q_{tot} = |H_2(s)|^\top \mathrm{elu}(|H_1(s)|^\top q + b_1(s)) + v(s)
 

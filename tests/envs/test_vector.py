@@ -45,7 +45,9 @@ def test_a_number_that_is_not_finite_names_environment_agent_and_step(what, step
     env.begin(rows, [0, 1, 2])
     env.advance(ACT, rows)
     name = {"obs": "observation", "reward": "reward"}[what]
-    with pytest.raises(ValueError, match=f"{name} must be finite.*environment 2, agent 'a1', st.*2"):
+    with pytest.raises(
+        ValueError, match=f"{name} must be finite.*environment 2, agent 'a1', st.*2"
+    ):
         env.advance(ACT, rows)
 
 

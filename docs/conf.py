@@ -1,0 +1,45 @@
+"""Sphinx configuration: MyST pages, executed tutorials, API pages from docstrings."""
+
+import robustmarl
+
+project = "robustmarl"
+author = "The robustmarl developers"
+copyright = author
+version = release = robustmarl.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+]
+exclude_patterns = ["_build", "jupyter_execute"]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "cache"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+
+autodoc_default_options = {"members": True, "imported-members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+suppress_warnings = ["ref.citation"]  # references that no docstring cites
+
+# Names that have no page here: other packages' classes, type variables, aliases by their short
+# names, private bases. Full names of ours must resolve.
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!robustmarl\.).*"),
+    (r"py:.*", r"robustmarl\.(.+\.)?_.*"),
+]
+nitpick_ignore = [("py:class", "robustmarl.training.trainers.RunBar")]  # a base without a page
+
+html_theme = "furo"
+html_title = f"robustmarl {release}"
+html_theme_options = {"navigation_with_keys": True}

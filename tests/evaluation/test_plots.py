@@ -1,0 +1,103 @@
+"""What is drawn, read back from the figure's artists."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.patches import Rectangle
+
+from robustmarl.evaluation import Cell, CrossTable, heatmap, learning_curves
+
+
+@pytest.fixture
+def table():
+    return CrossTable(
+        metric="success",
+        cells={
+            "QMIX": {"none": Cell({0: [1.0]}), "PGD": Cell({0: [0.0]})},
+            "random": {"none": Cell({0: [0.25]})},
+        },
+        baselines=["random"],
+    )
+
+
+def test_heatmap_shows_every_cell_and_leaves_missing_ones_blank(table):
+    axes = heatmap(table).axes[0]
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == ["1.00", "[1.00, 1.00]", "0.00", "[0.00, 0.00]", "0.25", "[0.25, 0.25]", "-"]
+    assert len([p for p in axes.patches if isinstance(p, Rectangle)]) == 3
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["none", "PGD"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["QMIX", "random"]
+
+
+def test_heatmap_separates_baselines(table):
+    both = heatmap(table).axes[0]
+    assert len(both.lines) == 1
+    assert [t.get_style() for t in both.get_yticklabels()] == ["normal", "italic"]
+    table.baselines = ()
+    assert len(heatmap(table).axes[0].lines) == 0
+
+
+def test_heatmap_of_shares_uses_the_unit_scale(table):
+    bar = heatmap(table).axes[1]
+    assert bar.get_ylim() == (0.0, 1.0)
+
+
+def test_heatmap_of_equal_returns(tmp_path):
+    one = CrossTable(cells={"a": {"x": Cell({0: [-7.0]}), "y": Cell({0: [-7.0]})}})
+    one.plot(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_curves_draw_mean_seeds_and_band():
+    x = np.arange(4)
+    seeds = [(x, np.zeros(4)), (x, np.full(4, 2.0))]
+    axes = learning_curves({"QMIX": seeds, "VDN": seeds[:1]}).axes[0]
+    drawn = [line.get_ydata().tolist() for line in axes.lines]
+    assert drawn == [[0.0] * 4, [2.0] * 4, [1.0] * 4, [0.0] * 4]
+    (band,) = axes.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.0, 2.0)
+    labels = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert labels == ["QMIX (2 seeds)", "VDN (1 seed)"]
+
+
+def test_curves_meet_on_a_common_range():
+    seeds = [([0, 10, 20], [0.0, 1.0, 2.0]), ([5, 15], [1.5, 2.5])]
+    axes = learning_curves({"a": seeds}).axes[0]
+    mean = axes.lines[-1]
+    assert mean.get_xdata().tolist() == [10.0]
+    assert mean.get_ydata().tolist() == [1.5]
+
+
+def test_many_curves_are_told_apart():
+    curves = {str(i): [([0, 1], [i, i])] for i in range(10)}
+    lines = learning_curves(curves).axes[0].lines
+    assert len({(to_hex(line.get_color()), line.get_linestyle()) for line in lines}) == 10
+
+
+@pytest.mark.parametrize(
+    ("curves", "text"),
+    [
+        ({}, r"learning_curves\.curves must be non-empty"),
+        ({"a": []}, r"curves\['a'\] must be one pair of arrays per seed"),
+        ({"a": [([0, 1], [0.0])]}, r"must be pairs of arrays \(P,\)"),
+        ({"a": [([1, 1], [0, 0])]}, "must be given x that increases"),
+        ({"a": [([0, 1], [0, 0]), ([2, 3], [0, 0])]}, "a range of x in common"),
+    ],
+)
+def test_curves_refuse(curves, text):
+    with pytest.raises(ValueError, match=text):
+        learning_curves(curves)
+
+
+def test_plotting_touches_no_global_state():
+    code = (
+        "import sys; import robustmarl.evaluation as e;"
+        "e.learning_curves({'a': [([0, 1], [0, 1])]});"
+        "e.CrossTable(cells={'a': {'b': e.Cell({0: [1.0]})}}).plot();"
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

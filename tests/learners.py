@@ -1,0 +1,184 @@
+"""What tests of learners share: a small game with everything in it, and episodes by hand."""
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+from pettingzoo import ParallelEnv
+from tianshou.algorithm.optim import TorchOptimizerFactory
+from tianshou.data import Batch
+from tianshou.utils.torch_utils import policy_within_training_step
+
+from robustmarl.algorithms import IPPO, IQL, MAPPO, QMIX, VDN
+from robustmarl.data import EpisodeBuffer, JointCollector
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.spec import spec_of
+
+TEAMS = (VDN, QMIX, IQL, IPPO, MAPPO)
+VALUE_BASED = (VDN, QMIX, IQL)
+PPO = (IPPO, MAPPO)
+
+
+class Arena(ParallelEnv):
+    """Three agents with masks, own rewards and deaths; some episodes end early.
+
+    Agent i earns its action's number if that is its step's number modulo 4; agent 2 dies after
+    step 3; an action that is not in the mask raises.
+    """
+
+    render_mode = None
+
+    def __init__(self, *, continuous=False, deaths=True, horizon=6):
+        self.metadata = {"name": "arena", "team_reward": "sum", "horizon": horizon}
+        self.possible_agents = [f"unit_{i}" for i in range(3)]
+        self.agents = []
+        self.continuous, self.deaths, self.horizon = continuous, deaths, horizon
+        self.state_space = Box(-9.0, 9.0, (5,), np.float32)
+
+    def observation_space(self, agent):
+        box = Box(-9.0, 9.0, (3,), np.float32)
+        if self.continuous:
+            return box
+        return Dict({"observation": box, "action_mask": Box(0, 1, (4,), np.int8)})
+
+    def action_space(self, agent):
+        return Box(-2.0, 2.0, (2,), np.float32) if self.continuous else Discrete(4)
+
+    def state(self):
+        return self._state
+
+    def reset(self, seed=None, options=None):
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        self.agents = list(self.possible_agents)
+        self.steps = 0
+        return self._look(), {agent: {} for agent in self.agents}
+
+    def step(self, actions):
+        rewards = {}
+        for agent in self.agents:
+            if self.continuous:
+                rewards[agent] = float(-np.square(actions[agent]).sum())
+            else:
+                if not self.masks[agent][actions[agent]]:
+                    raise ValueError(f"{agent} played {actions[agent]} of {self.masks[agent]}")
+                rewards[agent] = float(actions[agent] == self.steps % 4) * (1 + self.steps % 4)
+        self.steps += 1
+        acted = self.agents
+        over = bool(self._rng.random() < 0.12)
+        late = self.steps >= self.horizon
+        dead = {a: over or (self.deaths and a == "unit_2" and self.steps > 3) for a in acted}
+        self.agents = [] if over or late else [a for a in acted if not dead[a]]
+        obs = {a: o for a, o in self._look().items() if a in acted}
+        return obs, rewards, dead, dict.fromkeys(acted, late), {a: {} for a in acted}
+
+    def _look(self):
+        self._state = self._rng.normal(size=5).astype(np.float32).clip(-9, 9)
+        drawn = self._rng.normal(size=(3, 3)).astype(np.float32).clip(-9, 9)
+        drawn[:, 0] = self.steps % 4
+        if self.continuous:
+            return dict(zip(self.possible_agents, drawn, strict=True))
+        masks = self._rng.random((3, 4)) < 0.7
+        masks[:, 1] = True
+        self.masks = dict(zip(self.possible_agents, masks.astype(np.int8), strict=True))
+        return {
+            agent: {"observation": drawn[i], "action_mask": self.masks[agent]}
+            for i, agent in enumerate(self.possible_agents)
+        }
+
+
+def arena_spec(**settings):
+    return spec_of(Arena(**settings))
+
+
+def sgd(lr=0.1):
+    return TorchOptimizerFactory(torch.optim.SGD, lr=lr)
+
+
+def collected(algorithm, episodes=6, *, make_env=Arena, num_envs=3, seed=0, perturb=()):
+    """Return a buffer with episodes that ``algorithm`` played."""
+    buffer = EpisodeBuffer(algorithm.spec, episodes, seed=seed)
+    collector = JointCollector(
+        algorithm, JointVectorEnv(make_env, num_envs), buffer, seed=seed, perturb=perturb
+    )
+    with policy_within_training_step(algorithm.policy):
+        collector.collect(n_episode=episodes)
+    collector.close()
+    return buffer
+
+
+def update(algorithm, buffer, *, sample_size=None, batch_size=None, repeat=1):
+    """Return the statistics of one update."""
+    with policy_within_training_step(algorithm.policy):
+        if hasattr(algorithm, "target_update"):
+            return algorithm.update(buffer=buffer, sample_size=sample_size)
+        return algorithm.update(buffer=buffer, batch_size=batch_size, repeat=repeat)
+
+
+def train(algorithm, updates, *, make_env=Arena, episodes=4):
+    """Return ``algorithm`` after some rounds of collecting and updating."""
+    buffer = EpisodeBuffer(algorithm.spec, 2 * episodes)
+    collector = JointCollector(algorithm, JointVectorEnv(make_env, 2), buffer)
+    for _ in range(updates):
+        with policy_within_training_step(algorithm.policy):
+            collector.collect(n_episode=episodes)
+        update(algorithm, buffer, sample_size=episodes)
+        if not hasattr(algorithm, "target_update"):
+            buffer.reset()
+    collector.close()
+    return algorithm
+
+
+def weights(algorithm):
+    """Return copies of all parameters of the network, mixer and critic by name."""
+    return {name: p.detach().clone() for name, p in algorithm.named_parameters()}
+
+
+def same_weights(one, other):
+    one, other = weights(one), weights(other)
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def copy_batch(batch):
+    """Return a deep copy of a batch of episodes."""
+    twin, obs = Batch(), Batch()
+    obs.__dict__.update({k: v.clone() for k, v in batch.obs.__dict__.items()})
+    rest = {k: v.clone() for k, v in batch.__dict__.items() if k != "obs"}
+    twin.__dict__.update(rest, obs=obs)
+    return twin
+
+
+class Recorded:
+    """A buffer that always gives one batch."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def sample(self, batch_size):
+        return self.batch, np.arange(len(self.batch.valid))
+
+
+class NoAttack:
+    """An observation attack that must never be called."""
+
+    def __init__(self, ball):
+        self.ball = ball
+
+    def at(self, epsilon):
+        return type(self)(self.ball.at(epsilon))
+
+    def __call__(self, view, obs, draws=None):
+        raise AssertionError("the attack was called")
+
+
+class Shift:
+    """An observation attack that adds a constant, and keeps what it was shown."""
+
+    def __init__(self, ball):
+        self.ball, self.calls = ball, []
+
+    def at(self, epsilon):
+        return type(self)(self.ball.at(epsilon))
+
+    def __call__(self, view, obs, draws=None):
+        self.calls.append((view, obs.clone()))
+        return self.ball.project(obs + self.ball.radius(obs), obs)

@@ -1,0 +1,81 @@
+"""The package as a whole: cheap import, documented names, one version, no output."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import robustmarl
+
+PACKAGE = Path(robustmarl.__file__).parent
+PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging")
+MODULES = sorted(
+    name
+    for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "robustmarl.")
+    if not any(part.startswith("_") for part in name.split("."))
+)
+
+
+def test_import_is_cheap():
+    code = f"import sys, robustmarl; print([m for m in {HEAVY} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_environment_packages_are_imported_on_use_only():
+    """Core installs lack them; importing the constructors must not need them."""
+    code = (
+        "import sys, robustmarl.envs;"
+        "print([m for m in ('mpe2', 'lbforaging', 'supersuit', 'pygame') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_lazy_subpackages_are_listed_and_exist():
+    assert set(robustmarl.__all__) <= set(dir(robustmarl))
+    for name in robustmarl.__all__:
+        assert getattr(robustmarl, name).__name__ == f"robustmarl.{name}"
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'atacks'"):
+        robustmarl.atacks  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_exist_and_are_documented(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    public = getattr(module, "__all__", None)
+    assert public is not None, f"{name} has no __all__"
+    assert len(set(public)) == len(public)
+    missing = [n for n in public if not hasattr(module, n)]
+    assert missing == []
+    objects = {n: getattr(module, n) for n in public}
+    documented = (type, type(inspect.getdoc))
+    bare = [n for n, o in objects.items() if isinstance(o, documented) and not inspect.getdoc(o)]
+    assert bare == [], f"{name}: no docstring"
+
+
+def test_version():
+    project = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]
+    assert robustmarl.__version__ == project["version"]
+
+
+def test_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.name))
+def test_never_prints(path):
+    calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
+    prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
+    assert prints == [], f"{path} prints"

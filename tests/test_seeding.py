@@ -1,0 +1,69 @@
+"""Counter-based draws: moments, independence, and no dependence on batching."""
+
+import pytest
+import torch
+
+from robustmarl._seeding import Draws, episode_key, mix, stream_id
+
+
+def test_uniform_is_uniform():
+    x = Draws(torch.arange(2000)).uniform(200)
+
+    assert x.min() >= 0.0
+    assert x.max() < 1.0
+    assert x.mean().item() == pytest.approx(0.5, abs=2e-3)
+    assert x.var().item() == pytest.approx(1 / 12, rel=0.01)
+    counts = torch.histc(x, bins=64, min=0.0, max=1.0)
+    assert (counts / 6250 - 1.0).abs().max() < 0.06
+    assert torch.corrcoef(x[:, :50].T).fill_diagonal_(0).abs().max() < 0.12
+    assert torch.corrcoef(x[:50]).fill_diagonal_(0).abs().max() < 0.35
+
+
+def test_normal_is_normal():
+    x = Draws(torch.arange(2000)).normal(200)
+
+    assert x.mean().item() == pytest.approx(0.0, abs=5e-3)
+    assert x.std().item() == pytest.approx(1.0, abs=5e-3)
+    assert (x.abs() > 1.96).float().mean().item() == pytest.approx(0.05, abs=2e-3)
+    assert torch.isfinite(x).all()
+
+
+def test_rows_depend_on_their_own_key_only():
+    keys = torch.tensor([5, 6, 7, -8])
+    whole, part = Draws(keys), Draws(keys[2:])
+
+    assert torch.equal(whole.uniform(3)[2:], part.uniform(3))
+    assert torch.equal(whole.normal(4)[2:], part.normal(4))
+    assert torch.equal(whole.split(2).keys[4:], part.split(2).keys)
+
+
+def test_calls_steps_streams_and_parts_differ():
+    def draws():
+        return Draws(torch.tensor([1, 2]))
+
+    base = draws()
+    samples = [base.uniform(8), base.uniform(8)]
+    for step, stream in ((0, 1), (1, 1), (0, 2)):
+        samples.append(draws().at(torch.tensor([step, step]), stream).uniform(8))
+    samples += list(draws().split(3).uniform(8).view(2, 3, 8).unbind(1))
+    values = torch.stack(samples)
+    assert values.unique().numel() == values.numel()
+    assert torch.equal(draws().uniform(8), samples[0])
+
+
+def test_keys_of_episodes_do_not_collide():
+    keys = {episode_key(seed, episode) for seed in range(100) for episode in range(100)}
+
+    assert len(keys) == 10_000
+    assert all(-(2**63) <= key < 2**63 for key in keys)
+    assert mix(1, 2) != mix(2, 1)
+    assert stream_id("obs/0") != stream_id("obs/1")
+
+
+def test_fresh_follows_torchs_generator():
+    def fresh():
+        torch.manual_seed(0)
+        return Draws.fresh(3, torch.device("cpu")).keys
+
+    assert torch.equal(fresh(), fresh())
+    assert len(fresh().unique()) == 3
