@@ -21,6 +21,13 @@ from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.perturbation import LinfBall
 
 
+def upstream_spread():
+    """Return mpe2's own environment, behind its conversion from turns to parallel."""
+    from mpe2 import simple_spread_v3
+
+    return envs.describe(simple_spread_v3.parallel_env(), team_reward="sum", horizon=25)
+
+
 def raw_spread():
     """Return a function that plays mpe2's own environment for 20 episodes."""
     from mpe2 import simple_spread_v3
@@ -232,13 +239,18 @@ def main():
     for num_envs, goal in ((10, 2.0), (64, 1.35)):
         rates = alternate(
             {
-                "clean": rollouts(algorithm, envs.spread, num_envs, None),
-                "pgd": rollouts(algorithm, envs.spread, num_envs, pgd),
+                "mpe2 clean": rollouts(algorithm, upstream_spread, num_envs, None),
+                "mpe2 pgd": rollouts(algorithm, upstream_spread, num_envs, pgd),
+                "ours clean": rollouts(algorithm, envs.spread, num_envs, None),
+                "ours pgd": rollouts(algorithm, envs.spread, num_envs, pgd),
             },
             args.repeats,
         )
-        slower = rates["clean"] / rates["pgd"]
-        rows.append((f"spread: clean / PGD-10 rollouts, {num_envs} envs", slower, f"<= {goal}"))
+        for whose, target in (("mpe2", f"<= {goal}"), ("ours", "")):
+            name = f"spread ({whose}): clean / PGD-10 rollouts, {num_envs} envs"
+            rows.append((name, rates[f"{whose} clean"] / rates[f"{whose} pgd"], target))
+            rate = rates[f"{whose} pgd"]
+            rows.append((f"spread ({whose}): steps per CPU-second, PGD-10", rate, ""))
     rates = alternate(collection(foraging, 16), args.repeats)
     over = rates["bare"] / rates["collect"] - 1.0
     rows.append(("foraging, 16 envs: collecting over env + policy", over, "<= 0.25"))

@@ -12,7 +12,7 @@ __all__ = ["IPPO"]
 
 
 class IPPO(PPOBased):
-    """Independent PPO [DeWitt2020] with shared parameters; see :class:`PPOBased`.
+    """Independent PPO [DeWitt2020]_ with shared parameters; see :class:`PPOBased`.
 
     The critic is V(o, agent id) on ``obs.seen``; ``for_env`` takes ``critic_hidden``.
     """

@@ -2,7 +2,12 @@
 
 from robustmarl.data.buffer import EpisodeBuffer
 from robustmarl.data.collector import JointCollector, TeamCollectStats
-from robustmarl.data.controllers import Controller, RandomController, ScriptedController
+from robustmarl.data.controllers import (
+    Controller,
+    RandomController,
+    ScriptedController,
+    SlowCopy,
+)
 
 __all__ = [
     "Controller",
@@ -10,5 +15,6 @@ __all__ = [
     "JointCollector",
     "RandomController",
     "ScriptedController",
+    "SlowCopy",
     "TeamCollectStats",
 ]

@@ -512,7 +512,8 @@ def _whole(values: Tensor) -> Tensor:
 
 
 def _controller(policy: Any) -> Controller:
-    policy = getattr(policy, "policy", policy)
+    if not hasattr(policy, "infer"):
+        policy = getattr(policy, "policy", policy)
     missing = [n for n in ("infer", "select", "victim", "check_spec") if not hasattr(policy, n)]
     if missing:
         raise TypeError(

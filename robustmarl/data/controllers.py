@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import replace
+from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from robustmarl._checks import check_number
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import StepContext
 from robustmarl.spec import TeamSpec
 from robustmarl.victims import MASKED, Victim
 
-__all__ = ["Controller", "RandomController", "ScriptedController", "categorical"]
+__all__ = ["Controller", "RandomController", "ScriptedController", "SlowCopy", "categorical"]
 
 
 class Controller(Protocol):
@@ -40,6 +43,67 @@ class Controller(Protocol):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless it can play this team."""
+
+
+class SlowCopy(nn.Module):
+    r"""A copy of a learner's policy that follows it slowly: the opponent of self-play.
+
+    .. math:: \bar\theta \leftarrow (1 - \tau)\,\bar\theta + \tau\,\theta
+
+    ``training.run`` lets it follow once per round and keeps it in the checkpoint. With
+    ``tau=0`` it is a frozen opponent.
+
+    Args:
+        learner: an algorithm or policy whose team has the same spaces as the one it plays.
+        tau: share of the learner's weights taken over per round, in [0, 1].
+    """
+
+    def __init__(self, learner: Any, tau: float = 0.01) -> None:
+        super().__init__()
+        self.tau = check_number("SlowCopy.tau", tau, 0.0, 1.0)
+        self._learner = [getattr(learner, "policy", learner)]  # a list: not a submodule
+        self.policy = copy.deepcopy(self._learner[0]).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move towards the learner by one round; counters and other buffers are copied."""
+        learner = self._learner[0]
+        for own, new in zip(self.policy.parameters(), learner.parameters(), strict=True):
+            own.lerp_(new, self.tau)
+        for own, new in zip(self.policy.buffers(), learner.buffers(), strict=True):
+            own.copy_(new)
+
+    @property
+    def hidden_size(self) -> int:
+        """H, 0 without memory."""
+        return int(self.policy.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the copy computes."""
+        return cast(torch.device, self.policy.device)
+
+    def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
+        """Return the copy's outputs."""
+        return cast("tuple[Tensor, Tensor | None]", self.policy.infer(context))
+
+    def select(
+        self, output: Tensor, mask: Tensor, draws: Draws, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the copy's actions."""
+        chosen = self.policy.select(output, mask, draws, training)
+        return cast("tuple[Tensor, Tensor | None]", chosen)
+
+    def victim(self) -> Victim | None:
+        """Return the copy's view."""
+        return cast(Victim, self.policy.victim())
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless sizes are the learner's; names may differ."""
+        own = self.policy.spec
+        renamed = replace(spec, agents=own.agents, teams=own.teams)
+        if difference := own.describe_difference(renamed):
+            raise ValueError(f"SlowCopy.learner must have this team's spaces, got {difference}.")
 
 
 def categorical(logits: Tensor, draws: Draws) -> Tensor:

@@ -27,7 +27,8 @@ def action_loss(
     .. math:: \max_{\hat o \in B_\epsilon(o)} -\log \pi(z \mid \hat o)
 
     where z is the greedy available action on the clean observation: RoMFAC, Eq. (10)
-    [Zhou2022]_. The ``attack`` finds the maximum; gradients flow through :math:`\pi(\cdot \mid \hat o)` only.
+    [Zhou2022]_. The ``attack`` finds the maximum; gradients flow through
+    :math:`\pi(\cdot \mid \hat o)` only.
     """
     view = rows.view(victim)
     with torch.no_grad():

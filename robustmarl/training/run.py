@@ -21,7 +21,7 @@ from robustmarl._checks import check, check_int, check_number
 from robustmarl._seeding import mix, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.attacks.perturbers import Perturber
-from robustmarl.data import Controller, EpisodeBuffer, JointCollector
+from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.spec import TeamSpec
 from robustmarl.training.adversarial import AdversarialTraining
@@ -220,10 +220,12 @@ def run(
                 **common, batch_size=batch_size, update_step_num_repetitions=epochs
             ),
         )
+    slow = {n: c for n, c in (opponents or {}).items() if isinstance(c, SlowCopy)}
+    trainer.followers = list(slow.values())
     trainer.reset(reset_collectors=False)
     history = History()
     if saved is not None:
-        _restore(saved, spec, algorithm, buffer, collector, trainer)
+        _restore(saved, spec, algorithm, buffer, collector, trainer, slow)
         history = History(**saved["history"])
         history.resumed = True
     bar = tqdm.tqdm(
@@ -248,7 +250,7 @@ def run(
             history.episodes = trainer.counters()["episodes"]
             _record(history, watch, testers, done, test_episodes, logger)
             if path is not None:
-                _save(path, spec, algorithm, buffer, collector, trainer, history)
+                _save(path, spec, algorithm, buffer, collector, trainer, slow, history)
     finally:
         bar.close()
         env.close()
@@ -323,6 +325,7 @@ def _save(
     buffer: EpisodeBuffer,
     collector: JointCollector,
     trainer: Any,
+    slow: dict[str, SlowCopy],
     history: History,
 ) -> None:
     save_checkpoint(
@@ -335,6 +338,7 @@ def _save(
             "buffer": buffer.state_dict(),
             "collector": collector.state_dict(),
             "trainer": trainer.counters(),
+            "opponents": {name: copy.state_dict() for name, copy in slow.items()},
             "history": history.__dict__ | {},
             "torch_rng": torch.get_rng_state(),
         },
@@ -351,6 +355,7 @@ def _restore(
     buffer: EpisodeBuffer,
     collector: JointCollector,
     trainer: Any,
+    slow: dict[str, SlowCopy],
 ) -> None:
     name = type(algorithm).__name__
     check(saved["class"] == name, "run.algorithm", f"a {saved['class']} to resume this run", name)
@@ -367,6 +372,8 @@ def _restore(
     buffer.load_state_dict(saved["buffer"])
     collector.load_state_dict(saved["collector"])
     trainer.restore(**saved["trainer"])
+    for opponent, state in saved["opponents"].items():
+        slow[opponent].load_state_dict(state)
     torch.set_rng_state(saved["torch_rng"].cpu())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,6 +16,8 @@ from tianshou.trainer import (
     Trainer,
 )
 
+from robustmarl.data import SlowCopy
+
 __all__ = [
     "EpisodeOffPolicyParams",
     "EpisodeOffPolicyTrainer",
@@ -28,6 +30,7 @@ class RunBar(Trainer):  # type: ignore[type-arg]
     """Shows all epochs in one bar of environment steps, and keeps what was collected."""
 
     bar: Any = None
+    followers: Sequence[SlowCopy] = ()
 
     @property
     def _pbar(self) -> Callable[..., Any]:
@@ -38,6 +41,12 @@ class RunBar(Trainer):  # type: ignore[type-arg]
             return nullcontext(self.bar)
 
         return epoch
+
+    def _training_step(self) -> Any:
+        result = super()._training_step()  # type: ignore[safe-super]
+        for copy in self.followers:
+            copy.follow()
+        return result
 
     def _create_epoch_pbar_data_dict(self, training_step_result: Any) -> dict[str, str]:
         """Show the return of the round's episodes and how long they were."""
