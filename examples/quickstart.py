@@ -1,7 +1,7 @@
-"""Train a team, attack it, defend it, compare: five to six minutes on two cores.
+"""Train a team, attack it, defend it, compare: about two minutes on two cores.
 
     python examples/quickstart.py                 # one training seed
-    python examples/quickstart.py --seeds 0 1 2   # what the README reports
+    python examples/quickstart.py --seeds 0 1 2   # what the README reports, five minutes
     python examples/quickstart.py --smoke         # seconds, to see that everything runs
 
 Trains a clean team and a defended team side by side, attacks both with noise, FGSM and PGD of

@@ -60,7 +60,9 @@ class ObsAdversaryPPO(nn.Module):
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
-        self.max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0)
+        self.max_grad_norm = check_number(
+            f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True
+        )
         learned = nn.ModuleList([adversary, critic])
         self.optim, _ = (optim or adam(3e-4)).create_instances(learned)
 

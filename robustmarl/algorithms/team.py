@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,7 +20,7 @@ from robustmarl.spec import TeamSpec, spec_of
 from robustmarl.typing import Env
 from robustmarl.victims import NetworkVictim, VictimRows
 
-__all__ = ["TeamAlgorithm", "TeamTrainingStats", "adam", "team_rows"]
+__all__ = ["TeamAlgorithm", "TeamTrainingStats", "adam", "own_state_dict", "team_rows"]
 
 
 @dataclass(kw_only=True)
@@ -35,6 +36,19 @@ class TeamTrainingStats(TrainingStats):
 def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
     """Return Adam with fused kernels: for small networks the loop over tensors is the cost."""
     return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
+
+
+def own_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that Tianshou may take the optimizers from.
+
+    Their state is copied, too: torch's optimizers keep the very tensors they are given, and
+    would go on to change them.
+    """
+    key = Algorithm._STATE_DICT_KEY_OPTIMIZERS
+    own = dict(state_dict)
+    if key in own:
+        own[key] = copy.deepcopy(own[key])
+    return own
 
 
 class TeamAlgorithm(Algorithm[Any, Any]):
@@ -110,7 +124,8 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load weights and optimizers; the caller's dictionary is left as it is."""
-        return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)
+        own = own_state_dict(state_dict)
+        return super().load_state_dict(own, strict=strict, assign=assign)
 
 
 NETWORK_SETTINGS = (

@@ -58,6 +58,10 @@ def crossplay(
     check(len(victims) > 0, "crossplay.victims", "non-empty", victims)
     check(len(attacks) > 0, "crossplay.attacks", "non-empty", attacks)
     check_int("crossplay.episodes", episodes, 1)
+    if baselines:
+        taken = sorted({"random", "untrained"}.intersection(victims))
+        remedy = "Rename it, or pass baselines=False."
+        check(not taken, "crossplay.victims", "named unlike the baselines", taken, remedy)
     teams = {name: _by_seed(name, given) for name, given in victims.items()}
     first = next(iter(teams.values()))
     spec = next(iter(first.values())).spec
@@ -65,7 +69,7 @@ def crossplay(
     name = metric or (spec.metrics[0] if spec.metrics else "return")
     check(name in known, "crossplay.metric", f"one of {list(known)}", metric)
 
-    def play(team: Any, attack: Attack) -> Rollouts:
+    def play(team: Any, attack: Attack, seed: int = seed) -> Rollouts:
         return rollout(
             team, make_env, episodes=episodes, perturb=attack, num_envs=num_envs, seed=seed
         )
@@ -74,9 +78,10 @@ def crossplay(
     flagged: list[str] = []
     if baselines:
         device = next(iter(first.values())).device
-        random = play(RandomController(spec, device), None).figure(name)
+        team = RandomController(spec, device)
+        scores = {s: play(team, None, seed + i).figure(name) for i, s in enumerate(first)}
         # It does not look at observations, so no attack on them changes what it does.
-        cells["random"] = {attack: Cell({0: random}) for attack in attacks}
+        cells["random"] = {attack: Cell(scores) for attack in attacks}
         flagged.append("random")
         if all(hasattr(team, "untrained") for team in first.values()):
             fresh = {s: team.untrained(seed=s) for s, team in first.items()}

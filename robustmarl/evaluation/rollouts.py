@@ -24,7 +24,7 @@ __all__ = ["Rollouts", "rollout"]
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Figures of played episodes.
+    """Figures of played episodes, in the order in which they began.
 
     Attributes:
         returns: team return per episode, (episodes,).

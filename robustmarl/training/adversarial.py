@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.algorithms import ObsAdversaryPPO, TeamAlgorithm, TeamTrainingStats
+from robustmarl.algorithms.team import own_state_dict
 from robustmarl.attacks.learned import LearnedObsPerturber
 from robustmarl.attacks.perturbers import Perturber
 
@@ -139,4 +140,5 @@ class AdversarialTraining(Algorithm[Any, Any]):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load all weights and optimizers; the caller's dictionary is left as it is."""
-        return super().load_state_dict(dict(state_dict), strict=strict, assign=assign)
+        own = own_state_dict(state_dict)
+        return super().load_state_dict(own, strict=strict, assign=assign)

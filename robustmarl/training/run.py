@@ -58,11 +58,15 @@ class History:
     resumed: bool = False
 
     def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return (environment steps, values) of a figure of ``train`` or ``tests``."""
+        """Return (environment steps, values) of a figure of ``train`` or ``tests``.
+
+        Intervals in which no episode ended, such as the start, are left out.
+        """
         known = [*self.train, *self.tests]
         check(name in known, "History.curve.name", f"one of {known}", name)
-        values = self.train.get(name) or self.tests[name]
-        return np.asarray(self.env_steps), np.asarray(values)
+        values = np.asarray(self.train.get(name) or self.tests[name])
+        known_at = np.isfinite(values)
+        return np.asarray(self.env_steps)[known_at], values[known_at]
 
 
 def run(
@@ -135,13 +139,18 @@ def run(
     check_int("run.test_episodes", test_episodes, 1)
     check_int("run.learning_starts", learning_starts, 1)
     check_number("run.updates_per_episode", updates_per_episode, 0.0, open_low=True)
-    rounds = check_int("run.episodes_per_round", episodes_per_round or num_envs, 1)
+    check_int("run.num_envs", num_envs, 1)
+    if batch_size is not None:
+        check_int("run.batch_size", batch_size, 1)
+    rounds = num_envs if episodes_per_round is None else episodes_per_round
+    check_int("run.episodes_per_round", rounds, 1)
     by_steps = steps_per_round is not None
     if steps_per_round is not None:
         check_int("run.steps_per_round", steps_per_round, 1)
         alone = episodes_per_round is None
         check(alone, "run.steps_per_round", "given without episodes_per_round", steps_per_round)
-    interval = check_int("run.interval", interval or max(1, math.ceil(env_steps / 20)), 1)
+    interval = math.ceil(env_steps / 20) if interval is None else interval
+    check_int("run.interval", interval, 1)
     learner = algorithm.team if isinstance(algorithm, AdversarialTraining) else algorithm
     off_policy = isinstance(learner, OffPolicyAlgorithm)
     if not hasattr(learner, "spec") or not isinstance(
@@ -192,7 +201,11 @@ def run(
     logger: BaseLogger = LazyLogger()
     if logdir is not None:
         Path(logdir).mkdir(parents=True, exist_ok=True)
-        logger = TensorboardLogger(SummaryWriter(str(logdir)))
+        logger = TensorboardLogger(
+            SummaryWriter(str(logdir)),
+            training_interval=min(interval, 1000),
+            update_interval=1,  # counts rounds, not updates
+        )
     common: dict[str, Any] = {
         "training_collector": collector,
         "collection_step_num_env_steps": steps_per_round,
@@ -289,7 +302,6 @@ def _mean(parts: list[Any]) -> float:
 
 def _engine(make_env: Any, num_envs: int) -> Any:
     """Return a vector environment; an engine that ``make_env`` builds is used as it is."""
-    check_int("run.num_envs", num_envs, 1)
     batched = getattr(make_env, "make_engine", None)
     return batched(num_envs) if batched is not None else JointVectorEnv(make_env, num_envs)
 

@@ -48,6 +48,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         agents: names of the attacked agents, None for all; stack a wrapper per policy if several.
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, in [0, 1].
+        episodes: share of the episodes in which it attacks at all, in [0, 1].
 
     Raises:
         ValueError: for unknown agents, numbers out of range, a ball that does not fit the
@@ -70,6 +71,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         agents: Collection[str] | None = None,
         every: int = 1,
         probability: float = 1.0,
+        episodes: float = 1.0,
     ) -> None:
         name = type(self).__name__
         super().__init__(env)
@@ -79,6 +81,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
             agents=agents,
             every=every,
             probability=probability,
+            episodes=episodes,
         )
         self._spec = spec_of(describe(env, team_reward="sum", horizon=1))  # of sizes only
         names = self._spec.agents if agents is None else agents

@@ -413,10 +413,8 @@ def test_perturbers_that_do_not_fit_are_refused():
     team = qmix(Scripted())
     with pytest.raises(ValueError, match=r"ObsPerturber\.agents must be among .*got \['zz'\]"):
         play(team, Scripted, 1, perturb=[ObsPerturber(NOISE, agents=["zz"])])
-    with pytest.raises(
-        ValueError, match=r"ObsPerturber\.victim must be on cpu, got 'meta'.*\.to\("
-    ):
-        far = FunctionVictim(lambda obs: obs, device="meta")
+    far = FunctionVictim(lambda obs: obs, device="meta")
+    with pytest.raises(ValueError, match=r"ObsPerturber\.victim must be on cpu, got 'meta'.*\.to"):
         play(team, Scripted, 1, perturb=[ObsPerturber(ATTACK, victim=far)])
     with pytest.raises(ValueError, match=r"PGD\.ball\.epsilon must be one number or 5 numbers"):
         play(team, Scripted, 1, perturb=[PGD(ball=LinfBall(epsilon=(0.1, 0.2)))])

@@ -1,0 +1,249 @@
+"""The contract of learners of teams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
+from tianshou.data import Batch
+from tianshou.utils.torch_utils import policy_within_training_step
+from torch import Tensor, nn
+
+from robustmarl._checks import check_int
+from robustmarl.algorithms import TeamAlgorithm
+from robustmarl.attacks.base import StepContext
+from robustmarl.data import EpisodeBuffer, JointCollector
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.testing._error import ContractError
+from robustmarl.typing import Env
+from robustmarl.victims import MASKED
+
+__all__ = ["check_algorithm"]
+
+
+def check_algorithm(
+    make_algorithm: Callable[[Env], Any],
+    make_env: Callable[[], Env],
+    *,
+    env_steps: int = 100,
+    num_envs: int = 2,
+    seed: int = 0,
+) -> None:
+    """Check a learner against everything that training, attacks and checkpoints rely on.
+
+    It trains for a few steps on whole episodes: weights change and stay finite; made and
+    trained twice it ends with the same bits; a copy loaded from its ``state_dict`` acts and
+    learns on as the original does, and the dictionary is left as it was; an update leaves
+    torch's global generator and the sampled batch alone; the victim that attacks query gives
+    what the policy acts on.
+
+    Args:
+        make_algorithm: builds the learner for an environment, with the same weights each time,
+            e.g. ``QMIX.for_env`` or ``lambda env: QMIX.for_env(env, recurrent=True)``.
+        make_env: builds one environment, with one team.
+        env_steps: train for at least so many steps, >= 1.
+        num_envs: environments side by side, >= 1.
+        seed: of the episodes, >= 0.
+
+    Raises:
+        ContractError: naming the first promise that is broken.
+        TypeError: if an argument is of a wrong kind.
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> check_algorithm(algorithms.VDN.for_env, envs.TwoStepGame, env_steps=20)
+    """
+    for name, builder in {"make_algorithm": make_algorithm, "make_env": make_env}.items():
+        if not callable(builder):
+            raise TypeError(f"check_algorithm.{name} must be callable, got {builder!r}.")
+    check_int("check_algorithm.env_steps", env_steps, 1)
+    check_int("check_algorithm.num_envs", num_envs, 1)
+    check_int("check_algorithm.seed", seed, 0)
+
+    def make() -> TeamAlgorithm:
+        before = torch.get_rng_state()
+        algorithm = make_algorithm(make_env())
+        kind = isinstance(algorithm, TeamAlgorithm)
+        _require(kind, f"be a TeamAlgorithm, got {type(algorithm).__name__}")
+        untouched = torch.equal(before, torch.get_rng_state())
+        _require(untouched, "leave torch's global generator alone when it is made")
+        return algorithm
+
+    one, other = make(), make()
+    begun = _weights(one)
+    _require(_equal(begun, _weights(other)), "begin with the same weights each time it is made")
+    buffer = _train(one, make_env, env_steps, num_envs, seed)
+    ended = _weights(one)
+    _require(not _equal(begun, ended), "change its weights by learning")
+    finite = all(bool(torch.isfinite(w).all()) for w in ended.values())
+    _require(finite, "keep its weights finite")
+    _require(one.policy.counted("updates") > 0, "count its updates by policy.count")
+    _train(other, make_env, env_steps, num_envs, seed)
+    _require(_equal(ended, _weights(other)), "end with the same bits when trained twice")
+    _check_victim(one, buffer)
+
+    copy = make()
+    state = one.state_dict()
+    keys = list(state)
+    copy.load_state_dict(state)
+    _require(list(state) == keys, "leave the dictionary that it loads as it was")
+    _require(_equal(ended, _weights(copy)), "load all its weights")
+    episodes = [_play(a, make_env, num_envs, seed + 1, training=False) for a in (one, copy)]
+    _require(_same_batch(*(e.latest(num_envs) for e in episodes)), "act the same after loading")
+    batch = _Fixed(buffer)
+    kept = _copy(batch.batch)
+    generator = torch.get_rng_state()
+    _update(one, batch)
+    untouched = torch.equal(generator, torch.get_rng_state())
+    _require(untouched, "leave torch's global generator alone when it learns")
+    _require(_same_batch(batch.batch, kept), "leave the batch that it learns from unmodified")
+    _update(copy, batch)
+    _require(_equal(_weights(one), _weights(copy)), "learn the same after loading")
+
+
+class _Fixed:
+    """Stands for a buffer, and samples the same batch again and again."""
+
+    def __init__(self, buffer: EpisodeBuffer) -> None:
+        self.batch = buffer.get_episodes(buffer.sample_indices(0))
+
+    def sample(self, batch_size: int | None) -> tuple[Any, NDArray[np.int64]]:
+        return self.batch, np.arange(len(self.batch.valid))
+
+
+def _collector(
+    algorithm: TeamAlgorithm,
+    buffer: EpisodeBuffer,
+    make_env: Callable[[], Env],
+    num_envs: int,
+    seed: int,
+) -> JointCollector:
+    return JointCollector(algorithm, JointVectorEnv(make_env, num_envs), buffer, seed=seed)
+
+
+def _play(
+    algorithm: TeamAlgorithm, make_env: Callable[[], Env], num_envs: int, seed: int, training: bool
+) -> EpisodeBuffer:
+    """Return a buffer with one episode of each environment."""
+    buffer = EpisodeBuffer(algorithm.spec, num_envs, device=algorithm.device)
+    collector = _collector(algorithm, buffer, make_env, num_envs, seed)
+    with policy_within_training_step(algorithm.policy, enabled=training):
+        collector.collect(n_episode=num_envs)
+    collector.close()
+    return buffer
+
+
+def _train(
+    algorithm: TeamAlgorithm,
+    make_env: Callable[[], Env],
+    env_steps: int,
+    num_envs: int,
+    seed: int,
+) -> EpisodeBuffer:
+    """Collect and update in turn; return a buffer that holds the last episodes."""
+    off_policy = isinstance(algorithm, OffPolicyAlgorithm)
+    buffer = EpisodeBuffer(algorithm.spec, 8 * num_envs, device=algorithm.device, seed=seed)
+    collector = _collector(algorithm, buffer, make_env, num_envs, seed)
+    while True:
+        with policy_within_training_step(algorithm.policy):
+            collector.collect(n_episode=num_envs)
+        _update(algorithm, buffer, num_envs)
+        if collector.collect_step >= env_steps:
+            break
+        if not off_policy:
+            buffer.reset()
+    collector.close()
+    return buffer
+
+
+def _update(algorithm: Any, buffer: Any, sample_size: int | None = None) -> None:
+    off_policy = isinstance(algorithm, OffPolicyAlgorithm)
+    how = {"sample_size": sample_size} if off_policy else {"batch_size": None, "repeat": 2}
+    with policy_within_training_step(algorithm.policy):
+        algorithm.update(buffer=buffer, **how)
+
+
+@torch.no_grad()
+def _check_victim(algorithm: TeamAlgorithm, buffer: EpisodeBuffer) -> None:
+    """Step through the beginning of episodes as policy and as victim."""
+    batch = buffer.get_episodes(buffer.sample_indices(0))
+    policy, victim = algorithm.policy, algorithm.victim()
+    size, agents = batch.valid.shape[0], algorithm.spec.num_agents
+    ids = torch.arange(agents, device=algorithm.device).repeat(size)
+    last_act = torch.zeros_like(batch.act[:, 0])
+    if not algorithm.spec.continuous:
+        last_act -= 1
+    width = policy.hidden_size
+    hidden = torch.zeros(size, agents, width, device=algorithm.device) if width else None
+    _require(victim.hidden_size == width, "have a victim with the policy's hidden_size")
+    yes = torch.ones(size, dtype=torch.bool, device=algorithm.device)
+    for step in range(min(2, batch.valid.shape[1])):
+        obs, mask = batch.obs.seen[:, step], batch.obs.mask[:, step]
+        context = StepContext(
+            obs=obs,
+            seen=obs,
+            mask=mask,
+            state=batch.obs.state[:, step],
+            alive=batch.obs.alive[:, step],
+            last_act=last_act,
+            hidden=hidden,
+            step=torch.full_like(yes, step, dtype=torch.int64),
+            keys=torch.zeros_like(yes, dtype=torch.int64),
+            live=yes,
+            terminal=~yes,
+        )
+        output, after = policy.infer(context)
+        if not algorithm.spec.continuous:
+            output = output.masked_fill(~mask, MASKED)
+        rows = obs.flatten(0, 1)
+        view = victim.at(
+            mask=mask.flatten(0, 1),
+            hidden=None if hidden is None else hidden.flatten(0, 1),
+            last_act=last_act.flatten(0, 1),
+            agents=ids,
+        )
+        same = torch.allclose(view.output(rows), output.flatten(0, 1), rtol=1e-4, atol=1e-5)
+        _require(same, "have a victim that gives what the policy acts on")
+        advanced = view.advance(rows)
+        if hidden is not None and after is not None:
+            good = advanced is not None and torch.allclose(
+                advanced, after.flatten(0, 1), rtol=1e-4, atol=1e-5
+            )
+            _require(good, "have a victim whose memory advances as the policy's")
+        hidden, last_act = after if width else None, batch.act[:, step]
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def _flat(batch: Any) -> dict[str, Tensor]:
+    """Return all tensors of a batch by name."""
+    flat = {f"obs.{key}": values for key, values in batch.obs.__dict__.items()}
+    return flat | {key: v for key, v in batch.__dict__.items() if isinstance(v, Tensor)}
+
+
+def _same_batch(one: Any, other: Any) -> bool:
+    return _equal(_flat(one), _flat(other))
+
+
+def _copy(batch: Any) -> Any:
+    twin, obs = Batch(), Batch()
+    obs.__dict__.update({key: values.clone() for key, values in batch.obs.__dict__.items()})
+    rest = {key: values.clone() for key, values in batch.__dict__.items() if key != "obs"}
+    twin.__dict__.update(rest, obs=obs)
+    return twin
+
+
+def _require(good: bool, promise: str) -> None:
+    if not good:
+        raise ContractError(f"A learner must {promise}.")

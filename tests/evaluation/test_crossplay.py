@@ -1,0 +1,117 @@
+"""The table of victims against attacks."""
+
+import numpy as np
+import pytest
+from doubles import Scripted
+
+from robustmarl.algorithms import IPPO, QMIX
+from robustmarl.attacks import PGD, ObsPerturber, UniformNoise
+from robustmarl.data import RandomController
+from robustmarl.evaluation import crossplay, rollout
+from robustmarl.perturbation import LinfBall
+from robustmarl.spec import spec_of
+from robustmarl.typing import RobustnessWarning
+
+NOISE = UniformNoise(ball=LinfBall(epsilon=0.5))
+ATTACKS = {"none": None, "noise": NOISE, "pgd": PGD(ball=LinfBall(epsilon=0.5), steps=2)}
+SMALL = {"episodes": 5, "num_envs": 3}
+
+
+def game():
+    return Scripted(lengths=(1, 4), metrics=("u", "steps"))
+
+
+def plain():
+    return Scripted(lengths=(2, 3))
+
+
+def qmix(seed=0, make=game):
+    return QMIX.for_env(make(), hidden=(8,), embed=4, hyper_hidden=4, seed=seed)
+
+
+def test_cells_are_rollouts():
+    teams = {"QMIX": {3: qmix(3), 8: qmix(8)}, "IPPO": IPPO.for_env(game(), hidden=(8,))}
+    table = crossplay(teams, ATTACKS, game, metric="return", **SMALL, seed=4, title="Scripted")
+    assert table.victims == ("random", "untrained", "QMIX", "IPPO")
+    assert table.attacks == ("none", "noise", "pgd")
+    assert table.title in str(table)
+    for seed, team in teams["QMIX"].items():
+        for name, attack in ATTACKS.items():
+            want = rollout(team, game, **SMALL, seed=4, perturb=attack).returns
+            np.testing.assert_array_equal(table.cell("QMIX", name).scores[seed], want)
+    assert set(table.cell("IPPO", "pgd").scores) == {0}
+    attacked = table.cell("QMIX", "pgd").scores[3], table.cell("QMIX", "none").scores[3]
+    assert not np.array_equal(*attacked)
+
+
+def test_baselines_are_marked_and_untrained():
+    team = qmix(3)
+    table = crossplay({"QMIX": {3: team}}, ATTACKS, game, metric="return", **SMALL)
+    assert table.is_baseline("random")
+    assert table.is_baseline("untrained")
+    assert not table.is_baseline("QMIX")
+    random = rollout(RandomController(spec_of(game())), game, **SMALL).returns
+    for name in ATTACKS:
+        np.testing.assert_array_equal(
+            next(iter(table.cell("random", name).scores.values())), random
+        )
+        fresh = table.cell("untrained", name)  # nothing was learned here
+        np.testing.assert_array_equal(fresh.scores[3], table.cell("QMIX", name).scores[3])
+    bare = crossplay({"QMIX": team}, ATTACKS, game, baselines=False, **SMALL)
+    assert bare.victims == ("QMIX",)
+
+
+@pytest.mark.parametrize("form", ["one", "list", "mapping"])
+def test_victims_per_seed(form):
+    given = {"one": qmix(), "list": [qmix(0), qmix(1)], "mapping": {5: qmix(0), 7: qmix(1)}}[form]
+    table = crossplay({"QMIX": given}, {"none": None}, game, baselines=False, **SMALL)
+    seeds = {"one": {0}, "list": {0, 1}, "mapping": {5, 7}}[form]
+    assert set(table.cell("QMIX", "none").scores) == seeds
+    assert table.cell("QMIX", "none").estimate.n_seeds == len(seeds)
+
+
+def test_the_metric():
+    table = crossplay({"QMIX": qmix()}, {"none": None}, game, **SMALL)
+    assert table.metric == "u"  # the environment's first
+    steps = crossplay({"QMIX": qmix()}, {"none": None}, game, metric="steps", **SMALL)
+    assert set(np.unique(steps.cell("QMIX", "none").scores[0])) <= {1.0, 4.0}
+    bare = crossplay({"QMIX": qmix(make=plain)}, {"none": None}, plain, **SMALL)
+    assert bare.metric == "return"
+    with pytest.raises(ValueError, match=r"metric must be one of \['return', 'u', 'steps'\]"):
+        crossplay({"QMIX": qmix()}, {"none": None}, game, metric="won", **SMALL)
+
+
+def test_all_cells_play_the_same_episodes():
+    teams = {"a": [qmix(0)], "b": [qmix(1)]}
+    table = crossplay(teams, ATTACKS, game, metric="u", **SMALL)
+    scores = [table.cell(v, a).scores[0] for v in ("a", "b", "untrained") for a in ATTACKS]
+    assert all(np.array_equal(s, scores[0]) for s in scores)
+
+
+def test_a_transfer_attack_asks_another_team():
+    source, team = qmix(1), qmix(0)
+    attacks = {"transfer": ObsPerturber(ATTACKS["pgd"], victim=source), "own": ATTACKS["pgd"]}
+    table = crossplay({"QMIX": team}, attacks, game, metric="return", baselines=False, **SMALL)
+    want = rollout(team, game, **SMALL, perturb=attacks["transfer"]).returns
+    np.testing.assert_array_equal(table.cell("QMIX", "transfer").scores[0], want)
+
+
+def test_an_attack_without_effect_is_reported():
+    with pytest.warns(RobustnessWarning, match="no budget"):
+        crossplay({"QMIX": qmix()}, {"none": NOISE.at(0.0)}, game, baselines=False, **SMALL)
+
+
+def test_bad_arguments():
+    none = {"none": None}
+    with pytest.raises(ValueError, match=r"crossplay\.victims must be non-empty"):
+        crossplay({}, none, game)
+    with pytest.raises(ValueError, match=r"crossplay\.attacks must be non-empty"):
+        crossplay({"QMIX": qmix()}, {}, game)
+    with pytest.raises(ValueError, match=r"crossplay\.episodes must be an int >= 1"):
+        crossplay({"QMIX": qmix()}, none, game, episodes=0)
+    with pytest.raises(ValueError, match=r"victims\['QMIX'\] must be at least one algorithm"):
+        crossplay({"QMIX": []}, none, game)
+    with pytest.raises(TypeError, match=r"victims\['QMIX'\] must be a robustmarl algorithm.*str"):
+        crossplay({"QMIX": ["weights.pt"]}, none, game)
+    with pytest.raises(ValueError, match=r"named unlike the baselines, got \['random'\].*Rename"):
+        crossplay({"random": qmix()}, none, game)

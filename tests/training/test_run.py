@@ -1,0 +1,389 @@
+"""A run as a whole: what it leaves behind, and that nothing but its seed decides it."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from doubles import Scripted, armies
+
+from robustmarl.algorithms import IPPO, QMIX, ObsAdversaryPPO
+from robustmarl.algorithms.team import adam
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.data import RandomController
+from robustmarl.envs import SignalMatching
+from robustmarl.losses import ActionLoss, ActionLossRegularizer
+from robustmarl.perturbation import LinfBall
+from robustmarl.schedules import Linear
+from robustmarl.spec import spec_of
+from robustmarl.training import AdversarialTraining, load_checkpoint, run
+
+module = importlib.import_module("robustmarl.training.run")  # `run` the function hides it
+
+BALL = LinfBall(epsilon=0.25)
+ATTACK = PGD(ball=BALL, steps=2)
+SETTINGS = {
+    "env_steps": 120,
+    "interval": 30,
+    "num_envs": 3,
+    "learning_starts": 4,
+    "batch_size": 4,
+    "test_episodes": 3,
+    "progress": False,
+}
+
+
+class RobustQMIX(ActionLossRegularizer, QMIX):
+    pass
+
+
+def game():
+    return Scripted(lengths=(3, 6), masks="info", metrics=("u",), team_reward="mean")
+
+
+def qmix(seed=0, kind=QMIX, **settings):
+    ramp = Linear(1.0, 0.1, over=100, unit="env_steps")
+    return kind.for_env(
+        game(),
+        hidden=(8,),
+        embed=4,
+        hyper_hidden=4,
+        exploration=ramp,
+        target_update=5,
+        seed=seed,
+        **settings,
+    )
+
+
+def ippo(seed=0, **settings):
+    return IPPO.for_env(game(), hidden=(8,), seed=seed, **settings)
+
+
+def adversarial(seed=0, epsilon=0.25, team=ippo):
+    ball = LinfBall(epsilon=epsilon)
+    adversary = ObsAdversaryPPO.for_env(game(), ball, hidden=(8,), seed=seed, epochs=2)
+    return AdversarialTraining(team(seed), adversary)
+
+
+MAKERS = {
+    "qmix": qmix,
+    "recurrent qmix": lambda seed=0: qmix(seed, recurrent=True, last_action=True),
+    "ippo": ippo,
+    "recurrent ippo": lambda seed=0: ippo(seed, recurrent=True, last_action=True),
+    "loss mixin": lambda seed=0: qmix(
+        seed, RobustQMIX, action_loss=ActionLoss(attack=ATTACK, weight=0.5, max_rows=9)
+    ),
+    "adversarial": adversarial,
+    "adversarial qmix": lambda seed=0: adversarial(seed, team=qmix),
+}
+
+
+def weights(algorithm):
+    return {k: v.clone() for k, v in algorithm.state_dict().items() if isinstance(v, torch.Tensor)}
+
+
+def assert_equal(a, b, where="", skip=()):
+    """Compare nested checkpoints bit for bit."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if key not in skip:
+                assert_equal(a[key], b[key], f"{where}/{key}", skip)
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}/{i}", skip)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b or (a != a and b != b), where
+
+
+def assert_same_run(one, two):
+    """Compare two checkpoints: everything but what lies behind the end of an episode."""
+    one, two = load_checkpoint(one / "checkpoint.pt"), load_checkpoint(two / "checkpoint.pt")
+    assert_equal(one, two, skip=("data", "resumed"))
+    lengths = one["buffer"]["lengths"]
+    left, right = one["buffer"]["data"], two["buffer"]["data"]
+    assert left.keys() == right.keys()
+    for key, values in left.items():
+        extra = key in ("obs", "seen", "mask", "state", "alive")
+        real = torch.arange(values.shape[1]) < (lengths + extra)[:, None]
+        assert torch.equal(values[real], right[key][real]), key
+
+
+@pytest.mark.parametrize("kind", ["qmix", "ippo"])
+def test_a_run_leaves_history_logs_and_checkpoint(kind, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    algorithm = MAKERS[kind]()
+    before = weights(algorithm)
+    tests = {"clean": [], "noise": [UniformNoise(ball=BALL)], "pgd": [ATTACK]}
+    history = run(algorithm, game, **SETTINGS, tests=tests, logdir=tmp_path)
+    after = weights(algorithm)
+    assert any(not torch.equal(before[k], after[k]) for k in before if "network" in k)
+    assert history.env_steps[0] == 0
+    assert history.env_steps[-1] >= 120
+    assert len(history.env_steps) == 5
+    assert (np.diff(history.env_steps)[:-1] >= 30).all()
+    assert np.isnan(history.train["return"][0])
+    assert np.isfinite(history.train["return"][1:]).all()
+    assert set(history.tests) == {f"{t}/{f}" for t in tests for f in ("return", "u")}
+    steps, values = history.curve("pgd/return")
+    assert steps.tolist() == history.env_steps
+    assert values.shape == (5,)
+    assert history.tests["clean/u"] == history.tests["noise/u"]  # the same episodes
+    assert len(set(history.tests["clean/u"])) == 1  # and each time
+    assert json.loads((tmp_path / "history.json").read_text())["env_steps"] == history.env_steps
+    assert algorithm.policy.counted("env_steps") == history.env_steps[-1]
+    assert algorithm.policy.counted("episodes") == history.episodes
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert any("clean/return" in tag for tag in tags)
+    assert any("loss" in tag for tag in tags)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_without_a_logdir_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    history = run(qmix(), game, **SETTINGS)
+    assert not list(tmp_path.iterdir())
+    assert not history.tests
+    with pytest.raises(ValueError, match=r"curve\.name must be one of \['return', 'u'\]"):
+        history.curve("loss")
+
+
+def test_a_team_learns_to_read_its_context():
+    algorithm = IPPO.for_env(SignalMatching(2), hidden=(16,), optim=adam(5e-3))
+    history = run(
+        algorithm,
+        lambda: SignalMatching(2),
+        env_steps=4000,
+        interval=4000,
+        episodes_per_round=10,
+        tests={"clean": []},
+        progress=False,
+    )
+    first, last = history.tests["clean/return"]
+    assert first < 4.5  # chance is 2.5
+    assert last > 8.0
+
+
+@pytest.mark.parametrize("kind", ["qmix", "ippo", "adversarial"])
+def test_only_the_seed_decides(kind):
+    states = []
+    for seed, world in ((1, 0), (1, 7), (2, 0)):
+        torch.manual_seed(world)  # global generators have no say
+        np.random.seed(world)  # noqa: NPY002
+        algorithm = MAKERS[kind]()
+        run(algorithm, game, **SETTINGS, seed=seed)
+        states.append(weights(algorithm))
+    assert_equal(states[0], states[1])
+    assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0])
+
+
+@pytest.mark.parametrize("kind", ["qmix", "recurrent ippo", "loss mixin", "adversarial"])
+def test_testing_does_not_change_training(kind):
+    plain, tested = MAKERS[kind](), MAKERS[kind]()
+    one = run(plain, game, **SETTINGS)
+    noise = UniformNoise(ball=BALL)
+    two = run(tested, game, **SETTINGS, tests={"clean": [], "both": [noise, ATTACK]})
+    assert_equal(plain.state_dict(), tested.state_dict())
+    assert_equal(one.train, two.train)
+
+
+@pytest.mark.parametrize("kind", ["qmix", "ippo", "recurrent ippo"])
+def test_training_against_no_budget_is_plain_training(kind):
+    plain, against = MAKERS[kind](), MAKERS[kind]()
+    run(plain, game, **SETTINGS)
+    run(against, game, **SETTINGS, perturb=[ATTACK.at(0.0)])
+    assert_equal(plain.state_dict(), against.state_dict())
+
+
+@pytest.mark.parametrize("team", [qmix, ippo])
+def test_an_adversary_without_budget_leaves_plain_training(team):
+    plain, pair = team(), adversarial(epsilon=0.0, team=team)
+    run(plain, game, **SETTINGS)
+    run(pair, game, **SETTINGS)
+    assert_equal(plain.state_dict(), pair.team.state_dict(), skip=("_optimizers",))
+
+
+def test_training_against_an_attack_is_different_training():
+    plain, against = qmix(), qmix()
+    run(plain, game, **SETTINGS)
+    run(against, game, **SETTINGS, perturb=[ATTACK])
+    a, b = weights(plain), weights(against)
+    assert any(not torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monkeypatch):
+    more = {"perturb": [UniformNoise(ball=BALL)], "tests": {"pgd": [ATTACK]}, "buffer_episodes": 12}
+    run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "whole")
+    saves, save = [], module._save
+
+    def save_twice_and_die(*args):
+        save(*args)
+        saves.append(1)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_save", save_twice_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "parts")
+    again = MAKERS[kind](seed=5)  # other weights, all of which are replaced
+    torch.manual_seed(123)
+    history = run(again, game, **SETTINGS, **more, logdir=tmp_path / "parts", resume=True)
+    assert history.resumed
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_finished_run_is_returned_when_resumed(tmp_path):
+    one = run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    algorithm = qmix(seed=3)
+    two = run(algorithm, game, **SETTINGS, logdir=tmp_path, resume=True)
+    assert one.env_steps == two.env_steps
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")["algorithm"]
+    assert_equal(weights(algorithm), {k: saved[k] for k in weights(algorithm)})
+    longer = run(algorithm, game, **SETTINGS | {"env_steps": 150}, logdir=tmp_path, resume=True)
+    assert longer.env_steps[: len(one.env_steps)] == one.env_steps
+    assert longer.env_steps[-1] >= 150
+
+
+def test_resuming_where_nothing_is_begins(tmp_path):
+    history = run(qmix(), game, **SETTINGS, logdir=tmp_path / "new", resume=True)
+    assert not history.resumed
+
+
+CHILD = """
+import sys
+from test_run import SETTINGS, MAKERS, game, run
+
+def blocking():
+    env, reset = game(), None
+    reset = env.reset
+    def counted(seed=None, options=None):
+        blocking.resets += 1
+        if blocking.resets == 25:
+            print("in the middle", flush=True)
+            sys.stdin.read()
+        return reset(seed=seed, options=options)
+    env.reset = counted
+    return env
+
+blocking.resets = 0
+run(MAKERS["qmix"](), blocking, **SETTINGS, logdir=sys.argv[1])
+"""
+
+
+def test_a_killed_process_is_continued_with_the_same_result(tmp_path):
+    here = Path(__file__).parent
+    paths = [str(here), str(here.parent), str(here.parent.parent)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(tmp_path / "parts")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    with child:
+        assert child.stdout.readline().strip() == b"in the middle"
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+    steps = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["history"]["env_steps"]
+    assert 0 < steps[-1] < 120
+    run(qmix(seed=9), game, **SETTINGS, logdir=tmp_path / "parts", resume=True)
+    run(qmix(), game, **SETTINGS, logdir=tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_another_runs_folder_is_refused(tmp_path):
+    run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=r"run\.logdir must be without a checkpoint.*resume=True"):
+        run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    more = {**SETTINGS, "logdir": tmp_path, "resume": True}
+    with pytest.raises(ValueError, match=r"run\.algorithm must be a QMIX to resume.*'IPPO'"):
+        run(ippo(), game, **more)
+    with pytest.raises(ValueError, match=r"run\.make_env must be the environment of the run"):
+        run(QMIX.for_env(Scripted(3)), lambda: Scripted(3), **more)
+    with pytest.raises(ValueError, match=r"run\.algorithm must have the settings of the run"):
+        run(QMIX.for_env(game(), hidden=(9,), embed=4, hyper_hidden=4), game, **more)
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
+    with pytest.raises(ValueError, match="must be a whole robustmarl checkpoint"):
+        run(qmix(), game, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("env_steps", 0),
+        ("env_steps", 1.5),
+        ("num_envs", 0),
+        ("seed", -1),
+        ("epochs", 0),
+        ("test_episodes", 0),
+        ("learning_starts", 0),
+        ("updates_per_episode", 0.0),
+        ("episodes_per_round", 0),
+        ("interval", 0),
+        ("batch_size", 0),
+        ("batch_size", -3),
+        ("buffer_episodes", 0),
+        ("buffer_bytes", 10),
+    ],
+)
+def test_bad_numbers(name, value):
+    names = {"buffer_episodes": "episodes", "buffer_bytes": "max_bytes"}
+    with pytest.raises((ValueError, TypeError), match=rf"\.{names.get(name, name)} must be"):
+        run(qmix(), game, **SETTINGS | {name: value})
+
+
+def test_bad_kinds(tmp_path):
+    with pytest.raises(TypeError, match=r"run\.algorithm must be a robustmarl algorithm, got str"):
+        run("QMIX", game, **SETTINGS)
+    with pytest.raises(ValueError, match=r"run\.logdir must be given to resume"):
+        run(qmix(), game, **SETTINGS, resume=True)
+    with pytest.raises(TypeError, match=r"make_env must be a function"):
+        run(qmix(), game(), **SETTINGS)
+    with pytest.raises(ValueError, match="policy must be made for this environment"):
+        run(qmix(), lambda: Scripted(4), **SETTINGS)
+
+
+def test_a_team_trains_against_another():
+    spec = spec_of(armies(2))
+    red = QMIX.for_env(spec, team="red", hidden=(8,), embed=4, hyper_hidden=4)
+    frozen = IPPO.for_env(spec, team="blue", hidden=(8,))
+    before = weights(frozen)
+    for blue in (RandomController(spec.of_team("blue")), frozen):
+        history = run(
+            red,
+            lambda: armies(2),
+            **SETTINGS | {"env_steps": 30, "interval": 15},
+            team="red",
+            opponents={"blue": blue},
+            tests={"clean": []},
+        )
+        assert np.isfinite(history.train["return"][-1])
+    assert_equal(before, weights(frozen))
+
+
+def test_the_bar_shows_name_and_steps(capsys):
+    run(qmix(), game, **SETTINGS | {"progress": "my team"})
+    shown = capsys.readouterr().err
+    assert "my team" in shown
+    assert "120" in shown

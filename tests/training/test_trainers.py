@@ -1,0 +1,58 @@
+"""How often learners are updated."""
+
+import pytest
+from doubles import Scripted
+
+from robustmarl.algorithms import IPPO, QMIX
+from robustmarl.training import run
+
+SETTINGS = {"env_steps": 48, "num_envs": 2, "interval": 24, "progress": False}
+
+
+def qmix():
+    return QMIX.for_env(Scripted(), hidden=(4,), embed=4, hyper_hidden=4)
+
+
+@pytest.mark.parametrize(
+    ("per_episode", "starts", "updates"),
+    [
+        (1.0, 1, 6 * 2),
+        (1.5, 1, 6 * 3),
+        (0.5, 1, 6 * 1),
+        (0.01, 1, 6 * 1),  # at least one a round
+        (1.0, 3, 5 * 2),  # the first round leaves 2 episodes in the buffer
+        (1.0, 4, 5 * 2),
+        (1.0, 99, 0),
+    ],
+)
+def test_updates_are_counted_per_episode(per_episode, starts, updates):
+    team = qmix()
+    run(team, Scripted, **SETTINGS, updates_per_episode=per_episode, learning_starts=starts)
+    assert team.policy.counted("updates") == updates
+    assert team.policy.counted("episodes") == 12
+
+
+def test_on_policy_episodes_are_learned_from_once():
+    seen = []
+
+    class Noting(IPPO):
+        def _update_with_batch(self, batch, **kwargs):
+            seen.append(batch.obs.obs[:, 0, 0, 0].tolist())
+            return super()._update_with_batch(batch, **kwargs)
+
+    team = Noting.for_env(Scripted(), hidden=(4,))
+    run(team, Scripted, **SETTINGS, epochs=3, episodes_per_round=3)
+    assert [len(episodes) for episodes in seen] == [3, 3, 3, 3]
+    assert len({u for episodes in seen for u in episodes}) == 12
+    assert team.policy.counted("updates") == 4
+
+
+@pytest.mark.parametrize("interval", [1, 8, 20, 48, 1000])
+def test_intervals_end_at_the_first_round_that_reaches_them(interval):
+    history = run(qmix(), Scripted, **SETTINGS | {"interval": interval})
+    steps = [0]  # a round is two episodes of four steps
+    while steps[-1] < 48:
+        whole = min(interval, 48 - steps[-1])
+        steps.append(steps[-1] + 8 * -(-whole // 8))
+    assert history.env_steps == steps
+    assert history.episodes == 12
