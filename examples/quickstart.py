@@ -28,21 +28,21 @@ TASKS = {
 }
 
 
-class RobustIPPO(losses.ActionLossRegularizer, algorithms.IPPO):
-    """The defence: independent PPO with RoMFAC's action loss."""
+class RobustMAPPO(losses.ActionLossRegularizer, algorithms.MAPPO):
+    """The defence: multi-agent PPO with RoMFAC's action loss."""
 
 
 def build(team, make_env, epsilon, steps, seed):
     """Return (algorithm, what perturbs it while it trains)."""
     if team == "clean":
-        return algorithms.IPPO.for_env(make_env(), seed=seed), []
+        return algorithms.MAPPO.for_env(make_env(), seed=seed), []
     ball = LinfBall(epsilon=epsilon)
     rounds = steps // 500
     action_loss = losses.ActionLoss(
         attack=attacks.PGD(ball=ball, steps=3),
         weight=schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4),
     )
-    algorithm = RobustIPPO.for_env(make_env(), seed=seed, action_loss=action_loss)
+    algorithm = RobustMAPPO.for_env(make_env(), seed=seed, action_loss=action_loss)
     # Every other episode is attacked while training: learning from attacked ones alone is slow.
     return algorithm, [ObsPerturber(attacks.PGD(ball=ball, steps=3), episodes=0.5)]
 

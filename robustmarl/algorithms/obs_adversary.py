@@ -64,7 +64,8 @@ class ObsAdversaryPPO(nn.Module):
             f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True
         )
         learned = nn.ModuleList([adversary, critic])
-        self.optim, _ = (optim or adam(3e-4)).create_instances(learned)
+        self.optim, scheduler = (optim or adam(3e-4)).create_instances(learned)
+        self.lr_schedulers = [] if scheduler is None else [scheduler]
 
     @classmethod
     def for_env(
@@ -119,6 +120,8 @@ class ObsAdversaryPPO(nn.Module):
             nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm)
             self.optim.step()
             figures.append(torch.stack([loss, policy_loss, value_loss, entropy]).detach())
+        for scheduler in self.lr_schedulers:
+            scheduler.step()
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy")
         return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))

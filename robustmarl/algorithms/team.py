@@ -55,6 +55,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     """Mixed in left of Tianshou's on- or off-policy base class."""
 
     policy: TeamPolicy
+    seed: int = 0
     _rows: Callable[[], VictimRows] | None = None
     _made: tuple[TeamSpec, dict[str, Any]] | None = None
 
@@ -74,7 +75,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
             env: an environment (only its spaces and metadata are read), or a spec.
             team: which of several teams it learns for.
             device: where networks and episodes live.
-            seed: of the initial weights; torch's global generator is left as it was.
+            seed: of the initial weights and of minibatches; torch's global generator is left as it was.
             settings: hyper-parameters: keywords of the class, and of
                 :class:`~robustmarl.networks.AgentNetwork`.
         """
@@ -83,6 +84,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
             torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
             algorithm = cls._build(spec, **settings)
         algorithm._made = (spec, dict(settings))
+        algorithm.seed = seed
         return algorithm.to(device)
 
     def untrained(self, seed: int = 0) -> Self:

@@ -27,7 +27,11 @@ class Perturber:
     """
 
     act_told: Literal["intended", "executed"] = "intended"
-    """Which action the learner is told where ``on_act`` changes it."""
+    """Which action the learner is told where ``on_act`` changes it.
+
+    With ``"executed"`` it is told that action's log-probability under its own policy, too,
+    whatever ``on_logits`` made of it.
+    """
 
     def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
         """Prepare for a team: its spec, the acting policy, and the position in the stack."""

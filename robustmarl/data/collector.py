@@ -308,6 +308,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._check_finite(output, context)
         if not self.spec.continuous:
             output = output.masked_fill(~context.mask, MASKED)
+        clean = output
         for perturber in self.perturbers:
             output = perturber.on_logits(context, output)
         draws = Draws(self._keys).at(self._step, _SELECT)
@@ -315,7 +316,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         executed = act
         for perturber in self.perturbers:
             executed = perturber.on_act(context, executed)
-        told = executed if any(p.act_told == "executed" for p in self.perturbers) else act
+        told = act
+        if any(p.act_told == "executed" for p in self.perturbers):
+            told = executed
+            if logp is not None and (output is not clean or executed is not act):
+                logp = cast(Any, self.controller).log_prob(clean, told)
         joint = executed
         if self._opponents:
             joint = self._joint_act(executed)

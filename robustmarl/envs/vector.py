@@ -55,8 +55,8 @@ class JointVectorEnv(BaseVectorEnv):
 
     Raises:
         TypeError: if ``make_env`` is not callable.
-        ValueError: if environments differ, at construction; for non-finite observations or
-            rewards, naming environment, agent and step, when stepping.
+        ValueError: if environments differ, at construction; for non-finite observations, states
+            or rewards, naming environment, agent and step, when stepping.
     """
 
     def __init__(self, make_env: Callable[[], Env], num_envs: int = 1) -> None:
@@ -77,6 +77,8 @@ class JointVectorEnv(BaseVectorEnv):
         arrays["truncated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
         numpy = {key: tensor.numpy() for key, tensor in arrays.items()}
         self._obs, self._rew = numpy["obs"], numpy["rew_agents"]
+        own = self.spec.state_layout != "concatenated"
+        self._state = numpy["state"] if own else numpy["state"][:, :0]
         self.joint = [
             JointEnv(env, {key: array[e] for key, array in numpy.items()}, self.spec)
             for e, env in enumerate(envs)
@@ -107,6 +109,7 @@ class JointVectorEnv(BaseVectorEnv):
         for e, seed in zip(rows.tolist(), seeds, strict=True):
             self.joint[e].begin(seed)
         self._check_finite(self._obs, "observation")
+        self._check_finite(self._state, "state")
 
     def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
         """Step; see :class:`VectorEngine`."""
@@ -114,6 +117,7 @@ class JointVectorEnv(BaseVectorEnv):
         for e in rows.tolist():
             self.joint[e].advance(actions[e])
         self._check_finite(self._obs, "observation")
+        self._check_finite(self._state, "state")
         self._check_finite(self._rew, "reward")
         if self.spec.metrics:
             for e in rows[(self._done[0] | self._done[1])[rows]].tolist():
@@ -143,8 +147,9 @@ class JointVectorEnv(BaseVectorEnv):
         if np.isfinite(total) or np.isfinite(values).all():
             return
         at = np.argwhere(~np.isfinite(values))[0]
-        e, i = at[:2]
+        e = at[0]
+        agent = "" if what == "state" else f"agent {self.spec.agents[at[1]]!r}, "
         raise ValueError(
             f"{what} must be finite, got {float(values[tuple(at)])} from environment {e}, "
-            f"agent {self.spec.agents[i]!r}, step {self.joint[e].steps}."
+            f"{agent}step {self.joint[e].steps}."
         )

@@ -52,12 +52,12 @@ class AgentNetwork(nn.Module):
         num_agents: N.
         num_actions: A, the number of actions or of action coordinates.
         hidden: widths of the hidden layers; a recurrent network uses the first only.
-        recurrent: Linear, ReLU, GRU, Linear instead of an MLP.
+        recurrent: Linear, activation, GRU, Linear instead of an MLP.
         agent_id: whether agents know their index.
         last_action: whether agents see their last action.
         continuous: whether outputs are means of actions in [-1, 1]; adds ``log_std``.
         activation: ``"relu"`` or ``"tanh"``.
-        layer_norm: normalise before each activation; costs the hand-derived input gradient.
+        layer_norm: normalise before each activation.
         output_gain: the last layer is drawn orthogonal with this gain; None keeps torch's draw.
     """
 
@@ -92,14 +92,14 @@ class AgentNetwork(nn.Module):
             if weight is not None:
                 nn.init.uniform_(weight, -bound, bound)
         last: nn.Module
+        start: list[nn.Module] = [nn.LayerNorm(width)] if layer_norm else []
+        start.append(_ACTIVATIONS[activation]())
         if recurrent:
             self.gru = nn.GRU(width, width)
-            self.rest = nn.Sequential(nn.ReLU())
+            self.rest = nn.Sequential(*start)
             self.head: nn.Module = nn.Linear(width, num_actions)
             last = self.head
         else:
-            start: list[nn.Module] = [nn.LayerNorm(width)] if layer_norm else []
-            start.append(_ACTIVATIONS[activation]())
             body = feed_forward((*hidden, num_actions), activation, layer_norm)
             self.rest = nn.Sequential(*start, *body)
             self.head = nn.Identity()

@@ -88,6 +88,7 @@ class AdversarialTraining(Algorithm[Any, Any]):
         self.adversary_every = check_int("AdversarialTraining.adversary_every", adversary_every, 1)
         self._attack = LearnedObsPerturber(adversary.adversary, agents=agents)
         self._optimizers = [*team._optimizers, cast(Any, adversary.optim)]
+        self.lr_schedulers = [*team.lr_schedulers, *adversary.lr_schedulers]
         for name in ("rounds", "episodes_learned"):
             self.register_buffer(name, torch.zeros((), dtype=torch.int64))
 

@@ -177,6 +177,9 @@ def run(
     if off_policy and buffer_bytes is not None:
         capacity["max_bytes"] = buffer_bytes
     buffer = EpisodeBuffer(spec, device=learner.policy.device, seed=seed, **capacity)
+    if off_policy:
+        rule = f"at most {buffer.capacity}, the episodes that the buffer holds"
+        check(learning_starts <= buffer.capacity, "run.learning_starts", rule, learning_starts)
     own = algorithm.perturbers() if isinstance(algorithm, AdversarialTraining) else []
     collector = JointCollector(
         learner,
@@ -325,7 +328,9 @@ def _record(
         for name, values in stats.metrics.items():
             figures[f"{test}/{name}"] = float(values.mean())
     for name, value in figures.items():
-        history.tests.setdefault(name, []).append(value)
+        history.tests.setdefault(name, [math.nan] * (len(history.env_steps) - 1)).append(value)
+    for name in history.tests.keys() - figures.keys():  # tested before this run was resumed
+        history.tests[name].append(math.nan)
     if figures:
         logger.log_test_data(figures, env_step)
 

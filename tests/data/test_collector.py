@@ -282,9 +282,11 @@ def test_the_learner_is_told_the_intended_or_the_executed_action(told):
     )
     received = sorted(tuple(map(int, a.values())) for a in collector.engine.joint[0].env.received)
     assert received == sorted(map(tuple, batch.act_exec[valid].tolist()))
-    order = [kept for kept in watch.calls("on_obs") if kept["step"] == 1]
-    known = [tuple(a) for a in batch.act[:, 0].tolist()]
-    assert sorted(tuple(kept["last_act"][0].tolist()) for kept in order) == sorted(known)
+    for kept in watch.calls("on_obs"):
+        t, u = int(kept["step"]), kept["obs"][0, 0, 0]
+        if t > 0:
+            b = int((batch.obs.obs[:, 0, 0, 0] == u).nonzero()[0, 0])
+            assert torch.equal(kept["last_act"][0], batch.act[b, t - 1])
 
 
 def test_without_such_a_perturber_there_is_nothing_to_audit():
@@ -361,6 +363,13 @@ def test_a_share_of_the_episodes_is_attacked_throughout():
     moved = (batch.obs.seen != batch.obs.obs).any(-1).flatten(1)
     assert torch.equal(moved.any(1), moved.all(1))
     assert abs(moved.all(1).float().mean() - 0.4) < 5 * (0.24 / 80) ** 0.5
+
+
+def test_episodes_and_steps_are_drawn_apart():
+    perturber = ObsPerturber(NOISE, episodes=0.5, probability=0.5)
+    batch = play(qmix(Scripted()), Scripted, 200, 20, perturb=[perturber])[0]
+    moved = (batch.obs.seen != batch.obs.obs).any(-1)[:, 0, 0]
+    assert abs(moved.float().mean() - 0.25) < 5 * (0.1875 / 200) ** 0.5
 
 
 def test_the_dead_are_not_attacked():

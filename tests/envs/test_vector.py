@@ -57,6 +57,20 @@ def test_a_first_observation_that_is_not_finite_is_refused():
         env.begin(np.array([0]), [0])
 
 
+@pytest.mark.parametrize("layout", ["joint", "per_agent"])
+def test_a_state_that_is_not_finite_is_refused(layout):
+    class Bad(Scripted):
+        def state(self):
+            return super().state() * (np.nan if self.t == 1 else 1.0)
+
+    env = JointVectorEnv(lambda: Bad(state=layout), 2)
+    env.begin(np.array([0, 1]), [0, 1])
+    with pytest.raises(
+        ValueError, match="state must be finite, got nan from environment 1, step 1"
+    ):
+        env.advance(ACT[:2], np.array([1]))
+
+
 def test_infinities_that_cancel_are_found():
     class Both(Scripted):
         def _row(self, agent):

@@ -27,8 +27,8 @@ def qmix(make=game, **settings):
     return QMIX.for_env(make(), hidden=(8,), embed=4, hyper_hidden=4, **settings)
 
 
-def reader(flip=False):
-    """A team that plays the context it sees, and its logits as a victim."""
+def reader():
+    """Return a team that plays the context it sees, and its logits as a victim."""
     script = ScriptedController(spec_of(SignalMatching()), lambda context: context.seen.argmax(-1))
     return script, FunctionVictim(lambda obs: obs)
 
@@ -36,7 +36,7 @@ def reader(flip=False):
 def test_figures_are_in_the_order_in_which_episodes_began():
     random = RandomController(spec_of(game()))
     want = rollout(random, game, episodes=20, num_envs=1)
-    assert len(set(want.lengths)) == 3
+    assert len(set(want.lengths)) > 1
     for num_envs in (3, 20, 50):
         got = rollout(random, game, episodes=20, num_envs=num_envs)
         np.testing.assert_array_equal(got.returns, want.returns)
@@ -120,7 +120,7 @@ def test_teams_against_teams():
 
 
 def test_warnings():
-    script, victim = reader()
+    script, _ = reader()
     flat = FunctionVictim(lambda obs: obs * 0.0)
     with pytest.warns(RobustnessWarning, match="changed none of 40 observations"):
         rollout(script, SignalMatching, episodes=2, perturb=ObsPerturber(FLIP, victim=flat))

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from learners import sgd, update
+from tianshou.algorithm.optim import LRSchedulerFactory
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl.algorithms import IPPO, QMIX, VDN, ObsAdversaryPPO
@@ -13,6 +14,7 @@ from robustmarl.attacks import PGD, ObsPerturber
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs import SignalMatching, TwoStepGame
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.losses import ActionLoss, ActionLossRegularizer
 from robustmarl.perturbation import LinfBall
 from robustmarl.training import AdversarialTraining, run
 from robustmarl.training.adversarial import adversary_view
@@ -293,3 +295,44 @@ def test_a_ball_for_another_environment_is_refused():
     algorithm = AdversarialTraining(team, both(ball=LinfBall(epsilon=(0.1, 0.2))).adversary)
     with pytest.raises(ValueError, match=r"one number or 3 numbers"):
         JointCollector(team, JointVectorEnv(TwoStepGame, 1), perturb=algorithm.perturbers())
+
+
+class Halving(LRSchedulerFactory):
+    def create_scheduler(self, optim):
+        return torch.optim.lr_scheduler.StepLR(optim, 1, gamma=0.5)
+
+
+def test_learning_rates_fall_for_both_once_per_update_and_are_resumed():
+    def make():
+        optim = [sgd(1.0).with_lr_scheduler_factory(Halving()) for _ in range(2)]
+        team = IPPO.for_env(game(), hidden=(8,), optim=optim[0])
+        adversary = ObsAdversaryPPO.for_env(game(), BALL, hidden=(8,), optim=optim[1])
+        return AdversarialTraining(team, adversary, adversary_every=2)
+
+    algorithm = make()
+    rounds = Rounds(algorithm)
+    for _ in range(3):
+        rounds.collect()
+        rounds.update()
+    rates = [s.get_last_lr() for s in algorithm.lr_schedulers]
+    assert rates == [[0.125], [0.25]]
+    other = make()
+    other.load_state_dict(algorithm.state_dict())
+    for mine, theirs in zip(algorithm.lr_schedulers, other.lr_schedulers, strict=True):
+        theirs.load_state_dict(mine.state_dict())
+    assert [s.get_last_lr() for s in other.lr_schedulers] == rates
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+def test_a_team_may_have_a_defence_of_its_own(kind):
+    robust = type("Robust", (ActionLossRegularizer, TEAMS[kind]), {})
+    term = ActionLoss(attack=PGD(ball=LinfBall(epsilon=0.1), steps=2), weight=1.0)
+    team = robust.for_env(game(), hidden=(8,), action_loss=term)
+    algorithm = AdversarialTraining(team, both().adversary)
+    rounds = Rounds(algorithm)
+    rounds.collect()
+    metrics = rounds.update().metrics
+
+    assert metrics["action_loss/weight"] == 1.0
+    assert "adversary/loss" in metrics
+    assert int(algorithm.state_dict()["team.penalty_updates"]) == 1

@@ -108,9 +108,7 @@ def test_an_adversarys_weights_travel(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_weights(qmix(), tmp_path / "team.pt")
-    with pytest.raises(
-        ValueError, match=r"weights of QMIX with these sizes, got a QMIX"
-    ):
+    with pytest.raises(ValueError, match=r"weights of QMIX with these sizes, got a QMIX"):
         load_weights(qmix(width=9), tmp_path / "team.pt")
     with pytest.raises(ValueError, match=r"weights of IPPO with these sizes, got a QMIX"):
         load_weights(IPPO.for_env(Scripted(), hidden=(8,)), tmp_path / "team.pt")

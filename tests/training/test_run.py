@@ -259,6 +259,14 @@ def test_a_finished_run_is_returned_when_resumed(tmp_path):
     assert longer.env_steps[-1] >= 150
 
 
+def test_tests_may_change_when_a_run_is_resumed(tmp_path):
+    run(qmix(), game, **SETTINGS, tests={"old": []}, logdir=tmp_path)
+    more = {**SETTINGS, "env_steps": 180, "logdir": tmp_path, "resume": True}
+    history = run(qmix(), game, **more, tests={"new": [ATTACK]})
+    assert all(len(v) == len(history.env_steps) for v in history.tests.values())
+    assert history.curve("old/return")[0].max() < 150 < history.curve("new/return")[0].min()
+
+
 def test_resuming_where_nothing_is_begins(tmp_path):
     history = run(qmix(), game, **SETTINGS, logdir=tmp_path / "new", resume=True)
     assert not history.resumed

@@ -47,6 +47,34 @@ def test_on_policy_episodes_are_learned_from_once():
     assert team.policy.counted("updates") == 4
 
 
+def test_steps_per_round():
+    team = IPPO.for_env(Scripted(), hidden=(4,))
+    history = run(team, Scripted, **SETTINGS, steps_per_round=12)  # three episodes, so four
+    assert team.policy.counted("updates") == 3
+    assert history.episodes == 12
+
+
+def test_no_episode_of_a_round_is_lost():
+    def short():
+        return Scripted(lengths=(1,))
+
+    learned = []
+
+    class Noting(IPPO):
+        def _update_with_batch(self, batch, **kwargs):
+            learned.append(len(batch.valid))
+            return super()._update_with_batch(batch, **kwargs)
+
+    team = Noting.for_env(short(), hidden=(4,))
+    history = run(team, short, **SETTINGS, steps_per_round=40)
+    assert sum(learned) == history.episodes == history.env_steps[-1]
+
+
+def test_a_buffer_that_never_holds_enough_is_refused():
+    with pytest.raises(ValueError, match=r"run\.learning_starts must be at most 5"):
+        run(qmix(), Scripted, **SETTINGS, buffer_episodes=5, learning_starts=6)
+
+
 @pytest.mark.parametrize("interval", [1, 8, 20, 48, 1000])
 def test_intervals_end_at_the_first_round_that_reaches_them(interval):
     history = run(qmix(), Scripted, **SETTINGS | {"interval": interval})
