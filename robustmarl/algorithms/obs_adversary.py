@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Self
 
 import torch
@@ -66,6 +67,14 @@ class ObsAdversaryPPO(nn.Module):
         learned = nn.ModuleList([adversary, critic])
         self.optim, scheduler = (optim or adam(3e-4)).create_instances(learned)
         self.lr_schedulers = [] if scheduler is None else [scheduler]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the optimizer's state, which travels with the weights."""
+        return self.optim.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned; ``state`` is left as it is."""
+        self.optim.load_state_dict(copy.deepcopy(state))
 
     @classmethod
     def for_env(

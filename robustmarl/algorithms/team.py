@@ -75,7 +75,8 @@ class TeamAlgorithm(Algorithm[Any, Any]):
             env: an environment (only its spaces and metadata are read), or a spec.
             team: which of several teams it learns for.
             device: where networks and episodes live.
-            seed: of the initial weights and of minibatches; torch's global generator is left as it was.
+            seed: of the initial weights and of minibatches; torch's global generator is left
+                as it was.
             settings: hyper-parameters: keywords of the class, and of
                 :class:`~robustmarl.networks.AgentNetwork`.
         """

@@ -77,9 +77,10 @@ class EpisodeBuffer(ReplayBuffer):
 
     @staticmethod
     def bytes_per_episode(spec: TeamSpec) -> int:
-        """Return what one episode of ``spec.horizon`` steps takes."""
+        """Return what one episode of ``spec.horizon`` steps takes, attacked and on-policy."""
         one = spec.empty(1)
-        return sum(t.nbytes for t in one.values()) * (spec.horizon + 1)
+        more = one["obs"].nbytes + one["rew_agents"].nbytes  # seen, logp
+        return (sum(t.nbytes for t in one.values()) + more) * (spec.horizon + 1)
 
     def __len__(self) -> int:
         return self._count

@@ -306,6 +306,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _play(self, context: StepContext, playing: NDArray[np.int64]) -> None:
         output, hidden = self.controller.infer(context)
         self._check_finite(output, context)
+        self._check_mask(context)
         if not self.spec.continuous:
             output = output.masked_fill(~context.mask, MASKED)
         clean = output
@@ -442,6 +443,18 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             staged = torch.zeros(shape, dtype=values.dtype, device=self.device)
             self._staging[key] = staged
         return staged
+
+    def _check_mask(self, context: StepContext) -> None:
+        some = context.mask.any(dim=-1)
+        if bool(some.all()):
+            return
+        bad = ~some & context.live[:, None]
+        if bool(bad.any()):
+            e, i = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"action mask must leave an action, got none in environment {e}, agent "
+                f"{self.spec.agents[i]!r}, step {int(self._steps[e])}."
+            )
 
     def _check_finite(self, output: Tensor, context: StepContext) -> None:
         if bool(torch.isfinite(output.sum())):

@@ -144,6 +144,11 @@ def run(
         check_int("run.batch_size", batch_size, 1)
     rounds = num_envs if episodes_per_round is None else episodes_per_round
     check_int("run.episodes_per_round", rounds, 1)
+    given = [*perturb, *(p for several in (tests or {}).values() for p in several)]
+    own_state = [p for p in given if isinstance(p, Perturber)]
+    apart = len({id(p) for p in own_state}) == len(own_state)
+    rule = "given perturbers of their own, which keep counters and memory"
+    check(apart, "run.tests", rule, "one object twice")
     by_steps = steps_per_round is not None
     if steps_per_round is not None:
         check_int("run.steps_per_round", steps_per_round, 1)
@@ -355,14 +360,24 @@ def _save(
             "buffer": buffer.state_dict(),
             "collector": collector.state_dict(),
             "trainer": trainer.counters(),
+            "seed": getattr(algorithm, "team", algorithm).seed,
             "opponents": {name: copy.state_dict() for name, copy in slow.items()},
             "history": history.__dict__ | {},
             "torch_rng": torch.get_rng_state(),
         },
     )
     part = path.with_name("history.json.part")
-    part.write_text(json.dumps(history.__dict__, indent=1))
+    part.write_text(json.dumps(_strict(history.__dict__), indent=1, allow_nan=False))
     part.replace(path.with_name("history.json"))
+
+
+def _strict(value: Any) -> Any:
+    """Return ``value`` with None for NaN, which strict JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _strict(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_strict(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _restore(
@@ -389,8 +404,11 @@ def _restore(
     buffer.load_state_dict(saved["buffer"])
     collector.load_state_dict(saved["collector"])
     trainer.restore(**saved["trainer"])
+    rule = f"SlowCopy for {sorted(saved['opponents'])} to resume this run"
+    check(sorted(slow) == sorted(saved["opponents"]), "run.opponents", rule, sorted(slow))
     for opponent, state in saved["opponents"].items():
         slow[opponent].load_state_dict(state)
+    getattr(algorithm, "team", algorithm).seed = saved["seed"]
     torch.set_rng_state(saved["torch_rng"].cpu())
 
 

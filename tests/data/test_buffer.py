@@ -173,7 +173,8 @@ def test_what_does_not_fit_is_refused_on_loading():
 
 def test_capacity_in_bytes():
     each = EpisodeBuffer.bytes_per_episode(SPEC)
-    floats, ints, bools = 2 * 3 + 5 + 2, 2, 2 * 4 + 2
+    twice = 2 * 3 + 2  # what was shown beside what is true; log-probabilities beside rewards
+    floats, ints, bools = 2 * 3 + 5 + 2 + twice, 2, 2 * 4 + 2
     assert each == 5 * (4 * floats + 8 * ints + bools)
     assert EpisodeBuffer(SPEC, max_bytes=3 * each + each // 2).capacity == 3
     with pytest.raises(ValueError, match=f"max_bytes must be >= {each}, one episode of 4 steps"):

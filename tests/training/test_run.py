@@ -240,7 +240,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monk
         patch.setattr(module, "_save", save_twice_and_die)
         with pytest.raises(KeyboardInterrupt):
             run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "parts")
-    again = MAKERS[kind](seed=5)  # other weights, all of which are replaced
+    again = MAKERS[kind]()
+    with torch.no_grad():
+        for parameter in again.parameters():  # all of them are replaced
+            parameter.fill_(7.0)
     torch.manual_seed(123)
     history = run(again, game, **SETTINGS, **more, logdir=tmp_path / "parts", resume=True)
     assert history.resumed
