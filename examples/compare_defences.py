@@ -3,7 +3,7 @@
     python examples/compare_defences.py --seeds 0 1 2      # about ten minutes on two cores
     python examples/compare_defences.py --smoke            # seconds
 
-Trains the same IPPO team with every defence on a small foraging task and attacks all of them with
+Trains the same MAPPO team with every defence on a small foraging task and attacks all of them with
 noise, FGSM and PGD of the same size, and with PGD of half and twice the size they were trained
 for. Interrupted trainings continue where they were when the command is given again.
 """
@@ -21,12 +21,12 @@ EPSILON = 1.0  # one cell of the field
 BALL = LinfBall(epsilon=EPSILON)
 
 
-class ActionLossIPPO(losses.ActionLossRegularizer, algorithms.IPPO):
-    """IPPO with RoMFAC's action loss."""
+class ActionLossMAPPO(losses.ActionLossRegularizer, algorithms.MAPPO):
+    """MAPPO with RoMFAC's action loss."""
 
 
-class PolicyLossIPPO(losses.PolicyRegularizer, algorithms.IPPO):
-    """IPPO with SA-MDP's KL regularisation."""
+class PolicyLossMAPPO(losses.PolicyRegularizer, algorithms.MAPPO):
+    """MAPPO with SA-MDP's KL regularisation."""
 
 
 def make_env():
@@ -38,39 +38,32 @@ def build(method, rounds, seed):
     """Return (algorithm, what perturbs it while it trains)."""
     pgd = attacks.PGD(ball=BALL, steps=3)
     ramp = schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4)
-    half = [attacks.ObsPerturber(pgd, episodes=0.5)]
-    plain = algorithms.IPPO
+    plain = algorithms.MAPPO
     if method == "clean":
         return plain.for_env(make_env(), seed=seed), []
-    if method == "noise training":
-        noise = attacks.UniformNoise(ball=BALL)
-        return plain.for_env(make_env(), seed=seed), [attacks.ObsPerturber(noise, episodes=0.5)]
     if method == "FGSM training":
         fgsm = attacks.PGD.fgsm(BALL)
         return plain.for_env(make_env(), seed=seed), [attacks.ObsPerturber(fgsm, episodes=0.5)]
     if method == "PGD training":
-        return plain.for_env(make_env(), seed=seed), half
+        return plain.for_env(make_env(), seed=seed), [attacks.ObsPerturber(pgd, episodes=0.5)]
     if method == "policy loss (KL)":
         start = attacks.PGD(ball=BALL, steps=3, random_start=True)  # KL is flat at the centre
         loss = losses.PolicyLoss(attack=start, weight=ramp, form="kl")
-        return PolicyLossIPPO.for_env(make_env(), seed=seed, policy_loss=loss), []
+        return PolicyLossMAPPO.for_env(make_env(), seed=seed, policy_loss=loss), []
     weight = ramp
     if method == "action loss, repeated":
         weight = schedules.Repetitive(0.1, warmup=rounds // 4, period=rounds // 4, unit="updates")
     loss = losses.ActionLoss(attack=pgd, weight=weight)
-    algorithm = ActionLossIPPO.for_env(make_env(), seed=seed, action_loss=loss)
-    return algorithm, half if method == "PGD training + action loss" else []
+    return ActionLossMAPPO.for_env(make_env(), seed=seed, action_loss=loss), []
 
 
 METHODS = (
     "clean",
-    "noise training",
     "FGSM training",
     "PGD training",
     "action loss",
     "action loss, repeated",
     "policy loss (KL)",
-    "PGD training + action loss",
 )
 
 

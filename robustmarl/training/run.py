@@ -22,7 +22,7 @@ from robustmarl._seeding import mix, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.attacks.perturbers import Perturber
 from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
-from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.envs.vector import vector_env
 from robustmarl.spec import TeamSpec
 from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint, save_checkpoint
@@ -175,7 +175,7 @@ def run(
         check(resume, "run.logdir", "without a checkpoint of an earlier run", str(logdir), remedy)
         saved = load_checkpoint(path)
 
-    env = _engine(make_env, num_envs)
+    env = vector_env(make_env, num_envs)
     spec = env.spec.of_team(team)
     largest = rounds if steps_per_round is None else num_envs + steps_per_round // 4
     capacity: dict[str, Any] = {"episodes": buffer_episodes if off_policy else largest}
@@ -185,7 +185,7 @@ def run(
     if off_policy:
         rule = f"at most {buffer.capacity}, the episodes that the buffer holds"
         check(learning_starts <= buffer.capacity, "run.learning_starts", rule, learning_starts)
-    own = algorithm.perturbers() if isinstance(algorithm, AdversarialTraining) else []
+    own = algorithm.perturbers() if hasattr(algorithm, "perturbers") else []
     collector = JointCollector(
         learner,
         env,
@@ -198,7 +198,7 @@ def run(
     testers = {
         name: JointCollector(
             learner,
-            _engine(make_env, min(num_envs, test_episodes)),
+            vector_env(make_env, min(num_envs, test_episodes)),
             team=team,
             opponents=opponents,
             perturb=perturbations,
@@ -308,12 +308,6 @@ def _mean(parts: list[Any]) -> float:
     return float(np.concatenate(parts).mean()) if parts else float("nan")
 
 
-def _engine(make_env: Any, num_envs: int) -> Any:
-    """Return a vector environment; an engine that ``make_env`` builds is used as it is."""
-    batched = getattr(make_env, "make_engine", None)
-    return batched(num_envs) if batched is not None else JointVectorEnv(make_env, num_envs)
-
-
 def _record(
     history: History,
     watch: _Watch,
@@ -389,6 +383,9 @@ def _restore(
     trainer: Any,
     slow: dict[str, SlowCopy],
 ) -> None:
+    missing = sorted({"class", "spec", "trainer", "history", "seed", "opponents"} - set(saved))
+    rule = "with a checkpoint of a run of this version"
+    check(not missing, "run.logdir", rule, f"one without {missing}")
     name = type(algorithm).__name__
     check(saved["class"] == name, "run.algorithm", f"a {saved['class']} to resume this run", name)
     same = saved["spec"] == _fingerprint(spec)
