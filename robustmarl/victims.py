@@ -330,6 +330,11 @@ class NetworkVictim:
         """H, 0 without memory."""
         return int(self.network.hidden_size)
 
+    @property
+    def obs_size(self) -> int:
+        """D, the size of the observations it acts on."""
+        return int(self.network.first.in_features)
+
     def at(
         self,
         mask: Tensor | None = None,

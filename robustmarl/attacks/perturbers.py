@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_device, check_int, check_names, check_number
+from robustmarl._checks import check, check_device, check_int, check_names, check_number
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack, StepContext
 from robustmarl.spec import TeamSpec
@@ -116,6 +116,9 @@ class ObsPerturber(Perturber):
             raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
         if policy is not None:
             check_device("ObsPerturber.victim", self._victim.device, policy.device)
+        size = getattr(self._victim, "obs_size", spec.obs_size)
+        rule = f"a policy for observations of size {spec.obs_size}"
+        check(size == spec.obs_size, "ObsPerturber.victim", rule, f"one for size {size}")
         self.attack.ball.check_size(type(self.attack).__name__, spec.obs_size)
         foreign = policy is None or (self._victim is not policy)
         self._own_memory = foreign and self._victim.hidden_size > 0

@@ -62,7 +62,7 @@ class EpisodeBuffer(ReplayBuffer):
         check(
             each * episodes <= free,
             "EpisodeBuffer.episodes",
-            f"at most {free // each} here: an episode takes {each / 2**20:.1f} MiB and "
+            f"at most {free // each} here: an episode takes {each / 2**10:.1f} KiB and "
             f"{free / 2**30:.1f} GiB are free on {self.device}",
             episodes,
             "Give fewer episodes, or max_bytes.",

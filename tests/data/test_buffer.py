@@ -186,7 +186,7 @@ def test_more_than_memory_holds_is_refused_with_the_figures(monkeypatch):
     monkeypatch.setattr(buffer, "_free_bytes", lambda device: 10 * each + 1)
     assert EpisodeBuffer(SPEC, 10).capacity == 10
     with pytest.raises(
-        ValueError, match=r"at most 10 here: an episode takes .* MiB .*got 11.*max_b"
+        ValueError, match=r"at most 10 here: an episode takes .* KiB .*got 11.*max_b"
     ):
         EpisodeBuffer(SPEC, 11)
 
