@@ -58,6 +58,8 @@ class StepContext:
         keys: the episodes' random keys, int64 (E,).
         live: environments that play in this tick, bool (E,).
         terminal: environments whose observation is their episode's last, bool (E,).
+        types: which agents are Byzantine, bool (E, N), None where none can be. The truth: for
+            adversaries, oracles and labels, never for a defender's own decisions.
     """
 
     obs: Tensor
@@ -71,3 +73,4 @@ class StepContext:
     keys: Tensor
     live: Tensor
     terminal: Tensor
+    types: Tensor | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from robustmarl.typing import Env
 __all__ = ["JointEnv"]
 
 NO_OP = 0
+_NOTHING: dict[str, Any] = {}
 
 
 class JointEnv:
     """Writes one environment's observations, masks and rewards into given array rows.
 
     Agents that are dead or not yet there have zero observations, ``alive`` False and only the
-    no-op (action 0) available. An episode ends when no agent is left: as a termination if all
-    of the last agents terminated, else as a truncation.
+    no-op (action 0) available; so have those that stay although their infos say ``alive`` False.
+    An episode ends when no agent is left: as a termination if all of the last agents terminated,
+    else as a truncation.
 
     Args:
         env: a parallel environment.
@@ -59,7 +62,7 @@ class JointEnv:
         self._rows["terminated"][0] = self._rows["truncated"][0] = False
         self._rows["rew_agents"][:] = 0.0
         obs, infos = self.env.reset(seed=seed)
-        self._write(obs, infos, frozenset(self.env.agents))
+        self._write(obs, infos, _living(self.env.agents, infos))
 
     def advance(self, act: list[Any]) -> None:
         """Step with one joint action: N indices, or N vectors in [-1, 1]."""
@@ -81,7 +84,7 @@ class JointEnv:
             self._rows["truncated"][0] = not all_terminated
             alive = frozenset(a for a in ended if not terminated.get(a))
             self.infos = infos
-        self._write(obs, infos, alive)
+        self._write(obs, infos, _living(alive, infos))
 
     def metric(self, name: str) -> float:
         """Return a figure from the last infos: the mean over the agents that report it."""
@@ -133,3 +136,7 @@ class JointEnv:
             state[:] = np.concatenate([out[i, :size] for i, size in enumerate(sizes)])
         else:
             state[:] = self.env.state()
+
+
+def _living(agents: Iterable[str], infos: dict[str, dict[str, Any]]) -> frozenset[str]:
+    return frozenset(agent for agent in agents if infos.get(agent, _NOTHING).get("alive", True))

@@ -17,7 +17,7 @@ from robustmarl.envs.joint import JointEnv
 from robustmarl.spec import TeamSpec, spec_of
 from robustmarl.typing import Env
 
-__all__ = ["JointVectorEnv", "VectorEngine"]
+__all__ = ["JointVectorEnv", "VectorEngine", "vector_env"]
 
 
 class VectorEngine(Protocol):
@@ -153,3 +153,24 @@ class JointVectorEnv(BaseVectorEnv):
             f"{what} must be finite, got {float(values[tuple(at)])} from environment {e}, "
             f"{agent}step {self.joint[e].steps}."
         )
+
+
+def vector_env(make_env: Any, num_envs: int) -> VectorEngine:
+    """Return ``num_envs`` environments side by side, as one native batch where there is one.
+
+    ``make_env``, or the environment that it builds, offers a batch by ``make_engine(num_envs)``.
+    A wrapper's does not count: the batch would leave the wrapper out.
+
+    Raises:
+        TypeError: if ``make_env`` is neither callable nor offers a batch.
+        ValueError: for a bad number, or environments that differ.
+    """
+    check_int("vector_env.num_envs", num_envs, 1)
+    if (batch := getattr(make_env, "make_engine", None)) is not None:
+        return batch(num_envs)
+    if not callable(make_env):
+        return JointVectorEnv(make_env, num_envs)
+    built = [make_env()]
+    if hasattr(type(built[0]), "make_engine"):
+        return built[0].make_engine(num_envs)
+    return JointVectorEnv(lambda: built.pop() if built else make_env(), num_envs)

@@ -16,7 +16,7 @@ from robustmarl._seeding import mix, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.attacks.perturbers import ObsPerturber, Perturber, as_perturber
 from robustmarl.data import Controller, JointCollector
-from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.envs.vector import vector_env
 from robustmarl.typing import Env, RobustnessWarning
 
 __all__ = ["Rollouts", "rollout"]
@@ -77,7 +77,7 @@ def rollout(
     given = [] if perturb is None else perturb
     several = given if isinstance(given, Sequence) else [given]
     perturbers = [as_perturber(p) for p in several]
-    env = JointVectorEnv(make_env, min(num_envs, episodes))
+    env = vector_env(make_env, min(num_envs, episodes))
     collector = JointCollector(
         team,
         env,
