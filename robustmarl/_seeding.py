@@ -67,8 +67,18 @@ class Draws:
     """
 
     def __init__(self, keys: Tensor) -> None:
-        self.keys = keys
+        self._keys: Tensor | None = keys
+        self._source: tuple[Tensor, Tensor, int] | None = None
         self._calls = 0
+
+    @property
+    def keys(self) -> Tensor:
+        """The rows' keys; hashed when first needed, as many steps draw nothing."""
+        if self._keys is None:
+            assert self._source is not None  # set by at
+            keys, step, stream = self._source
+            self._keys = _finish(keys ^ _finish(step * _GOLDEN_S + stream))
+        return self._keys
 
     @classmethod
     def fresh(cls, rows: int, device: torch.device) -> Draws:
@@ -78,7 +88,9 @@ class Draws:
 
     def at(self, step: Tensor, stream: int) -> Draws:
         """Return the draws of one step, shape (R,) or scalar, of one named stream."""
-        return Draws(_finish(self.keys ^ _finish(step * _GOLDEN_S + stream)))
+        draws = Draws(self.keys)
+        draws._source, draws._keys = (self.keys, step, stream), None
+        return draws
 
     def split(self, parts: int) -> Draws:
         """Return draws for ``parts`` sub-rows of each row, (R * parts,) keys, row-major."""

@@ -107,8 +107,9 @@ class TeamPolicy(Policy):
         seen = obs.get("seen", obs.get("obs")) if isinstance(obs, Batch) else obs
         seen = torch.as_tensor(seen, dtype=torch.float32, device=self.device)
         mask = obs.get("mask") if isinstance(obs, Batch) else None
-        extra = self.network.extra(self._agents.to(self.device), None)
-        output, hidden = self.network.step(seen, extra, state)
+        network = self._victim.network
+        extra = network.extra(self._agents.to(self.device), None)
+        output, hidden = network.step(seen, extra, state)
         if mask is None:
             mask = torch.ones(output.shape, dtype=torch.bool, device=self.device)
         if not self.spec.continuous:

@@ -167,6 +167,11 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
         return advantage, advantage + value[:, :-1]
 
+    def learning_rows(self, batch: Any) -> Tensor:
+        """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
+        rows: Tensor = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
+        return rows
+
     def _critic_inputs(self, obs: Any) -> Tensor:
         if self.critic_input == "seen":
             return obs.seen
@@ -181,7 +186,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
     ) -> TeamTrainingStats:
         obs, valid = batch.obs, batch.valid
         n = self.spec.num_agents
-        rows = valid.unsqueeze(-1) & obs.alive[:, :-1]
+        rows = self.learning_rows(batch)
         with torch.no_grad():
             advantage, returns = self.advantages(batch)
             valued = rows if self.reward == "agents" else valid.unsqueeze(-1).expand_as(returns)

@@ -6,17 +6,22 @@ Importing this module needs no optional package; constructors say which they mis
 from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
 from robustmarl.envs.mpe import spread
+from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
 from robustmarl.envs.toy import ToyGame
 from robustmarl.spec import describe
 
 __all__ = [
     "MatrixGame",
     "SignalMatching",
+    "SkirmishEngine",
+    "SkirmishMap",
     "ToyGame",
     "TwoStepGame",
+    "UnitType",
     "climbing",
     "describe",
     "foraging",
     "foraging_from_id",
+    "skirmish",
     "spread",
 ]

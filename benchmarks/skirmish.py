@@ -1,0 +1,127 @@
+"""The skirmish engine's stepping rate against simple_spread's.
+
+    python benchmarks/skirmish.py [--json runs/bench/skirmish.json] [--device cuda]
+
+One thread, process CPU time, alternating pieces in one process. A step is everything: random
+legal actions, observations, masks, state, reward, and new episodes where one has ended.
+simple_spread is mpe2's own environment, one at a time, with random actions. With ``--device``
+the rate of 4,096 environments on that device is measured by the clock, policy included.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from _timing import alternate, report
+
+from robustmarl import algorithms, attacks
+from robustmarl.data import JointCollector, RandomController
+from robustmarl.envs.skirmish import SkirmishEngine
+from robustmarl.perturbation import LinfBall
+
+
+def raw_spread():
+    """Return a function that plays mpe2's own environment for 20 episodes."""
+    from mpe2 import simple_spread_v3
+
+    env = simple_spread_v3.parallel_env()
+    rng = np.random.default_rng(0)
+
+    def play():
+        steps = 0
+        for episode in range(20):
+            env.reset(seed=episode)
+            while env.agents:
+                acts = rng.integers(5, size=len(env.agents)).tolist()
+                env.step(dict(zip(env.agents, acts, strict=True)))
+                steps += 1
+        return steps
+
+    return play
+
+
+def battles(name, size, steps, **options):
+    """Return a function that steps ``size`` battles ``steps`` times."""
+    engine = SkirmishEngine(name, size, **options)
+    rng, rows = np.random.default_rng(0), np.arange(size)
+    engine.begin(rows, range(size))
+    draws = rng.random((16, *engine.tensors["mask"].shape), dtype=np.float32)
+    tensors = engine.tensors
+
+    def play():
+        for step in range(steps):
+            act = (draws[step % 16] * tensors["mask"].numpy()).argmax(-1)
+            engine.advance(torch.from_numpy(act), rows)
+            over = np.flatnonzero((tensors["terminated"] | tensors["truncated"]).numpy())
+            engine.begin(over, over + step)
+        return size * steps
+
+    return play
+
+
+def collected(name, size, episodes, learner=None):
+    """Return a function that collects episodes with random actions, or with a learner's."""
+    engine = SkirmishEngine(name, size)
+    player = RandomController(engine.spec) if learner is None else learner
+    collector = JointCollector(player, engine)
+
+    def play():
+        return int(collector.collect(n_episode=episodes).n_collected_steps)
+
+    return play
+
+
+def on_device(name, size, device, episodes):
+    """Return environment steps per second of policy, PGD-10 and engine, all on ``device``."""
+    engine = SkirmishEngine(name, size, device=device)
+    team = algorithms.IPPO.for_env(engine.spec, device=device)
+    rates = {}
+    for label, perturb in (("policy", []), ("policy, PGD-10", [attacks.PGD(ball=LinfBall(0.1))])):
+        collector = JointCollector(team, engine, perturb=perturb)
+        collector.collect(n_episode=size)
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        steps = int(collector.collect(n_episode=episodes).n_collected_steps)
+        torch.cuda.synchronize()
+        rates[label] = steps / (time.perf_counter() - begun)
+    return rates
+
+
+def main():
+    """Measure, and print beside the targets."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--device")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rates = alternate(
+        {
+            "spread": raw_spread(),
+            "3m x 64": battles("3m", 64, 200),
+            "3m x 1": battles("3m", 1, 500),
+            "27m_vs_30m x 64": battles("27m_vs_30m", 64, 20),
+            "3m x 64, torch": battles("3m", 64, 50, backend="torch"),
+            "3m x 32": battles("3m", 32, 200),
+            "3m x 32 collected": collected("3m", 32, 256),
+        }
+    )
+    rows = [
+        ("simple_spread, mpe2, one environment: steps/s", rates["spread"], ""),
+        ("3m, 64 environments: steps/s", rates["3m x 64"], ">= 25000"),
+        ("  times simple_spread", rates["3m x 64"] / rates["spread"], ">= 10"),
+        ("3m, one environment: steps/s", rates["3m x 1"], ">= 700"),
+        ("27m_vs_30m, 64 environments: steps/s", rates["27m_vs_30m x 64"], ">= 1000"),
+        ("3m, 64 environments, torch on the CPU: steps/s", rates["3m x 64, torch"], ""),
+        ("3m, 32 environments: steps/s", rates["3m x 32"], ""),
+        ("3m, 32 environments, collector, random team: steps/s", rates["3m x 32 collected"], ""),
+    ]
+    if args.device:
+        for label, rate in on_device("3m", 4096, args.device, 16384).items():
+            rows.append((f"3m, 4096 environments, {label} on {args.device}: steps/s", rate, ""))
+    report("skirmish", rows, args.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""DOP: off-policy actors with a critic that is a weighted sum over agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tianshou.algorithm.algorithm_base import (
+    LaggedNetworkFullUpdateAlgorithmMixin,
+    OffPolicyAlgorithm,
+)
+from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
+from torch import Tensor, nn
+
+from robustmarl._checks import check_int, check_number
+from robustmarl.algorithms.actor_critic import ActionCritics, ExploringPolicy, joint_state
+from robustmarl.algorithms.team import TeamTrainingStats
+from robustmarl.attacks.base import StepContext
+from robustmarl.networks import ActionCritic, WeightedMixer
+from robustmarl.objectives import masked_mean, td_lambda_returns
+from robustmarl.schedules import Linear, Schedule
+from robustmarl.spec import TeamSpec
+
+__all__ = ["DOP", "tree_backup"]
+
+
+def tree_backup(
+    taken: Tensor,
+    expected: Tensor,
+    reward: Tensor,
+    probability: Tensor,
+    bootstrap: Tensor,
+    going_on: Tensor,
+    gamma: float,
+    lam: float,
+    steps: int,
+) -> Tensor:
+    r"""Return k-step tree-backup targets, (B, T) [Wang2021]_.
+
+    .. math:: y_t = Q_t + \sum_{l=0}^{k-1} \gamma^l c_{t,l}
+              \bigl(r_{t+l} + \gamma b_{t+l}\, \bar V_{t+l+1} - Q_{t+l}\bigr), \qquad
+              c_{t,l} = \prod_{j=1}^{l} \lambda\, \pi(a_{t+j} \mid \tau_{t+j})
+
+    Args:
+        taken: :math:`Q_t` of the joint actions taken, (B, T).
+        expected: :math:`\bar V_{t+1} = E_\pi Q_{t+1}`, (B, T).
+        reward: (B, T).
+        probability: of the joint action taken under the target policy, (B, T).
+        bootstrap: b, 0 after a termination, 1 at a time limit, (B, T).
+        going_on: whether the episode goes on after a step, (B, T).
+        gamma: discount.
+        lam: lambda.
+        steps: k.
+    """
+    delta = reward + gamma * bootstrap * expected - taken
+    following = torch.cat([probability[:, 1:], torch.zeros_like(probability[:, :1])], dim=1)
+    decay = gamma * lam * following * going_on
+    total, factor, shifted = delta.clone(), torch.ones_like(delta), delta
+    rates = decay
+    for _ in range(steps - 1):
+        factor = factor * rates
+        shifted = torch.cat([shifted[:, 1:], torch.zeros_like(shifted[:, :1])], dim=1)
+        rates = torch.cat([rates[:, 1:], torch.zeros_like(rates[:, :1])], dim=1)
+        total = total + factor * shifted
+    return taken + total
+
+
+class _Critics(nn.Module):
+    """Critic and mixer as one module, so that one copy makes the target."""
+
+    def __init__(self, critic: ActionCritic, mixer: WeightedMixer) -> None:
+        super().__init__()
+        self.critic, self.mixer = critic, mixer
+
+    def forward(self, state: Tensor, obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Q_i of every action (..., N, A) and weights k (..., N)."""
+        return self.critic(state, obs), self.mixer.weights(state)
+
+
+class DOP(
+    ActionCritics, OffPolicyAlgorithm[ExploringPolicy], LaggedNetworkFullUpdateAlgorithmMixin
+):
+    r"""Off-policy decomposed policy gradients [Wang2021]_, on whole episodes.
+
+    .. math:: Q_{tot} = \sum_i k_i(s) Q_i(s, o_i, a_i), \qquad
+              L = -\overline{k_i \Bigl(Q_i(a_i) - \sum_b \pi_i(b) Q_i(b)\Bigr) \log\pi_i(a_i)}
+
+    The critic learns on-policy TD(lambda) targets on the newest episodes and off-policy
+    tree-backup targets (:func:`tree_backup`) on the sampled ones, in one step; the actor learns
+    from the newest episodes. Acts, and learns, with a share epsilon of uniform exploration. A time
+    limit bootstraps from the expected value of the last observation. Learns from ``obs.seen``.
+
+    ``for_env`` also takes ``exploration`` (1 to 0.05 over 500k steps), ``critic_hidden``
+    (256, 256), ``embed`` (32), ``deterministic_eval`` and the network's settings (a GRU of 64
+    that sees its last action).
+
+    Args:
+        policy: the team's.
+        critic: values of every action.
+        mixer: the weights k.
+        optim: the actor's optimizer factory; None is RMSprop at 5e-4, alpha .99, eps 1e-5.
+        critic_optim: the critic's and the mixer's; None is RMSprop at 1e-4.
+        gamma: discount in [0, 1].
+        td_lambda: of the on-policy targets, in [0, 1].
+        tree_lambda: of the off-policy targets, in [0, 1].
+        tree_steps: k of the off-policy targets, >= 1.
+        off_policy_weight: of the off-policy loss beside the on-policy one, >= 0.
+        recent_episodes: how many of the newest episodes are on-policy, >= 1.
+        target_update: copy critic and mixer to their target every so many updates, >= 1. An
+            update covers all time steps; the authors' code steps per time step, and copies every
+            600.
+        entropy_coef: >= 0.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+    """
+
+    additive_advantages = True
+
+    def __init__(
+        self,
+        *,
+        policy: ExploringPolicy,
+        critic: ActionCritic,
+        mixer: WeightedMixer,
+        optim: OptimizerFactory | None = None,
+        critic_optim: OptimizerFactory | None = None,
+        gamma: float = 0.99,
+        td_lambda: float = 0.8,
+        tree_lambda: float = 0.93,
+        tree_steps: int = 5,
+        off_policy_weight: float = 1.0,
+        recent_episodes: int = 16,
+        target_update: int = 20,
+        entropy_coef: float = 0.0,
+        max_grad_norm: float | None = 20.0,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(policy=policy)
+        LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        self.tree_lambda = check_number(f"{name}.tree_lambda", tree_lambda, 0.0, 1.0)
+        self.tree_steps = check_int(f"{name}.tree_steps", tree_steps, 1)
+        self.off_policy_weight = check_number(f"{name}.off_policy_weight", off_policy_weight, 0.0)
+        self.recent_episodes = check_int(f"{name}.recent_episodes", recent_episodes, 1)
+        self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
+        if max_grad_norm is not None:
+            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        self.critics = _Critics(critic, mixer)
+        self._target = self._add_lagged_network(self.critics)
+        network = policy.network
+        self.optim = self._create_optimizer(network, optim or _rmsprop(5e-4), max_grad_norm)
+        self.critic_optim = self._create_optimizer(
+            self.critics, critic_optim or _rmsprop(1e-4), max_grad_norm
+        )
+
+    @classmethod
+    def _exploration(cls) -> Schedule:
+        return Linear(1.0, 0.05, over=500_000, unit="env_steps")
+
+    @classmethod
+    def _critics(
+        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
+    ) -> dict[str, nn.Module]:
+        hidden = settings.pop("critic_hidden", (256, 256))
+        embed = settings.pop("embed", 32)
+        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+        return {
+            "critic": ActionCritic(*sizes, hidden=hidden, dueling=True),
+            "mixer": WeightedMixer(state_size, spec.num_agents, embed=embed),
+        }
+
+    @torch.no_grad()
+    def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
+        r"""Return :math:`k_i (Q_i(a) - E_\pi Q_i)`, (K, E, N, A): the same for all K.
+
+        Args:
+            context: one tick of E environments.
+            logits: the team's, (E, N, A), masked.
+            act: K joint actions per environment, int64 (K, E, N).
+        """
+        state = joint_state(context.state, self.spec.state_layout == "per_agent")
+        q, weights = self.critics(state, context.seen)
+        policy = torch.softmax(logits, dim=-1)
+        advantage = weights.unsqueeze(-1) * (q - (policy * q).sum(-1, keepdim=True))
+        return advantage.unsqueeze(0).expand(len(act), *advantage.shape)
+
+    def _preprocess_batch(self, batch: Any, buffer: Any, indices: Any) -> Any:
+        latest = getattr(buffer, "latest", None)
+        self._recent = batch if latest is None else latest(self.recent_episodes)
+        return batch
+
+    @torch.no_grad()
+    def _ingredients(self, batch: Any) -> dict[str, Tensor]:
+        """Return what targets are made of, each (B, T)."""
+        obs, act = batch.obs, batch.act
+        output, _, _ = self._outputs(obs, act)
+        logp = torch.log_softmax(output, dim=-1)
+        q, weights = self._target(self._state(obs), obs.seen)
+        taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        chosen = logp[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        expected = (weights * (logp.exp() * q).sum(-1)).sum(-1)
+        going_on = batch.valid.float()
+        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        return {
+            "taken": (weights[:, :-1] * taken).sum(-1),
+            "expected": expected[:, 1:],
+            "probability": chosen.sum(-1).exp(),
+            "reward": batch.rew,
+            "bootstrap": 1.0 - batch.terminated.float(),
+            "going_on": going_on,
+        }
+
+    def on_policy_targets(self, batch: Any) -> Tensor:
+        """Return TD(lambda) targets of the taken joint actions, (B, T)."""
+        of = self._ingredients(batch)
+        following = torch.cat([of["taken"][:, 1:], of["expected"][:, -1:]], dim=1)
+        following = torch.where(of["going_on"] > 0, following, of["expected"])
+        return td_lambda_returns(
+            of["reward"], following, of["bootstrap"], of["going_on"], self.gamma, self.td_lambda
+        )
+
+    def off_policy_targets(self, batch: Any) -> Tensor:
+        """Return tree-backup targets of the taken joint actions, (B, T)."""
+        of = self._ingredients(batch)
+        return tree_backup(**of, gamma=self.gamma, lam=self.tree_lambda, steps=self.tree_steps)
+
+    def _critic_loss(self, batch: Any, target: Tensor) -> Tensor:
+        q, weights = self.critics(self._state(batch.obs)[:, :-1], batch.obs.seen[:, :-1])
+        taken = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
+        error = (weights * taken).sum(-1) - target
+        return masked_mean(error.square(), batch.valid)
+
+    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
+        recent, self._recent = self._recent, None
+        on = self._critic_loss(recent, self.on_policy_targets(recent))
+        off = on.new_zeros(())
+        if self.off_policy_weight > 0.0:
+            off = self._critic_loss(batch, self.off_policy_targets(batch))
+        self.critic_optim.step(on + self.off_policy_weight * off)
+
+        def advantage(policy: Tensor) -> Tensor:
+            obs = recent.obs
+            q, weights = self.critics(self._state(obs)[:, :-1], obs.seen[:, :-1])
+            taken = q.gather(-1, recent.act.unsqueeze(-1)).squeeze(-1)
+            return weights * (taken - (policy * q).sum(-1))
+
+        figures = self._actor_step(recent, self.optim, advantage, self.entropy_coef)
+        self.policy.count("updates", 1)
+        if self.policy.counted("updates") % self.target_update == 0:
+            self._update_lagged_network_weights()
+        means = [*figures.tolist(), float(on.detach()), float(off.detach())]
+        names = ("policy_loss", "entropy", "advantage", "critic_loss", "tree_loss")
+        return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
+
+
+def _rmsprop(lr: float) -> OptimizerFactory:
+    return TorchOptimizerFactory(torch.optim.RMSprop, lr=lr, alpha=0.99, eps=1e-5)

@@ -1,0 +1,718 @@
+"""EIR-MAPPO and its relatives: MAPPO that expects Byzantine teammates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm
+from tianshou.algorithm.optim import OptimizerFactory
+from tianshou.data import Batch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl.algorithms.mappo import MAPPO
+from robustmarl.algorithms.policies import ActorPolicy
+from robustmarl.algorithms.team import NETWORK_SETTINGS, TeamTrainingStats, adam
+from robustmarl.attacks.base import StepContext
+from robustmarl.attacks.byzantine import ByzantinePerturber, TypeDistribution
+from robustmarl.attacks.perturbers import Perturber
+from robustmarl.networks import AgentNetwork, BeliefNetwork, TypedAgentNetwork, TypedCritic
+from robustmarl.objectives import masked_mean, ppo_surrogate
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.spec import TeamSpec
+from robustmarl.victims import MASKED, NetworkVictim
+
+__all__ = [
+    "EARMAPPO",
+    "EIRMAPPO",
+    "PRESETS",
+    "ByzantineAttack",
+    "ByzantinePolicy",
+    "TrueTypeMAPPO",
+    "TypedPolicy",
+]
+
+SlotKind = Literal["zeros", "truth", "belief"]
+
+_FORCE = stream_id("teacher_forcing")
+
+_RELEASED: dict[str, Any] = {
+    "hidden": (128, 128, 128),
+    "layer_norm": True,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+    "clip": 0.05,
+    "entropy_coef": 0.01,
+    "value_coef": 1.0,
+    "max_grad_norm": 10.0,
+    "optim": adam(5e-4, 1e-5),
+    "adversary_optim": adam(5e-4, 1e-5),
+    "adversary_epochs": 1,
+    "victim_interval": 1,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "released": _RELEASED,
+    "two_timescale": _RELEASED | {"optim": adam(1e-4, 1e-5), "adversary_epochs": 2},
+}
+"""Settings of ``for_env(preset=...)``: the released ones, and a team slower than its adversary."""
+
+
+class ByzantinePolicy(ActorPolicy):
+    """An adversary that plays for Byzantine agents: a stochastic actor shared by all of them.
+
+    It sees its own clean observation, its index and, with ``sees_actions``, what the others are
+    about to do (one-hot, or their vectors), as a released EIR-MAPPO adversary in training. An
+    observation with N more or fewer entries, type slots, is cut or filled with zeros.
+
+    Args:
+        spec: the team's.
+        sees_actions: whether it sees the others' intended actions of the step.
+        hidden: widths of the hidden layers.
+        layer_norm: normalise before each activation.
+        seed: of the initial weights; torch's global generator is left as it was.
+    """
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        *,
+        sees_actions: bool = False,
+        hidden: tuple[int, ...] = (128, 128, 128),
+        layer_norm: bool = True,
+        seed: int = 0,
+    ) -> None:
+        n, a = spec.num_agents, spec.num_actions
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("byzantine")) & (2**63 - 1))
+            network = AgentNetwork(
+                spec.obs_size,
+                n,
+                a,
+                hidden=hidden,
+                layer_norm=layer_norm,
+                continuous=spec.continuous,
+                output_gain=0.01,
+            )
+            table = torch.empty(n * a, hidden[0]).uniform_(-1.0, 1.0) * (n * a) ** -0.5
+        super().__init__(spec, network)
+        self.sees_actions = sees_actions
+        self.others_table = nn.Parameter(table) if sees_actions else None
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless agents and actions are those it was made for."""
+        own, n = self.spec, self.spec.num_agents
+        names = ("num_agents", "action_sizes", "continuous")
+        other = [f"{x}: {getattr(own, x)!r} != {getattr(spec, x)!r}" for x in names]
+        other = [text for text in other if len(set(text.split(": ", 1)[1].split(" != "))) > 1]
+        check(not other, "ByzantinePolicy", "made for this team's spaces", ", ".join(other))
+        near = abs(own.obs_size - spec.obs_size) in (0, n)
+        rule = f"made for observations of size {spec.obs_size}, or {n} type slots more or fewer"
+        check(near, "ByzantinePolicy", rule, own.obs_size)
+
+    def infer(
+        self, context: StepContext, act: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return unmasked outputs (E, N, A) for all agents as if all were Byzantine, and None."""
+        agents = self._agents.to(context.seen.device).expand(context.seen.shape[:2])
+        if act is not None:
+            act = act.unsqueeze(1).expand(-1, len(self._agents), *act.shape[1:])
+        return self.outputs(context.seen, agents, act), None
+
+    def outputs(self, obs: Tensor, agents: Tensor, act: Tensor | None) -> Tensor:
+        """Return outputs (..., A) for observations (..., D) of ``agents`` (...,).
+
+        Args:
+            obs: clean observations, with or without type slots.
+            agents: whose they are, int64.
+            act: the team's intended actions, (..., N) or (..., N, A); used with ``sees_actions``.
+        """
+        missing = self.spec.obs_size - obs.shape[-1]
+        obs = F.pad(obs, (0, missing)) if missing > 0 else obs[..., : self.spec.obs_size]
+        extra = cast(Tensor, self.network.extra(agents, None))
+        if self.others_table is not None and act is not None:
+            extra = extra + self._others(act, agents) @ self.others_table
+        return self.network.step(obs, extra, None)[0]
+
+    def _others(self, act: Tensor, agents: Tensor) -> Tensor:
+        """Return the others' actions, one-hot or as they are, (..., N * A), zero for oneself."""
+        if not self.spec.continuous:
+            act = F.one_hot(act, self.spec.num_actions).to(self.network.first.weight.dtype)
+        own = F.one_hot(agents, self.spec.num_agents).to(act.dtype).unsqueeze(-1)
+        return (act * (1.0 - own)).flatten(-2)
+
+
+class TypedPolicy(ActorPolicy):
+    r"""An actor on observations and N type slots: zeros, the truth, or its own belief.
+
+    In training each agent is shown the truth instead of its belief with the probability
+    ``teacher_forcing`` (one coin per agent, step and environment), where types are known.
+    Outside of training it never is. An oracle sees zeros where nobody draws types.
+
+    Args:
+        spec: the team's.
+        network: its actor.
+        slots: ``"zeros"``, ``"truth"`` or ``"belief"``.
+        belief: the belief network, for ``"belief"``. It reads what the agents are shown.
+        teacher_forcing: probability in [0, 1] over time.
+        hard_belief: round beliefs to 0 or 1.
+        deterministic_eval: act greedily outside training.
+    """
+
+    network: TypedAgentNetwork
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        network: TypedAgentNetwork,
+        *,
+        slots: SlotKind,
+        belief: BeliefNetwork | None = None,
+        teacher_forcing: float | Schedule = 0.0,
+        hard_belief: bool = False,
+        deterministic_eval: bool = False,
+    ) -> None:
+        super().__init__(spec, network, deterministic_eval)
+        rule = "given for slots='belief', and only then"
+        check((belief is not None) == (slots == "belief"), "TypedPolicy.belief", rule, belief)
+        self.slot_kind: SlotKind = slots
+        self.belief = belief
+        self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
+        self.hard_belief = hard_belief
+        self.slots: Tensor | None = None
+        if belief is not None:
+            self._victim = NetworkVictim(_Believer(self), continuous=spec.continuous)
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the belief's memory, 0 without."""
+        return 0 if self.belief is None else self.belief.hidden_size
+
+    @property
+    def forcing(self) -> float:
+        """The present probability of teacher forcing."""
+        value = self.teacher_forcing(self.counted(self.teacher_forcing.unit))
+        return check_number("TypedPolicy.teacher_forcing()", value, 0.0, 1.0)
+
+    def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
+        """Return unmasked outputs (E, N, A), and the belief's next memory."""
+        hidden = context.hidden
+        if self.slot_kind == "zeros":
+            self.slots = None
+        elif self.belief is None:
+            self.slots = self._truth(context)
+        else:
+            belief, hidden = self.belief.step(context.seen, context.hidden)
+            self.slots = self._forced(self.rounded(belief), context)
+        agents = self._agents.to(context.seen.device)
+        extra = self.network.extra(agents, context.last_act)
+        seen = context.seen if self.slots is None else torch.cat([context.seen, self.slots], -1)
+        return self.network.step(seen, extra, None)[0], hidden
+
+    def rounded(self, belief: Tensor) -> Tensor:
+        """Return the belief as the actor is shown it."""
+        return (belief > 0.5).to(belief.dtype) if self.hard_belief else belief
+
+    def _forced(self, belief: Tensor, context: StepContext) -> Tensor:
+        if not self.is_within_training_step or context.types is None:
+            return belief
+        probability = self.forcing
+        if probability == 0.0:
+            return belief
+        coins = Draws(context.keys).at(context.step, _FORCE).uniform(belief.shape[1])
+        return torch.where((coins < probability).unsqueeze(-1), self._truth(context), belief)
+
+    def _truth(self, context: StepContext) -> Tensor:
+        e, n = context.alive.shape
+        if context.types is None:
+            return context.seen.new_zeros(e, n, n)
+        return context.types.to(context.seen.dtype).unsqueeze(1).expand(e, n, n)
+
+
+class _Believer:
+    """Belief and actor as one network, as attacks query it; gradients pass through both."""
+
+    def __init__(self, policy: TypedPolicy) -> None:
+        self._policy = policy
+
+    @property
+    def hidden_size(self) -> int:
+        return self._policy.hidden_size
+
+    def parameters(self) -> Any:
+        return self._policy.network.parameters()
+
+    def plain(self) -> None:
+        return None
+
+    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor:
+        """Return the actor's extra with the agents' indices in one more column."""
+        network = self._policy.network
+        ids = torch.zeros(1, dtype=torch.int64) if agents is None else agents
+        column = ids.to(network.first.weight).unsqueeze(-1)
+        own = network.extra(agents, last_act)
+        if own is None:
+            return column
+        return torch.cat([own, column.expand(*own.shape[:-1], 1)], dim=-1)
+
+    def step(
+        self, obs: Tensor, extra: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        belief_net = cast(BeliefNetwork, self._policy.belief)
+        belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
+        own = extra[..., :-1] if extra.shape[-1] > 1 else None
+        seen = torch.cat([obs, self._policy.rounded(belief)], dim=-1)
+        return self._policy.network.step(seen, own, None)[0], after
+
+
+class _LearnsByzantine(Algorithm[Any, Any]):
+    """PPO of opposite sign for the adversary of a team."""
+
+    adversary: ByzantinePolicy
+    adversary_optim: Algorithm.Optimizer
+
+    def _learn_adversary(
+        self, batch: Any, advantage: Tensor, steps: int, clip: float, entropy_coef: float
+    ) -> dict[str, float]:
+        r"""Take ``steps`` steps against the team's ``advantage`` (B, T, N), on Byzantine rows.
+
+        .. math:: L = -\overline{\min(-\hat\rho A, -\mathrm{clip}(\hat\rho, 1 \pm c) A)} - c_e H
+        """
+        rows = byzantine_rows(batch)
+        if not bool(rows.any()):
+            return {}
+        obs, mask = batch.obs.obs[:, :-1][rows], batch.obs.mask[:, :-1][rows]
+        agents = torch.arange(rows.shape[-1], device=rows.device).expand(rows.shape)[rows]
+        told = batch.act_intended.unsqueeze(2).expand(*rows.shape, *batch.act_intended.shape[2:])
+        told = told[rows] if self.adversary.sees_actions else None
+        act, old, gain = batch.byzantine_act[rows], batch.byzantine_logp[rows], -advantage[rows]
+        figures: list[Tensor] = []
+        for _ in range(steps):
+            output = self.adversary.outputs(obs, agents, told)
+            if not self.adversary.spec.continuous:
+                output = output.masked_fill(~mask, MASKED)
+            logp = self.adversary.log_prob(output, act)
+            entropy = self.adversary.entropy(output).mean()
+            loss = -ppo_surrogate(logp, old, gain, clip).mean()
+            self.adversary_optim.step(loss - entropy_coef * entropy)
+            figures.append(torch.stack([loss, entropy, (old - logp).mean()]).detach())
+        means = torch.stack(figures).mean(dim=0).tolist()
+        names = ("adversary/policy_loss", "adversary/entropy", "adversary/kl")
+        return dict(zip(names, means, strict=True))
+
+
+def byzantine_rows(batch: Any) -> Tensor:
+    """Return the agent-steps that an adversary played, bool (B, T, N)."""
+    living: Tensor = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
+    return living & _types(batch)
+
+
+def _types(batch: Any) -> Tensor:
+    types = batch.__dict__.get("types")
+    return torch.zeros_like(batch.obs.alive[:, :-1]) if types is None else types
+
+
+def _standard(advantage: Tensor, rows: Tensor) -> Tensor:
+    """Return ``advantage`` centred and scaled as it is on ``rows``, everywhere."""
+    mean = masked_mean(advantage, rows)
+    spread = torch.where(rows, advantage - mean, 0.0).square().sum()
+    return (advantage - mean) / ((spread / (rows.sum() - 1).clamp(min=1)).sqrt() + 1e-8)
+
+
+class _TrainingPerturber(ByzantinePerturber):
+    """The learning adversary; records what the actor's slots were."""
+
+    def __init__(self, learner: EIRMAPPO) -> None:
+        super().__init__(learner.adversary, types=learner.types)
+        self._learner = learner
+
+    def on_obs(self, context: StepContext) -> Tensor:
+        types = self.type_distribution
+        types.p, types.returns = self._learner.present_p, self._learner.type_returns
+        return super().on_obs(context)
+
+    def record(self) -> dict[str, Tensor]:
+        own = self._learner.policy.slots
+        return super().record() | ({} if own is None else {"policy_slots": own})
+
+
+class EIRMAPPO(_LearnsByzantine, MAPPO):
+    r"""MAPPO for the Bayesian game in which teammates may be Byzantine [Li2024]_.
+
+    In training an adversary replaces the actions of Byzantine agents (at most k of them, with
+    probability p per episode). The team acts on its beliefs b about types; V(s, b) is the ex
+    interim value. Team and adversary learn from the same advantages with opposite signs,
+
+    .. math:: \nabla_\phi: (1-\theta^i) \nabla\log\pi(a^i|H^i,b^i) A^i, \qquad
+              \nabla_{\hat\phi}: -\theta^i \nabla\log\hat\pi(\hat a^i|H^i,\theta) A^i
+
+    as clipped PPO over disjoint rows, A standardised over the team's. Beliefs are learned by
+    cross-entropy against the types; no gradient passes between them and PPO. Without Byzantine
+    agents (p = 0) :class:`EARMAPPO` is :class:`MAPPO`, bit for bit.
+
+    Train it with ``training.run``, which adds :meth:`perturbers`. ``for_env`` also takes
+    ``preset`` (a key of ``PRESETS``, None for the defaults of :class:`MAPPO`), ``p``,
+    ``teacher_forcing``, ``hard_belief``, ``belief_hidden``, ``belief_memory``,
+    ``adversary_hidden``, ``sees_actions`` and ``actor_columns``, the coordinates of observations
+    that the actor reads (critic and belief read all).
+
+    Args:
+        policy: the team's.
+        adversary: who plays for Byzantine agents.
+        types: who is Byzantine; ``"adaptive"`` uses the returns of the latest rollouts.
+        adversary_optim: optimizer factory; None is Adam at 5e-4, eps 1e-5, as for beliefs.
+        belief_optim: optimizer factory of the belief network.
+        adversary_epochs: the adversary's steps per step of the team, >= 1.
+        victim_interval: the team learns in every so many rounds, >= 1; in the others all
+            episodes have Byzantine agents, and critic, belief and adversary learn.
+        belief_epochs: steps of the belief network per round, >= 1.
+        belief_chunk: steps over which its gradient passes back, >= 1; None is the episode.
+        settings: of :class:`PPOBased`.
+    """
+
+    slot_kind: ClassVar[SlotKind] = "belief"
+    policy: TypedPolicy
+    type_returns: Tensor
+
+    def __init__(
+        self,
+        *,
+        policy: TypedPolicy,
+        adversary: ByzantinePolicy,
+        types: TypeDistribution,
+        adversary_optim: OptimizerFactory | None = None,
+        belief_optim: OptimizerFactory | None = None,
+        adversary_epochs: int = 1,
+        victim_interval: int = 1,
+        belief_epochs: int = 5,
+        belief_chunk: int | None = 10,
+        **settings: Any,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(policy=policy, **settings)
+        if not isinstance(types, TypeDistribution):
+            raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
+        types.check_spec(policy.spec)
+        self.adversary, self.types, self._p = adversary, types, types.p
+        self.adversary_epochs = check_int(f"{name}.adversary_epochs", adversary_epochs, 1)
+        self.victim_interval = check_int(f"{name}.victim_interval", victim_interval, 1)
+        self.belief_epochs = check_int(f"{name}.belief_epochs", belief_epochs, 1)
+        if belief_chunk is not None:
+            check_int(f"{name}.belief_chunk", belief_chunk, 1)
+        self.belief_chunk = belief_chunk
+        norm = settings.get("max_grad_norm", 10.0)
+        default = adam(5e-4, 1e-5)
+        self.adversary_optim = self._create_optimizer(adversary, adversary_optim or default, norm)
+        self.belief_optim = None
+        if policy.belief is not None:
+            factory = belief_optim or default
+            self.belief_optim = self._create_optimizer(policy.belief, factory, norm)
+        self.register_buffer("type_returns", torch.zeros(policy.spec.num_agents))
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        preset = settings.pop("preset", "released")
+        if preset is not None:
+            check_choice(f"{cls.__name__}.preset", preset, PRESETS)
+            settings = PRESETS[preset] | settings
+        p = settings.pop("p", None)
+        types = settings.pop("types", None)
+        rule = "left out where types are given"
+        check(types is None or p is None, f"{cls.__name__}.p", rule, p)
+        types = TypeDistribution(0.5 if p is None else p) if types is None else copy.copy(types)
+        hidden = settings.get("hidden", (64, 64))
+        layer_norm = settings.get("layer_norm", False)
+        own = {key: settings.pop(key) for key in NETWORK_SETTINGS if key in settings}
+        network = TypedAgentNetwork(
+            spec.obs_size,
+            spec.num_agents,
+            spec.num_actions,
+            continuous=spec.continuous,
+            columns=settings.pop("actor_columns", None),
+            **{"output_gain": 0.01, **own},
+        )
+        critic_hidden = settings.pop("critic_hidden", hidden)
+        critic = cls._critic(spec, settings, critic_hidden)
+        seed = int(torch.randint(2**31, ()))  # of for_env's stream; after MAPPO's own draws
+        belief_hidden = settings.pop("belief_hidden", hidden)
+        memory = settings.pop("belief_memory", belief_hidden[-1])
+        belief = None
+        if cls.slot_kind == "belief":
+            belief = BeliefNetwork(spec, hidden=belief_hidden, memory=memory, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        network.draw_slots(generator)
+        cast(TypedCritic, critic["critic"]).draw_slots(generator)
+        policy = TypedPolicy(
+            spec,
+            network,
+            slots=cls.slot_kind,
+            belief=belief,
+            teacher_forcing=settings.pop("teacher_forcing", 0.0),
+            hard_belief=settings.pop("hard_belief", False),
+            deterministic_eval=settings.pop("deterministic_eval", False),
+        )
+        adversary = ByzantinePolicy(
+            spec,
+            sees_actions=settings.pop("sees_actions", False),
+            hidden=settings.pop("adversary_hidden", hidden),
+            layer_norm=layer_norm,
+            seed=seed,
+        )
+        return cls(policy=policy, adversary=adversary, types=types, **critic, **settings)
+
+    @classmethod
+    def _critic(
+        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
+    ) -> dict[str, Any]:
+        per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
+        n = spec.num_agents
+        critic = TypedCritic(
+            spec.state_size, n, num_agents=n if per_agent else 0, hidden=hidden, layer_norm=True
+        )
+        return {"critic": critic, "critic_input": "state"}
+
+    @property
+    def belief(self) -> BeliefNetwork | None:
+        """The team's belief network, None if it has none."""
+        return self.policy.belief
+
+    @property
+    def team_learns(self) -> bool:
+        """Whether the team learns in this round, or only its adversary, critic and belief."""
+        return (self.policy.counted("updates") + 1) % self.victim_interval == 0
+
+    @property
+    def present_p(self) -> float:
+        """The probability of Byzantine agents in this round's episodes."""
+        return self._p if self.team_learns or self._p == 0.0 else 1.0
+
+    def perturbers(self) -> list[Perturber]:
+        """Return what ``training.run`` adds to the perturbations: the learning adversary."""
+        return [] if self._p == 0.0 else [_TrainingPerturber(self)]
+
+    def learning_rows(self, batch: Any) -> Tensor:
+        """Return the agent-steps the actor learns from: living agents that are not Byzantine."""
+        return super().learning_rows(batch) & ~_types(batch)
+
+    def _update_with_batch(
+        self, batch: Any, batch_size: int | None, repeat: int
+    ) -> TeamTrainingStats:
+        memory, view = self._with_slots(batch)
+        figures: dict[str, float] = {}
+        rows = self.learning_rows(view)
+        with torch.no_grad():
+            raw, returns = self.advantages(view)
+            advantage = _standard(raw.expand(rows.shape), rows)
+        if self.team_learns:
+            stats = super()._update_with_batch(view, batch_size, repeat)
+            figures |= stats.metrics
+        else:
+            figures["value_loss"] = self._learn_critic(view, returns, repeat)
+            self.policy.count("updates", 1)
+        steps = repeat * self.adversary_epochs
+        figures |= self._learn_adversary(batch, advantage, steps, self.clip, self.entropy_coef)
+        if memory is not None:
+            figures["belief/loss"] = self._learn_belief(batch, memory)
+        self._note_returns(batch)
+        return TeamTrainingStats(metrics=figures)
+
+    def _with_slots(self, batch: Any) -> tuple[Tensor | None, Any]:
+        """Return the belief's memory after each step, and the batch as the actor lived it."""
+        kind, memory = self.slot_kind, None
+        if kind == "zeros":
+            return None, batch
+        valid, types = batch.valid, _types(batch)
+        n = self.spec.num_agents
+        if kind == "truth":
+            theta = types[:, :1].to(batch.obs.seen.dtype).unsqueeze(2)  # the episode's
+            slots = theta.expand(-1, valid.shape[1] + 1, n, n)
+        else:
+            with torch.no_grad():
+                logits, memory = cast(BeliefNetwork, self.belief).unroll(batch.obs.seen)
+                slots = self.policy.rounded(torch.sigmoid(logits))
+            kept = batch.__dict__.get("policy_slots")
+            if kept is not None:  # what it acted on, teacher forcing included
+                acted = torch.where(valid[..., None, None], kept, slots[:, :-1])
+                slots = torch.cat([acted, slots[:, -1:]], dim=1)
+        view, obs = Batch(), Batch()
+        obs.__dict__.update(batch.obs.__dict__)
+        state = batch.obs.state
+        if state.dim() == 3:
+            state = state.unsqueeze(2).expand(-1, -1, n, -1)
+        obs.__dict__["seen"] = torch.cat([batch.obs.seen, slots], dim=-1)
+        obs.__dict__["state"] = torch.cat([state, slots], dim=-1)
+        view.__dict__.update(batch.__dict__)
+        view.__dict__["obs"] = obs
+        return memory, view
+
+    def _learn_critic(self, view: Any, returns: Tensor, repeat: int) -> float:
+        valued = self.learning_rows(view) | byzantine_rows(view)
+        if self.reward == "team":
+            valued = view.valid.unsqueeze(-1).expand_as(returns)
+        if self.normalizer is not None:
+            self.normalizer.update(returns, valued)
+            returns = self.normalizer.normalize(returns)
+        inputs = self._critic_inputs(view.obs)[:, :-1]
+        losses = []
+        for _ in range(repeat):
+            value = self.critic(inputs).expand_as(returns)
+            loss = masked_mean((value - returns).square(), valued)
+            self.optim.step(self.value_coef * loss)
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def _learn_belief(self, batch: Any, memory: Tensor) -> float:
+        belief = cast(BeliefNetwork, self.belief)
+        obs, valid = batch.obs.seen[:, :-1], batch.valid
+        n, steps = self.spec.num_agents, valid.shape[1]
+        chunk = min(self.belief_chunk or steps, steps)
+        parts = -(-steps // chunk)
+        pad = parts * chunk - steps
+
+        def cut(x: Tensor) -> Tensor:
+            x = F.pad(x, (*(0, 0) * (x.dim() - 2), 0, pad))
+            return x.reshape(-1, chunk, *x.shape[2:])
+
+        before = F.pad(memory[:, chunk - 1 : -1 : chunk], (0, 0, 0, 0, 1, 0))[:, :parts]
+        start = before.reshape(-1, *before.shape[2:])
+        labels = _types(batch).to(obs.dtype).unsqueeze(2).expand(-1, -1, n, -1)
+        obs, labels, rows = cut(obs), cut(labels), cut(valid)
+        losses = []
+        for _ in range(self.belief_epochs):
+            logits, _ = belief.unroll(obs, start)
+            each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+            loss = masked_mean(each.mean(dim=(-1, -2)), rows)
+            cast(Algorithm.Optimizer, self.belief_optim).step(loss)
+            losses.append(loss.detach())
+        return float(torch.stack(losses).mean())
+
+    def _note_returns(self, batch: Any) -> None:
+        """Remember the team's return while each agent was Byzantine, where it was."""
+        total = torch.where(batch.valid, batch.rew, 0.0).sum(dim=1)
+        was = _types(batch)[:, 0].to(total.dtype)
+        mean = (was * total.unsqueeze(-1)).sum(dim=0) / was.sum(dim=0).clamp(min=1)
+        self.type_returns.copy_(torch.where(was.sum(dim=0) > 0, mean, self.type_returns))
+
+
+class EARMAPPO(EIRMAPPO):
+    """The ex ante robust team: EIR-MAPPO without beliefs, its slots zero [Li2024]_."""
+
+    slot_kind = "zeros"
+
+
+class TrueTypeMAPPO(EIRMAPPO):
+    """The oracle: EIR-MAPPO told the types, an upper bound [Li2024]_."""
+
+    slot_kind = "truth"
+
+
+class ByzantineAttack(_LearnsByzantine, MAPPO):
+    r"""A fresh adversary trained against a frozen team: the non-oblivious attack [Li2024]_.
+
+    The team's policy is copied and never learns; critic and adversary do, with
+    :math:`\theta = e_j` in every episode. Make it by :meth:`against`, train it with
+    ``training.run``, and play ``attack.adversary`` by a
+    :class:`~robustmarl.attacks.ByzantinePerturber` against any team with the same spaces.
+
+    Args:
+        policy: the frozen team's.
+        adversary: what learns.
+        types: whose actions it plays.
+        adversary_optim: optimizer factory; None is Adam at 5e-4, eps 1e-5.
+        settings: of :class:`PPOBased`.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Any,
+        adversary: ByzantinePolicy,
+        types: TypeDistribution,
+        adversary_optim: OptimizerFactory | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(policy=policy, **settings)
+        self.adversary, self.types = adversary, types
+        factory = adversary_optim or adam(5e-4, 1e-5)
+        norm = settings.get("max_grad_norm", 10.0)
+        self.adversary_optim = self._create_optimizer(adversary, factory, norm)
+
+    @classmethod
+    def against(
+        cls,
+        victim: Any,
+        agents: Collection[str] | None = None,
+        *,
+        sees_actions: bool = False,
+        hidden: tuple[int, ...] = (128, 128, 128),
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """Return the attack on ``victim``, a robustmarl algorithm or policy.
+
+        Args:
+            victim: the team; left as it is.
+            agents: the Byzantine agents, all of them in every episode; None draws one anew.
+            sees_actions: whether the adversary sees what the others are about to do.
+            hidden: widths of adversary and critic.
+            seed: of the initial weights.
+            settings: of :class:`PPOBased`; gamma is 0.95, the clip 0.05 by default.
+
+        Raises:
+            TypeError: if ``victim`` has no policy of a team.
+        """
+        policy = getattr(victim, "policy", victim)
+        if not hasattr(policy, "infer") or not hasattr(policy, "spec"):
+            raise TypeError(
+                f"{cls.__name__}.victim must be a robustmarl algorithm or policy, got {victim!r}."
+            )
+        policy = copy.deepcopy(policy).requires_grad_(False)
+        for name in ("exploration", "teacher_forcing"):  # a frozen team has no training habits
+            if hasattr(policy, name):
+                setattr(policy, name, as_schedule(name, 0.0))
+        spec = policy.spec
+        fixed = agents is not None
+        types = TypeDistribution(1.0, choice="fixed" if fixed else "uniform", agents=agents)
+        types.check_spec(spec)
+        defaults = {"gamma": 0.95, "clip": 0.05, "value_coef": 1.0}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
+            critic = cls._critic(spec, settings, hidden)
+        made = cls(
+            policy=policy,
+            adversary=ByzantinePolicy(spec, sees_actions=sees_actions, hidden=hidden, seed=seed),
+            types=types,
+            **critic,
+            **(defaults | settings),
+        )
+        return made.to(policy.device)
+
+    def perturbers(self) -> list[Perturber]:
+        """Return what ``training.run`` adds to the perturbations: the learning adversary."""
+        return [ByzantinePerturber(self.adversary, types=self.types)]
+
+    def _update_with_batch(
+        self, batch: Any, batch_size: int | None, repeat: int
+    ) -> TeamTrainingStats:
+        rows = byzantine_rows(batch)
+        with torch.no_grad():
+            raw, returns = self.advantages(batch)
+            advantage = _standard(raw.expand(rows.shape), rows)
+            valued = batch.valid.unsqueeze(-1).expand_as(returns)
+            if self.normalizer is not None:
+                self.normalizer.update(returns, valued)
+                returns = self.normalizer.normalize(returns)
+        figures = self._learn_adversary(batch, advantage, repeat, self.clip, self.entropy_coef)
+        inputs = self._critic_inputs(batch.obs)[:, :-1]
+        for _ in range(repeat):
+            value = self.critic(inputs).expand_as(returns)
+            loss = masked_mean((value - returns).square(), valued)
+            self.optim.step(self.value_coef * loss)
+            figures["value_loss"] = float(loss.detach())
+        self.policy.count("updates", 1)
+        return TeamTrainingStats(metrics=figures)

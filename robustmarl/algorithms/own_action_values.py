@@ -1,0 +1,98 @@
+"""The value of every own action, learned beside a learner that has none."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm
+from torch import Tensor
+
+from robustmarl._checks import check, check_int, check_number
+from robustmarl.algorithms.actor_critic import joint_state
+from robustmarl.algorithms.team import adam
+from robustmarl.attacks.base import StepContext
+from robustmarl.networks import ActionCritic
+from robustmarl.objectives import masked_mean
+from robustmarl.spec import TeamSpec
+
+__all__ = ["OwnActionValues"]
+
+
+class OwnActionValues(Algorithm[Any, Any]):
+    r"""Mixed in left of MAPPO or IPPO: learns Q(s, o_i, i, a_i), which TRAM needs and PPO lacks.
+
+    .. math:: L_Q = \overline{\bigl(Q(s, o_i, i, a_i) - G\bigr)^2}
+
+    with G the learner's own returns. The learner itself is untouched, bit for bit: the critic has
+    its own optimizer and is never asked by it. It belongs to the adversary, and is our addition.
+
+    Args:
+        action_critic_hidden: widths of its hidden layers.
+        action_critic_lr: Adam's step size, > 0.
+        action_critic_updates: gradient steps per update of the learner, >= 1.
+        settings: the learner's own.
+
+    Raises:
+        TypeError: for a learner without ``advantages(batch)``.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> class Attackable(algorithms.OwnActionValues, algorithms.MAPPO): ...
+        >>> team = Attackable.for_env(envs.TwoStepGame())
+    """
+
+    additive_advantages = True
+
+    def __init__(
+        self,
+        *,
+        action_critic_hidden: tuple[int, ...] = (64, 64),
+        action_critic_lr: float = 1e-3,
+        action_critic_updates: int = 4,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        name = type(self).__name__
+        if not hasattr(self, "advantages"):
+            raise TypeError(
+                f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which has no "
+                "advantages(batch) to learn returns from."
+            )
+        spec: TeamSpec = self.policy.spec
+        check(not spec.continuous, f"{name}.env", "of discrete actions", "a Box of actions")
+        check_number(f"{name}.action_critic_lr", action_critic_lr, 0.0, open_low=True)
+        self.action_critic_updates = check_int(
+            f"{name}.action_critic_updates", action_critic_updates, 1
+        )
+        self._per_agent = spec.state_layout == "per_agent"
+        state_size = spec.state_size * (spec.num_agents if self._per_agent else 1)
+        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+        self.action_critic = ActionCritic(*sizes, hidden=action_critic_hidden)
+        self.action_critic_optim = self._create_optimizer(
+            self.action_critic, adam(action_critic_lr), 10.0
+        )
+
+    @torch.no_grad()
+    def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
+        """Return the advantage of every agent's every own action, (K, E, N, A)."""
+        state = joint_state(context.state, self._per_agent)
+        q = self.action_critic(state, context.seen)
+        q = q - (torch.softmax(logits, dim=-1) * q).sum(-1, keepdim=True)
+        return q.unsqueeze(0).expand(len(act), *q.shape)
+
+    def _update_with_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        obs, valid, act = batch.obs, batch.valid, batch.act
+        with torch.no_grad():
+            _, returns = cast(Any, self).advantages(batch)
+        stats = super()._update_with_batch(batch, *args, **kwargs)  # type: ignore[misc]
+        rows = valid.unsqueeze(-1) & obs.alive[:, :-1]
+        returns, act = returns.expand(rows.shape)[valid], act[valid]
+        state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
+        seen, rows = obs.seen[:, :-1][valid], rows[valid]
+        for _ in range(self.action_critic_updates):
+            q = self.action_critic(state, seen).gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            loss = masked_mean((q - returns).square(), rows)
+            self.action_critic_optim.step(loss)
+        stats.metrics["action_critic_loss"] = float(loss.detach())
+        return stats

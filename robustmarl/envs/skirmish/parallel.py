@@ -1,0 +1,184 @@
+"""One battle as a PettingZoo parallel environment."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
+from numpy.typing import NDArray
+from pettingzoo import ParallelEnv
+from typing_extensions import override
+
+from robustmarl._checks import check, check_choice
+from robustmarl._seeding import mix
+from robustmarl.envs.skirmish.engine import SkirmishEngine
+from robustmarl.envs.skirmish.maps import TICKS_PER_SECOND, SkirmishMap
+from robustmarl.envs.skirmish.render import picture
+
+__all__ = ["SkirmishParallelEnv", "skirmish"]
+
+_ROW = np.zeros(1, np.int64)
+
+
+class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
+    """A team of units fights one that the engine plays; see :func:`skirmish`.
+
+    Agents that die stay, as in SMAC: they see zeros, have only the no-op, and share the team's
+    reward. The infos tell for every agent ``alive``, ``battle_won`` and ``illegal_actions``,
+    the number of the team's actions replaced in this episode.
+
+    Args:
+        game: a map or its name.
+        difficulty: see ``robustmarl.envs.skirmish.DIFFICULTIES``.
+        illegal: ``"replace"`` or ``"refuse"``.
+        render_mode: ``"rgb_array"`` or None.
+    """
+
+    def __init__(
+        self,
+        game: str | SkirmishMap,
+        *,
+        difficulty: str = "normal",
+        illegal: str = "replace",
+        render_mode: str | None = None,
+    ) -> None:
+        check_choice("skirmish.render_mode", render_mode, (None, "rgb_array"))
+        self._settings = {"difficulty": difficulty, "illegal": illegal}
+        self.engine = engine = SkirmishEngine(game, difficulty=difficulty, illegal=illegal)
+        self.game, self.render_mode = engine.game, render_mode
+        spec = engine.spec
+        self.metadata = {
+            "name": f"skirmish_{self.game.name}",
+            "render_modes": ["rgb_array"],
+            "render_fps": 3,
+            "team_reward": spec.team_reward,
+            "horizon": spec.horizon,
+            "episode_metrics": spec.metrics,
+        }
+        self.possible_agents = list(spec.agents)
+        self.agents = []
+        seen = Box(-1.0, 1.0, (spec.obs_size,), np.float32)
+        actions = spec.num_actions
+        self.observation_spaces = {
+            agent: Dict({"observation": seen, "action_mask": MultiBinary(actions)})
+            for agent in self.possible_agents
+        }
+        self.action_spaces = {agent: Discrete(actions) for agent in self.possible_agents}
+        slowest = max(
+            unit.cooldown * TICKS_PER_SECOND / unit.max_cooldown for unit in self.game.ally_units
+        )
+        self.state_space = Box(-1.0, max(1.0, slowest), (spec.state_size,), np.float32)
+        self._arrays = {key: tensor.numpy() for key, tensor in engine.tensors.items()}
+        self._seed, self._episode = secrets.randbits(62), 0
+
+    @override
+    def observation_space(self, agent: str) -> Space[Any]:
+        return self.observation_spaces[agent]
+
+    @override
+    def action_space(self, agent: str) -> Space[Any]:
+        return self.action_spaces[agent]
+
+    def make_engine(
+        self, num_envs: int, device: torch.device | str = "cpu", backend: str | None = None
+    ) -> SkirmishEngine:
+        """Return ``num_envs`` battles like this one, stepped together; training uses it."""
+        return SkirmishEngine(self.game, num_envs, device=device, backend=backend, **self._settings)
+
+    @override
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        if seed is not None:
+            self._seed, self._episode = seed, 0
+        else:
+            self._episode += 1
+            seed = mix(self._seed, self._episode)
+        self.engine.begin(_ROW, [seed])
+        self.agents = self.possible_agents[:]
+        return self._observe(), {agent: {"alive": True} for agent in self.agents}
+
+    @override
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, Any],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        agents, arrays = self.agents, self._arrays
+        absent = [agent for agent in agents if agent not in actions]
+        check(not absent, "step.actions", "one per agent", sorted(actions))
+        if not agents:
+            return {}, {}, {}, {}, {}
+        act = torch.tensor([[int(actions[agent]) for agent in agents]])
+        self.engine.advance(act, _ROW)
+        terminated, truncated = bool(arrays["terminated"][0]), bool(arrays["truncated"][0])
+        common = {
+            "battle_won": bool(arrays["metrics"][0, 0]),
+            "illegal_actions": int(self.engine.battles.illegal[0]),
+        }
+        infos = {
+            agent: {"alive": bool(alive), **common}
+            for agent, alive in zip(agents, arrays["alive"][0], strict=True)
+        }
+        if terminated or truncated:
+            self.agents = []
+        return (
+            self._observe(),
+            dict.fromkeys(agents, float(arrays["rew_agents"][0, 0])),
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
+            infos,
+        )
+
+    @override
+    def state(self) -> NDArray[np.float32]:
+        """Return SMAC's global state, shape (S,)."""
+        state: NDArray[np.float32] = self._arrays["state"][0].copy()
+        return state
+
+    @override
+    def render(self) -> Any:
+        """Return a picture, uint8 (H, W, 3): allies blue, enemies red, health as brightness."""
+        check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
+        return picture(self.engine)
+
+    def _observe(self) -> dict[str, Any]:
+        obs, mask = self._arrays["obs"][0].copy(), self._arrays["mask"][0].astype(np.int8)
+        return {
+            agent: {"observation": row, "action_mask": available}
+            for agent, row, available in zip(self.possible_agents, obs, mask, strict=True)
+        }
+
+
+def skirmish(
+    map: str | SkirmishMap = "3m",  # noqa: A002 - what its users call it
+    *,
+    difficulty: str = "normal",
+    illegal: str = "replace",
+    render_mode: str | None = None,
+) -> SkirmishParallelEnv:
+    """Return a micro-battle with SMAC's observations, states, masks, actions and rewards.
+
+    The layout and its scales are SMAC's; the dynamics only resemble StarCraft II's, so win
+    rates here are not SMAC's. ``training.run`` and ``evaluation.rollout`` step many of these as
+    one batch.
+
+    Args:
+        map: the name of one of ``robustmarl.envs.skirmish.MAPS``, or a map of your own.
+        difficulty: ``"easy"``, ``"normal"`` or ``"hard"``: how well the enemy plays.
+        illegal: ``"replace"`` actions that are masked or out of range by stop, and count them,
+            or ``"refuse"`` them.
+        render_mode: ``"rgb_array"`` or None; needs no display.
+
+    Raises:
+        TypeError: for an argument of a wrong kind.
+        ValueError: for an unknown map (the known ones are listed) or option.
+    """
+    return SkirmishParallelEnv(map, difficulty=difficulty, illegal=illegal, render_mode=render_mode)

@@ -1,0 +1,200 @@
+"""Beliefs about teammates' types, and networks that act on them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustmarl._checks import check, check_int
+from robustmarl._seeding import mix, stream_id
+from robustmarl.networks.agents import AgentNetwork, check_widths
+from robustmarl.networks.critics import Critic
+from robustmarl.spec import TeamSpec
+
+__all__ = ["BeliefNetwork", "TypedAgentNetwork", "TypedCritic"]
+
+
+class BeliefNetwork(nn.Module):
+    r"""Every agent's belief that each agent is Byzantine, from its own observations so far.
+
+    .. math:: b_t^i = \sigma(f(o_{\le t}^i)) \in (0, 1)^N
+
+    LayerNorm, then linear layers with ReLU and LayerNorm, a GRU, LayerNorm and a linear layer
+    [Li2024]_. Agents share it; their ids enter the first layer. Trained by cross-entropy against
+    the types, it approaches the posterior under the prior it is trained with.
+
+    Args:
+        spec: the team's.
+        hidden: widths of the layers before the GRU.
+        memory: H, the GRU's size.
+        seed: of the initial weights; torch's global generator is left as it was.
+    """
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        *,
+        hidden: tuple[int, ...] = (128, 128, 128),
+        memory: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_widths("BeliefNetwork.hidden", hidden)
+        self.hidden_size = check_int("BeliefNetwork.memory", memory, 1)
+        self.obs_size, self.num_agents = spec.obs_size, spec.num_agents
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("belief")) & (2**63 - 1))
+            self.normalize = nn.LayerNorm(spec.obs_size)
+            self.first = nn.Linear(spec.obs_size, hidden[0])
+            self.id_table = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))
+            nn.init.orthogonal_(self.id_table)
+            layers: list[nn.Module] = [nn.ReLU(), nn.LayerNorm(hidden[0])]
+            for fan_in, fan_out in pairwise(hidden):
+                layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.LayerNorm(fan_out)]
+            self.rest = nn.Sequential(*layers)
+            self.gru = nn.GRU(hidden[-1], memory)
+            self.last_norm = nn.LayerNorm(memory)
+            self.head = nn.Linear(memory, spec.num_agents)
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.orthogonal_(module.weight, 0.01 if module is self.head else 2.0**0.5)
+                    nn.init.zeros_(module.bias)
+            for weight in self.gru.parameters():
+                nn.init.zeros_(weight) if weight.dim() == 1 else nn.init.orthogonal_(weight)
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless it was made for a team of these sizes."""
+        own, other = (self.obs_size, self.num_agents), (spec.obs_size, spec.num_agents)
+        rule = f"made for this team: observation size and number of agents {other}"
+        check(own == other, "BeliefNetwork", rule, own)
+
+    def step(self, obs: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return beliefs (..., N, N), ``[..., i, j]`` i's about j, and memory (..., N, H).
+
+        Args:
+            obs: (..., N, D), N in the team's order.
+            hidden: memory before, (..., N, H); None is empty.
+        """
+        agents = torch.arange(self.num_agents, device=obs.device)
+        return self.step_rows(obs, agents, hidden)
+
+    def step_rows(
+        self, obs: Tensor, agents: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return beliefs (..., N) and memory (..., H) of single agents' observations (..., D)."""
+        x = self._encode(obs, agents)
+        flat = x.reshape(-1, x.shape[-1])
+        shape = (*x.shape[:-1], self.hidden_size)
+        before = flat.new_zeros(len(flat), self.hidden_size)
+        before = before if hidden is None else hidden.reshape(before.shape)
+        after = torch.gru_cell(flat, before, *self.gru.all_weights[0]).view(shape)
+        return torch.sigmoid(self.head(self.last_norm(after))), after
+
+    def unroll(self, obs: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return logits (B, T, N, N) and the memory after each step, (B, T, N, H).
+
+        Args:
+            obs: (B, T, N, D).
+            hidden: memory before the first step, (B, N, H); None is empty.
+        """
+        x = self._encode(obs, torch.arange(self.num_agents, device=obs.device))
+        batch, steps, n, width = x.shape
+        start = None if hidden is None else hidden.reshape(1, batch * n, -1).contiguous()
+        x = x.transpose(0, 1).reshape(steps, batch * n, width)
+        states, _ = self.gru(x, start)
+        states = states.view(steps, batch, n, -1).transpose(0, 1)
+        return self.head(self.last_norm(states)), states
+
+    def _encode(self, obs: Tensor, agents: Tensor | None) -> Tensor:
+        agents = torch.zeros((), dtype=torch.int64) if agents is None else agents
+        ids = F.embedding(agents.to(obs.device), self.id_table)
+        encoded: Tensor = self.rest(self.first(self.normalize(obs)) + ids)
+        return encoded
+
+
+class TypedAgentNetwork(AgentNetwork):
+    """An actor whose observations may carry N type slots at their end.
+
+    Slots are a block of the first layer's input, a table like that of ids: without slots, or
+    with zeros, it is an :class:`AgentNetwork` (without, bit for bit).
+
+    Args:
+        obs_size: D without slots.
+        num_agents: N.
+        num_actions: A.
+        columns: the observation's coordinates that the actor reads; None is all.
+        settings: of :class:`AgentNetwork`.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        num_agents: int,
+        num_actions: int,
+        *,
+        columns: tuple[int, ...] | None = None,
+        **settings: Any,
+    ) -> None:
+        if columns is not None:
+            good = len(columns) > 0 and all(0 <= c < obs_size for c in columns)
+            rule = f"at least one index below {obs_size}"
+            check(good, "TypedAgentNetwork.columns", rule, columns)
+        read = obs_size if columns is None else len(columns)
+        super().__init__(read, num_agents, num_actions, **settings)
+        rule = "without memory: the belief network has it"
+        check(not self.recurrent, "TypedAgentNetwork.recurrent", rule, True)
+        self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
+        self.slot_table = nn.Parameter(torch.zeros(num_agents, self.first.out_features))
+
+    def draw_slots(self, generator: torch.Generator) -> None:
+        """Draw the slots' weights; apart, so that the other draws are those without slots."""
+        bound = self.first.in_features**-0.5
+        nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
+
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None."""
+        slots = obs[..., self.obs_size :]
+        obs = obs[..., : self.obs_size]
+        if slots.shape[-1]:
+            own = slots @ self.slot_table
+            extra = own if extra is None else extra + own
+        if self.columns is not None:
+            obs = obs[..., self.columns]
+        return super().step(obs, extra, hidden)
+
+
+class TypedCritic(Critic):
+    """A critic whose input may carry N type slots at its end; see :class:`TypedAgentNetwork`.
+
+    Args:
+        size: S without slots; only these are normalised.
+        slots: N.
+        settings: of :class:`Critic`.
+    """
+
+    def __init__(self, size: int, slots: int, **settings: Any) -> None:
+        super().__init__(size, **settings)
+        self.size = size
+        self.slot_table = nn.Parameter(torch.zeros(slots, self.first.out_features))
+
+    def draw_slots(self, generator: torch.Generator) -> None:
+        """Draw the slots' weights."""
+        bound = self.first.in_features**-0.5
+        nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return values as :class:`Critic` does, of inputs (..., S) or (..., S + N)."""
+        slots = x[..., self.size :]
+        if not slots.shape[-1]:
+            return super().forward(x)
+        x = self.first(self.normalize(x[..., : self.size])) + slots @ self.slot_table
+        if self.id_table is not None:
+            x = x + self.id_table
+        value: Tensor = self.rest(x).squeeze(-1)
+        return value

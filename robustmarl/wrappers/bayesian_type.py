@@ -1,0 +1,266 @@
+"""Teammates that may secretly be Byzantine, as a Bayesian game."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Dict, Space
+from pettingzoo.utils import BaseParallelWrapper
+from torch import Tensor
+from typing_extensions import override
+
+from robustmarl._seeding import episode_key
+from robustmarl.attacks.base import StepContext
+from robustmarl.attacks.byzantine import (
+    AdversaryLike,
+    ByzantinePerturber,
+    Slots,
+    TypeDistribution,
+)
+from robustmarl.spec import TeamSpec, describe, spec_of, split_obs
+from robustmarl.typing import Array, Env
+
+__all__ = ["BayesianTypeWrapper"]
+
+
+class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
+    r"""Execute an adversary's actions in place of those of Byzantine agents [Li2024]_.
+
+    The environment side of :class:`~robustmarl.attacks.ByzantinePerturber`, with the same
+    numbers: an episode reset with the seed of the collector's has the same types and actions.
+    Types :math:`\theta \in \{0, 1\}^N` are drawn at reset and kept to the episode's end. Other
+    agents' actions, and everything at :math:`\theta = 0`, pass unchanged. Rewards, terminations
+    and the state are those of ``env``.
+
+    On request N slots are appended to every observation, in the order of ``possible_agents``:
+    ``"zeros"``, the types (``"truth"``, an oracle's), or a ``"belief"`` about each agent, itself
+    included. Otherwise observations do not depend on the types.
+
+    ``infos[agent]`` says ``types`` (bool, N) and ``byzantine``, and after a step
+    ``intended_action`` and ``executed_action``. They are for audits and labels: a defender that
+    reads them is an oracle.
+
+    Args:
+        env: a parallel environment.
+        adversary: see :class:`~robustmarl.attacks.ByzantinePerturber`. It observes what ``env``
+            shows, or ``infos[agent]["clean_obs"]`` where an observation attack lies beneath.
+        types: who is Byzantine, and how often; None is one agent in half of the episodes.
+        slots: what is appended to observations.
+        belief: for ``slots="belief"``, a belief network or a team that has one, asked live.
+
+    Raises:
+        TypeError: for an adversary or types of the wrong kind; when pickled.
+        ValueError: for unknown agents, more Byzantine agents than agents, an adversary with other
+            spaces, or a belief asked of a team without a belief network.
+
+    Note:
+        ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
+        number of episodes since, the step and the depth in the stack.
+    """
+
+    def __init__(
+        self,
+        env: Env,
+        adversary: AdversaryLike,
+        *,
+        types: TypeDistribution | None = None,
+        slots: Slots = "none",
+        belief: Any = None,
+    ) -> None:
+        super().__init__(env)
+        self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
+        self._spec = _spec(env)
+        self.depth = _depth(env)
+        self._perturber.bind(self._spec, None, self.depth)
+        policy = getattr(self._perturber.adversary, "policy", None)
+        self._device = torch.device(getattr(policy, "device", "cpu"))
+        self._seed, self._episode, self._step = secrets.randbits(63), -1, 0
+        self._last_act = self._no_act()
+        self._context: StepContext | None = None
+        self._spaces = {agent: self._widened(agent) for agent in self._spec.agents}
+
+    @property
+    def types(self) -> Array:
+        """The types of the episode, bool (N,)."""
+        return self._perturber.types[0].cpu().numpy()
+
+    def counters(self) -> dict[str, float]:
+        """Return figures since construction; see the perturber's."""
+        return self._perturber.counters()
+
+    @override
+    def observation_space(self, agent: str) -> Space[Any]:
+        return self._spaces[agent]
+
+    @override
+    def reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        obs, infos = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._seed, self._episode = seed, -1
+        self._episode, self._step = self._episode + 1, 0
+        self._last_act = self._no_act()
+        return self._look(obs, infos)
+
+    @override
+    def step(
+        self, actions: dict[str, Any]
+    ) -> tuple[
+        dict[str, Any],
+        dict[str, float],
+        dict[str, bool],
+        dict[str, bool],
+        dict[str, dict[str, Any]],
+    ]:
+        executed = self._replaced(actions)
+        obs, rewards, terminations, truncations, infos = self.env.step(executed)
+        self._step += 1
+        obs, infos = self._look(obs, infos)
+        for agent, info in infos.items():
+            if agent in actions:
+                info["intended_action"] = actions[agent]
+                info["executed_action"] = executed[agent]
+        return obs, rewards, terminations, truncations, infos
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
+            "adversary, whose weights would go stale there. Step the environments in this "
+            "process, or pass a ByzantinePerturber to the collector (perturb=[...])."
+        )
+
+    def _look(
+        self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """Return observations with slots and infos with types; remember the step."""
+        context = self._context = self._context_of(obs, infos)
+        self._perturber.on_obs(context)
+        self._perturber.shown(context)
+        types = self.types
+        infos = {
+            agent: {
+                **infos.get(agent, {}),
+                "types": types.copy(),
+                "byzantine": bool(types[self._spec.agents.index(agent)]),
+            }
+            for agent in obs
+        }
+        if self._perturber.slots is None:
+            return obs, infos
+        slots = self._perturber.slots[0].cpu().numpy()
+        wide = {}
+        for agent, raw in obs.items():
+            row = np.asarray(split_obs(raw)[0])
+            row = np.concatenate([row, slots[self._spec.agents.index(agent)].astype(row.dtype)])
+            wide[agent] = {**raw, "observation": row} if isinstance(raw, Mapping) else row
+        return wide, infos
+
+    def _replaced(self, actions: dict[str, Any]) -> dict[str, Any]:
+        """Return the executed actions; those of non-Byzantine agents are the very objects."""
+        context, spec = self._context, self._spec
+        assert context is not None  # PettingZoo: reset comes first
+        act = torch.zeros_like(self._last_act)
+        for agent, action in actions.items():
+            i = spec.agents.index(agent)
+            if spec.continuous:
+                low, high = np.array(spec.action_low[i]), np.array(spec.action_high[i])
+                unit = 2.0 * (np.asarray(action) - low) / np.where(high > low, high - low, 1.0)
+                act[0, i, : spec.action_sizes[i]] = torch.from_numpy(unit - 1.0)
+            else:
+                act[0, i] = int(action)
+        found = self._perturber.on_act(context, act)
+        self._last_act = act
+        rows = self._perturber.byzantine(context)[0].tolist()
+        executed = dict(actions)
+        for i, agent in enumerate(spec.agents):
+            if rows[i] and agent in actions:
+                executed[agent] = self._to_env(i, found[0, i])
+        return executed
+
+    def _to_env(self, i: int, act: Tensor) -> Any:
+        if not self._spec.continuous:
+            return int(act)
+        low = np.asarray(self._spec.action_low[i], np.float32)
+        high = np.asarray(self._spec.action_high[i], np.float32)
+        unit = np.clip(act.cpu().numpy()[: len(low)], -1.0, 1.0)
+        return low + (unit + 1.0) * 0.5 * (high - low)
+
+    def _context_of(
+        self, obs: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]
+    ) -> StepContext:
+        spec = self._spec
+        arrays = {key: array[0].numpy() for key, array in spec.empty(1).items()}
+        seen = np.zeros_like(arrays["obs"])
+        for i, agent in enumerate(spec.agents):
+            arrays["alive"][i] = agent in self.env.agents
+            arrays["mask"][i, 0] = True
+            if agent not in obs:
+                continue
+            row, available = split_obs(obs[agent])
+            info = infos.get(agent, {})
+            seen[i, : spec.obs_sizes[i]] = row
+            arrays["obs"][i, : spec.obs_sizes[i]] = info.get("clean_obs", row)
+            if arrays["alive"][i]:
+                available = info.get("action_mask") if available is None else available
+                size = spec.action_sizes[i]
+                arrays["mask"][i, :size] = True if available is None else available
+        if spec.state_layout == "concatenated":
+            rows = [arrays["obs"][i, :size] for i, size in enumerate(spec.obs_sizes)]
+            state = np.concatenate(rows)
+        else:
+            state = np.asarray(self.env.state(), dtype=np.float32)
+        one = torch.ones(1, dtype=torch.bool, device=self._device)
+        tensors = {
+            key: torch.from_numpy(array[None]).to(self._device)
+            for key, array in {**arrays, "seen": seen, "state": state}.items()
+        }
+        return StepContext(
+            obs=tensors["obs"],
+            seen=tensors["seen"],
+            mask=tensors["mask"],
+            state=tensors["state"],
+            alive=tensors["alive"],
+            last_act=self._last_act,
+            hidden=None,
+            step=torch.tensor([self._step], device=self._device),
+            keys=torch.tensor([episode_key(self._seed, self._episode)], device=self._device),
+            live=one,
+            terminal=torch.full_like(one, not self.env.agents),
+        )
+
+    def _no_act(self) -> Tensor:
+        act = self._spec.empty(1, device=self._device)["act"]
+        return act if self._spec.continuous else act - 1
+
+    def _widened(self, agent: str) -> Space[Any]:
+        space = self.env.observation_space(agent)
+        if self._perturber.slot_kind == "none":
+            return space
+        inner = space["observation"] if isinstance(space, Dict) else space
+        assert isinstance(inner, Box)  # spec_of accepts no other
+        n = self._spec.num_agents
+        low = np.concatenate([inner.low, np.zeros(n)]).astype(inner.dtype)
+        high = np.concatenate([inner.high, np.ones(n)]).astype(inner.dtype)
+        wide = Box(low, high, dtype=inner.dtype.type)
+        return Dict({**space.spaces, "observation": wide}) if isinstance(space, Dict) else wide
+
+
+def _spec(env: Env) -> TeamSpec:
+    try:
+        return spec_of(env)
+    except ValueError:  # of sizes only, where reward or horizon are not stated
+        return spec_of(describe(env, team_reward="sum", horizon=1))
+
+
+def _depth(env: Any) -> int:
+    """Return how many attacking wrappers ``env`` has."""
+    depth = 0
+    while env is not None:
+        depth += "depth" in vars(env)
+        env = vars(env).get("env") or vars(env).get("aec_env")
+    return depth

@@ -1,0 +1,604 @@
+"""EIR-MAPPO against its closed forms, and its reductions to EAR-MAPPO and MAPPO."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from learners import (
+    Arena,
+    Recorded,
+    arena_spec,
+    collected,
+    copy_batch,
+    same_weights,
+    sgd,
+    update,
+    weights,
+)
+
+from robustmarl import envs, training
+from robustmarl.algorithms import (
+    EARMAPPO,
+    EIRMAPPO,
+    MAPPO,
+    QMIX,
+    ByzantineAttack,
+    ByzantinePolicy,
+    TrueTypeMAPPO,
+)
+from robustmarl.algorithms.eir_mappo import PRESETS, byzantine_rows
+from robustmarl.attacks import PGD, ByzantinePerturber, TypeDistribution
+from robustmarl.data import JointCollector
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.objectives import ppo_surrogate
+from robustmarl.perturbation import LinfBall
+from robustmarl.schedules import Linear
+from robustmarl.testing import check_algorithm
+from robustmarl.wrappers import BayesianTypeWrapper
+
+TEAMS = (EIRMAPPO, EARMAPPO, TrueTypeMAPPO)
+SMALL = {"hidden": (16, 16), "preset": None}
+
+
+def made(cls=EIRMAPPO, *, env=Arena, **settings):
+    return cls.for_env(env(), **(SMALL | settings))
+
+
+def played(algorithm, episodes=8, *, env=Arena, seed=0):
+    return collected(algorithm, episodes, make_env=env, perturb=algorithm.perturbers(), seed=seed)
+
+
+def batch_of(algorithm, *args, **keywords):
+    return played(algorithm, *args, **keywords).sample(0)[0]
+
+
+def loud(algorithm):
+    """Give beliefs, logits and values something to say."""
+    torch.manual_seed(0)
+    for module in (algorithm.policy.network.rest[-1], algorithm.adversary.network.rest[-1]):
+        torch.nn.init.normal_(module.weight, 0.0, 0.3)
+    if algorithm.policy.belief is not None:
+        torch.nn.init.normal_(algorithm.policy.belief.head.weight)
+    return algorithm
+
+
+@pytest.mark.parametrize("cls", TEAMS)
+def test_it_keeps_the_contract_of_algorithms(cls):
+    check_algorithm(lambda env: cls.for_env(env, **SMALL), Arena)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("cls", TEAMS)
+def test_everything_that_should_learn_moves_and_stays_finite(cls, continuous):
+    def env():
+        return Arena(continuous=continuous)
+
+    algorithm = made(cls, env=env, p=0.7)
+    before = weights(algorithm)
+    stats = update(algorithm, played(algorithm, env=env), repeat=2)
+    after = weights(algorithm)
+    assert all(np.isfinite(value) for value in stats.metrics.values())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    fixed = {"critic.id_table"}
+    if cls is EARMAPPO:
+        fixed |= {"policy.network.slot_table", "critic.slot_table"}
+    for part in ("policy.network", "critic", "adversary", "policy.belief"):
+        names = {name for name in before if name.startswith(part)} - fixed
+        assert names <= moved, names - moved
+    assert not moved & fixed
+
+
+# Reductions
+
+
+@pytest.mark.parametrize("env", [Arena, envs.ToyGame])
+def test_mappo_is_ear_mappo_without_byzantine_agents_bit_for_bit(env):
+    plain = MAPPO.for_env(env(), hidden=(16, 16), seed=3)
+    robust = made(EARMAPPO, env=env, p=0.0, seed=3)
+    for _ in range(3):
+        batches = [
+            collected(plain, 4, make_env=env).sample(0)[0],
+            batch_of(robust, 4, env=env),
+        ]
+        assert torch.equal(batches[0].act, batches[1].act)
+        for algorithm, batch in zip((plain, robust), batches, strict=True):
+            update(algorithm, Recorded(batch), repeat=3, batch_size=40)
+    own = weights(robust)
+    assert all(torch.equal(value, own[name]) for name, value in weights(plain).items())
+
+
+def test_a_perturber_that_draws_nobody_changes_nothing():
+    one, other = (made(EARMAPPO, p=p) for p in (0.0, 0.5))
+    other._p = 0.0
+    silent = ByzantinePerturber(other.adversary, types=TypeDistribution(0.0))
+    batches = [batch_of(one), collected(other, 8, perturb=[silent]).sample(0)[0]]
+    before = weights(other.adversary)
+    for algorithm, batch in zip((one, other), batches, strict=True):
+        update(algorithm, Recorded(batch), repeat=2)
+    assert same_weights(one.policy, other.policy)
+    assert all(torch.equal(v, before[k]) for k, v in weights(other.adversary).items())
+
+
+def test_ear_is_eir_with_empty_slots():
+    eir, ear = loud(made()), made(EARMAPPO)
+    ear.policy.network.load_state_dict(eir.policy.network.state_dict())
+    ear.critic.load_state_dict(eir.critic.state_dict())
+    batch = batch_of(ear)
+    obs, empty = batch.obs.seen, torch.zeros(*batch.obs.seen.shape[:3], 3)
+    wide = torch.cat([obs, empty], dim=-1)
+    one, other = (x.policy.network for x in (ear, eir))
+    assert torch.allclose(one.unroll(obs, None)[0], other.unroll(wide, None)[0], atol=1e-6)
+    assert not torch.allclose(
+        one.unroll(obs, None)[0], other.unroll(torch.cat([obs, empty + 1], -1), None)[0]
+    )
+
+
+def test_true_type_slots_are_the_types_of_the_attacked():
+    algorithm = made(TrueTypeMAPPO, p=0.5)
+    batch = batch_of(algorithm, 16)
+    want = batch.types.float().unsqueeze(2).expand(-1, -1, 3, -1)
+    assert torch.equal(batch.policy_slots[batch.valid], want[batch.valid])
+    assert 0.0 < float(want[batch.valid].mean()) < 0.5
+    _, view = algorithm._with_slots(batch)
+    slots = view.obs.seen[..., 3:]
+    assert torch.equal(slots[:, :-1][batch.valid], want[batch.valid])
+    assert torch.equal(slots[:, -1], want[:, 0])
+    clean = collected(algorithm, 4).sample(0)[0]  # nobody draws types
+    assert not bool(algorithm._with_slots(clean)[1].obs.seen[..., 3:].any())
+
+
+# Beliefs
+
+
+def test_the_actor_acts_on_the_belief_that_it_learns_with():
+    algorithm = loud(made(p=0.5))
+    batch = batch_of(algorithm)
+    memory, view = algorithm._with_slots(batch)
+    logits, states = algorithm.belief.unroll(batch.obs.seen)
+    assert torch.equal(memory, states)
+    rows = batch.valid
+    belief = torch.sigmoid(logits)[:, :-1][rows]
+    assert torch.allclose(batch.policy_slots[rows], belief, atol=1e-5)
+    assert torch.equal(view.obs.seen[:, :-1][rows][..., 3:], batch.policy_slots[rows])
+    assert float(belief.detach().std()) > 0.01
+    output, _ = algorithm.policy.network.unroll(view.obs.seen[:, :-1], None)
+    output = output.masked_fill(~batch.obs.mask[:, :-1], -1e9)
+    logp = algorithm.policy.log_prob(output, batch.act)
+    assert torch.allclose(logp[rows], batch.logp[rows], atol=1e-5)
+    state = view.obs.state
+    assert state.shape == (*batch.obs.seen.shape[:3], 5 + 3)
+    assert torch.equal(state[..., :5], batch.obs.state.unsqueeze(2).expand(-1, -1, 3, -1))
+
+
+def test_beliefs_learn_who_is_byzantine_and_keep_ppo_out():
+    algorithm = made(p=0.5, belief_optim=sgd(0.0), belief_chunk=None)
+    before = {k: v.clone() for k, v in algorithm.belief.named_parameters()}
+    update(algorithm, played(algorithm), repeat=2)
+    assert all(torch.equal(v, before[k]) for k, v in algorithm.belief.named_parameters())
+    frozen = {
+        "optim": sgd(0.0),
+        "adversary_optim": sgd(0.0),
+    }
+    algorithm = made(p=0.5, **frozen)
+    others = weights(algorithm)
+    update(algorithm, played(algorithm), repeat=2)
+    for name, value in weights(algorithm).items():
+        assert torch.equal(value, others[name]) != name.startswith("policy.belief")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4, 6, 50, None])
+def test_the_belief_loss_is_the_written_one_however_it_is_cut(chunk):
+    algorithm = loud(made(p=0.6, belief_chunk=chunk, belief_epochs=1))
+    batch = batch_of(algorithm)
+    logits, memory = algorithm.belief.unroll(batch.obs.seen)
+    terms = []
+    for b, t in batch.valid.nonzero().tolist():
+        for i in range(3):
+            for j in range(3):
+                p = torch.sigmoid(logits[b, t, i, j])
+                terms.append(-torch.log(p if batch.types[b, t, j] else 1.0 - p))
+    found = algorithm._learn_belief(batch, memory.detach())
+    assert found == pytest.approx(float(torch.stack(terms).mean().detach()), rel=1e-4)
+
+
+def test_hard_beliefs_are_zero_or_one():
+    batch = batch_of(loud(made(hard_belief=True)))
+    assert set(batch.policy_slots[batch.valid].flatten().tolist()) == {0.0, 1.0}
+
+
+def test_teacher_forcing_shows_the_truth_that_often_in_training_only():
+    algorithm = loud(made(p=0.9, teacher_forcing=0.3))
+    batch = batch_of(algorithm, 200)
+    truth = batch.types.float().unsqueeze(2).expand(-1, -1, 3, -1)
+    forced = (batch.policy_slots == truth).all(dim=-1)[batch.valid]
+    assert float(forced.float().mean()) == pytest.approx(0.3, abs=0.03)
+    assert int((forced.sum(dim=1) == 1).sum()) > 0  # a coin per agent
+    collector = JointCollector(
+        algorithm, JointVectorEnv(Arena, 3), perturb=algorithm.perturbers(), seed=1
+    )
+    collector.collect(n_episode=3)
+    slots = algorithm.policy.slots
+    assert not bool(((slots == 0.0) | (slots == 1.0)).all(dim=-1).any())
+
+
+@pytest.mark.parametrize("iterations", [8, 40])
+def test_the_teacher_forcing_schedule_is_that_of_the_sheet(iterations):
+    algorithm = made(teacher_forcing=Linear(1.0, 0.0, over=iterations // 2))
+    found = []
+    for _ in range(iterations):
+        found.append(algorithm.policy.forcing)
+        algorithm.policy.count("updates", 1)
+    assert found[0] == 1.0
+    assert found[iterations // 4 - 1] == pytest.approx(0.5 + 2 / iterations)
+    assert found[iterations // 2 - 1] == pytest.approx(2 / iterations)
+    assert found[iterations // 2 :] == [0.0] * (iterations // 2)
+
+
+# Updates
+
+
+def test_masks_are_disjoint_and_together_the_living():
+    algorithm = made(p=0.7, types=None)
+    batch = batch_of(algorithm, 16)
+    team, adversary = algorithm.learning_rows(batch), byzantine_rows(batch)
+    living = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
+    assert not bool((team & adversary).any())
+    assert torch.equal(team | adversary, living)
+    assert bool(team.any())
+    assert bool(adversary.any())
+
+
+def test_the_adversarys_surrogate_is_that_of_the_sheet():
+    ratio, advantage = torch.tensor([1.3, 0.7, 1.02]), torch.tensor([2.0, -1.0, 0.5])
+    logp = ratio.log().requires_grad_()
+    loss = -ppo_surrogate(logp, torch.zeros(3), -advantage, 0.05)
+    assert loss.tolist() == pytest.approx([2.6, -0.7, 0.51])
+
+
+def stepped(algorithm, batch, advantage):
+    """Return the adversary's gradient by the given advantage."""
+    algorithm = copy.deepcopy(algorithm)
+    before = weights(algorithm.adversary)
+    algorithm._learn_adversary(batch, advantage, 1, 0.2, 0.0)
+    return {k: before[k] - v for k, v in weights(algorithm.adversary).items()}
+
+
+def test_gradients_of_team_and_adversary_have_opposite_signs():
+    algorithm = loud(made(p=1.0, adversary_optim=sgd(1.0), max_grad_norm=None, sees_actions=True))
+    batch = batch_of(algorithm, 16)
+    rows = byzantine_rows(batch)
+    advantage = torch.randn(rows.shape)
+    found = stepped(algorithm, batch, advantage)
+    adversary = algorithm.adversary
+    agents = torch.arange(3).expand(rows.shape)[rows]
+    told = batch.act_intended.unsqueeze(2).expand(*rows.shape, 3)[rows]
+    output = adversary.outputs(batch.obs.obs[:, :-1][rows], agents, told)
+    logp = adversary.log_prob(
+        output.masked_fill(~batch.obs.mask[:, :-1][rows], -1e9), batch.byzantine_act[rows]
+    )
+    assert torch.allclose(logp, batch.byzantine_logp[rows], atol=1e-5)
+    objective = (logp * advantage[rows]).mean()  # at ratio 1: the team's would rise
+    adversary.zero_grad()
+    objective.backward()
+    for name, parameter in adversary.named_parameters():
+        if parameter.grad is not None:
+            assert torch.allclose(found[name], parameter.grad, atol=1e-6), name
+    assert max(float(g.abs().max()) for g in found.values()) > 1e-3
+    turned = stepped(algorithm, batch, -advantage)
+    for name, gradient in found.items():
+        assert torch.allclose(turned[name], -gradient, atol=1e-6)
+
+
+def test_nothing_of_a_byzantine_agents_actions_reaches_the_team():
+    algorithm = made(EARMAPPO, p=1.0, optim=sgd(1.0))
+    batch = batch_of(algorithm, 16)
+    changed = copy_batch(batch)
+    rows = byzantine_rows(batch)
+    changed.act[rows] = 1  # always available
+    changed.logp[rows] -= 0.5
+    twin = copy.deepcopy(algorithm)
+    for one, data in ((algorithm, batch), (twin, changed)):
+        update(one, Recorded(data), repeat=1)
+    assert same_weights(algorithm.policy, twin.policy)
+
+
+def test_a_wholly_byzantine_team_learns_nothing_and_stays_finite():
+    names = [f"unit_{i}" for i in range(3)]
+    algorithm = made(types=TypeDistribution(1.0, choice="fixed", agents=names), optim=sgd(1.0))
+    batch = batch_of(algorithm)
+    assert not bool(algorithm.learning_rows(batch).any())
+    before = weights(algorithm.policy.network)
+    stats = update(algorithm, Recorded(batch))
+    assert stats.metrics["policy_loss"] == 0.0
+    assert all(np.isfinite(value) for value in stats.metrics.values())
+    after = weights(algorithm.policy.network)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_the_shared_advantage_is_standardised_over_the_teams_rows():
+    algorithm = made(EARMAPPO, p=1.0)
+    batch = batch_of(algorithm, 16)
+    kept = {}
+
+    def spy(batch, advantage, steps, clip, entropy_coef):
+        kept["advantage"], kept["steps"] = advantage, steps
+        return {}
+
+    algorithm._learn_adversary = spy
+    update(algorithm, Recorded(batch), repeat=3)
+    team = kept["advantage"][algorithm.learning_rows(batch)]
+    assert float(team.mean()) == pytest.approx(0.0, abs=1e-5)
+    assert float(team.std()) == pytest.approx(1.0, abs=1e-4)
+    assert kept["steps"] == 3
+
+
+def test_adversary_epochs_multiply_its_steps_only():
+    calls = {}
+    for epochs in (1, 4):
+        algorithm = made(p=1.0, adversary_epochs=epochs)
+        for name in ("optim", "adversary_optim", "belief_optim"):
+            optim = getattr(algorithm, name)
+            step = optim.step
+
+            def counted(loss, name=name, step=step, epochs=epochs):
+                calls[epochs, name] = calls.get((epochs, name), 0) + 1
+                step(loss)
+
+            optim.step = counted
+        update(algorithm, played(algorithm), repeat=2)
+    assert calls == {
+        (1, "optim"): 2,
+        (1, "adversary_optim"): 2,
+        (1, "belief_optim"): 5,
+        (4, "optim"): 2,
+        (4, "adversary_optim"): 8,
+        (4, "belief_optim"): 5,
+    }
+
+
+@pytest.mark.parametrize(("interval", "rounds"), [(1, 3), (2, 5), (3, 7)])
+def test_the_team_learns_in_every_so_many_rounds(interval, rounds):
+    algorithm = made(p=0.5, victim_interval=interval)
+    moved = {"team": 0, "adversary": 0, "critic": 0}
+    parts = {
+        "team": algorithm.policy.network,
+        "adversary": algorithm.adversary.network,
+        "critic": algorithm.critic,
+    }
+    for number in range(1, rounds + 1):
+        before = {name: weights(part) for name, part in parts.items()}
+        assert algorithm.present_p == (0.5 if number % interval == 0 else 1.0)
+        batch = batch_of(algorithm, 12, seed=number)
+        everywhere = bool(batch.types[:, 0].any(dim=1).all())
+        assert everywhere == (number % interval != 0)
+        update(algorithm, Recorded(batch), repeat=1)
+        for name, part in parts.items():
+            same = all(torch.equal(v, before[name][k]) for k, v in weights(part).items())
+            moved[name] += not same
+    assert moved == {"team": rounds // interval, "adversary": rounds, "critic": rounds}
+    assert algorithm.policy.counted("updates") == rounds
+
+
+def test_presets_are_the_two_time_scales():
+    released, slow = PRESETS["released"], PRESETS["two_timescale"]
+    differ = {key for key in released if released[key] is not slow[key]}
+    assert differ == {"optim", "adversary_epochs"}
+    team = EIRMAPPO.for_env(Arena(), preset="two_timescale", hidden=(8, 8))
+    rates = [o.state_dict()["param_groups"][0]["lr"] for o in team._optimizers]
+    assert rates == [1e-4, 5e-4, 5e-4]
+    assert team.adversary_epochs == 2
+    assert team.clip == 0.05
+    with pytest.raises(ValueError, match=r"EIRMAPPO.preset must be one of"):
+        EIRMAPPO.for_env(Arena(), preset="fast")
+
+
+def test_adaptive_types_use_the_latest_returns():
+    types = TypeDistribution(0.6, choice="adaptive")
+    algorithm = made(types=types)
+    assert types.returns is None
+    batch = batch_of(algorithm, 30)
+    update(algorithm, Recorded(batch))
+    for j in range(3):
+        own = [
+            float(batch.rew[b][batch.valid[b]].sum())
+            for b in range(30)
+            if bool(batch.types[b, 0, j])
+        ]
+        assert float(algorithm.type_returns[j]) == pytest.approx(np.mean(own), rel=1e-5)
+    batch_of(algorithm, 4)
+    assert torch.equal(algorithm.types.returns, algorithm.type_returns)
+    assert types.returns is None  # the caller's own is not touched
+
+
+# Adversaries
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_an_adversary_sees_the_others_actions_but_not_its_own(continuous):
+    spec = arena_spec(continuous=continuous)
+    adversary = ByzantinePolicy(spec, sees_actions=True, hidden=(16,))
+    torch.nn.init.normal_(adversary.network.rest[-1].weight)
+    obs, agents = torch.randn(3, 3), torch.arange(3)
+    act = torch.rand(3, 2) if continuous else torch.tensor([0, 1, 2])
+    first = adversary.outputs(obs, agents, act.expand(3, *act.shape))
+    other = act.clone()
+    other[0] = 0.9 if continuous else 3
+    second = adversary.outputs(obs, agents, other.expand(3, *act.shape))
+    assert torch.equal(first[0], second[0])
+    assert not torch.allclose(first[1], second[1])
+    assert not torch.allclose(first[2], second[2])
+
+
+def test_an_adversary_runs_with_and_without_type_slots():
+    spec = made().spec
+    adversary = ByzantinePolicy(spec, hidden=(16,))
+    obs, agents = torch.randn(5, 3), torch.zeros(5, dtype=torch.int64)
+    wide = torch.cat([obs, torch.rand(5, 3)], dim=-1)
+    plain = adversary.outputs(obs, agents, None)
+    assert torch.equal(plain, adversary.outputs(wide, agents, None))
+    wider = MAPPO.for_env(BayesianTypeWrapper(Arena(), "random", slots="zeros")).spec
+    adversary.check_spec(wider)
+    other = ByzantinePolicy(wider, hidden=(16,))
+    other.check_spec(spec)
+    zeros = torch.cat([obs, torch.zeros(5, 3)], dim=-1)
+    assert torch.equal(other.outputs(obs, agents, None), other.outputs(zeros, agents, None))
+    with pytest.raises(ValueError, match="ByzantinePolicy must be made for this team's spaces"):
+        ByzantinePerturber(adversary).bind(made(env=envs.ToyGame).spec, None, 0)
+
+
+def test_a_trained_adversary_saves_and_loads_like_a_team(tmp_path):
+    attack = ByzantineAttack.against(made(), ["unit_1"], hidden=(16,))
+    update(attack, played(attack))
+    training.save_weights(attack.adversary, tmp_path / "adversary.pt")
+    fresh = ByzantinePolicy(attack.spec, hidden=(16,), seed=9)
+    assert not same_weights(fresh, attack.adversary)
+    training.load_weights(fresh, tmp_path / "adversary.pt")
+    assert same_weights(fresh, attack.adversary)
+
+
+@pytest.mark.parametrize("cls", [EIRMAPPO, TrueTypeMAPPO, MAPPO, QMIX])
+def test_the_attack_phase_moves_the_adversary_alone(cls):
+    victim = made(cls) if cls in TEAMS else cls.for_env(Arena())
+    attack = ByzantineAttack.against(victim, ["unit_0"], hidden=(16,))
+    before, own = weights(victim), weights(attack)
+    counts = victim.policy.counts.clone()
+    buffer = played(attack)
+    batch = buffer.sample(0)[0]
+    assert batch.types[batch.valid].tolist() == [[True, False, False]] * int(batch.valid.sum())
+    update(attack, buffer, repeat=2)
+    assert all(torch.equal(v, before[k]) for k, v in weights(victim).items())
+    assert torch.equal(counts, victim.policy.counts)
+    for name, value in weights(attack).items():
+        learns = name.startswith(("adversary", "critic"))
+        assert torch.equal(value, own[name]) != learns, name
+
+
+class Guess(Arena):
+    """Agent i earns 1 by its last action; nothing else matters."""
+
+    def step(self, actions):
+        played = dict(actions)
+        obs, _, dead, late, infos = super().step(dict.fromkeys(actions, 1))
+        return obs, {a: float(played[a] == 3) for a in played}, dead, late, infos
+
+    def _look(self):
+        looked = super()._look()
+        for row in looked.values():
+            row["action_mask"][:] = 1
+        return looked
+
+
+def test_an_adversary_learns_to_harm():
+    victim = MAPPO.for_env(Guess())
+    torch.nn.init.zeros_(victim.policy.network.rest[-1].weight)
+    with torch.no_grad():
+        victim.policy.network.rest[-1].bias.copy_(torch.tensor([-9.0, -9.0, -9.0, 9.0]))
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+
+    attack = ByzantineAttack.against(
+        victim,
+        ["unit_0"],
+        hidden=(16,),
+        clip=0.2,
+        adversary_optim=AdamOptimizerFactory(lr=0.02),
+    )
+    shares = []
+    for number in range(12):
+        batch = batch_of(attack, 12, env=Guess, seed=number)
+        rows = byzantine_rows(batch)
+        shares.append(float((batch.act_exec[rows] == 3).float().mean()))
+        update(attack, Recorded(batch), repeat=4)
+    assert shares[0] == pytest.approx(0.25, abs=0.12)
+    assert shares[-1] < 0.08
+
+
+# Attacks on the observations of a team with beliefs
+
+
+def test_gradient_attacks_go_through_the_belief_and_its_memory():
+    algorithm = loud(made())
+    victim = algorithm.victim()
+    assert victim.hidden_size == algorithm.belief.hidden_size
+    obs, hidden = torch.randn(6, 3), torch.randn(6, 16)
+    agents = torch.arange(3).repeat(2)
+    view = victim.at(hidden=hidden, agents=agents)
+    belief, after = algorithm.belief.step_rows(obs, agents, hidden)
+    network = algorithm.policy.network
+    want, _ = network.step(torch.cat([obs, belief], -1), network.extra(agents, None), None)
+    assert torch.allclose(view.logits(obs), want, atol=1e-6)
+    assert torch.allclose(view.advance(obs), after, atol=1e-6)
+    attack = PGD(ball=LinfBall(epsilon=0.2), steps=3)
+    found = attack(view, obs)
+    assert 0.0 < float((found - obs).abs().max()) <= 0.2 + 1e-6
+    stack = [attack, *algorithm.perturbers()]
+    batch = collected(algorithm, 4, perturb=stack).sample(0)[0]
+    seen = torch.sigmoid(algorithm.belief.unroll(batch.obs.seen)[0])[:, :-1]
+    assert torch.allclose(batch.policy_slots[batch.valid], seen[batch.valid], atol=1e-5)
+    assert not torch.equal(batch.obs.seen, batch.obs.obs)
+
+
+def test_tianshous_batches_see_the_belief_too():
+    algorithm = loud(made())
+    obs = torch.randn(2, 3, 3)
+    from tianshou.data import Batch
+
+    found = algorithm.policy(Batch(obs=Batch(obs=obs)))
+    belief, after = algorithm.belief.step(obs, None)
+    network = algorithm.policy.network
+    want, _ = network.step(torch.cat([obs, belief], -1), network.extra(torch.arange(3), None), None)
+    assert torch.allclose(found.logits, want, atol=1e-6)
+    assert torch.allclose(found.state, after, atol=1e-6)
+
+
+def test_a_team_with_beliefs_fills_the_wrappers_slots():
+    algorithm = loud(made())
+    env = BayesianTypeWrapper(Arena(), "random", slots="belief", belief=algorithm)
+    obs, _ = env.reset(seed=0)
+    rows = torch.from_numpy(np.stack([obs[agent]["observation"] for agent in env.agents]))
+    belief, _ = algorithm.belief.step(rows[None, :, :3], None)
+    assert torch.allclose(rows[:, 3:], belief[0], atol=1e-6)
+    with pytest.raises(ValueError, match="belief must be a belief network, or a team that has one"):
+        BayesianTypeWrapper(Arena(), "random", slots="belief", belief=made(EARMAPPO))
+
+
+# Runs
+
+
+def test_a_run_resumes_bit_for_bit(tmp_path):
+    def fresh():
+        return made(p=0.6, victim_interval=2, types=None, teacher_forcing=Linear(1.0, 0.0, over=4))
+
+    common = {"num_envs": 3, "episodes_per_round": 4, "epochs": 2, "progress": False}
+    whole, parts = fresh(), fresh()
+    training.run(whole, Arena, env_steps=120, interval=60, **common)
+    training.run(parts, Arena, env_steps=60, interval=60, logdir=tmp_path, **common)
+    again = fresh()
+    training.run(again, Arena, env_steps=120, interval=60, logdir=tmp_path, resume=True, **common)
+    assert same_weights(whole, again)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "text"),
+    [
+        ({"p": 1.2}, ValueError, r"TypeDistribution.p must be a number in \[0, 1\]"),
+        ({"p": 0.5, "types": TypeDistribution()}, ValueError, "p must be left out where types"),
+        ({"types": TypeDistribution(k=4)}, ValueError, "TypeDistribution.k must be at most 3"),
+        ({"adversary_epochs": 0}, ValueError, "EIRMAPPO.adversary_epochs must be an int >= 1"),
+        ({"victim_interval": 0}, ValueError, "EIRMAPPO.victim_interval must be an int >= 1"),
+        ({"belief_epochs": 0}, ValueError, "EIRMAPPO.belief_epochs must be an int >= 1"),
+        ({"belief_chunk": 0}, ValueError, "EIRMAPPO.belief_chunk must be an int >= 1"),
+        ({"recurrent": True}, ValueError, "recurrent must be without memory"),
+        ({"actor_columns": (3,)}, ValueError, "columns must be at least one index below 3"),
+    ],
+)
+def test_bad_settings_are_refused(settings, kind, text):
+    with pytest.raises(kind, match=text):
+        made(**settings)
+
+
+def test_an_attack_needs_a_team():
+    with pytest.raises(TypeError, match=r"ByzantineAttack.victim must be a robustmarl algorithm"):
+        ByzantineAttack.against("team")
+    with pytest.raises(ValueError, match=r"TypeDistribution.agents must be among"):
+        ByzantineAttack.against(made(), ["unit_9"])

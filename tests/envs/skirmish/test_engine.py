@@ -1,0 +1,548 @@
+"""The dynamics: small fights worked out by hand, then what holds in every fight."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from robustmarl.envs.skirmish import MAPS, UNITS, SkirmishEngine, SkirmishMap, UnitType
+from robustmarl.envs.vector import vector_env
+
+ALL = np.array([0])
+
+
+def duel(ally, enemy, gap, *, difficulty="hard", limit=100, **options):
+    """Return a fight of one against one, ``gap`` cells apart, the ally on the left."""
+    game = SkirmishMap(
+        name="duel",
+        allies=((ally, 1),) if not isinstance(ally, tuple) else ally,
+        enemies=((enemy, 1),) if not isinstance(enemy, tuple) else enemy,
+        limit=limit,
+    )
+    engine = SkirmishEngine(game, difficulty=difficulty, **options)
+    for i in range(len(engine.layout.units)):
+        x = 10.0 if i < engine.layout.n else 10.0 + gap
+        engine.battles.pos[:, i, 0] = x, 16.0 + 2.0 * (i if i < engine.layout.n else 0)
+    engine.encode()
+    return engine
+
+
+def act(engine, *actions):
+    engine.advance(torch.tensor([actions]), ALL)
+
+
+def pools(engine):
+    return engine.battles.pools[:, :, 0].tolist()
+
+
+def random_actions(engine, rng, illegal=0.0):
+    mask = engine.tensors["mask"].cpu().numpy()
+    return torch.from_numpy((rng.random(mask.shape) * (mask + illegal)).argmax(-1))
+
+
+DUMMY = UnitType(name="dummy", health=1000.0, speed=0.0)
+SHIELDED = UnitType(name="shielded", health=1000.0, shield=9.0, armor=2.0, speed=0.0)
+
+
+def test_a_marine_shoots_every_cooldown():
+    """One shot at tick 0 and at the next whole tick after each 0.61 s = 13.664 ticks."""
+    engine = duel("marine", DUMMY, 4.0)
+    shots = [0, 14, 28, 42]
+    for step in range(5):
+        act(engine, 6)
+        fired = sum(tick < 8 * (step + 1) for tick in shots)
+        assert 1000 - engine.battles.health[1, 0] == 6 * fired, step
+
+
+def test_armour_does_not_protect_a_shield():
+    """6 points into 9 of shield, then 3 more and half of what armour leaves of the second."""
+    engine = duel("marine", SHIELDED, 4.0)
+    act(engine, 6)
+    assert [pool[1] for pool in pools(engine)] == [1000.0, 3.0]
+    act(engine, 6)
+    assert [pool[1] for pool in pools(engine)] == [pytest.approx(1000 - (6 - 2) * 0.5), 0.0]
+
+
+@pytest.mark.parametrize(
+    ("shooter", "target", "shield", "health"),
+    [
+        ("marine", "zealot", 6, 5),
+        ("stalker", "zealot", 13, 12),
+        ("stalker", "stalker", 18, 17),
+        ("zealot", "stalker", 16, 14),
+        ("colossus", "zealot", 30, 28),
+        ("marauder", "marine", 10, 10),
+        ("marauder", "spine_crawler", 20, 18),
+        ("spine_crawler", "stalker", 30, 29),
+        ("zergling", "marine", 5, 5),
+        ("hydralisk", "zealot", 12, 11),
+        ("zealot", "medivac", 0, 0),
+        ("medivac", "marine", 0, 0),
+    ],
+)
+def test_damage_with_bonus_and_armour(shooter, target, shield, health):
+    assert UNITS[shooter].damage_to(UNITS[target]) == (shield, health)
+
+
+def test_a_hit_takes_at_least_half_a_point():
+    weak, hard = UnitType(name="w", health=1, damage=1), UnitType(name="h", health=1, armor=9)
+    assert weak.damage_to(hard) == (1, 0.5)
+
+
+def test_shields_come_back_after_160_ticks_without_damage():
+    engine = duel("marine", SHIELDED, 4.0)
+    act(engine, 6)  # hit at tick 0, and not again
+    engine.battles.pos[0, 0, 0] = 0.5
+    engine.encode()
+    left = []
+    for _ in range(25):
+        act(engine, 1)
+        left.append(float(engine.battles.shield[1, 0]))
+    assert left[:18] == [3.0] * 18
+    assert left[18:] == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 9.0]  # an eighth per tick, to the full
+
+
+def test_a_unit_out_of_range_walks_and_then_shoots():
+    """From 6 cells a marine needs reach 5 + 0.375 + 0.375: two ticks of 3.15 / 22.4 cells."""
+    engine = duel("marine", DUMMY, 6.0)
+    act(engine, 6)
+    assert engine.battles.pos[0, 0, 0] == pytest.approx(10 + 2 * 3.15 / 22.4, abs=1e-5)
+    assert engine.battles.health[1, 0] == 994
+
+
+@pytest.mark.parametrize(("action", "dx", "dy"), [(2, 0, 1), (3, 0, -1), (4, 1, 0), (5, -1, 0)])
+def test_moving_goes_eight_ticks_far_without_shooting(action, dx, dy):
+    engine = duel("marine", DUMMY, 4.0)
+    act(engine, action)
+    x, y = engine.battles.pos[:, 0, 0]
+    way = 8 * 3.15 / 22.4
+    assert (x, y) == (
+        pytest.approx(10 + dx * way, abs=1e-4),
+        pytest.approx(16 + dy * way, abs=1e-4),
+    )
+    assert engine.battles.health[1, 0] == 1000
+
+
+def test_a_stopped_unit_shoots_at_what_is_near_but_does_not_walk():
+    engine = duel("marine", DUMMY, 5.0)
+    act(engine, 1)
+    assert engine.battles.health[1, 0] == 994
+    engine = duel("marine", DUMMY, 6.0)
+    act(engine, 1)
+    assert (engine.battles.health[1, 0], engine.battles.pos[0, 0, 0]) == (1000, 10)
+
+
+@pytest.mark.parametrize(
+    ("place", "action", "end"),
+    [
+        ((1.0, 16.0), 5, (0.0, 16.0)),
+        ((10.0, 9.0), 3, (10.0, 8.0)),
+        ((10.0, 22.99), 2, (10.0, 24 - 2**-6)),
+        ((30.99, 16.0), 4, (32 - 2**-6, 16.0)),
+    ],
+)
+def test_nobody_leaves_the_field(place, action, end):
+    """A step is 1.125 cells, and allowed where one cell on is still on the field."""
+    engine = duel("marine", DUMMY, 6.0)
+    engine.battles.pos[:, 0, 0] = place
+    engine.encode()
+    act(engine, action)
+    assert tuple(engine.battles.pos[:, 0, 0]) == end
+
+
+def test_units_push_each_other_apart_but_nobody_moves_a_building():
+    engine = duel("marine", "marine", 0.25)
+    act(engine, 1)
+    x = engine.battles.pos[0, :, 0]
+    assert x[1] - x[0] == pytest.approx(0.75, abs=1e-4)
+    assert x.sum() == pytest.approx(20.25, abs=1e-4)
+    engine = duel("marine", DUMMY, 0.25)
+    act(engine, 1)
+    assert engine.battles.pos[0, 1, 0] == 10.25
+    assert engine.battles.pos[0, 0, 0] == pytest.approx(9.5, abs=1e-4)
+
+
+def test_what_flies_passes_over():
+    engine = duel((("marine", 1), ("medivac", 1)), DUMMY, 10.0)
+    engine.battles.pos[:, 1] = engine.battles.pos[:, 0]
+    engine.encode()
+    act(engine, 1, 1)
+    assert (engine.battles.pos[:, 0] == engine.battles.pos[:, 1]).all()
+
+
+def test_a_medivac_heals_for_energy():
+    """12.6 points a second, at 3 points per unit of energy, not beyond full health."""
+    engine = duel((("marine", 1), ("medivac", 1)), DUMMY, 10.0)
+    engine.battles.health[0, 0] = 20.0
+    engine.encode()
+    act(engine, 1, 6)
+    gained = engine.battles.health[0, 0] - 20
+    assert gained == pytest.approx(8 * 12.6 / 22.4, abs=1e-4)
+    assert engine.battles.energy[1, 0] == pytest.approx(50 - gained / 3 + 8 * 0.03516, abs=1e-3)
+    for _ in range(6):
+        act(engine, 1, 6)
+    assert engine.battles.health[0, 0] == 45
+    assert engine.tensors["mask"][0, 1, 6:].tolist() == [True, False]
+
+
+def test_the_enemy_comes_and_shoots_at_the_nearest():
+    game = SkirmishMap(name="t", allies=((DUMMY, 2),), enemies=(("marine", 1),), limit=50)
+    engine = SkirmishEngine(game)
+    engine.battles.pos[:, :, 0] = np.array([[10, 10, 20], [16, 19, 16]])
+    engine.encode()
+    for _ in range(8):
+        act(engine, 1, 1)
+    assert engine.battles.health[0, 0] < 1000
+    assert engine.battles.health[1, 0] == 1000
+    assert engine.battles.pos[0, 2, 0] < 16
+
+
+def test_the_enemy_keeps_a_target_within_range():
+    game = SkirmishMap(name="t", allies=((DUMMY, 2),), enemies=(("marine", 1),), limit=50)
+    engine = SkirmishEngine(game)
+    engine.battles.pos[:, :, 0] = np.array([[15, 16, 20], [16, 17, 16]])
+    engine.battles.target[2] = 0  # the further one
+    engine.encode()
+    act(engine, 1, 1)
+    assert engine.battles.health[:2, 0].tolist() == [994, 1000]
+
+
+def test_a_hard_enemy_shoots_at_the_weakest_within_range():
+    game = SkirmishMap(name="t", allies=((DUMMY, 2),), enemies=(("marine", 1),), limit=50)
+    engine = SkirmishEngine(game, difficulty="hard")
+    engine.battles.pos[:, :, 0] = np.array([[15, 16, 20], [16, 17, 16]])
+    engine.battles.health[0] = 900
+    engine.encode()
+    act(engine, 1, 1)
+    assert engine.battles.health[:2, 0].tolist() == [894, 1000]
+
+
+def test_an_easy_enemy_shoots_more_slowly():
+    left = {}
+    for level in ("easy", "hard"):
+        engine = duel(DUMMY, "marine", 5.0, difficulty=level)
+        for _ in range(20):
+            act(engine, 1)
+        left[level] = 1000 - float(engine.battles.health[0, 0])
+    assert left == {"easy": 6 * 8, "hard": 6 * 12}  # every 20.5 and 13.7 ticks
+
+
+def test_the_reward_of_a_whole_victory_is_20():
+    """Damage, 10 for the kill and 200 for the win, over (45 + 10 + 200) / 20."""
+    engine = duel("marine", "marine", 4.0)
+    engine.battles.health[1, 0] = 8.0
+    engine.encode()
+    rewards = []
+    while not engine.tensors["terminated"][0]:
+        act(engine, 6)
+        rewards.append(float(engine.tensors["rew_agents"][0, 0]))
+    assert rewards == pytest.approx([6 * 20 / 255, (2 + 10 + 200) * 20 / 255])
+    assert engine.tensors["metrics"].tolist() == [[1.0]]
+    assert not engine.tensors["truncated"][0]
+    assert not engine.tensors["alive"].any()
+    assert engine.tensors["mask"][0].tolist() == [[True] + [False] * 6]
+
+
+def test_defeat_terminates_without_a_win():
+    engine = duel("marine", "marine", 4.0)
+    engine.battles.health[0, 0] = 3.0
+    engine.encode()
+    act(engine, 2)
+    assert engine.tensors["terminated"].tolist() == [True]
+    assert engine.tensors["metrics"].tolist() == [[0.0]]
+    assert engine.tensors["rew_agents"].tolist() == [[0.0]]
+
+
+def test_both_may_die_at_once_and_nobody_wins():
+    engine = duel("marine", "marine", 4.0)
+    engine.battles.health[:, 0] = 3.0
+    engine.encode()
+    act(engine, 6)
+    assert engine.tensors["terminated"].tolist() == [True]
+    assert engine.tensors["metrics"].tolist() == [[0.0]]
+    assert float(engine.tensors["rew_agents"]) == pytest.approx(13 * 20 / 255)
+
+
+def test_only_healers_left_is_defeat():
+    engine = duel((("marine", 1), ("medivac", 1)), "marine", 4.0)
+    engine.battles.health[0, 0] = 3.0
+    engine.encode()
+    act(engine, 1, 1)
+    assert engine.tensors["terminated"].tolist() == [True]
+    assert engine.battles.health[1, 0] > 0
+
+
+def test_the_time_limit_truncates():
+    engine = duel("marine", DUMMY, 12.0, limit=2)
+    act(engine, 1)
+    assert not engine.tensors["truncated"][0]
+    act(engine, 1)
+    assert engine.tensors["truncated"][0]
+    assert not engine.tensors["terminated"][0]
+    assert engine.tensors["alive"].all()
+    assert engine.tensors["mask"][0, 0, 1]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_random_fights_stay_finite_and_pay_for_what_is_lost(name):
+    """Legal and illegal actions; reward = points lost, kills and win, and at most 20 in sum.
+
+    SMAC takes the absolute value of a step's damage, so points that shields regain, or that a
+    medivac heals, can be earned again and count on top of the 20.
+    """
+    engine = SkirmishEngine(name, 4)
+    lay, rng, rows = engine.layout, np.random.default_rng(0), np.arange(4)
+    n, battles, tensors = lay.n, engine.battles, engine.tensors
+    engine.begin(rows, [0, 1, 2, 3])
+    full = np.array([[u.health for u in lay.units], [u.shield for u in lay.units]])[:, :, None]
+    total, again, left = np.zeros(4), np.zeros(4), rows
+    scale = lay.max_reward / 20
+    for _ in range(engine.spec.horizon):
+        before = battles.pools.copy()
+        asked = random_actions(engine, rng, illegal=0.3)
+        engine.advance(asked, left)
+        after = battles.pools
+        for key in ("obs", "state"):
+            assert torch.isfinite(tensors[key]).all()
+            assert tensors[key].abs().max() <= 1.5
+        assert (after >= 0).all()
+        assert (after <= full).all()
+        living = after[0] > 0
+        places = battles.pos[:, living]
+        assert (places >= [[0], [8]]).all()
+        assert (places < [[32], [24]]).all()
+        assert tensors["mask"].any(-1).all()
+        change = (before - after)[:, n:].sum((0, 1))
+        kills = ((before[0, n:] > 0) & (after[0, n:] <= 0)).sum(0)
+        won = tensors["metrics"][:, 0].numpy()
+        reward = tensors["rew_agents"][:, 0].numpy()
+        expected = np.abs(change + 10 * kills) + 200 * won
+        np.testing.assert_allclose(reward[left] * scale, expected[left], atol=1e-2)
+        total[left] += reward[left]
+        gained = np.clip(after - before, 0, None)[:, n:].sum((0, 1))
+        again[left] += 2 * gained[left] / scale
+        over = (tensors["terminated"] | tensors["truncated"]).numpy()
+        left = left[~over[left]]
+        if not len(left):
+            break
+    assert not len(left)
+    assert (total <= 20 + again + 1e-3).all()
+    assert battles.illegal.sum() > 0
+
+
+def test_without_shields_and_healers_rewards_sum_to_20_at_most_and_a_win_gives_20():
+    engine, rng = SkirmishEngine("4m_vs_3m", 32, difficulty="easy"), np.random.default_rng(0)
+    rows, total = np.arange(32), np.zeros(32)
+    engine.begin(rows, range(32))
+    while len(rows):
+        mask = engine.tensors["mask"].numpy()
+        taste = np.array([0.1, 0.1, 0, 0, 0.2, 0, 1.5, 1.2, 1.1])
+        engine.advance(
+            torch.from_numpy((mask * (taste + rng.random(mask.shape) * 0.01)).argmax(-1)), rows
+        )
+        total[rows] += engine.tensors["rew_agents"][:, 0].numpy()[rows]
+        over = (engine.tensors["terminated"] | engine.tensors["truncated"]).numpy()
+        rows = rows[~over[rows]]
+    won = engine.tensors["metrics"][:, 0].numpy() > 0
+    assert won.any()
+    assert total[won] == pytest.approx(20, abs=1e-3)
+    assert (total[~won] < 20 * (30 + 135) / 365 + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", ["3m", "2s3z", "1c3s5z", "MMM", "2s_vs_1sc"])
+@pytest.mark.parametrize("difficulty", ["normal", "hard"])
+def test_torch_and_numpy_take_the_same_step(name, difficulty):
+    """From the same state: rounding may differ, and later the fights part."""
+    one = SkirmishEngine(name, 3, difficulty=difficulty)
+    two = SkirmishEngine(name, 3, difficulty=difficulty, backend="torch")
+    rows, rng = np.arange(3), np.random.default_rng(0)
+    for engine in (one, two):
+        engine.begin(rows, [5, 6, 7])
+    for _ in range(25):
+        actions = random_actions(one, rng, illegal=0.1)
+        for engine in (one, two):
+            engine.advance(actions, rows)
+        for key, value in one.tensors.items():
+            torch.testing.assert_close(two.tensors[key], value, rtol=0, atol=1e-4)
+        two.battles.flat.copy_(torch.from_numpy(one.battles.flat))
+        two.battles.target.copy_(torch.from_numpy(one.battles.target))
+        two.encode()
+        if bool((one.tensors["terminated"] | one.tensors["truncated"]).any()):
+            break
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    name=st.sampled_from(["3m", "2s3z", "8m_vs_9m", "MMM"]),
+    size=st.integers(2, 40),
+    seed=st.integers(0, 2**31 - 1),
+    data=st.data(),
+)
+def test_an_episode_does_not_depend_on_its_neighbours(name, size, seed, data):
+    """Bit for bit: alone, and as any row of a batch of which any part is advanced."""
+    alone, many = SkirmishEngine(name), SkirmishEngine(name, size)
+    row = data.draw(st.integers(0, size - 1))
+    alone.begin(ALL, [seed])
+    many.begin(np.array([row]), [seed])
+    rng = np.random.default_rng(seed)
+    for _ in range(12):
+        actions = random_actions(many, rng, illegal=0.2)
+        others = np.flatnonzero(rng.random(size) < rng.random())
+        many.advance(actions, np.union1d(others, [row]))
+        alone.advance(actions[row : row + 1], ALL)
+        for key, value in alone.tensors.items():
+            assert torch.equal(many.tensors[key][row], value[0]), key
+        if alone.tensors["terminated"][0]:
+            break
+
+
+def test_rows_left_out_do_not_change():
+    engine = SkirmishEngine("3m", 20)
+    engine.begin(np.arange(20), range(20))
+    before = {key: value.clone() for key, value in engine.tensors.items()}
+    engine.advance(torch.full((20, 3), 4), np.array([3, 7]))
+    for key, value in engine.tensors.items():
+        same = [torch.equal(value[e], before[key][e]) for e in range(20)]
+        assert all(s for e, s in enumerate(same) if e not in (3, 7))
+        if key == "state":
+            assert not same[3]
+            assert not same[7]
+
+
+def test_seeds_decide_where_units_start():
+    engine = SkirmishEngine("3m", 3)
+    engine.begin(np.arange(3), [4, 4, 5])
+    pos = engine.battles.pos
+    assert (pos[..., 0] == pos[..., 1]).all()
+    assert (pos[..., 0] != pos[..., 2]).any()
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_allies_of_a_type_start_sorted_by_place_and_apart(name):
+    engine = SkirmishEngine(name, 20)
+    engine.begin(np.arange(20), range(20))
+    pos, units = engine.battles.pos, engine.layout.units
+    for e in range(20):
+        order = [(u.name, *pos[:, i, e]) for i, u in enumerate(engine.layout.allies)]
+        for kind in {u.name for u in engine.layout.allies}:
+            of_kind = [spot for spot in order if spot[0] == kind]
+            assert of_kind == sorted(of_kind)
+        for i, a in enumerate(units):
+            for j, b in enumerate(units[:i]):
+                if a.flying == b.flying:
+                    far = np.hypot(*(pos[:, i, e] - pos[:, j, e]))
+                    assert far >= a.radius + b.radius - 0.01
+
+
+def test_illegal_actions_are_replaced_and_counted():
+    engine = duel((("marine", 2),), DUMMY, 8.0)
+    engine.battles.health[1, 0] = 0.0
+    engine.battles.pos[:, 1, 0] = 1e4
+    engine.encode()
+    for bad in (6, 0, 7, -1, 2**40):  # too far; alive; out of range
+        act(engine, bad, 0)
+        last = engine.tensors["state"][0, -14:].reshape(2, 7).argmax(-1)
+        assert last.tolist() == [1, 0]
+    assert engine.battles.illegal.tolist() == [5]
+    act(engine, 1, 4)  # the dead do nothing
+    assert engine.battles.illegal.tolist() == [6]
+    assert engine.battles.pos[0, 1, 0] > 1e3
+    engine.begin(ALL, [0])
+    assert engine.battles.illegal.tolist() == [0]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_illegal_actions_can_be_refused(backend):
+    engine = SkirmishEngine("3m", 2, illegal="refuse", backend=backend)
+    engine.begin(np.arange(2), [0, 1])
+    engine.advance(torch.ones(2, 3, dtype=torch.int64), np.arange(2))
+    bad = torch.tensor([[1, 1, 1], [1, 1, 8]])
+    for rows in ([0, 1], [1]):
+        text = "act must be an available action of agent 2 in environment 1, got 8. See tensors"
+        with pytest.raises(ValueError, match=text):
+            engine.advance(bad, np.array(rows))
+
+
+def test_an_unknown_map_lists_the_known_ones_nearest_first():
+    with pytest.raises(ValueError, match=r"skirmish\.map must be one of \['2s3z', .*got '2s3x'"):
+        SkirmishEngine("2s3x")
+    with pytest.raises(TypeError, match="must be a name or a SkirmishMap, got 3"):
+        SkirmishEngine(3)
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ({"num_envs": 0}, r"SkirmishEngine\.num_envs must be an int >= 1, got 0"),
+        ({"difficulty": "7"}, r"difficulty must be one of \['easy', 'normal', 'hard'\], got '7'"),
+        ({"illegal": "ignore"}, r"illegal must be one of \['replace', 'refuse'\]"),
+        ({"backend": "jax"}, "backend must be one of"),
+        ({"backend": "numpy", "device": "meta"}, "backend must be 'torch' on meta, got 'numpy'"),
+    ],
+)
+def test_bad_options_are_refused(option, text):
+    with pytest.raises(ValueError, match=text):
+        SkirmishEngine("3m", **option)
+
+
+def test_bad_batches_and_seeds_are_refused():
+    engine = SkirmishEngine("3m", 2)
+    with pytest.raises(ValueError, match=r"act must be of shape \(2, 3\).*got \(3, 3\)"):
+        engine.advance(torch.ones(3, 3, dtype=torch.int64), np.arange(2))
+    with pytest.raises(TypeError, match=r"act must be an int64 tensor, got torch\.float32"):
+        engine.advance(torch.ones(2, 3), np.arange(2))
+    with pytest.raises(TypeError, match="act must be an int64 tensor, got ndarray"):
+        engine.advance(np.ones((2, 3), np.int64), np.arange(2))
+    for rows in ([0, 2], [-1], [0, 0], [[0]], [0.5]):
+        with pytest.raises(ValueError, match="rows must be different indices below 2"):
+            engine.advance(torch.ones(2, 3, dtype=torch.int64), np.array(rows))
+    with pytest.raises(ValueError, match="seeds must be 2 ints, one per row, got"):
+        engine.begin(np.arange(2), [1])
+    for seed in (0.5, "1", True, None):
+        with pytest.raises(TypeError, match="seeds must be ints, got"):
+            engine.begin(ALL, [seed])
+    engine.begin(np.array([], np.int64), [])
+    engine.advance(torch.ones(2, 3, dtype=torch.int64), np.array([], np.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"allies": ()}, "allies must be at least one"),
+        ({"allies": (("ghost", 1),)}, "allies must be one of .*'marine'.*got 'ghost'"),
+        ({"enemies": (("medivac", 2),)}, "enemies must be units of which some fight"),
+        ({"allies": (("marine", 0),)}, r"allies\['marine'\] must be an int >= 1, got 0"),
+        ({"playable": (0, 0, 40, 10)}, "playable must be inside the size"),
+        ({"ally_start": (40.0, 16.0)}, "ally_start must be inside"),
+        ({"enemy_types": ("zealot",)}, "enemy_types must be the types"),
+        ({"limit": 0}, "limit must be an int >= 1"),
+    ],
+)
+def test_bad_maps_are_refused(change, text):
+    good = {"name": "x", "allies": (("marine", 1),), "enemies": (("zealot", 1),), "limit": 5}
+    with pytest.raises(ValueError, match=text):
+        SkirmishMap(**good | change)
+
+
+@pytest.mark.parametrize("change", [{"health": 0}, {"speed": 6.0}, {"armor": -1}, {"attacks": 0}])
+def test_bad_units_are_refused(change):
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"UnitType\.{name} must be"):
+        UnitType(**{"name": "x", "health": 1.0} | change)
+
+
+def test_vector_env_takes_a_batch_where_there_is_one():
+    from robustmarl import envs
+    from robustmarl.envs.vector import JointVectorEnv
+
+    make = lambda: envs.skirmish("3m", difficulty="easy")  # noqa: E731
+    engine = vector_env(make, 3)
+    assert isinstance(engine, SkirmishEngine)
+    assert (len(engine), engine.game.name) == (3, "3m")
+    assert vector_env(envs.skirmish("2m_vs_1z"), 2).game.name == "2m_vs_1z"
+    wrapped = lambda: envs.describe(make(), horizon=60)  # noqa: E731
+    assert isinstance(vector_env(wrapped, 2), JointVectorEnv)
+    built = []
+    vector_env(lambda: built.append(envs.ToyGame()) or built[-1], 3)
+    assert len(built) == 3
