@@ -26,8 +26,8 @@ help:
 	@echo "make build   sdist and wheel into dist/"
 	@echo "make clean   remove what was built, .venv included"
 
-demo: $(VENV)/.run
-	$(PY) examples/quickstart.py
+demo: $(VENV)/.run  # make demo ARGS="--env spread"
+	$(PY) examples/quickstart.py $(ARGS)
 
 test: $(VENV)/.dev
 	$(PY) -m pytest $(ARGS)

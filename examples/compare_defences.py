@@ -37,7 +37,8 @@ def make_env():
 def build(method, rounds, seed):
     """Return (algorithm, what perturbs it while it trains)."""
     pgd = attacks.PGD(ball=BALL, steps=3)
-    ramp = schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4)
+    quarter = max(1, rounds // 4)
+    ramp = schedules.Linear(0.0, 0.1, over=quarter, begin=quarter)
     plain = algorithms.MAPPO
     if method == "clean":
         return plain.for_env(make_env(), seed=seed), []
@@ -52,7 +53,7 @@ def build(method, rounds, seed):
         return PolicyLossMAPPO.for_env(make_env(), seed=seed, policy_loss=loss), []
     weight = ramp
     if method == "action loss, repeated":
-        weight = schedules.Repetitive(0.1, warmup=rounds // 4, period=rounds // 4, unit="updates")
+        weight = schedules.Repetitive(0.1, warmup=quarter, period=quarter, unit="updates")
     loss = losses.ActionLoss(attack=pgd, weight=weight)
     return ActionLossMAPPO.for_env(make_env(), seed=seed, action_loss=loss), []
 
