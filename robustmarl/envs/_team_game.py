@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from robustmarl.typing import Array
 __all__ = ["TeamGame"]
 
 
-class TeamGame(ParallelEnv[str, Any, Any]):
+class TeamGame(ParallelEnv[str, Any, Any], ABC):
     """Base of games that are small enough to enumerate.
 
     Subclasses set their tables, then answer :meth:`_begin`, :meth:`_play`, :meth:`_views` and
@@ -114,14 +115,14 @@ class TeamGame(ParallelEnv[str, Any, Any]):
     def _observe(self) -> dict[str, Any]:
         return dict(zip(self.possible_agents, self._views(), strict=True))
 
+    @abstractmethod
     def _begin(self) -> None:
         """Draw the first state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _play(self, joint: tuple[int, ...]) -> float:
         """Move on by one joint action, and return the team's reward."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _views(self) -> Array:
         """Return all observations, shape (N, D), in a new array."""
-        raise NotImplementedError
