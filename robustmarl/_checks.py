@@ -1,12 +1,21 @@
 """Argument checks with one wording: ``Class.param must be <rule>, got <repr>. <Remedy>``."""
 
+import difflib
 import math
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 
-__all__ = ["check", "check_choice", "check_device", "check_int", "check_names", "check_number"]
+__all__ = [
+    "check",
+    "check_choice",
+    "check_device",
+    "check_int",
+    "check_known",
+    "check_names",
+    "check_number",
+]
 
 
 def check(good: bool, where: str, rule: str, value: Any, remedy: str = "") -> None:
@@ -46,6 +55,13 @@ def check_int(where: str, value: Any, low: int = 1, high: float = math.inf) -> i
 def check_choice(where: str, value: Any, choices: Collection[Any]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     check(value in choices, where, f"one of {list(choices)}", value)
+
+
+def check_known(where: str, name: str, known: Collection[str]) -> None:
+    """Raise unless ``name`` is ``known``; the message lists the known ones, nearest first."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
+        check(False, where, f"one of {near}", name)
 
 
 def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
 from robustmarl.envs.mpe import spread
 from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
+from robustmarl.envs.smac import smac
 from robustmarl.envs.toy import ToyGame
 from robustmarl.spec import describe
 
@@ -23,5 +24,6 @@ __all__ = [
     "foraging",
     "foraging_from_id",
     "skirmish",
+    "smac",
     "spread",
 ]

@@ -23,7 +23,8 @@ class JointEnv:
     Agents that are dead or not yet there have zero observations, ``alive`` False and only the
     no-op (action 0) available; so have those that stay although their infos say ``alive`` False.
     An episode ends when no agent is left: as a termination if all of the last agents terminated,
-    else as a truncation.
+    else as a truncation. Every episode gets a seed, unless ``metadata["relaunches_to_seed"]`` of
+    ``env`` is true: then only the first one does, and those after it go on from there.
 
     Args:
         env: a parallel environment.
@@ -54,6 +55,9 @@ class JointEnv:
         self._high = [np.asarray(high, np.float32) for high in spec.action_high]
         self.steps = 0
         self.infos: dict[str, dict[str, Any]] = {}
+        # a game that has to be launched anew for a seed is seeded for its first episode only
+        self._seed_once = bool(env.metadata.get("relaunches_to_seed", False))
+        self._seeded = False
 
     def begin(self, seed: int) -> None:
         """Reset to a new episode and write its first observations."""
@@ -61,7 +65,8 @@ class JointEnv:
         self._all_alive = False
         self._rows["terminated"][0] = self._rows["truncated"][0] = False
         self._rows["rew_agents"][:] = 0.0
-        obs, infos = self.env.reset(seed=seed)
+        obs, infos = self.env.reset(seed=None if self._seed_once and self._seeded else seed)
+        self._seeded = True
         self._write(obs, infos, _living(self.env.agents, infos))
 
     def advance(self, act: list[Any]) -> None:

@@ -12,7 +12,7 @@ from robustmarl import envs
 def test_importing_the_package_imports_no_extra():
     code = (
         "import sys, robustmarl.envs;"
-        "print(sorted({'mpe2', 'lbforaging', 'pygame', 'pyglet'} & set(sys.modules)))"
+        "print(sorted({'mpe2', 'lbforaging', 'pygame', 'pyglet', 'smac'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from robustmarl.envs.skirmish.maps import SkirmishMap
+from robustmarl.envs.skirmish.maps import TICKS_PER_SECOND, SkirmishMap
 
 __all__ = ["ATTACK", "Encoder", "Layout"]
 
@@ -50,6 +50,12 @@ class Layout:
         self.state_size = self.last_at + self.n * self.num_actions
         points = sum(unit.health + unit.shield for unit in self.enemies)
         self.max_reward = 10.0 * self.m + 200.0 + points
+
+    @property
+    def max_state(self) -> float:
+        """The highest value in a state: 1, or more where a cooldown exceeds SMAC's divisor."""
+        ticks = [unit.cooldown * TICKS_PER_SECOND / unit.max_cooldown for unit in self.allies]
+        return max(1.0, *ticks)
 
     def one_hot_types(self) -> np.ndarray:
         """Return (types, U): the enemies' order may differ from the allies'."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_int, check_known, check_number
 
 __all__ = ["MAPS", "UNITS", "SkirmishMap", "UnitType", "map_of"]
 
@@ -357,7 +356,5 @@ def map_of(game: str | SkirmishMap) -> SkirmishMap:
         return game
     if not isinstance(game, str):
         raise TypeError(f"skirmish.map must be a name or a SkirmishMap, got {game!r}.")
-    if game not in MAPS:
-        near = difflib.get_close_matches(game, MAPS, n=len(MAPS), cutoff=0.0)
-        check(False, "skirmish.map", f"one of {near}", game)
+    check_known("skirmish.map", game, MAPS)
     return MAPS[game]

@@ -15,7 +15,7 @@ from typing_extensions import override
 from robustmarl._checks import check, check_choice
 from robustmarl._seeding import mix
 from robustmarl.envs.skirmish.engine import SkirmishEngine
-from robustmarl.envs.skirmish.maps import TICKS_PER_SECOND, SkirmishMap
+from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.render import picture
 
 __all__ = ["SkirmishParallelEnv", "skirmish"]
@@ -67,10 +67,7 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
             for agent in self.possible_agents
         }
         self.action_spaces = {agent: Discrete(actions) for agent in self.possible_agents}
-        slowest = max(
-            unit.cooldown * TICKS_PER_SECOND / unit.max_cooldown for unit in self.game.ally_units
-        )
-        self.state_space = Box(-1.0, max(1.0, slowest), (spec.state_size,), np.float32)
+        self.state_space = Box(-1.0, engine.layout.max_state, (spec.state_size,), np.float32)
         self._arrays = {key: tensor.numpy() for key, tensor in engine.tensors.items()}
         self._seed, self._episode = secrets.randbits(62), 0
 
