@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["gae", "masked_mean", "normalize", "ppo_surrogate", "td_lambda_returns"]
+__all__ = [
+    "gae",
+    "masked_mean",
+    "n_step_returns",
+    "normalize",
+    "ppo_surrogate",
+    "td_lambda_returns",
+]
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -75,6 +82,29 @@ def td_lambda_returns(
             (1.0 - g) * next_value[:, t] + g * running
         )
         target[:, t] = running
+    return target
+
+
+def n_step_returns(
+    reward: Tensor,
+    next_value: Tensor,
+    bootstrap: Tensor,
+    going_on: Tensor,
+    gamma: float,
+    steps: int,
+) -> Tensor:
+    r"""Return n-step targets, (B, T, ...); shorter where the episode ends sooner.
+
+    .. math:: G^{(1)}_t = r_t + \gamma c_t V_{t+1}, \qquad G^{(n)}_t = r_t + \gamma c_t
+              [(1 - g_t) V_{t+1} + g_t G^{(n-1)}_{t+1}]
+
+    with the arguments of :func:`td_lambda_returns` and n = ``steps``.
+    """
+    target = reward + gamma * bootstrap * next_value
+    for _ in range(steps - 1):
+        following = torch.cat([target[:, 1:], next_value[:, -1:]], dim=1)
+        following = torch.where(going_on > 0, following, next_value)
+        target = reward + gamma * bootstrap * following
     return target
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import ParallelEnv
+from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.algorithm.optim import TorchOptimizerFactory
 from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
@@ -109,7 +110,7 @@ def collected(algorithm, episodes=6, *, make_env=Arena, num_envs=3, seed=0, pert
 def update(algorithm, buffer, *, sample_size=None, batch_size=None, repeat=1):
     """Return the statistics of one update."""
     with policy_within_training_step(algorithm.policy):
-        if hasattr(algorithm, "target_update"):
+        if isinstance(algorithm, OffPolicyAlgorithm):
             return algorithm.update(buffer=buffer, sample_size=sample_size)
         return algorithm.update(buffer=buffer, batch_size=batch_size, repeat=repeat)
 
@@ -122,7 +123,7 @@ def train(algorithm, updates, *, make_env=Arena, episodes=4):
         with policy_within_training_step(algorithm.policy):
             collector.collect(n_episode=episodes)
         update(algorithm, buffer, sample_size=episodes)
-        if not hasattr(algorithm, "target_update"):
+        if not isinstance(algorithm, OffPolicyAlgorithm):
             buffer.reset()
     collector.close()
     return algorithm

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustmarl.objectives import gae, masked_mean, normalize, ppo_surrogate, td_lambda_returns
+from robustmarl.objectives import (
+    gae,
+    masked_mean,
+    n_step_returns,
+    normalize,
+    ppo_surrogate,
+    td_lambda_returns,
+)
 
 D = torch.float64
 
@@ -128,3 +135,16 @@ def test_the_clipped_side_has_no_gradient():
     ppo_surrogate(logp, torch.zeros(4), advantage, 0.2).sum().backward()
 
     assert (logp.grad != 0).tolist() == [False, True, True, False]
+
+
+@given(seed=st.integers(0, 999), gamma=st.floats(0, 1), steps=st.integers(1, 7))
+def test_n_step_returns_are_rewards_and_then_a_value(seed, gamma, steps):
+    reward, value, bootstrap, going_on, lengths = episodes(seed)
+    found = n_step_returns(reward, value[:, 1:], bootstrap, going_on, gamma, steps)
+
+    for b, length in enumerate(lengths):
+        for t in range(length):
+            last = min(t + steps, length)
+            expected = sum(gamma ** (k - t) * reward[b, k] for k in range(t, last))
+            expected += gamma ** (last - t) * bootstrap[b, last - 1] * value[b, last]
+            torch.testing.assert_close(found[b, t], expected)

@@ -13,10 +13,11 @@ from robustmarl.algorithms.eir_mappo import (
 )
 from robustmarl.algorithms.ippo import IPPO
 from robustmarl.algorithms.iql import IQL
+from robustmarl.algorithms.maddpg import M3DDPG, MADDPG
 from robustmarl.algorithms.mappo import MAPPO
 from robustmarl.algorithms.obs_adversary import ObsAdversaryPPO
 from robustmarl.algorithms.own_action_values import OwnActionValues
-from robustmarl.algorithms.policies import ActorPolicy, QPolicy, TeamPolicy
+from robustmarl.algorithms.policies import ActorPolicy, DeterministicPolicy, QPolicy, TeamPolicy
 from robustmarl.algorithms.qmix import QMIX
 from robustmarl.algorithms.team import TeamAlgorithm, TeamTrainingStats
 from robustmarl.algorithms.vdn import VDN
@@ -28,12 +29,15 @@ __all__ = [
     "EIRMAPPO",
     "IPPO",
     "IQL",
+    "M3DDPG",
+    "MADDPG",
     "MAPPO",
     "QMIX",
     "VDN",
     "ActorPolicy",
     "ByzantineAttack",
     "ByzantinePolicy",
+    "DeterministicPolicy",
     "ExploringPolicy",
     "ObsAdversaryPPO",
     "OwnActionValues",

@@ -17,7 +17,7 @@ from robustmarl.algorithms.team import (
     team_rows,
 )
 from robustmarl.attacks.base import StepContext
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import Agents
 from robustmarl.objectives import masked_mean
 from robustmarl.schedules import Linear, Schedule, as_schedule
 from robustmarl.spec import TeamSpec
@@ -41,7 +41,7 @@ class ExploringPolicy(ActorPolicy):
     def __init__(
         self,
         spec: TeamSpec,
-        network: AgentNetwork,
+        network: Agents,
         exploration: float | Schedule,
         deterministic_eval: bool = False,
     ) -> None:

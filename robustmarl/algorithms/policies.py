@@ -14,13 +14,13 @@ from torch import Tensor
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import StepContext
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import Agents
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.spec import TeamSpec
 from robustmarl.typing import Unit
 from robustmarl.victims import MASKED, NetworkVictim
 
-__all__ = ["ActorPolicy", "QPolicy", "TeamPolicy"]
+__all__ = ["ActorPolicy", "DeterministicPolicy", "QPolicy", "TeamPolicy"]
 
 _UNITS: tuple[Unit, ...] = get_args(Unit)
 
@@ -39,7 +39,7 @@ class TeamPolicy(Policy):
 
     counts: Tensor
 
-    def __init__(self, spec: TeamSpec, network: AgentNetwork) -> None:
+    def __init__(self, spec: TeamSpec, network: Agents) -> None:
         space: gymnasium.Space[Any] = (
             gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
             if spec.continuous
@@ -128,9 +128,7 @@ class QPolicy(TeamPolicy):
         exploration: epsilon in [0, 1] over time.
     """
 
-    def __init__(
-        self, spec: TeamSpec, network: AgentNetwork, exploration: float | Schedule
-    ) -> None:
+    def __init__(self, spec: TeamSpec, network: Agents, exploration: float | Schedule) -> None:
         super().__init__(spec, network)
         self.exploration = as_schedule("QPolicy.exploration", exploration)
 
@@ -164,9 +162,7 @@ class ActorPolicy(TeamPolicy):
         deterministic_eval: act greedily outside training; a team trained to mix may fail so.
     """
 
-    def __init__(
-        self, spec: TeamSpec, network: AgentNetwork, deterministic_eval: bool = False
-    ) -> None:
+    def __init__(self, spec: TeamSpec, network: Agents, deterministic_eval: bool = False) -> None:
         super().__init__(spec, network)
         self.deterministic_eval = deterministic_eval
 
@@ -208,10 +204,35 @@ class ActorPolicy(TeamPolicy):
         """Return entropies (...,) in nats given outputs (..., A)."""
         if self.spec.continuous:
             each = self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)
-            return each.sum().expand(output.shape[:-1])
+            return each.sum(dim=-1).expand(output.shape[:-1])
         logp = torch.log_softmax(output, dim=-1)
         return -(logp.exp() * logp).sum(dim=-1)
 
     def _log_std(self) -> Tensor:
         assert self.network.log_std is not None  # continuous networks have one
         return self.network.log_std.clamp(-5.0, 2.0)
+
+
+class DeterministicPolicy(TeamPolicy):
+    r"""Actions :math:`\mu(o)` in [-1, 1]; in training with Gaussian noise, clipped to the box.
+
+    Args:
+        spec: the team's; continuous actions.
+        network: its agents, with ``squash``.
+        exploration: the noise's standard deviation >= 0 over time, in units of the box's half.
+    """
+
+    def __init__(self, spec: TeamSpec, network: Agents, exploration: float | Schedule) -> None:
+        super().__init__(spec, network)
+        self.exploration = as_schedule("DeterministicPolicy.exploration", exploration)
+
+    def select(
+        self, output: Tensor, mask: Tensor, draws: Draws, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return actions (E, N, A), and None: they have no density."""
+        value = self.exploration(self.counted(self.exploration.unit))
+        scale = check_number("DeterministicPolicy.exploration()", value, 0.0)
+        if not training or scale == 0.0:
+            return output, None
+        noise = draws.normal(output.shape[1] * output.shape[2]).view(output.shape)
+        return (output + scale * noise).clamp(-1.0, 1.0), None

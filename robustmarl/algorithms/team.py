@@ -15,7 +15,7 @@ from torch import Tensor
 from robustmarl._checks import check
 from robustmarl._seeding import mix, stream_id
 from robustmarl.algorithms.policies import TeamPolicy
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import AgentNetwork, Agents, SeparateAgents
 from robustmarl.spec import TeamSpec, spec_of
 from robustmarl.typing import Env
 from robustmarl.victims import NetworkVictim, VictimRows
@@ -78,7 +78,8 @@ class TeamAlgorithm(Algorithm[Any, Any]):
             seed: of the initial weights and of minibatches; torch's global generator is left
                 as it was.
             settings: hyper-parameters: keywords of the class, and of
-                :class:`~robustmarl.networks.AgentNetwork`.
+                :class:`~robustmarl.networks.AgentNetwork`; ``shared=False`` gives every agent a
+                network of its own.
         """
         spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
         with torch.random.fork_rng(devices=[]):
@@ -142,13 +143,12 @@ NETWORK_SETTINGS = (
 )
 
 
-def build_network(spec: TeamSpec, settings: dict[str, Any], **defaults: Any) -> AgentNetwork:
+def build_network(spec: TeamSpec, settings: dict[str, Any], **defaults: Any) -> Agents:
     """Return the agents' network, taking its keywords out of ``settings``."""
     own = {key: settings.pop(key) for key in NETWORK_SETTINGS if key in settings}
     own = defaults | own
-    return AgentNetwork(
-        spec.obs_size, spec.num_agents, spec.num_actions, continuous=spec.continuous, **own
-    )
+    kind = AgentNetwork if settings.pop("shared", True) else SeparateAgents
+    return kind(spec.obs_size, spec.num_agents, spec.num_actions, continuous=spec.continuous, **own)
 
 
 def last_actions(act: Tensor, *, terminal: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.victims import PlainMLP
 
-__all__ = ["AgentNetwork", "check_widths", "feed_forward"]
+__all__ = ["AgentNetwork", "Agents", "SeparateAgents", "check_widths", "feed_forward"]
 
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
@@ -56,6 +56,7 @@ class AgentNetwork(nn.Module):
         agent_id: whether agents know their index.
         last_action: whether agents see their last action.
         continuous: whether outputs are means of actions in [-1, 1]; adds ``log_std``.
+        squash: bound outputs by tanh, without ``log_std``: a deterministic continuous actor.
         activation: ``"relu"`` or ``"tanh"``.
         layer_norm: normalise before each activation.
         output_gain: the last layer is drawn orthogonal with this gain; None keeps torch's draw.
@@ -72,11 +73,13 @@ class AgentNetwork(nn.Module):
         agent_id: bool = True,
         last_action: bool = False,
         continuous: bool = False,
+        squash: bool = False,
         activation: Activation = "relu",
         layer_norm: bool = False,
         output_gain: float | None = None,
     ) -> None:
         super().__init__()
+        check(continuous or not squash, "AgentNetwork.squash", "False for logits", squash)
         check_choice("AgentNetwork.activation", activation, tuple(_ACTIVATIONS))
         check_widths("AgentNetwork.hidden", hidden)
         self.num_agents, self.num_actions = num_agents, num_actions
@@ -108,7 +111,12 @@ class AgentNetwork(nn.Module):
             assert isinstance(last, nn.Linear)  # built above
             nn.init.orthogonal_(last.weight, output_gain)
             nn.init.zeros_(last.bias)
-        self.log_std = nn.Parameter(torch.zeros(num_actions)) if continuous else None
+        if squash and recurrent:
+            self.head = nn.Sequential(self.head, nn.Tanh())
+        elif squash:
+            self.rest.append(nn.Tanh())
+        spread = continuous and not squash
+        self.log_std = nn.Parameter(torch.zeros(num_actions)) if spread else None
 
     def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor | None:
         """Return what ids and last actions add to the first layer, (..., H) or None.
@@ -169,3 +177,112 @@ class AgentNetwork(nn.Module):
     def plain(self) -> PlainMLP | None:
         """Return this network as a :class:`PlainMLP` if it is one (ids enter as ``extra``)."""
         return None if self.recurrent else PlainMLP.of(nn.Sequential(self.first, self.rest))
+
+
+class SeparateAgents(nn.Module):
+    """A network of its own for every agent, used like one :class:`AgentNetwork`.
+
+    Args:
+        obs_size: D.
+        num_agents: N.
+        num_actions: A.
+        settings: of every :class:`AgentNetwork`; there are no agent ids.
+    """
+
+    id_table = None
+
+    def __init__(self, obs_size: int, num_agents: int, num_actions: int, **settings: Any) -> None:
+        super().__init__()
+        own = settings | {"agent_id": False}
+        self.nets = nn.ModuleList(
+            AgentNetwork(obs_size, num_agents, num_actions, **own) for _ in range(num_agents)
+        )
+        one = self._one
+        self.num_agents, self.num_actions = num_agents, num_actions
+        self.continuous, self.recurrent = one.continuous, one.recurrent
+        self.hidden_size = one.hidden_size
+
+    @property
+    def _one(self) -> AgentNetwork:
+        return cast(AgentNetwork, self.nets[0])
+
+    @property
+    def first(self) -> nn.Linear:
+        """The first agent's first layer."""
+        return self._one.first
+
+    @property
+    def last_table(self) -> nn.Parameter | None:
+        """The first agent's; None if agents do not see their last actions."""
+        return self._one.last_table
+
+    @property
+    def log_std(self) -> Tensor | None:
+        """The agents' log standard deviations, (N, A), or None."""
+        each = [cast(AgentNetwork, net).log_std for net in self.nets]
+        return None if each[0] is None else torch.stack(cast("list[Tensor]", each))
+
+    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor:
+        """Return the agents' indices and last actions as columns, which :meth:`step` takes."""
+        ids = torch.zeros((), dtype=torch.int64) if agents is None else agents
+        column = ids.to(self.first.weight).unsqueeze(-1)
+        if self.last_table is None or last_act is None:
+            return column
+        last = last_act if self.continuous else last_act.unsqueeze(-1)
+        last = last.to(column.dtype)
+        return torch.cat([column.expand(*last.shape[:-1], 1), last], dim=-1)
+
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (output (..., A), hidden (..., H) or None) of one step; obs (..., D).
+
+        Without ``extra`` rows are in the team's order, (..., N, D).
+        """
+        n = self.num_agents
+        order = torch.arange(n, device=obs.device)
+        extra = self.extra(order, None) if extra is None else extra
+        extra = extra.expand(*obs.shape[:-1], extra.shape[-1])
+        ids = extra[..., 0].long()
+        if ids.shape[-1:] == (n,) and bool((ids == order).all()):
+            parts = [self._part(i, (..., i, slice(None)), obs, extra, hidden) for i in range(n)]
+            states = [after for _, after in parts if after is not None]
+            output = torch.stack([out for out, _ in parts], dim=-2)
+            return output, torch.stack(states, dim=-2) if states else None
+        output = obs.new_zeros(*obs.shape[:-1], self.num_actions)
+        after = obs.new_zeros(*obs.shape[:-1], self.hidden_size) if self.recurrent else None
+        for i in range(n):
+            rows = ids == i
+            output[rows], own = self._part(i, rows, obs, extra, hidden)
+            if after is not None:
+                after[rows] = cast(Tensor, own)
+        return output, after
+
+    def _part(
+        self, i: int, rows: Any, obs: Tensor, extra: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        net = cast(AgentNetwork, self.nets[i])
+        last = extra[rows][..., 1:] if extra.shape[-1] > 1 else None
+        if last is not None and not self.continuous:
+            last = last.squeeze(-1).long()
+        before = None if hidden is None else hidden[rows]
+        return net.step(obs[rows], net.extra(None, last), before)
+
+    def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return what :meth:`AgentNetwork.unroll` does."""
+        parts = [
+            cast(AgentNetwork, net).unroll(
+                obs[:, :, i : i + 1], None if last_act is None else last_act[:, :, i : i + 1]
+            )
+            for i, net in enumerate(self.nets)
+        ]
+        states = [before for _, before in parts if before is not None]
+        output = torch.cat([out for out, _ in parts], dim=2)
+        return output, torch.cat(states, dim=2) if states else None
+
+    def plain(self) -> None:
+        """Return None: rows of several networks are no :class:`PlainMLP`."""
+
+
+Agents = AgentNetwork | SeparateAgents
+"""The agents of a team, sharing a network or not."""

@@ -24,6 +24,7 @@ VARIANTS = {
     "mlp": {},
     "gru": {"recurrent": True},
     "gru-last": {"recurrent": True, "last_action": True},
+    "separate": {"shared": False},
     "norm": {"layer_norm": True, "activation": "tanh", "last_action": True},
 }
 PGD3 = PGD(ball=LinfBall(epsilon=0.1), steps=3)
@@ -37,9 +38,9 @@ def test_ours(cls, variant):
 
 
 @pytest.mark.parametrize("cls", PPO)
-@pytest.mark.parametrize("recurrent", [False, True])
-def test_continuous_actions(cls, recurrent):
-    make = functools.partial(cls.for_env, recurrent=recurrent, last_action=True, **SMALL)
+@pytest.mark.parametrize("settings", [{}, {"recurrent": True}, {"shared": False}])
+def test_continuous_actions(cls, settings):
+    make = functools.partial(cls.for_env, last_action=True, **settings, **SMALL)
     check_algorithm(make, lambda: Arena(continuous=True), env_steps=40)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustmarl.attacks import CrossEntropy, Margin, SquaredError
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.victims import MASKED, NetworkVictim
 
 N, D, A = 3, 4, 5
@@ -217,3 +217,80 @@ def test_output_gain_draws_the_last_layer_orthogonal():
 def test_bad_settings(settings, kind, text):
     with pytest.raises(kind, match=text):
         AgentNetwork(D, N, A, **settings)
+
+
+def separate(**settings):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SeparateAgents(D, N, A, **{"hidden": (8, 6), **settings}).double()
+
+
+@pytest.mark.parametrize("settings", [{}, {"recurrent": True}, {"continuous": True}])
+@pytest.mark.parametrize("last_action", [False, True])
+def test_separate_agents_are_n_networks(settings, last_action):
+    net = separate(last_action=last_action, **settings)
+    agents, obs = torch.tensor([2, 0, 0, 1, 2, 2, 1]), draw(7, D)
+    last = draw(7, A) if net.continuous else whole(7, low=-1)
+    hidden = draw(7, 8, seed=1) if net.recurrent else None
+    found, after = net.step(obs, net.extra(agents, last), hidden)
+    for row, i in enumerate(agents.tolist()):
+        one = net.nets[i]
+        before = None if hidden is None else hidden[row]
+        expected, state = one.step(obs[row], one.extra(None, last[row]), before)
+        torch.testing.assert_close(found[row], expected)
+        if net.recurrent:
+            torch.testing.assert_close(after[row], state)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_separate_agents_in_the_teams_order_and_unrolled(recurrent):
+    net = separate(recurrent=recurrent, last_action=True)
+    obs, last = draw(2, 4, N, D), whole(2, 4, N, low=-1)
+    output, before = net.unroll(obs, last)
+    hidden = None
+    for t in range(4):
+        if recurrent and t > 0:
+            torch.testing.assert_close(before[:, t], hidden)
+        found, hidden = net.step(obs[:, t], net.extra(torch.arange(N), last[:, t]), hidden)
+        torch.testing.assert_close(found, output[:, t])
+    assert (before is None) == (not recurrent)
+    without, _ = net.step(obs[:, 0], None, None)  # last actions
+    torch.testing.assert_close(without, net.unroll(obs, None)[0][:, 0])
+
+
+def test_rows_that_are_as_many_as_agents_need_not_be_in_their_order():
+    net, obs = separate(), draw(N, D)
+    turned = torch.tensor([1, 2, 0])
+    in_order, _ = net.step(obs[turned.argsort()], None, None)
+    found, _ = net.step(obs, net.extra(turned, None), None)
+    torch.testing.assert_close(found, in_order[turned])
+
+
+def test_gradients_pass_through_separate_agents():
+    net = separate()
+    obs = draw(7, D).requires_grad_()
+    agents = torch.tensor([0, 1, 1, 0, 0, 1, 1])
+    net.step(obs, net.extra(agents, None), None)[0].sum().backward()
+    assert bool((obs.grad != 0).any(1).all())
+    for i, one in enumerate(net.nets):
+        assert (one.first.weight.grad is not None and bool(one.first.weight.grad.any())) == (i < 2)
+
+
+def test_the_victim_of_separate_agents_gives_their_gradients():
+    net = separate()
+    agents, obs = torch.tensor([2, 0, 0, 1, 2, 2, 1]), draw(7, D)
+    view = NetworkVictim(net, continuous=False).at(agents=agents)
+    loss = CrossEntropy(view.logits(obs).argmax(-1))
+    found = view.input_gradient(obs, loss)
+    for row, i in enumerate(agents.tolist()):
+        x = obs[row : row + 1].clone().requires_grad_()
+        logits = net.nets[i].step(x, None, None)[0]
+        F.cross_entropy(logits, logits.argmax(-1)).backward()
+        torch.testing.assert_close(F.normalize(found[row], dim=0), F.normalize(x.grad[0], dim=0))
+
+
+def test_squash_is_for_continuous_actions():
+    with pytest.raises(
+        ValueError, match=r"AgentNetwork\.squash must be False for logits, got True"
+    ):
+        network(squash=True)

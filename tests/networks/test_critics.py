@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustmarl.networks import Critic
+from robustmarl.networks import Critic, JointCritic
 
 
 def draw(*shape):
@@ -43,3 +43,23 @@ def test_bad_settings():
         Critic(5, hidden=())
     with pytest.raises(ValueError, match=r"Critic\.activation must be one of .*, got 'gelu'\."):
         Critic(5, activation="gelu")
+
+
+def test_a_joint_critic_is_one_mlp_on_normalised_state_and_actions():
+    critic = JointCritic(5, 3, 2, hidden=(8, 6))
+    state, act = draw(7, 5), draw(7, 3, 2)
+    weight = torch.cat([critic.of_state.weight, critic.of_act.weight], dim=1)
+    whole = torch.cat([torch.nn.functional.layer_norm(state, (5,)), act.flatten(1)], dim=1)
+    expected = critic.rest(whole @ weight.T + critic.of_state.bias).squeeze(-1)
+
+    torch.testing.assert_close(critic(state, act), expected)
+    several = torch.stack([act, 2 * act], dim=1)  # joint actions of one state
+    torch.testing.assert_close(critic(state, several)[:, 0], expected)
+    torch.testing.assert_close(critic(state, several)[:, 1], critic(state, 2 * act))
+
+
+@pytest.mark.parametrize("name", ["state_size", "num_agents", "num_actions"])
+def test_a_joint_critic_of_nothing_is_refused(name):
+    sizes = {"state_size": 5, "num_agents": 3, "num_actions": 2} | {name: 0}
+    with pytest.raises(ValueError, match=rf"JointCritic\.{name} must be an int >= 1, got 0\."):
+        JointCritic(**sizes)

@@ -1,0 +1,298 @@
+"""MADDPG, and M3DDPG, which expects the worst of the other agents."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Protocol, Self
+
+import torch
+from tianshou.algorithm.algorithm_base import (
+    LaggedNetworkPolyakUpdateAlgorithmMixin,
+    OffPolicyAlgorithm,
+)
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._seeding import mix, stream_id
+from robustmarl.algorithms.actor_critic import ExploringPolicy, joint_state
+from robustmarl.algorithms.policies import DeterministicPolicy, TeamPolicy
+from robustmarl.algorithms.ppo_based import CriticInput
+from robustmarl.algorithms.team import (
+    TeamAlgorithm,
+    TeamTrainingStats,
+    adam,
+    build_network,
+    last_actions,
+    team_rows,
+)
+from robustmarl.networks import JointCritic
+from robustmarl.objectives import masked_mean, n_step_returns
+from robustmarl.schedules import Schedule
+from robustmarl.spec import TeamSpec
+from robustmarl.victims import MASKED
+
+__all__ = ["M3DDPG", "MADDPG", "gumbel_softmax"]
+
+_GUMBEL = stream_id("gumbel")
+
+
+class _JointValue(Protocol):
+    """Q of joint actions, like :class:`~robustmarl.networks.JointCritic`."""
+
+    def __call__(self, state: Tensor, act: Tensor) -> Tensor: ...
+
+
+def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
+    r"""Return a one-hot sample of softmax(logits) with a straight-through gradient, (..., A).
+
+    .. math:: y = \mathrm{softmax}((l + g) / \tau),\quad g \sim \mathrm{Gumbel}(0, 1), \qquad
+              \text{forward: } 1[\arg\max y], \quad \text{backward: } \partial y / \partial l
+
+    An action whose logit is ``MASKED`` is never drawn.
+
+    Args:
+        logits: (..., A).
+        temperature: :math:`\tau` > 0.
+        generator: of the noise, on the device of ``logits``.
+    """
+    uniform = torch.rand(
+        logits.shape, dtype=logits.dtype, device=logits.device, generator=generator
+    )
+    smallest = torch.finfo(logits.dtype).tiny
+    noise = -(-uniform.clamp(min=smallest).log()).clamp(min=smallest).log()
+    soft = torch.softmax((logits + noise) / temperature, dim=-1)
+    hard = F.one_hot(soft.argmax(dim=-1), logits.shape[-1]).to(soft.dtype)
+    return hard + (soft - soft.detach())  # the bracket is exactly zero
+
+
+class MADDPG(
+    TeamAlgorithm, OffPolicyAlgorithm[TeamPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin
+):
+    r"""Multi-agent deterministic policy gradients [Lowe2017]_ with one critic of the team.
+
+    .. math:: y_t = r_t + \gamma c_t\, \bar Q(s_{t+1}, \bar\mu(o_{t+1})), \qquad
+              L_Q = \overline{(Q(s, a) - y)^2}, \qquad
+              L_\mu = -\overline{Q(s, a_1, .., \mu^i(o^i), .., a_N)} + c_o \overline{l^2}
+
+    on whole episodes, with the other agents' actions as played, averages over living agents, and
+    c = 0 after a termination, 1 at a time limit. Discrete actions are one-hot: the actor's own is
+    drawn by :func:`gumbel_softmax`, the target's is the most likely one, and the team acts by
+    drawing from its softmax, in evaluation too. Continuous actions are :math:`\mu(o) = \tanh`,
+    with Gaussian noise in training. Learns from ``obs.seen``.
+
+    ``for_env`` also takes ``exploration`` (discrete: a share of uniform actions, 0; continuous:
+    the noise's standard deviation, 0.1), ``critic_hidden``, ``deterministic_eval`` (discrete) and
+    the network's settings, ``shared=False`` for an actor per agent among them.
+
+    Args:
+        policy: the team's.
+        critic: Q of a state and a joint action.
+        critic_input: ``"state"``, or ``"seen"`` for all agents' observations.
+        optim: the actor's optimizer factory; None is Adam at 5e-4.
+        critic_optim: the critic's; None is Adam at 1e-3.
+        gamma: discount in [0, 1].
+        n_step: length of the returns before the target's value, >= 1.
+        tau: share of the online weights taken over by the targets per update, in (0, 1].
+        temperature: of the Gumbel-softmax, > 0.
+        output_coef: :math:`c_o` >= 0, of the mean square of available logits or of actions.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+    """
+
+    policy: TeamPolicy
+
+    def __init__(
+        self,
+        *,
+        policy: TeamPolicy,
+        critic: JointCritic,
+        critic_input: CriticInput = "state",
+        optim: OptimizerFactory | None = None,
+        critic_optim: OptimizerFactory | None = None,
+        gamma: float = 0.99,
+        n_step: int = 1,
+        tau: float = 0.005,
+        temperature: float = 1.0,
+        output_coef: float = 1e-3,
+        max_grad_norm: float | None = 10.0,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(policy=policy)
+        check_number(f"{name}.tau", tau, 0.0, 1.0, open_low=True)
+        LaggedNetworkPolyakUpdateAlgorithmMixin.__init__(self, tau)
+        check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
+        self.critic_input = critic_input
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.n_step = check_int(f"{name}.n_step", n_step, 1)
+        self.temperature = check_number(f"{name}.temperature", temperature, 0.0, open_low=True)
+        self.output_coef = check_number(f"{name}.output_coef", output_coef, 0.0)
+        if max_grad_norm is not None:
+            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        self.critic = critic
+        self._target = self._add_lagged_network(nn.ModuleList([policy.network, critic]))
+        self.optim = self._create_optimizer(policy.network, optim or adam(5e-4), max_grad_norm)
+        self.critic_optim = self._create_optimizer(
+            critic, critic_optim or adam(1e-3), max_grad_norm
+        )
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        hidden = settings.get("hidden", (64, 64))
+        exploration: float | Schedule
+        policy: TeamPolicy
+        if spec.continuous:
+            exploration = settings.pop("exploration", 0.1)
+            network = build_network(spec, settings, output_gain=0.01, squash=True)
+            policy = DeterministicPolicy(spec, network, exploration)
+        else:
+            exploration = settings.pop("exploration", 0.0)
+            greedy = settings.pop("deterministic_eval", False)
+            network = build_network(spec, settings, output_gain=0.01)
+            policy = ExploringPolicy(spec, network, exploration, greedy)
+        size = spec.num_agents * spec.obs_size
+        if settings.get("critic_input", "state") == "state":
+            size = spec.state_size * (spec.num_agents if spec.state_layout == "per_agent" else 1)
+        critic = JointCritic(
+            size, spec.num_agents, spec.num_actions, hidden=settings.pop("critic_hidden", hidden)
+        )
+        return cls(policy=policy, critic=critic, **settings)
+
+    def _state(self, obs: Any) -> Tensor:
+        if self.critic_input == "seen":
+            seen: Tensor = obs.seen
+            return seen.flatten(-2)
+        return joint_state(obs.state, self.spec.state_layout == "per_agent")
+
+    def _vectors(self, act: Tensor, alive: Tensor) -> Tensor:
+        """Return actions as the critic takes them, (..., N, A)."""
+        if self.spec.continuous:  # what the dead "do" changes nothing
+            return act * alive.unsqueeze(-1)
+        return F.one_hot(act, self.spec.num_actions).to(self.critic.of_act.weight.dtype)
+
+    def _facing(self, critic: _JointValue, state: Tensor, joint: Tensor, alive: Tensor) -> Tensor:
+        """Return the joint actions that the critic is asked about in place of ``joint``.
+
+        Args:
+            critic: the online one, or the target.
+            state: (..., S).
+            joint: (..., K, N, A): K is N where agent k chooses anew, else 1.
+            alive: (..., N).
+        """
+        return joint
+
+    def _noise(self) -> torch.Generator:
+        """Return the generator of this update's Gumbel noise."""
+        key = mix(self.seed, self.policy.counted("updates"), _GUMBEL)
+        return torch.Generator(self.device).manual_seed(key & (2**63 - 1))
+
+    @torch.no_grad()
+    def targets(self, batch: Any) -> Tensor:
+        """Return n-step targets of the joint actions taken, (B, T, K)."""
+        obs = batch.obs
+        target: Any = self._target.module
+        actors, critic = target[0], target[1]
+        last = last_actions(batch.act, terminal=True) if actors.last_table is not None else None
+        act = actors.unroll(obs.seen, last)[0][:, 1:]
+        alive = obs.alive[:, 1:]
+        if not self.spec.continuous:
+            act = act.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
+        joint = self._vectors(act, alive).unsqueeze(-3)
+        state = self._state(obs)[:, 1:]
+        value = critic(state, self._facing(critic, state, joint, alive))
+        going_on = batch.valid.to(value.dtype)
+        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        bootstrap = 1.0 - batch.terminated.to(value.dtype)
+        return n_step_returns(
+            batch.rew.unsqueeze(-1),
+            value,
+            bootstrap.unsqueeze(-1),
+            going_on.unsqueeze(-1),
+            self.gamma,
+            self.n_step,
+        )
+
+    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
+        obs, valid = batch.obs, batch.valid
+        alive = obs.alive[:, :-1][valid]
+        state = self._state(obs)[:, :-1][valid]
+        taken = self._vectors(batch.act[valid], alive)
+        value = self.critic(state, taken)
+        error = value.unsqueeze(-1) - self.targets(batch)[valid]
+        critic_loss = error.square().mean()
+        self.critic_optim.step(critic_loss)
+        policy_loss = self._actor_step(batch, state, taken, alive)
+        self.policy.count("updates", 1)
+        self._update_lagged_network_weights()
+        figures = torch.stack([critic_loss.detach(), policy_loss, value.detach().mean()])
+        names = ("critic_loss", "policy_loss", "q")
+        return TeamTrainingStats(metrics=dict(zip(names, figures.tolist(), strict=True)))
+
+    def _actor_step(self, batch: Any, state: Tensor, taken: Tensor, alive: Tensor) -> Tensor:
+        """Step on the actor's loss and return it; R valid steps (R, S), (R, N, A), (R, N)."""
+        obs, valid = batch.obs, batch.valid
+        network, steps = self.policy.network, batch.valid.shape[1]
+        last = last_actions(batch.act, terminal=False) if network.last_table is not None else None
+        output, before = network.unroll(obs.seen[:, :-1], last)
+        output, mask = output[valid], obs.mask[:, :-1][valid]
+        own, counted = output, alive.unsqueeze(-1).expand_as(output)
+        if not self.spec.continuous:
+            logits = output.masked_fill(~mask, MASKED)
+            own = gumbel_softmax(logits, self.temperature, self._noise())
+            counted = counted & mask
+        n = self.spec.num_agents
+        chooses = torch.eye(n, dtype=torch.bool, device=own.device).unsqueeze(-1)
+        joint = torch.where(chooses, own.unsqueeze(-3), taken.unsqueeze(-3))
+        frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
+        critic = partial(_call, self.critic, frozen)
+        gain = critic(state, self._facing(critic, state, joint, alive))
+        loss = -masked_mean(gain, alive)
+        if self.output_coef > 0.0:
+            loss = loss + self.output_coef * masked_mean(output.square(), counted)
+        self._rows = lambda: team_rows(
+            obs.obs[:, :steps],
+            obs.mask[:, :steps],
+            last,
+            None if before is None else before[:, :steps],
+            obs.alive[:, :steps] & valid.unsqueeze(-1),
+        )
+        self.optim.step(loss)
+        self._rows = None
+        return loss.detach()
+
+
+class M3DDPG(MADDPG):
+    r"""Minimax MADDPG [Li2019]_: every agent learns for others that turn against it a little.
+
+    .. math:: \hat a_j = a_j - \epsilon \frac{g_j}{\lVert g_j \rVert_2} \quad (j \ne i), \qquad
+              g_j = \nabla_{a_j} Q(s, a)
+
+    both in agent i's loss, on the online critic, and in N targets, on the target critic; the
+    critic learns their mean. Own actions and those of the dead stay. The shifted vectors are no
+    longer one-hot. With ``epsilon=0`` it is :class:`MADDPG`, bit for bit.
+
+    Args:
+        epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box).
+        settings: of :class:`MADDPG`.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-3, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.epsilon = check_number(f"{type(self).__name__}.epsilon", epsilon, 0.0)
+
+    def _facing(self, critic: _JointValue, state: Tensor, joint: Tensor, alive: Tensor) -> Tensor:
+        if self.epsilon == 0.0:
+            return joint
+        point = joint.detach().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(critic(state, point).sum(), point)
+        n = joint.shape[-2]
+        moved = ~torch.eye(n, dtype=torch.bool, device=joint.device) & alive.unsqueeze(-2)
+        shift = self.epsilon * F.normalize(gradient, dim=-1)
+        return joint - shift * moved.unsqueeze(-1)
+
+
+def _call(critic: nn.Module, parameters: dict[str, Tensor], state: Tensor, act: Tensor) -> Tensor:
+    value: Tensor = functional_call(critic, parameters, (state, act))
+    return value
