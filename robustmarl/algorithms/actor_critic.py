@@ -151,25 +151,33 @@ class ActionCritics(TeamAlgorithm):
         output, before = network.unroll(obs.seen, last)
         return output.masked_fill(~obs.mask, MASKED), before, last
 
-    def _actor_step(self, batch: Any, optim: Any, advantage: Any, entropy_coef: float) -> Tensor:
+    def _actor_step(
+        self,
+        batch: Any,
+        outputs: tuple[Tensor, Tensor | None, Tensor | None],
+        optim: Any,
+        advantage: Any,
+        entropy_coef: float,
+    ) -> Tensor:
         r"""Step on :math:`-\overline{A \log\pi} - c H`; return loss, entropy and mean |A|.
 
         Args:
-            batch: episodes.
+            batch: episodes, with R steps in all.
+            outputs: what :meth:`_outputs` made of them, with gradient.
             optim: the actor's optimizer.
-            advantage: maps policies (B, T, N, A), no gradient, to those of the taken actions.
+            advantage: maps policies (R, N, A), no gradient, to those of the taken actions.
             entropy_coef: c.
         """
-        obs, act = batch.obs, batch.act
-        output, before, last = self._outputs(obs, act)
-        output = output[:, :-1]
-        logp = self.policy.log_policy(output)
+        obs, (output, before, last) = batch.obs, outputs
+        logp = self.policy.log_policy(output[:, :-1][batch.valid])
+        policy = logp.exp()
         with torch.no_grad():
-            gain = advantage(logp.exp())
+            gain = advantage(policy)
+        taken = logp.gather(-1, batch.act[batch.valid].unsqueeze(-1)).squeeze(-1)
+        alive = obs.alive[:, :-1][batch.valid]
+        entropy = masked_mean(-(policy * logp).sum(-1), alive)
+        loss = -masked_mean(gain * taken, alive) - entropy_coef * entropy
         rows = batch.valid.unsqueeze(-1) & obs.alive[:, :-1]
-        taken = logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
-        entropy = masked_mean(self.policy.entropy(output), rows)
-        loss = -masked_mean(gain * taken, rows) - entropy_coef * entropy
         steps = batch.valid.shape[1]
         self._rows = lambda: team_rows(
             obs.obs[:, :steps],
@@ -180,4 +188,4 @@ class ActionCritics(TeamAlgorithm):
         )
         optim.step(loss)
         self._rows = None
-        return torch.stack([loss, entropy, masked_mean(gain.abs(), rows)]).detach()
+        return torch.stack([loss, entropy, masked_mean(gain.abs(), alive)]).detach()

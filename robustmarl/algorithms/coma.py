@@ -17,7 +17,7 @@ from robustmarl.algorithms.actor_critic import ActionCritics, ExploringPolicy, j
 from robustmarl.algorithms.team import TeamTrainingStats, adam
 from robustmarl.attacks.base import StepContext
 from robustmarl.networks import ActionCritic
-from robustmarl.objectives import masked_mean, td_lambda_returns
+from robustmarl.objectives import td_lambda_returns
 from robustmarl.spec import TeamSpec
 
 __all__ = ["COMA"]
@@ -49,6 +49,8 @@ class COMA(
         td_lambda: in [0, 1].
         target_update: copy the critic to its target every so many critic steps, >= 1. A critic
             step covers all time steps; PyMARL takes one per time step, and copies every 200.
+        reward_scale: what rewards are multiplied by before the critic learns them, > 0: returns in
+            the hundreds take a small critic long to reach.
         entropy_coef: >= 0.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
@@ -66,6 +68,7 @@ class COMA(
         gamma: float = 0.99,
         td_lambda: float = 0.6,
         target_update: int = 10,
+        reward_scale: float = 1.0,
         entropy_coef: float = 0.0,
         max_grad_norm: float | None = 10.0,
     ) -> None:
@@ -75,6 +78,7 @@ class COMA(
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         if max_grad_norm is not None:
             check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
@@ -109,11 +113,17 @@ class COMA(
         policy = torch.softmax(logits, dim=-1)
         return q - (policy * q).sum(-1, keepdim=True)
 
-    def targets(self, batch: Any) -> Tensor:
-        """Return TD(lambda) targets of the taken actions, (B, T, N)."""
+    def targets(self, batch: Any, output: Tensor | None = None) -> Tensor:
+        """Return TD(lambda) targets of the taken actions, (B, T, N).
+
+        Args:
+            batch: episodes.
+            output: the actor's masked logits (B, T+1, N, A), where known.
+        """
         obs, act = batch.obs, batch.act
         with torch.no_grad():
-            output, _, _ = self._outputs(obs, act)
+            if output is None:
+                output, _, _ = self._outputs(obs, act)
             # After a time limit nothing was played: the likeliest actions stand for it.
             last = output[:, -1:].argmax(-1)
             lengths = batch.valid.sum(1)
@@ -128,7 +138,7 @@ class COMA(
             bootstrap = (1.0 - batch.terminated.float()).unsqueeze(-1)
             going_on = batch.valid.float()
             going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
-            reward = batch.rew.unsqueeze(-1).expand(value[:, 1:].shape)
+            reward = (self.reward_scale * batch.rew).unsqueeze(-1).expand(value[:, 1:].shape)
             return td_lambda_returns(
                 reward,
                 value[:, 1:],
@@ -141,27 +151,32 @@ class COMA(
     def _update_with_batch(
         self, batch: Any, batch_size: int | None, repeat: int
     ) -> TeamTrainingStats:
-        obs, act, valid = batch.obs, batch.act, batch.valid
-        state, seen = self._state(obs)[:, :-1], obs.seen[:, :-1]
-        rows = valid.unsqueeze(-1).expand_as(act)  # the dead earn on, and targets ask for it
+        obs, valid = batch.obs, batch.valid
+        outputs = self._outputs(obs, batch.act)
+        # Padding is half of a batch and more once episodes get shorter: critics skip it.
+        state, seen = self._state(obs)[:, :-1][valid], obs.seen[:, :-1][valid]
+        act = batch.act[valid]
         losses = []
+        target = None
         for _ in range(repeat):
-            target = self.targets(batch)
+            if target is None:  # the dead earn on, and targets ask for it
+                target = self.targets(batch, outputs[0].detach())[valid]
             q = self.critic(state, seen, act)
             taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
-            loss = masked_mean((taken - target).square(), rows)
+            loss = (taken - target).square().mean()
             self.critic_optim.step(loss)
             losses.append(loss.detach())
             self.critic_steps += 1
             if int(self.critic_steps) % self.target_update == 0:
                 self._update_lagged_network_weights()
+                target = None
 
         def advantage(policy: Tensor) -> Tensor:
             q = self.critic(state, seen, act)
             taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
             return taken - (policy * q).sum(-1)
 
-        figures = self._actor_step(batch, self.optim, advantage, self.entropy_coef)
+        figures = self._actor_step(batch, outputs, self.optim, advantage, self.entropy_coef)
         self.policy.count("updates", 1)
         means = [*figures.tolist(), float(torch.stack(losses).mean())]
         names = ("policy_loss", "entropy", "advantage", "critic_loss")

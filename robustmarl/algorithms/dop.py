@@ -17,7 +17,7 @@ from robustmarl.algorithms.actor_critic import ActionCritics, ExploringPolicy, j
 from robustmarl.algorithms.team import TeamTrainingStats
 from robustmarl.attacks.base import StepContext
 from robustmarl.networks import ActionCritic, WeightedMixer
-from robustmarl.objectives import masked_mean, td_lambda_returns
+from robustmarl.objectives import td_lambda_returns
 from robustmarl.schedules import Linear, Schedule
 from robustmarl.spec import TeamSpec
 
@@ -106,9 +106,12 @@ class DOP(
         tree_steps: k of the off-policy targets, >= 1.
         off_policy_weight: of the off-policy loss beside the on-policy one, >= 0.
         recent_episodes: how many of the newest episodes are on-policy, >= 1.
-        target_update: copy critic and mixer to their target every so many updates, >= 1. An
-            update covers all time steps; the authors' code steps per time step, and copies every
-            600.
+        critic_steps: gradient steps of critic and mixer per update, which takes one of the actor,
+            >= 1. A step covers all time steps; the authors' code steps per time step.
+        target_update: copy critic and mixer to their target every so many updates, >= 1; the
+            authors' code copies every 600 critic steps.
+        reward_scale: what rewards are multiplied by before the critic learns them, > 0: returns in
+            the hundreds take a small critic long to reach.
         entropy_coef: >= 0.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
@@ -129,7 +132,9 @@ class DOP(
         tree_steps: int = 5,
         off_policy_weight: float = 1.0,
         recent_episodes: int = 16,
+        critic_steps: int = 1,
         target_update: int = 20,
+        reward_scale: float = 1.0,
         entropy_coef: float = 0.0,
         max_grad_norm: float | None = 20.0,
     ) -> None:
@@ -142,7 +147,9 @@ class DOP(
         self.tree_steps = check_int(f"{name}.tree_steps", tree_steps, 1)
         self.off_policy_weight = check_number(f"{name}.off_policy_weight", off_policy_weight, 0.0)
         self.recent_episodes = check_int(f"{name}.recent_episodes", recent_episodes, 1)
+        self.critic_steps = check_int(f"{name}.critic_steps", critic_steps, 1)
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         if max_grad_norm is not None:
             check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
@@ -191,10 +198,11 @@ class DOP(
         return batch
 
     @torch.no_grad()
-    def _ingredients(self, batch: Any) -> dict[str, Tensor]:
+    def _ingredients(self, batch: Any, output: Tensor | None = None) -> dict[str, Tensor]:
         """Return what targets are made of, each (B, T)."""
         obs, act = batch.obs, batch.act
-        output, _, _ = self._outputs(obs, act)
+        if output is None:
+            output, _, _ = self._outputs(obs, act)
         logp = torch.log_softmax(output, dim=-1)
         q, weights = self._target(self._state(obs), obs.seen)
         taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
@@ -206,14 +214,19 @@ class DOP(
             "taken": (weights[:, :-1] * taken).sum(-1),
             "expected": expected[:, 1:],
             "probability": chosen.sum(-1).exp(),
-            "reward": batch.rew,
+            "reward": self.reward_scale * batch.rew,
             "bootstrap": 1.0 - batch.terminated.float(),
             "going_on": going_on,
         }
 
-    def on_policy_targets(self, batch: Any) -> Tensor:
-        """Return TD(lambda) targets of the taken joint actions, (B, T)."""
-        of = self._ingredients(batch)
+    def on_policy_targets(self, batch: Any, output: Tensor | None = None) -> Tensor:
+        """Return TD(lambda) targets of the taken joint actions, (B, T).
+
+        Args:
+            batch: episodes.
+            output: the actor's masked logits (B, T+1, N, A), where known.
+        """
+        of = self._ingredients(batch, output)
         following = torch.cat([of["taken"][:, 1:], of["expected"][:, -1:]], dim=1)
         following = torch.where(of["going_on"] > 0, following, of["expected"])
         return td_lambda_returns(
@@ -226,26 +239,33 @@ class DOP(
         return tree_backup(**of, gamma=self.gamma, lam=self.tree_lambda, steps=self.tree_steps)
 
     def _critic_loss(self, batch: Any, target: Tensor) -> Tensor:
-        q, weights = self.critics(self._state(batch.obs)[:, :-1], batch.obs.seen[:, :-1])
-        taken = q.gather(-1, batch.act.unsqueeze(-1)).squeeze(-1)
-        error = (weights * taken).sum(-1) - target
-        return masked_mean(error.square(), batch.valid)
+        valid = batch.valid  # padding may be most of a batch: critics skip it
+        q, weights = self.critics(
+            self._state(batch.obs)[:, :-1][valid], batch.obs.seen[:, :-1][valid]
+        )
+        taken = q.gather(-1, batch.act[valid].unsqueeze(-1)).squeeze(-1)
+        return ((weights * taken).sum(-1) - target[valid]).square().mean()
 
     def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
         recent, self._recent = self._recent, None
-        on = self._critic_loss(recent, self.on_policy_targets(recent))
-        off = on.new_zeros(())
+        outputs = self._outputs(recent.obs, recent.act)
+        target = self.on_policy_targets(recent, outputs[0].detach())
+        off_target = None
         if self.off_policy_weight > 0.0:
-            off = self._critic_loss(batch, self.off_policy_targets(batch))
-        self.critic_optim.step(on + self.off_policy_weight * off)
+            off_target = self.off_policy_targets(batch)
+        for _ in range(self.critic_steps):
+            on = self._critic_loss(recent, target)
+            off = on.new_zeros(()) if off_target is None else self._critic_loss(batch, off_target)
+            self.critic_optim.step(on + self.off_policy_weight * off)
 
         def advantage(policy: Tensor) -> Tensor:
-            obs = recent.obs
-            q, weights = self.critics(self._state(obs)[:, :-1], obs.seen[:, :-1])
-            taken = q.gather(-1, recent.act.unsqueeze(-1)).squeeze(-1)
+            obs, valid = recent.obs, recent.valid
+            state = self._state(obs)[:, :-1][valid]
+            q, weights = self.critics(state, obs.seen[:, :-1][valid])
+            taken = q.gather(-1, recent.act[valid].unsqueeze(-1)).squeeze(-1)
             return weights * (taken - (policy * q).sum(-1))
 
-        figures = self._actor_step(recent, self.optim, advantage, self.entropy_coef)
+        figures = self._actor_step(recent, outputs, self.optim, advantage, self.entropy_coef)
         self.policy.count("updates", 1)
         if self.policy.counted("updates") % self.target_update == 0:
             self._update_lagged_network_weights()

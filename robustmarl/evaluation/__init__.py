@@ -1,7 +1,7 @@
 """Cross-play tables, statistics over training seeds, and plots."""
 
 from robustmarl.evaluation.crossplay import crossplay
-from robustmarl.evaluation.plots import heatmap, learning_curves
+from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import (
     Estimate,
@@ -21,6 +21,7 @@ __all__ = [
     "SignedRank",
     "bootstrap",
     "crossplay",
+    "curve_panels",
     "heatmap",
     "iqm",
     "learning_curves",

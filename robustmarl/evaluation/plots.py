@@ -17,13 +17,13 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_int
 from robustmarl.evaluation.statistics import bootstrap
 
 if TYPE_CHECKING:
     from robustmarl.evaluation.tables import CrossTable
 
-__all__ = ["heatmap", "learning_curves"]
+__all__ = ["curve_panels", "heatmap", "learning_curves"]
 
 # Okabe and Ito's palette: distinct under the common kinds of colour blindness
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -124,12 +124,77 @@ def learning_curves(
         ValueError: if there is no curve, arrays of unequal length, x that does not increase,
             or seeds with no range of x in common.
     """
-    check(len(curves) > 0, "learning_curves.curves", "non-empty", curves)
     figure = Figure(figsize=(6.4, 3.8), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    for index, (label, seeds) in enumerate(curves.items()):
-        x, y = _common(label, seeds)
+    _draw(axes, "learning_curves.curves", curves)
+    _label(axes, title, xlabel, ylabel)
+    axes.legend(frameon=False, fontsize=9)
+    return _saved(figure, path)
+
+
+def curve_panels(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]]],
+    path: str | Path | None = None,
+    *,
+    columns: int = 3,
+    xlabel: str = "environment steps",
+    ylabel: str | Mapping[str, str] = "return",
+    title: str = "",
+) -> Figure:
+    """Return the curves of :func:`learning_curves` for several tasks, a panel each, one legend.
+
+    Args:
+        panels: title to curves. A label has one colour in all panels; a panel may lack some.
+        path: where to write it; the ending chooses the format (png, pdf, svg).
+        columns: panels per row, >= 1.
+        xlabel: what x is.
+        ylabel: what y is, or per panel.
+        title: above all.
+
+    Raises:
+        ValueError: see :func:`learning_curves`; or if there is no panel.
+    """
+    check(len(panels) > 0, "curve_panels.panels", "non-empty", panels)
+    columns = min(check_int("curve_panels.columns", columns, 1), len(panels))
+    rows = -(-len(panels) // columns)
+    size = (3.4 * columns + 0.4, 2.7 * rows + 0.7)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    labels = tuple(dict.fromkeys(label for curves in panels.values() for label in curves))
+    handles: dict[str, Any] = {}
+    for index, (name, curves) in enumerate(panels.items()):
+        axes: Any = figure.add_subplot(rows, columns, index + 1)
+        _draw(axes, f"curve_panels.panels[{name!r}]", curves, labels)
+        below = index + columns >= len(panels)
+        of_y = ylabel if isinstance(ylabel, str) else ylabel.get(name, "")
+        _label(axes, name, xlabel if below else "", of_y)
+        handles |= dict(zip(curves, axes.get_legend_handles_labels()[0], strict=True))
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        frameon=False,
+        fontsize=9,
+    )
+    if title:
+        figure.suptitle(title, fontsize=12, color=_INK)
+    return _saved(figure, path)
+
+
+def _draw(
+    axes: Any,
+    where: str,
+    curves: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]],
+    labels: Sequence[str] | None = None,
+) -> None:
+    """Draw means, bands and seeds; a label's place in ``labels`` decides its style."""
+    check(len(curves) > 0, where, "non-empty", curves)
+    order = list(curves) if labels is None else labels
+    for label, seeds in curves.items():
+        x, y = _common(f"{where}[{label!r}]", seeds)
+        index = order.index(label)
         style = {
             "color": _COLOURS[index % len(_COLOURS)],
             "linestyle": _DASHES[index // len(_COLOURS) % len(_DASHES)],
@@ -142,6 +207,9 @@ def learning_curves(
                 axes.plot(x, one, linewidth=0.6, alpha=0.45, **style)
         name = f"{label} ({len(y)} seed{'s' if len(y) > 1 else ''})"
         axes.plot(x, y.mean(axis=0), linewidth=2.0, label=name, **style)
+
+
+def _label(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, color=_INK)
     axes.set_ylabel(ylabel, color=_INK)
     if title:
@@ -151,16 +219,14 @@ def learning_curves(
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
     axes.tick_params(colors="#bbbbbb", labelcolor=_INK, labelsize=9)
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if axes.get_xlim()[1] >= 1000.0:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)
-    axes.legend(frameon=False, fontsize=9)
-    return _saved(figure, path)
 
 
 def _common(
-    label: str, seeds: Sequence[tuple[ArrayLike, ArrayLike]]
+    where: str, seeds: Sequence[tuple[ArrayLike, ArrayLike]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    where = f"learning_curves.curves[{label!r}]"
     check(len(seeds) > 0, where, "one pair of arrays per seed", seeds)
     pairs = [tuple(np.asarray(values, dtype=np.float64) for values in pair) for pair in seeds]
     for x, y in pairs:

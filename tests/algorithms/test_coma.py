@@ -162,6 +162,25 @@ def test_the_actor_gradient_is_that_of_the_surrogate():
         assert torch.allclose(one, other, atol=1e-6)
 
 
+def test_rewards_are_scaled_before_the_critic_learns_them():
+    batch = everything(collected(make()))
+    scaled = copy_batch(batch)
+    scaled.rew = 0.25 * batch.rew
+    assert torch.allclose(make(reward_scale=0.25).targets(batch), make().targets(scaled))
+
+
+@pytest.mark.parametrize("target_update", [1, 2, 5])
+def test_repeated_critic_steps_see_a_target_as_new_as_single_ones(target_update):
+    still = {"optim": sgd(0.0), "critic_optim": sgd(), "target_update": target_update}
+    singly, together = make(**still, exploration=0.1), make(**still, exploration=0.1)
+    batch = everything(collected(singly))
+    for _ in range(3):
+        update(singly, Recorded(batch))
+    update(together, Recorded(batch), repeat=3)
+    one, other = weights(singly), weights(together)
+    assert all(torch.allclose(one[n], other[n], atol=1e-6) for n in one if "critic" in n)
+
+
 def test_padding_teaches_nothing():
     still = {"seed": 1, "exploration": 0.1, "optim": sgd(), "critic_optim": sgd()}
     learner, twin = make(**still), make(**still)
@@ -310,6 +329,7 @@ def test_penalties_join_the_actors_step_only():
         ({"gamma": 1.5}, r"COMA\.gamma must be a number in \[0, 1\]"),
         ({"td_lambda": -1.0}, r"COMA\.td_lambda must be a number in \[0, 1\]"),
         ({"target_update": 0}, r"COMA\.target_update must be an int >= 1"),
+        ({"reward_scale": 0.0}, r"COMA\.reward_scale must be a number > 0"),
         ({"entropy_coef": -1.0}, r"COMA\.entropy_coef must be a number >= 0"),
         ({"max_grad_norm": 0.0}, r"COMA\.max_grad_norm must be a number"),
         ({"critic_hidden": ()}, r"ActionCritic\.hidden must be at least one width"),

@@ -235,6 +235,26 @@ def test_the_actor_gradient_is_that_of_the_surrogate():
         assert torch.allclose(one, other, atol=1e-6)
 
 
+def test_rewards_are_scaled_before_the_critic_learns_them():
+    batch = everything(collected(make()))
+    scaled = copy_batch(batch)
+    scaled.rew = 0.25 * batch.rew
+    for targets in ("on_policy_targets", "off_policy_targets"):
+        found = getattr(make(reward_scale=0.25), targets)(batch)
+        assert torch.allclose(found, getattr(make(), targets)(scaled))
+
+
+def test_two_critic_steps_are_two_updates_of_a_team_that_stays():
+    still = {"optim": sgd(0.0), "critic_optim": sgd(), "exploration": 0.1}
+    once, twice = make(**still), make(**still, critic_steps=2)
+    batch = everything(collected(make(exploration=0.1)))
+    update(once, Recorded(batch))
+    update(once, Recorded(batch))
+    update(twice, Recorded(batch))
+    one, other = weights(once), weights(twice)
+    assert all(torch.allclose(one[n], other[n], atol=1e-6) for n in one if "critics" in n)
+
+
 def test_the_actor_learns_from_the_newest_episodes():
     """The sampled ones reach only the critic."""
     still = {"recent_episodes": 2, "critic_optim": sgd(0.0), "exploration": 0.1}
@@ -328,6 +348,8 @@ def test_it_learns_the_two_step_game():
         ({"tree_lambda": 2.0}, r"DOP\.tree_lambda must be a number in \[0, 1\]"),
         ({"tree_steps": 0}, r"DOP\.tree_steps must be an int >= 1"),
         ({"off_policy_weight": -1.0}, r"DOP\.off_policy_weight must be a number >= 0"),
+        ({"critic_steps": 0}, r"DOP\.critic_steps must be an int >= 1"),
+        ({"reward_scale": 0.0}, r"DOP\.reward_scale must be a number > 0"),
         ({"recent_episodes": 0}, r"DOP\.recent_episodes must be an int >= 1"),
         ({"target_update": 0}, r"DOP\.target_update must be an int >= 1"),
         ({"entropy_coef": -1.0}, r"DOP\.entropy_coef must be a number >= 0"),

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
-from robustmarl.evaluation import Cell, CrossTable, heatmap, learning_curves
+from robustmarl.evaluation import Cell, CrossTable, curve_panels, heatmap, learning_curves
 
 
 @pytest.fixture
@@ -91,6 +91,24 @@ def test_many_curves_are_told_apart():
 def test_curves_refuse(curves, text):
     with pytest.raises(ValueError, match=text):
         learning_curves(curves)
+
+
+def test_panels_share_styles_and_one_legend():
+    line = [([0, 1], [0.0, 1.0])]
+    panels = {"a": {"QMIX": line, "VDN": line}, "b": {"VDN": line}, "c": {"VDN": line, "IQL": line}}
+    figure = curve_panels(panels, columns=2, ylabel={"a": "wins", "b": "return"}, title="all")
+    one, two, three = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b", "c"]
+    assert one.lines[1].get_color() == two.lines[0].get_color() == three.lines[0].get_color()
+    assert three.lines[1].get_color() not in {line.get_color() for line in one.lines}
+    assert [axes.get_ylabel() for axes in figure.axes] == ["wins", "return", ""]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", *["environment steps"] * 2]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["QMIX", "VDN", "IQL"]
+    with pytest.raises(ValueError, match=r"curve_panels\.panels must be non-empty"):
+        curve_panels({})
+    with pytest.raises(ValueError, match=r"panels\['a'\] must be non-empty"):
+        curve_panels({"a": {}})
 
 
 def test_plotting_touches_no_global_state():
