@@ -6,6 +6,7 @@ Importing this module needs no optional package; constructors say which they mis
 from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
 from robustmarl.envs.mpe import spread
+from robustmarl.envs.particles import formation, gather, tram_spread
 from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
 from robustmarl.envs.smac import smac
 from robustmarl.envs.toy import ToyGame
@@ -23,7 +24,10 @@ __all__ = [
     "describe",
     "foraging",
     "foraging_from_id",
+    "formation",
+    "gather",
     "skirmish",
     "smac",
     "spread",
+    "tram_spread",
 ]

@@ -16,7 +16,7 @@ from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl.envs._extras import require
 from robustmarl.typing import Array, Env
 
-__all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
+__all__ = ["MPEParallelEnv", "SpreadEnv", "prepare_display", "spread"]
 
 _UNDERFLOW = -746.0  # exp(x) is exactly 0.0 below
 
@@ -283,6 +283,14 @@ class SpreadEnv(MPEParallelEnv):
         return dict(zip(self.possible_agents, rows, strict=True))
 
 
+def prepare_display() -> None:
+    """Let pygame, which mpe2 draws with, be silent and need no display."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    displays = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
+    if sys.platform.startswith("linux") and displays.isdisjoint(os.environ):
+        os.environ["SDL_VIDEODRIVER"] = "dummy"
+
+
 def spread(
     agents: int = 3,
     *,
@@ -316,10 +324,7 @@ def spread(
     check_number("spread.local_ratio", local_ratio, 0.0, 1.0)
     check_int("spread.max_cycles", max_cycles, 1)
     check_choice("spread.render_mode", render_mode, (None, "rgb_array", "human"))
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    displays = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
-    if sys.platform.startswith("linux") and displays.isdisjoint(os.environ):
-        os.environ["SDL_VIDEODRIVER"] = "dummy"
+    prepare_display()
     raw = require("mpe2.simple_spread_v3", "mpe").raw_env(
         N=agents,
         local_ratio=local_ratio,

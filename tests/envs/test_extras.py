@@ -20,7 +20,11 @@ def test_importing_the_package_imports_no_extra():
 
 @pytest.mark.parametrize(
     ("make", "package", "extra"),
-    [(envs.spread, "mpe2", "mpe"), (envs.foraging, "lbforaging", "foraging")],
+    [
+        (envs.spread, "mpe2", "mpe"),
+        (envs.gather, "mpe2", "mpe"),
+        (envs.foraging, "lbforaging", "foraging"),
+    ],
 )
 def test_missing_extra_names_the_command(monkeypatch, make, package, extra):
     for name in [n for n in sys.modules if n.partition(".")[0] == package]:

@@ -1,0 +1,360 @@
+"""The particle tasks of TRAM [Wu2022]_: a team in a square of five by five, one reward for all.
+
+Each is a parallel environment on mpe2's physics, and a batch that computes the same in numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import MultiDiscrete
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice, check_int
+from robustmarl.envs._extras import require
+from robustmarl.envs.mpe import MPEParallelEnv, prepare_display
+from robustmarl.spec import spec_of
+
+__all__ = [
+    "ParticleEngine",
+    "ParticleEnv",
+    "Task",
+    "formation",
+    "formation_reward",
+    "gather",
+    "gather_reward",
+    "tram_spread",
+    "tram_spread_reward",
+]
+
+EDGE = 5
+SPREAD_RADIUS = 0.15  # mpe2's simple_spread
+HALF = EDGE / 2
+_LAST_CELL = (EDGE - 1) / 2
+_MOVES = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+
+Array64 = NDArray[np.float64]
+
+
+def tram_spread_reward(agents: Array64, landmarks: Array64) -> Array64:
+    r"""Return :math:`-\sum_l \min_i \|x_i - y_l\|` minus the pairs of agents that overlap, (E,).
+
+    Bodies of radius 0.15 overlap closer than 0.3.
+
+    Args:
+        agents: positions, (E, N, 2).
+        landmarks: positions, (E, L, 2).
+    """
+    nearest = _distances(agents, landmarks).min(axis=1)
+    overlap = _distances(agents, agents) < 2.0 * SPREAD_RADIUS
+    pairs = (overlap.sum(axis=(1, 2)) - agents.shape[1]) // 2
+    return np.asarray(-nearest.sum(axis=1) - pairs)
+
+
+def gather_reward(agents: Array64, landmarks: Array64) -> Array64:
+    r"""Return :math:`-\sum_i \|x_i - y\|`, (E,), of positions (E, N, 2) and (E, 1, 2)."""
+    return np.asarray(-_distances(agents, landmarks)[:, :, 0].sum(axis=1))
+
+
+def formation_reward(agents: Array64, landmarks: Array64) -> Array64:
+    r"""Return how far N agents are from a regular polygon around the landmark, (E,).
+
+    .. math:: -\sum_i |\beta_i - \bar\beta| + |d_i - \bar d|, \qquad
+              \beta_i = \alpha_i - 2 \pi i / N
+
+    with distances d and sorted angles :math:`\alpha` in :math:`[0, 2\pi)` seen from the landmark.
+
+    Args:
+        agents: positions, (E, N, 2).
+        landmarks: positions, (E, 1, 2).
+    """
+    n = agents.shape[1]
+    arm = agents - landmarks
+    angle = np.sort(np.mod(np.arctan2(arm[..., 1], arm[..., 0]), 2.0 * np.pi), axis=1)
+    beta = angle - np.arange(n) * (2.0 * np.pi / n)
+    distance = _distances(agents, landmarks)[:, :, 0]
+    off = sum(np.abs(v - v.mean(axis=1, keepdims=True)) for v in (beta, distance))
+    return np.asarray(-np.asarray(off).sum(axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is played.
+
+    Attributes:
+        name: of the environment.
+        agents: N.
+        landmarks: L.
+        radius: of an agent's body.
+        reward: the team's, (E,), of positions (E, N, 2) and (E, L, 2).
+    """
+
+    name: str
+    agents: int
+    landmarks: int
+    radius: float
+    reward: Callable[[Array64, Array64], Array64]
+
+
+def draw_places(rng: np.random.Generator, task: Task, grid: bool) -> Array64:
+    """Return first positions of the agents, then of the landmarks, (N + L, 2).
+
+    In cells, no two agents share one, nor do two landmarks.
+    """
+    if not grid:
+        return rng.uniform(-HALF, HALF, (task.agents + task.landmarks, 2))
+    cells = [rng.choice(EDGE * EDGE, k, replace=False) for k in (task.agents, task.landmarks)]
+    return np.stack(np.divmod(np.concatenate(cells), EDGE), axis=-1) - _LAST_CELL
+
+
+def clip_cells(places: Array64) -> Array64:
+    """Return the nearest cells of the grid."""
+    return np.clip(places, -_LAST_CELL, _LAST_CELL)
+
+
+class ParticleEnv(MPEParallelEnv):
+    """One of the tasks; see :func:`gather`, :func:`formation` and :func:`tram_spread`.
+
+    Args:
+        task: what is played.
+        grid: cells and unit moves in place of mpe2's physics.
+        horizon: steps, at which an episode is truncated.
+        render_mode: ``"rgb_array"``, ``"human"`` or None.
+    """
+
+    def __init__(self, task: Task, *, grid: bool, horizon: int, render_mode: str | None) -> None:
+        prepare_display()
+        require("mpe2", "mpe")
+        from robustmarl.envs._particle_world import ParticleRawEnv
+
+        raw = ParticleRawEnv(task, grid=grid, horizon=horizon, render_mode=render_mode)
+        super().__init__(raw, name=task.name, team_reward="mean")
+        self.task, self.grid = task, grid
+
+    def make_engine(self, num_envs: int) -> ParticleEngine:
+        """Return ``num_envs`` environments like this one, stepped together; training uses it."""
+        return ParticleEngine(self, num_envs)
+
+
+class ParticleEngine:
+    """E environments of one task, stepped together; a ``VectorEngine``.
+
+    Every episode follows from its seed alone, and equals that of the environment it was made
+    from, bit for bit.
+
+    Args:
+        env: what to make copies of; its world says the physics.
+        num_envs: E, >= 1.
+
+    Attributes:
+        tensors: see ``robustmarl.envs.vector.VectorEngine``.
+        places: positions of the agents, then of the landmarks, (E, N + L, 2).
+        velocity: of the agents, (E, N, 2).
+
+    Raises:
+        TypeError: if ``env`` is another, or ``num_envs`` no int.
+        ValueError: if ``num_envs`` is below 1.
+    """
+
+    def __init__(self, env: ParticleEnv, num_envs: int = 1) -> None:
+        if not isinstance(env, ParticleEnv):
+            raise TypeError(f"ParticleEngine.env must be a ParticleEnv, got {env!r}.")
+        check_int("ParticleEngine.num_envs", num_envs, 1)
+        self.task, self.grid, self.spec = env.task, env.grid, spec_of(env)
+        self._world, self._n = env.raw.world, self.task.agents
+        self.places = np.zeros((num_envs, self._n + self.task.landmarks, 2))
+        self.velocity = np.zeros((num_envs, self._n, 2))
+        self._steps = np.zeros(num_envs, np.int64)
+        accel = self._world.agents[0].accel
+        self._push = 5.0 if accel is None else accel  # mpe2's rule
+        landmarks = list(range(self._n, self.places.shape[1]))
+        self._seen = np.array(
+            [landmarks + [j for j in range(self._n) if j != i] for i in range(self._n)]
+        )
+        self._itself = np.eye(self._n, dtype=bool)
+        self.tensors = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"} | {
+            "terminated": torch.zeros(num_envs, dtype=torch.bool),
+            "truncated": torch.zeros(num_envs, dtype=torch.bool),
+            "metrics": torch.zeros(num_envs, 0),
+        }
+        self.tensors["mask"][:] = True
+        self.tensors["alive"][:] = True
+        self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}
+        self.begin(np.arange(num_envs), list(range(num_envs)))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def action_space(self) -> MultiDiscrete:
+        """One joint action, as Tianshou's collector wants to know it."""
+        return MultiDiscrete(list(self.spec.action_sizes))
+
+    def close(self) -> None:
+        """Do nothing: there is only memory to release."""
+
+    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Start new episodes in ``rows``, each from its seed."""
+        for e, seed in zip(rows.tolist(), seeds, strict=True):
+            rng = np.random.Generator(np.random.PCG64(seed))
+            self.places[e] = draw_places(rng, self.task, self.grid)
+        self.velocity[rows] = 0.0
+        self._steps[rows] = 0
+        self._out["rew_agents"][rows] = 0.0
+        self._out["truncated"][rows] = False
+        self._show(rows, self.places[rows])
+
+    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
+        """Step the environments ``rows`` with their rows of ``act``, int64 (E, N).
+
+        Raises:
+            ValueError: for another shape, or an action out of range.
+        """
+        shape = (len(self), self._n)
+        if tuple(act.shape) != shape:
+            rule = f"of shape {shape}, (environments, agents)"
+            check(False, "ParticleEngine.advance.act", rule, tuple(act.shape))
+        if not len(rows):
+            return
+        joint = act.numpy()[rows]
+        if joint.min() < 0 or joint.max() >= len(_MOVES):
+            rule = f"indices below {len(_MOVES)}"
+            check(False, "ParticleEngine.advance.act", rule, joint.tolist())
+        places = self.places[rows]
+        agents = places[:, : self._n]
+        control = _MOVES[joint] * self._push + 0.0  # no -0.0
+        if self.grid:
+            agents[:] = clip_cells(agents + control)
+        else:
+            self._move(rows, agents, control)
+        self.places[rows] = places
+        reward = self.task.reward(agents, places[:, self._n :])
+        self._out["rew_agents"][rows] = reward[:, None]
+        self._steps[rows] += 1
+        self._out["truncated"][rows] = self._steps[rows] >= self.spec.horizon
+        self._show(rows, places)
+
+    def _move(self, rows: NDArray[np.int64], agents: Array64, force: Array64) -> None:
+        """Integrate mpe2's equations of motion over one step, with its order of operations."""
+        world = self._world
+        gap = agents[:, :, None] - agents[:, None]
+        distance = np.sqrt(np.square(gap[..., 0]) + np.square(gap[..., 1]))
+        distance[:, self._itself] = np.inf
+        depth = -(distance - 2.0 * self.task.radius) / world.contact_margin
+        penetration = np.logaddexp(0, depth) * world.contact_margin
+        if penetration.any():
+            push = world.contact_force * gap / distance[..., None] * penetration[..., None]
+            for other in range(self._n):  # in mpe2's order of summation
+                force = push[:, :, other] + force
+        velocity = self.velocity[rows]
+        agents += velocity * world.dt
+        mass = world.agents[0].mass
+        self.velocity[rows] = velocity * (1 - world.damping) + force / mass * world.dt
+
+    def _show(self, rows: NDArray[np.int64], places: Array64) -> None:
+        own = places[:, : self._n]
+        obs = np.empty((len(rows), self._n, self.spec.obs_size), np.float32)
+        obs[..., :2] = own
+        relative = places[:, self._seen] - own[:, :, None]
+        obs[..., 2:] = relative.reshape(*obs.shape[:2], self.spec.obs_size - 2)
+        self._out["obs"][rows] = obs
+        self._out["state"][rows] = obs.reshape(len(rows), self.spec.state_size)
+
+
+def tram_spread(
+    *, agents: int = 3, grid: bool = False, horizon: int = 25, render_mode: str | None = None
+) -> ParticleEnv:
+    r"""Return TRAM's Spread: N agents cover N landmarks; every overlapping pair costs 1.
+
+    Unlike mpe2's own :func:`spread`, everybody earns all of the team's reward,
+    :func:`tram_spread_reward`, and bodies of radius 0.15 start in the square of edge 5.
+
+    An agent observes its position, then where landmarks and other agents are from it: not its
+    velocity, which it can remember. Moves are none, left, right, down and up.
+
+    Args:
+        agents: N, >= 1; the paper's is 3.
+        grid: five by five integer cells, one cell a move, and bodies that pass through one
+            another, in place of mpe2's physics.
+        horizon: steps, at which an episode is truncated, >= 1.
+        render_mode: ``"rgb_array"``, ``"human"`` or None; the first needs no display.
+
+    Raises:
+        ImportError: if mpe2 is not installed.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a value out of range.
+    """
+    task = Task(
+        name="tram_spread",
+        agents=agents,
+        landmarks=agents,
+        radius=SPREAD_RADIUS,
+        reward=tram_spread_reward,
+    )
+    return _make(task, grid, horizon, render_mode)
+
+
+def gather(
+    *, agents: int = 3, grid: bool = False, horizon: int = 25, render_mode: str | None = None
+) -> ParticleEnv:
+    """Return TRAM's Gather: N agents meet at one landmark, :func:`gather_reward`.
+
+    Bodies have mpe2's radius 0.05. Everything else is as in :func:`tram_spread`.
+
+    Args:
+        agents: N, >= 1; the paper's is 3.
+        grid: see :func:`tram_spread`.
+        horizon: see :func:`tram_spread`.
+        render_mode: see :func:`tram_spread`.
+
+    Raises:
+        ImportError: if mpe2 is not installed.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a value out of range.
+    """
+    task = Task(name="gather", agents=agents, landmarks=1, radius=0.05, reward=gather_reward)
+    return _make(task, grid, horizon, render_mode)
+
+
+def formation(
+    *, agents: int = 4, grid: bool = False, horizon: int = 25, render_mode: str | None = None
+) -> ParticleEnv:
+    """Return TRAM's Formation: a square, of any size, around one landmark.
+
+    The reward is :func:`formation_reward`; bodies have mpe2's radius 0.05. Everything else is as
+    in :func:`tram_spread`.
+
+    Args:
+        agents: N, >= 1; the paper's is 4.
+        grid: see :func:`tram_spread`.
+        horizon: see :func:`tram_spread`.
+        render_mode: see :func:`tram_spread`.
+
+    Raises:
+        ImportError: if mpe2 is not installed.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a value out of range.
+    """
+    task = Task(name="formation", agents=agents, landmarks=1, radius=0.05, reward=formation_reward)
+    return _make(task, grid, horizon, render_mode)
+
+
+def _make(task: Task, grid: bool, horizon: int, render_mode: str | None) -> ParticleEnv:
+    name = task.name
+    if not isinstance(grid, bool):
+        raise TypeError(f"{name}.grid must be a bool, got {grid!r}.")
+    check_int(f"{name}.agents", task.agents, 1, EDGE * EDGE if grid else math.inf)
+    check_int(f"{name}.horizon", horizon, 1)
+    check_choice(f"{name}.render_mode", render_mode, (None, "rgb_array", "human"))
+    return ParticleEnv(task, grid=grid, horizon=horizon, render_mode=render_mode)
+
+
+def _distances(one: Array64, other: Array64) -> Any:
+    gap = one[:, :, None] - other[:, None]
+    return np.sqrt(np.square(gap[..., 0]) + np.square(gap[..., 1]))
