@@ -15,7 +15,6 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl import algorithms, data, envs
 from robustmarl.algorithms.eir_mappo import PRESETS
-from robustmarl.envs.vector import JointVectorEnv
 
 ENVS, EPISODES, EPOCHS = 20, 40, 5
 
@@ -29,7 +28,7 @@ def training(cls, preset="released"):
     learner = cls.for_env(envs.ToyGame(), **settings)
     buffer = data.EpisodeBuffer(learner.spec, EPISODES)
     perturb = learner.perturbers() if hasattr(learner, "perturbers") else []
-    engine = JointVectorEnv(envs.ToyGame, ENVS)
+    engine = envs.ToyEngine(ENVS)
     collector = data.JointCollector(learner, engine, buffer, perturb=perturb)
 
     def work():

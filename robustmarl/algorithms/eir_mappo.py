@@ -211,8 +211,7 @@ class TypedPolicy(ActorPolicy):
             self.slots = self._forced(self.rounded(belief), context)
         agents = self._agents.to(context.seen.device)
         extra = self.network.extra(agents, context.last_act)
-        seen = context.seen if self.slots is None else torch.cat([context.seen, self.slots], -1)
-        return self.network.step(seen, extra, None)[0], hidden
+        return self.network.step(context.seen, extra, None, self.slots)[0], hidden
 
     def rounded(self, belief: Tensor) -> Tensor:
         """Return the belief as the actor is shown it."""
@@ -266,8 +265,7 @@ class _Believer:
         belief_net = cast(BeliefNetwork, self._policy.belief)
         belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
         own = extra[..., :-1] if extra.shape[-1] > 1 else None
-        seen = torch.cat([obs, self._policy.rounded(belief)], dim=-1)
-        return self._policy.network.step(seen, own, None)[0], after
+        return self._policy.network.step(obs, own, None, self._policy.rounded(belief))[0], after
 
 
 class _LearnsByzantine(Algorithm[Any, Any]):
@@ -315,6 +313,12 @@ def byzantine_rows(batch: Any) -> Tensor:
 def _types(batch: Any) -> Tensor:
     types = batch.__dict__.get("types")
     return torch.zeros_like(batch.obs.alive[:, :-1]) if types is None else types
+
+
+def _belief_loss(logits: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean cross-entropy over observers, subjects and the steps ``rows``."""
+    each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return masked_mean(each.mean(dim=(-1, -2)), rows)
 
 
 def _standard(advantage: Tensor, rows: Tensor) -> Tensor:
@@ -370,7 +374,8 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         adversary_epochs: the adversary's steps per step of the team, >= 1.
         victim_interval: the team learns in every so many rounds, >= 1; in the others all
             episodes have Byzantine agents, and critic, belief and adversary learn.
-        belief_epochs: steps of the belief network per round, >= 1.
+        belief_epochs: passes of the belief network over a round's episodes, >= 1.
+        belief_minibatches: optimizer steps per pass, each on a random part of the chunks, >= 1.
         belief_chunk: steps over which its gradient passes back, >= 1; None is the episode.
         settings: of :class:`PPOBased`.
     """
@@ -378,6 +383,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
     slot_kind: ClassVar[SlotKind] = "belief"
     policy: TypedPolicy
     type_returns: Tensor
+    _valued: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -389,7 +395,8 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         belief_optim: OptimizerFactory | None = None,
         adversary_epochs: int = 1,
         victim_interval: int = 1,
-        belief_epochs: int = 5,
+        belief_epochs: int = 1,
+        belief_minibatches: int = 5,
         belief_chunk: int | None = 10,
         **settings: Any,
     ) -> None:
@@ -402,6 +409,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         self.adversary_epochs = check_int(f"{name}.adversary_epochs", adversary_epochs, 1)
         self.victim_interval = check_int(f"{name}.victim_interval", victim_interval, 1)
         self.belief_epochs = check_int(f"{name}.belief_epochs", belief_epochs, 1)
+        self.belief_minibatches = check_int(f"{name}.belief_minibatches", belief_minibatches, 1)
         if belief_chunk is not None:
             check_int(f"{name}.belief_chunk", belief_chunk, 1)
         self.belief_chunk = belief_chunk
@@ -495,6 +503,12 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         """Return what ``training.run`` adds to the perturbations: the learning adversary."""
         return [] if self._p == 0.0 else [_TrainingPerturber(self)]
 
+    def advantages(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return GAE advantages and returns, (B, T, K) each."""
+        if self._valued is not None and self._valued[0] is batch:
+            return self._valued[1]
+        return super().advantages(batch)
+
     def learning_rows(self, batch: Any) -> Tensor:
         """Return the agent-steps the actor learns from: living agents that are not Byzantine."""
         return super().learning_rows(batch) & ~_types(batch)
@@ -508,12 +522,14 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         with torch.no_grad():
             raw, returns = self.advantages(view)
             advantage = _standard(raw.expand(rows.shape), rows)
+        self._valued = view, (raw, returns)  # which PPO's own update asks for again
         if self.team_learns:
             stats = super()._update_with_batch(view, batch_size, repeat)
             figures |= stats.metrics
         else:
             figures["value_loss"] = self._learn_critic(view, returns, repeat)
             self.policy.count("updates", 1)
+        self._valued = None
         steps = repeat * self.adversary_epochs
         figures |= self._learn_adversary(batch, advantage, steps, self.clip, self.entropy_coef)
         if memory is not None:
@@ -582,13 +598,16 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         start = before.reshape(-1, *before.shape[2:])
         labels = _types(batch).to(obs.dtype).unsqueeze(2).expand(-1, -1, n, -1)
         obs, labels, rows = cut(obs), cut(labels), cut(valid)
+        number = mix(self.seed, self.policy.counted("updates"), stream_id("belief_parts"))
+        generator = torch.Generator().manual_seed(number & (2**63 - 1))
         losses = []
         for _ in range(self.belief_epochs):
-            logits, _ = belief.unroll(obs, start)
-            each = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-            loss = masked_mean(each.mean(dim=(-1, -2)), rows)
-            cast(Algorithm.Optimizer, self.belief_optim).step(loss)
-            losses.append(loss.detach())
+            order = torch.randperm(len(obs), generator=generator).to(obs.device)
+            for part in order.tensor_split(min(self.belief_minibatches, len(obs))):
+                logits, _ = belief.unroll(obs[part], start[part])
+                loss = _belief_loss(logits, labels[part], rows[part])
+                cast(Algorithm.Optimizer, self.belief_optim).step(loss)
+                losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
     def _note_returns(self, batch: Any) -> None:

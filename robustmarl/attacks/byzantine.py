@@ -417,13 +417,14 @@ class ByzantinePerturber(Perturber):
     @torch.no_grad()
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
         """Return ``where(types, adversary's, act)``; the dead keep their no-op."""
-        rows = self.byzantine(context)
-        playing = context.live & ~context.terminal
-        self._totals[2] += float((context.alive & playing[:, None]).sum())
-        self._totals[3] += float(rows.sum())
+        living = context.alive & (context.live & ~context.terminal)[:, None]
+        rows = self.types & living
+        replaced = int(rows.count_nonzero())
+        self._totals[2] += int(living.count_nonzero())
+        self._totals[3] += replaced
         self._play = None
         executed = act
-        if bool(rows.any()):
+        if replaced:
             play = self._play = self.adversary.play(self._own(context, act), act, self._of(context))
             self._check(play.act, act, rows, context.mask)
             self._hidden = play.hidden
@@ -447,11 +448,7 @@ class ByzantinePerturber(Perturber):
         if self.slots is not None:
             kept["slots"] = self.slots
         if self.with_probabilities:
-            act, logp = (
-                torch.zeros_like(self._intended),
-                self._rows.new_zeros((), dtype=torch.float),
-            )
-            logp = logp.expand(self._rows.shape)
+            act, logp = torch.zeros_like(self._intended), torch.zeros(self._rows.shape)
             if self._play is not None and self._play.logp is not None:
                 wide = self._rows.unsqueeze(-1) if act.dim() == 3 else self._rows
                 act = torch.where(wide, self._play.act.to(act.dtype), act)
@@ -498,12 +495,11 @@ class ByzantinePerturber(Perturber):
             good = bool(chosen.isfinite().all())
             check(good, where, "finite in its actions", chosen)
             return
-        chosen = found[rows].long()
-        inside = (chosen >= 0) & (chosen < mask.shape[-1])
-        allowed = mask[rows].gather(1, chosen.clamp(0, mask.shape[-1] - 1).unsqueeze(1))[:, 0]
-        good = bool((inside & allowed).all())
-        if not good:
-            e, i = rows.nonzero()[int((~(inside & allowed)).nonzero()[0])].tolist()
+        index = found.long()
+        near = index.clamp(0, mask.shape[-1] - 1)
+        bad = rows & ~(mask.gather(-1, near.unsqueeze(-1)).squeeze(-1) & (near == index))
+        if bool(bad.any()):
+            e, i = bad.nonzero()[0].tolist()
             name, value = self.spec.agents[i], int(found[e, i])
             rule = f"available to {name!r} in environment {e}"
             check(False, f"{where}'s action", rule, value, "Choose where context.mask is true.")

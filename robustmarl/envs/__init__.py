@@ -9,7 +9,7 @@ from robustmarl.envs.mpe import spread
 from robustmarl.envs.particles import formation, gather, tram_spread
 from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
 from robustmarl.envs.smac import smac
-from robustmarl.envs.toy import ToyGame
+from robustmarl.envs.toy import ToyEngine, ToyGame
 from robustmarl.spec import describe
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "SignalMatching",
     "SkirmishEngine",
     "SkirmishMap",
+    "ToyEngine",
     "ToyGame",
     "TwoStepGame",
     "UnitType",

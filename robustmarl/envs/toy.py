@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from gymnasium.spaces import Box
+import torch
+from gymnasium.spaces import Box, MultiDiscrete
+from numpy.typing import NDArray
+from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check, check_int
 from robustmarl.envs._team_game import TeamGame
+from robustmarl.spec import spec_of
 from robustmarl.typing import Array
 
-__all__ = ["ToyGame"]
+__all__ = ["ToyEngine", "ToyGame"]
 
 
 class ToyGame(TeamGame):
@@ -47,6 +53,10 @@ class ToyGame(TeamGame):
         self._at = 0
         self._last = (0, 0, 0)
 
+    def make_engine(self, num_envs: int) -> ToyEngine:
+        """Return ``num_envs`` games like this one, stepped together; training uses it."""
+        return ToyEngine(num_envs, horizon=self._horizon, memoryless=self._size == 2)
+
     @override
     def state(self) -> Array:
         """Return what each agent observes, shape (2, D)."""
@@ -54,7 +64,7 @@ class ToyGame(TeamGame):
 
     @override
     def _begin(self) -> None:
-        self._at, self._last = int(self._rng.integers(2)), (0, 0, 0)
+        self._at, self._last = _first_state(self._rng), (0, 0, 0)
 
     @override
     def _play(self, joint: tuple[int, ...]) -> float:
@@ -69,3 +79,71 @@ class ToyGame(TeamGame):
     def _views(self) -> Array:
         rows = [[self._at, agent, *self._last] for agent in (0, 1)]
         return np.array(rows, np.float32)[:, : self._size].copy()
+
+
+class ToyEngine:
+    """Many toy games as one batch; see ``robustmarl.envs.vector.VectorEngine``.
+
+    Args:
+        num_envs: E, >= 1.
+        horizon: steps, at which an episode is truncated.
+        memoryless: leave the last state and the last joint action out.
+    """
+
+    def __init__(self, num_envs: int = 1, *, horizon: int = 100, memoryless: bool = False) -> None:
+        check_int("ToyEngine.num_envs", num_envs, 1)
+        self.spec = spec_of(ToyGame(horizon=horizon, memoryless=memoryless))
+        self.tensors = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
+        for key in ("terminated", "truncated"):
+            self.tensors[key] = torch.zeros(num_envs, dtype=torch.bool)
+        self.tensors["metrics"] = torch.zeros(num_envs, 0)
+        self.tensors["mask"][:] = self.tensors["alive"][:] = True
+        self.tensors["obs"][:, 1, 1] = self.tensors["state"][:, 1, 1] = 1.0  # agents' numbers
+        self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}
+        self._at = np.zeros(num_envs, np.int64)
+        self._steps = np.zeros(num_envs, np.int64)
+        self._memory = not memoryless
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @property
+    def action_space(self) -> MultiDiscrete:
+        """One joint action, as Tianshou's collector wants to know it."""
+        return MultiDiscrete(list(self.spec.action_sizes))
+
+    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
+        """Start new episodes in ``rows``, each from its seed."""
+        out = self._out
+        self._at[rows] = [_first_state(np.random.default_rng(seed)) for seed in seeds]
+        self._steps[rows] = 0
+        out["rew_agents"][rows] = 0.0
+        out["truncated"][rows] = False
+        self._show(rows, 0.0)
+
+    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
+        """Step the environments ``rows`` with their rows of ``act``, int64 (E, 2)."""
+        played = act.numpy()[rows]
+        if ((played < 0) | (played > 1)).any():
+            check(False, "ToyEngine.advance.act", "indices below 2", played.tolist())
+        at = self._at[rows]
+        success = (played[:, 0] == played[:, 1]) == (at == 0)
+        self._at[rows] = np.where(success, 1 - at, at)
+        self._steps[rows] += 1
+        self._out["rew_agents"][rows] = success[:, None]
+        self._out["truncated"][rows] = self._steps[rows] >= self.spec.horizon
+        self._show(rows, np.column_stack([at, played])[:, None])
+
+    def close(self) -> None:
+        """Do nothing: there is only memory to release."""
+
+    def _show(self, rows: NDArray[np.int64], last: NDArray[np.int64] | float) -> None:
+        obs = self._out["obs"]
+        obs[rows, :, 0] = self._at[rows, None]
+        if self._memory:
+            obs[rows, :, 2:] = last
+        self._out["state"][rows] = obs[rows]
+
+
+def _first_state(generator: np.random.Generator) -> int:
+    return int(generator.integers(2))

@@ -79,14 +79,17 @@ class BeliefNetwork(nn.Module):
             obs: (..., N, D), N in the team's order.
             hidden: memory before, (..., N, H); None is empty.
         """
-        agents = torch.arange(self.num_agents, device=obs.device)
-        return self.step_rows(obs, agents, hidden)
+        return self._step(obs, self.id_table, hidden)
 
     def step_rows(
         self, obs: Tensor, agents: Tensor | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return beliefs (..., N) and memory (..., H) of single agents' observations (..., D)."""
-        x = self._encode(obs, agents)
+        agents = torch.zeros((), dtype=torch.int64) if agents is None else agents
+        return self._step(obs, F.embedding(agents.to(obs.device), self.id_table), hidden)
+
+    def _step(self, obs: Tensor, ids: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        x = self._encode(obs, ids)
         flat = x.reshape(-1, x.shape[-1])
         shape = (*x.shape[:-1], self.hidden_size)
         before = flat.new_zeros(len(flat), self.hidden_size)
@@ -101,7 +104,7 @@ class BeliefNetwork(nn.Module):
             obs: (B, T, N, D).
             hidden: memory before the first step, (B, N, H); None is empty.
         """
-        x = self._encode(obs, torch.arange(self.num_agents, device=obs.device))
+        x = self._encode(obs, self.id_table)
         batch, steps, n, width = x.shape
         start = None if hidden is None else hidden.reshape(1, batch * n, -1).contiguous()
         x = x.transpose(0, 1).reshape(steps, batch * n, width)
@@ -109,9 +112,7 @@ class BeliefNetwork(nn.Module):
         states = states.view(steps, batch, n, -1).transpose(0, 1)
         return self.head(self.last_norm(states)), states
 
-    def _encode(self, obs: Tensor, agents: Tensor | None) -> Tensor:
-        agents = torch.zeros((), dtype=torch.int64) if agents is None else agents
-        ids = F.embedding(agents.to(obs.device), self.id_table)
+    def _encode(self, obs: Tensor, ids: Tensor) -> Tensor:
         encoded: Tensor = self.rest(self.first(self.normalize(obs)) + ids)
         return encoded
 
@@ -156,12 +157,23 @@ class TypedAgentNetwork(AgentNetwork):
         nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
 
     def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+        self,
+        obs: Tensor,
+        extra: Tensor | None,
+        hidden: Tensor | None,
+        slots: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None."""
-        slots = obs[..., self.obs_size :]
-        obs = obs[..., : self.obs_size]
-        if slots.shape[-1]:
+        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None.
+
+        Args:
+            obs: observations, with the slots at their end unless these are given apart.
+            extra: added to the first layer, (..., H), or None.
+            hidden: unused.
+            slots: (..., N), or None.
+        """
+        if obs.shape[-1] > self.obs_size:
+            obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
+        if slots is not None:
             own = slots @ self.slot_table
             extra = own if extra is None else extra + own
         if self.columns is not None:

@@ -189,7 +189,7 @@ def test_beliefs_learn_who_is_byzantine_and_keep_ppo_out():
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 6, 50, None])
 def test_the_belief_loss_is_the_written_one_however_it_is_cut(chunk):
-    algorithm = loud(made(p=0.6, belief_chunk=chunk, belief_epochs=1))
+    algorithm = loud(made(p=0.6, belief_chunk=chunk, belief_minibatches=1))
     batch = batch_of(algorithm)
     logits, memory = algorithm.belief.unroll(batch.obs.seen)
     terms = []

@@ -4,8 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from robustmarl.envs import MatrixGame, SignalMatching, ToyGame, TwoStepGame, climbing
+from robustmarl.envs.toy import ToyEngine
+from robustmarl.envs.vector import JointVectorEnv, vector_env
 from robustmarl.spec import spec_of
 from robustmarl.testing import check_env
 
@@ -129,6 +132,33 @@ def test_toy_memoryless_observes_state_and_agent_only():
     obs, _ = env.reset(seed=3)
     assert [o.tolist() for o in obs.values()] == [[env._at, 0], [env._at, 1]]
     assert spec_of(env).state_shape == (2, 2)
+
+
+@pytest.mark.parametrize("memoryless", [False, True])
+def test_toy_batch_is_the_games_one_by_one(memoryless):
+    """Episodes that begin at different times, some environments idle, end included."""
+
+    def make():
+        return ToyGame(horizon=7, memoryless=memoryless)
+
+    batch, single = vector_env(make, 3), JointVectorEnv(make, 3)
+    assert isinstance(batch, ToyEngine)
+    assert len(batch) == 3
+    rng = np.random.default_rng(0)
+    for engine in (batch, single):
+        engine.begin(np.arange(3), [5, 6, 7])
+    for step in range(9):
+        for key, values in single.tensors.items():
+            assert torch.equal(batch.tensors[key], values), (step, key)
+        act = torch.from_numpy(rng.integers(0, 2, (3, 2)))
+        rows = np.array([0, 1, 2] if step < 2 else [0, 2] if step < 7 else [1, 2])
+        if step == 7:  # 0 and 2 are over, 1 has stood still
+            for engine in (batch, single):
+                engine.begin(np.array([2]), [11])
+        for engine in (batch, single):
+            engine.advance(act, rows)
+    with pytest.raises(ValueError, match=r"ToyEngine\.advance\.act must be indices below 2"):
+        batch.advance(torch.tensor([[0, 0], [0, 0], [0, 2]]), np.arange(3))
 
 
 def test_specs():
