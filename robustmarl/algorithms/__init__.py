@@ -19,6 +19,7 @@ from robustmarl.algorithms.obs_adversary import ObsAdversaryPPO
 from robustmarl.algorithms.own_action_values import OwnActionValues
 from robustmarl.algorithms.policies import ActorPolicy, DeterministicPolicy, QPolicy, TeamPolicy
 from robustmarl.algorithms.qmix import QMIX
+from robustmarl.algorithms.rmaac import RMAAC
 from robustmarl.algorithms.team import TeamAlgorithm, TeamTrainingStats
 from robustmarl.algorithms.vdn import VDN
 
@@ -33,6 +34,7 @@ __all__ = [
     "MADDPG",
     "MAPPO",
     "QMIX",
+    "RMAAC",
     "VDN",
     "ActorPolicy",
     "ByzantineAttack",

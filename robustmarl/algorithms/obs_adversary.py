@@ -19,7 +19,37 @@ from robustmarl.perturbation import LinfBall
 from robustmarl.spec import TeamSpec, spec_of
 from robustmarl.typing import Env
 
-__all__ = ["ObsAdversaryPPO"]
+__all__ = ["ObsAdversaryPPO", "attacked_rows", "policy_terms"]
+
+
+def attacked_rows(batch: Any, logp: Tensor) -> Tensor:
+    """Return the agent-steps that an adversary of log-probabilities ``logp`` played, (B, T, N)."""
+    rows: Tensor = (logp != 0) & batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
+    return rows
+
+
+def policy_terms(
+    adversary: GaussianObsAdversary,
+    obs: Tensor,
+    act: Tensor,
+    logp_old: Tensor,
+    advantage: Tensor,
+    rows: Tensor,
+    clip: float,
+) -> tuple[Tensor, Tensor]:
+    """Return PPO's policy loss of an adversary and its entropy, two scalars.
+
+    Args:
+        adversary: the attack.
+        obs: clean observations, (B, T, N, D).
+        act: its unclipped samples, (B, T, N, D).
+        logp_old: their log-probabilities when drawn, (B, T, N).
+        advantage: the adversary's own, (B, T, N).
+        rows: where it played, bool (B, T, N).
+        clip: PPO's.
+    """
+    surrogate = ppo_surrogate(adversary.log_prob(obs, act), logp_old, advantage, clip)
+    return -masked_mean(surrogate, rows), adversary.entropy()
 
 
 class ObsAdversaryPPO(nn.Module):
@@ -103,7 +133,7 @@ class ObsAdversaryPPO(nn.Module):
             have = batch.get(key) is not None
             check(have, "ObsAdversaryPPO.update.batch", f"an adversary view with {key!r}", "none")
         state = batch.obs.state.flatten(2)
-        attacked = (batch.logp != 0) & batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
+        attacked = attacked_rows(batch, batch.logp)
         if not bool(attacked.any()):
             return TeamTrainingStats(metrics={})
         with torch.no_grad():
@@ -117,12 +147,11 @@ class ObsAdversaryPPO(nn.Module):
         obs = batch.obs.obs[:, :-1]
         figures: list[Tensor] = []
         for _ in range(self.epochs):
-            logp = self.adversary.log_prob(obs, batch.act)
-            surrogate = ppo_surrogate(logp, batch.logp, advantage, self.clip)
+            policy_loss, entropy = policy_terms(
+                self.adversary, obs, batch.act, batch.logp, advantage, attacked, self.clip
+            )
             error = (self.critic(state[:, :-1]) - returns).square()
-            policy_loss = -masked_mean(surrogate, attacked)
             value_loss = masked_mean(error, batch.valid)
-            entropy = self.adversary.entropy()
             loss = policy_loss + 0.5 * value_loss - self.entropy_coef * entropy
             self.optim.zero_grad()
             loss.backward()

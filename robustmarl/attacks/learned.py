@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.perturbers import ObsPerturber
@@ -26,29 +26,41 @@ class GaussianObsAdversary(nn.Module):
               \hat o = \Pi_{B_\epsilon(o)}(o + \epsilon\,\mathrm{clip}(u, -1, 1))
 
     One actor shared by all attacked agents. Acts by its mean unless ``sampling`` is set, which
-    training does. Trained by :class:`robustmarl.algorithms.ObsAdversaryPPO`.
+    training does. Trained by :class:`robustmarl.algorithms.ObsAdversaryPPO` or
+    :class:`robustmarl.algorithms.RMAAC`.
 
     Args:
         ball: what it may change.
         obs_size: D.
         hidden: widths of the hidden layers.
+        max_std: bound of sigma > 0, which is then this times sigmoid(``log_std``), as RMAAC has
+            it, and begins at sigmoid(1) of it; None is exp(``log_std``), beginning at 1.
         seed: of the initial weights.
     """
 
     def __init__(
-        self, ball: LinfBall, obs_size: int, *, hidden: tuple[int, ...] = (64, 64), seed: int = 0
+        self,
+        ball: LinfBall,
+        obs_size: int,
+        *,
+        hidden: tuple[int, ...] = (64, 64),
+        max_std: float | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        if max_std is not None:
+            check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
         check_int("GaussianObsAdversary.obs_size", obs_size, 1)
         ball.check_size("GaussianObsAdversary", obs_size)
-        self.ball, self.obs_size, self.sampling = ball, obs_size, False
+        self.ball, self.obs_size, self.max_std, self.sampling = ball, obs_size, max_std, False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, stream_id("adversary")) & (2**63 - 1))
             layers: list[nn.Module] = []
             for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
                 layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
             self.mean = nn.Sequential(*layers, nn.Linear(hidden[-1], obs_size))
-        self.log_std = nn.Parameter(torch.zeros(obs_size))
+        begin = 0.0 if max_std is None else 1.0
+        self.log_std = nn.Parameter(torch.full((obs_size,), begin))
         self.last_sample: Tensor | None = None
 
     def at(self, epsilon: Coordinates) -> Self:
@@ -56,7 +68,8 @@ class GaussianObsAdversary(nn.Module):
         twin = type(self).__new__(type(self))
         nn.Module.__init__(twin)
         twin.ball, twin.obs_size = self.ball.at(epsilon), self.obs_size
-        twin.sampling, twin.mean, twin.log_std = False, self.mean, self.log_std
+        twin.max_std, twin.sampling = self.max_std, False
+        twin.mean, twin.log_std = self.mean, self.log_std
         twin.last_sample = None
         return twin
 
@@ -81,6 +94,8 @@ class GaussianObsAdversary(nn.Module):
         return (self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
 
     def _log_std(self) -> Tensor:
+        if self.max_std is not None:
+            return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
         return self.log_std.clamp(-5.0, 2.0)
 
 

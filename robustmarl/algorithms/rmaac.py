@@ -1,0 +1,95 @@
+"""RMAAC's training: MAPPO beside a noise actor that learns from the same advantages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor
+
+from robustmarl.algorithms.mappo import MAPPO
+from robustmarl.algorithms.obs_adversary import attacked_rows, policy_terms
+from robustmarl.algorithms.team import TeamTrainingStats, adam
+from robustmarl.attacks.learned import GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.attacks.perturbers import Perturber
+from robustmarl.objectives import normalize
+from robustmarl.perturbation import LinfBall
+from robustmarl.spec import TeamSpec
+
+__all__ = ["RMAAC"]
+
+
+class RMAAC(MAPPO):
+    r"""MAPPO that learns under an adversary's Gaussian noise on observations [He2023]_.
+
+    .. math:: \hat o^i = o^i + \epsilon\,\mathrm{clip}(n^i, -1, 1), \qquad
+              n^i \sim N(\mu(o^i), \sigma^2), \quad \sigma = \tfrac12 \mathrm{sigmoid}(\lambda)
+
+    One noise actor perturbs all agents in training, by ``training.run``; in evaluation the team
+    sees clean observations. Both learn by PPO from the team's advantages A, the noise actor from
+    -A, so that it needs no critic. With a ball of radius 0 it is :class:`MAPPO`, bit for bit.
+
+    ``for_env`` also takes ``ball`` (radius 0.5 without limits) and ``noise_hidden`` (the actor's
+    widths).
+
+    Args:
+        noise: the noise actor.
+        noise_optim: its optimizer factory; None is Adam at 5e-4, eps 1e-5.
+        settings: of :class:`PPOBased`; clip and entropy weight are the noise actor's, too.
+    """
+
+    def __init__(
+        self,
+        *,
+        noise: GaussianObsAdversary,
+        noise_optim: OptimizerFactory | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self.noise = noise
+        norm = settings.get("max_grad_norm", 10.0)
+        self.noise_optim = self._create_optimizer(noise, noise_optim or adam(5e-4, 1e-5), norm)
+
+    @classmethod
+    def _critic(
+        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
+    ) -> dict[str, Any]:
+        made = super()._critic(spec, settings, hidden)
+        made["noise"] = GaussianObsAdversary(
+            settings.pop("ball", LinfBall(epsilon=0.5)),
+            spec.obs_size,
+            hidden=settings.pop("noise_hidden", hidden),
+            max_std=0.5,
+            seed=int(torch.randint(2**31, ())),  # of for_env's stream, after MAPPO's own draws
+        )
+        return made
+
+    def perturbers(self) -> list[Perturber]:
+        """Return what ``training.run`` adds to the perturbations: the sampling noise actor."""
+        return [LearnedObsPerturber(self.noise)]
+
+    def _update_with_batch(
+        self, batch: Any, batch_size: int | None, repeat: int
+    ) -> TeamTrainingStats:
+        with torch.no_grad():
+            living = self.learning_rows(batch)
+            gain = -normalize(self.advantages(batch)[0].expand(living.shape), living)
+        stats = super()._update_with_batch(batch, batch_size, repeat)
+        played = batch.__dict__.get("adversary_act")
+        if played is not None:
+            stats.metrics.update(self._learn_noise(batch, gain, repeat))
+        return stats
+
+    def _learn_noise(self, batch: Any, gain: Tensor, steps: int) -> dict[str, float]:
+        rows = attacked_rows(batch, batch.adversary_logp)
+        if not bool(rows.any()):
+            return {}
+        obs, act, old = batch.obs.obs[:, :-1], batch.adversary_act, batch.adversary_logp
+        figures: list[Tensor] = []
+        for _ in range(steps):
+            loss, entropy = policy_terms(self.noise, obs, act, old, gain, rows, self.clip)
+            self.noise_optim.step(loss - self.entropy_coef * entropy)
+            figures.append(torch.stack([loss, entropy]).detach())
+        means = torch.stack(figures).mean(dim=0).tolist()
+        return dict(zip(("noise/policy_loss", "noise/entropy"), means, strict=True))
