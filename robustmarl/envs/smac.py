@@ -22,12 +22,12 @@ from robustmarl._seeding import mix
 from robustmarl.envs.skirmish.engine import DIFFICULTIES
 from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout
 from robustmarl.envs.skirmish.maps import MAPS
+from robustmarl.envs.skirmish.render import Figure, draw
 
 __all__ = ["SmacParallelEnv", "smac"]
 
 _LEVELS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "A")
 _RESERVED = ("map_name", "difficulty", "seed", "continuing_episode")  # ours to set
-_RENDER_MODES = ("human", "rgb_array")
 _SEEDS = 2**32  # StarCraft II's are 32 bits wide
 _GUIDE = "See 'SMAC' in the documentation."
 
@@ -43,7 +43,7 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
             tell a time limit from an end.
         dead: ``"stay"`` or ``"leave"``.
         illegal: ``"replace"`` or ``"refuse"``.
-        render_mode: ``"rgb_array"``, ``"human"`` or None.
+        render_mode: ``"rgb_array"`` or None.
 
     Attributes:
         game: the ``StarCraft2Env`` in use; another one after a relaunch.
@@ -59,14 +59,14 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
     ) -> None:
         check_choice("smac.dead", dead, ("stay", "leave"))
         check_choice("smac.illegal", illegal, ("replace", "refuse"))
-        check_choice("smac.render_mode", render_mode, (None, *_RENDER_MODES))
+        check_choice("smac.render_mode", render_mode, (None, "rgb_array"))
         self._make, self.render_mode = make_game, render_mode
         self._leave, self._refuse = dead == "leave", illegal == "refuse"
         self.game = game = make_game(None)
         name, size = game.map_name, game.get_env_info()
         self.metadata = {
             "name": f"smac_{name}",
-            "render_modes": list(_RENDER_MODES),
+            "render_modes": ["rgb_array"],
             "render_fps": 3,
             "team_reward": "sum" if self._leave else "mean",
             "horizon": size["episode_limit"],
@@ -188,16 +188,33 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
 
     @override
     def render(self) -> Any:
-        """Show the battle with smac's own renderer: a picture, uint8 (H, W, 3), or a window.
+        """Return a picture like skirmish's, uint8 (H, W, 3), of the whole map.
+
+        It needs no display, unlike smac's renderer, which pysc2 4.0 does not let run on
+        Python 3.11 and later.
 
         Raises:
             RuntimeError: before the first reset.
             ValueError: without a render mode.
         """
-        check(self.render_mode is not None, "render_mode", "'rgb_array' or 'human'", None)
+        check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
         if not self._begun:
             raise RuntimeError("render must come after reset, got no game. Call reset() first.")
-        return self.game.render(mode=self.render_mode)
+        game = self.game
+        units = [
+            Figure(
+                x=unit.pos.x,
+                y=unit.pos.y,
+                radius=unit.radius,
+                health=unit.health / unit.health_max,
+                shield=unit.shield / unit.shield_max if unit.shield_max else None,
+                ally=ally,
+            )
+            for ally, side in ((True, game.agents), (False, game.enemies))
+            for unit in side.values()
+            if unit.health > 0
+        ]
+        return draw((0, 0, game.map_x, game.map_y), units)
 
     @override
     def close(self) -> None:
@@ -290,7 +307,7 @@ def smac(
             the team's reward, so that it is the sum of theirs.
         illegal: ``"replace"`` actions that are masked or out of range by stop, and count them,
             or ``"refuse"`` them.
-        render_mode: ``"rgb_array"``, ``"human"`` (a window) or None.
+        render_mode: ``"rgb_array"`` or None; needs no display.
         options: further arguments of ``smac.env.StarCraft2Env``, e.g. ``game_version`` or
             ``reward_only_positive``. Those that change observations or states make the
             layout differ from skirmish's.

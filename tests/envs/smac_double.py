@@ -1,6 +1,19 @@
 """A double of ``smac.env.StarCraft2Env``'s public interface: a tiny battle, and its habits."""
 
+from types import SimpleNamespace
+
 import numpy as np
+
+
+def _unit(x, health, shield_max):
+    return SimpleNamespace(
+        pos=SimpleNamespace(x=x, y=4.0),
+        radius=0.5,
+        health=45.0 * health,
+        health_max=45.0,
+        shield=shield_max / 2,
+        shield_max=shield_max,
+    )
 
 
 class Game:
@@ -82,9 +95,15 @@ class Game:
     def get_state(self):
         return np.concatenate([self._health, self._place])
 
-    def render(self, mode):
-        assert mode == "rgb_array"
-        return np.full((4, 6, 3), 7, np.uint8)
+    map_x, map_y = 8, 6
+
+    @property
+    def agents(self):
+        return {i: _unit(2.0 + 3.0 * i, h, shield_max=0.0) for i, h in enumerate(self._health)}
+
+    @property
+    def enemies(self):
+        return {0: _unit(6.5, self._enemy, shield_max=50.0)}
 
     def save_replay(self):
         self._log.append(("replay", self._seed))

@@ -295,16 +295,26 @@ def test_what_was_shown_does_not_change(make):
     assert (env.state() != state).any()
 
 
-def test_rendering_is_smacs(make, log):
+def test_pictures_show_who_lives_where(make):
     env = make(render_mode="rgb_array")
     with pytest.raises(RuntimeError, match="render must come after reset"):
         env.render()
     env.reset(seed=0)
-    assert env.render().shape == (4, 6, 3)
+    for _ in range(2):
+        env.step({"agent_0": EAST, "agent_1": STOP})
+    image = env.render()
+    assert (image.shape, image.dtype) == ((6 * 20, 8 * 20, 3), np.uint8)
+    at = [image[((6 - 4) * 20) + 1, int(x * 20) + 1].tolist() for x in (2.0, 5.0, 6.5)]
+    assert at == [[24, 28, 24], [70, 140, 255], [255, 80, 60]]
+    with pytest.raises(ValueError, match="render_mode must be 'rgb_array', got None"):
+        make().render()
+
+
+def test_starcrafts_replay_is_saved_by_the_game(make, log):
+    env = make()
+    env.reset(seed=0)
     env.save_replay()
     assert log[-1] == ("replay", 0)
-    with pytest.raises(ValueError, match="render_mode must be 'rgb_array' or 'human', got None"):
-        make().render()
 
 
 @pytest.mark.parametrize(
@@ -312,7 +322,7 @@ def test_rendering_is_smacs(make, log):
     [
         ({"dead": "go"}, r"smac\.dead must be one of \['stay', 'leave'\], got 'go'"),
         ({"illegal": "allow"}, r"smac\.illegal must be one of \['replace', 'refuse'\]"),
-        ({"render_mode": "ansi"}, r"smac\.render_mode must be one of \[None, 'human', 'rgb_array"),
+        ({"render_mode": "ansi"}, r"smac\.render_mode must be one of \[None, 'rgb_array'\]"),
     ],
 )
 def test_bad_options_are_refused(make, settings, text):

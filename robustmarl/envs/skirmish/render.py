@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from robustmarl._checks import check, check_int, check_number
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 
-__all__ = ["picture", "save_replay"]
+__all__ = ["Figure", "draw", "picture", "save_replay"]
 
 _CELL = 20  # pixels
 _GROUND, _EDGE = (24, 28, 24), (60, 66, 60)
@@ -29,24 +29,54 @@ def picture(engine: SkirmishEngine, env: int = 0) -> NDArray[np.uint8]:
         ValueError: if there is no such environment.
     """
     check_int("picture.env", env, 0, len(engine) - 1)
-    left, bottom, right, top = engine.game.playable
+    pos, pools = (_numpy(part[:, :, env]) for part in (engine.battles.pos, engine.battles.pools))
+    units = [
+        Figure(
+            x=pos[0, i],
+            y=pos[1, i],
+            radius=unit.radius,
+            health=pools[0, i] / unit.health,
+            shield=pools[1, i] / unit.shield if unit.shield else None,
+            ally=i < engine.layout.n,
+        )
+        for i, unit in enumerate(engine.layout.units)
+        if pools[0, i] > 0
+    ]
+    return draw(engine.game.playable, units)
+
+
+class Figure(NamedTuple):
+    """A living unit in a picture: place and size in cells, health and shield in [0, 1]."""
+
+    x: float
+    y: float
+    radius: float
+    health: float
+    shield: float | None
+    ally: bool
+
+
+def draw(bounds: tuple[int, int, int, int], units: Iterable[Figure]) -> NDArray[np.uint8]:
+    """Return an image, uint8 (H, W, 3), of units on a field.
+
+    Args:
+        bounds: left, bottom, right and top of the field, cells.
+        units: whom to draw, later ones above earlier ones.
+    """
+    left, bottom, right, top = bounds
     size = ((top - bottom) * _CELL, (right - left) * _CELL, 3)
     image = np.empty(size, np.uint8)
     image[:] = _GROUND
     image[::_CELL] = image[:, ::_CELL] = _EDGE
-    pos, pools = (_numpy(part[:, :, env]) for part in (engine.battles.pos, engine.battles.pools))
     y, x = np.mgrid[: size[0], : size[1]]
-    for i, unit in enumerate(engine.layout.units):
-        health, shield = pools[:, i]
-        if health <= 0:
-            continue
-        column, row = (pos[0, i] - left) * _CELL, (top - pos[1, i]) * _CELL
+    for unit in units:
+        column, row = (unit.x - left) * _CELL, (top - unit.y) * _CELL
         radius = unit.radius * _CELL
         inside = (x - column) ** 2 + (y - row) ** 2 <= radius**2
-        image[inside] = _BLUE if i < engine.layout.n else _RED
-        _bar(image, column, row - radius - 4, health / unit.health, _HEALTH)
-        if unit.shield:
-            _bar(image, column, row - radius - 7, shield / unit.shield, _SHIELD)
+        image[inside] = _BLUE if unit.ally else _RED
+        _bar(image, column, row - radius - 4, unit.health, _HEALTH)
+        if unit.shield is not None:
+            _bar(image, column, row - radius - 7, unit.shield, _SHIELD)
     return image
 
 
