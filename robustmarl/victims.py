@@ -312,7 +312,8 @@ class NetworkVictim:
 
     Args:
         network: offers ``extra(agents, last_act)``, ``step(obs, extra, hidden)`` returning
-            (output, hidden), ``plain()`` and ``hidden_size``, like ``networks.AgentNetwork``.
+            (output, hidden), ``plain()``, ``obs_size`` and ``hidden_size``, like
+            ``networks.AgentNetwork``.
         continuous: whether its outputs are means.
     """
 
@@ -333,7 +334,7 @@ class NetworkVictim:
     @property
     def obs_size(self) -> int:
         """D, the size of the observations it acts on."""
-        return int(self.network.first.in_features)
+        return int(self.network.obs_size)
 
     def at(
         self,

@@ -240,6 +240,10 @@ class _Believer:
         self._policy = policy
 
     @property
+    def obs_size(self) -> int:
+        return self._policy.network.obs_size
+
+    @property
     def hidden_size(self) -> int:
         return self._policy.hidden_size
 
@@ -362,8 +366,8 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
     Train it with ``training.run``, which adds :meth:`perturbers`. ``for_env`` also takes
     ``preset`` (a key of ``PRESETS``, None for the defaults of :class:`MAPPO`), ``p``,
     ``teacher_forcing``, ``hard_belief``, ``belief_hidden``, ``belief_memory``,
-    ``adversary_hidden``, ``sees_actions`` and ``actor_columns``, the coordinates of observations
-    that the actor reads (critic and belief read all).
+    ``adversary_hidden`` and ``sees_actions``. ``columns``, the coordinates of observations that the
+    actor reads, leaves critic, belief and adversary all of them.
 
     Args:
         policy: the team's.
@@ -441,7 +445,6 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             spec.num_agents,
             spec.num_actions,
             continuous=spec.continuous,
-            columns=settings.pop("actor_columns", None),
             **{"output_gain": 0.01, **own},
         )
         critic_hidden = settings.pop("critic_hidden", hidden)
@@ -577,7 +580,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         losses = []
         for _ in range(repeat):
             value = self.critic(inputs).expand_as(returns)
-            loss = masked_mean((value - returns).square(), valued)
+            loss = masked_mean(self.value_error(value, returns), valued)
             self.optim.step(self.value_coef * loss)
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
@@ -730,7 +733,7 @@ class ByzantineAttack(_LearnsByzantine, MAPPO):
         inputs = self._critic_inputs(batch.obs)[:, :-1]
         for _ in range(repeat):
             value = self.critic(inputs).expand_as(returns)
-            loss = masked_mean((value - returns).square(), valued)
+            loss = masked_mean(self.value_error(value, returns), valued)
             self.optim.step(self.value_coef * loss)
             figures["value_loss"] = float(loss.detach())
         self.policy.count("updates", 1)

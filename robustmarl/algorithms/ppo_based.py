@@ -8,6 +8,7 @@ import torch
 from tianshou.algorithm.algorithm_base import OnPolicyAlgorithm
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
@@ -90,6 +91,8 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         value_coef: :math:`c_v` >= 0.
         reward: ``"team"``, or ``"agents"`` for each agent's own.
         normalize_value: learn values in units of the returns' running spread.
+        huber_delta: error from which on the value's loss grows linearly (Huber: half the square
+            below), > 0, in units of what is learned; None is the square.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         seed: of the minibatches.
     """
@@ -111,6 +114,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         value_coef: float = 0.5,
         reward: Literal["team", "agents"] = "team",
         normalize_value: bool = True,
+        huber_delta: float | None = None,
         max_grad_norm: float | None = 10.0,
         seed: int = 0,
     ) -> None:
@@ -127,6 +131,9 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         self.seed = check_int(f"{name}.seed", seed, 0)
         if max_grad_norm is not None:
             check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        if huber_delta is not None:
+            check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
+        self.huber_delta = huber_delta
         self.critic = critic
         self.normalizer = ValueNormalizer() if normalize_value else None
         learned = nn.ModuleList([policy.network, critic])
@@ -166,6 +173,12 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
             bootstrap, going_on = bootstrap * living, going_on * living
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
         return advantage, advantage + value[:, :-1]
+
+    def value_error(self, value: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each value: the square of the error, or Huber's."""
+        if self.huber_delta is None:
+            return (value - target).square()
+        return F.huber_loss(value, target, reduction="none", delta=self.huber_delta)
 
     def learning_rows(self, batch: Any) -> Tensor:
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
@@ -245,7 +258,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         policy_loss = -masked_mean(surrogate, rows)
         entropy = masked_mean(self.policy.entropy(output), rows)
         value = self.critic(data["critic"]).expand_as(data["returns"])
-        value_loss = masked_mean((value - data["returns"]).square(), data["valued"])
+        value_loss = masked_mean(self.value_error(value, data["returns"]), data["valued"])
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         self._rows = lambda: team_rows(data["clean"], data["mask"], data.get("last"), before, rows)
         self.optim.step(loss)

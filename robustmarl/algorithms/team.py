@@ -140,6 +140,7 @@ NETWORK_SETTINGS = (
     "activation",
     "layer_norm",
     "output_gain",
+    "columns",
 )
 
 

@@ -60,6 +60,7 @@ class AgentNetwork(nn.Module):
         activation: ``"relu"`` or ``"tanh"``.
         layer_norm: normalise before each activation.
         output_gain: the last layer is drawn orthogonal with this gain; None keeps torch's draw.
+        columns: the observation's coordinates that it reads; None is all.
     """
 
     def __init__(
@@ -77,8 +78,15 @@ class AgentNetwork(nn.Module):
         activation: Activation = "relu",
         layer_norm: bool = False,
         output_gain: float | None = None,
+        columns: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        if columns is not None:
+            good = len(columns) > 0 and all(0 <= c < obs_size for c in columns)
+            rule = f"at least one index below {obs_size}"
+            check(good, "AgentNetwork.columns", rule, columns)
+        self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
+        read = obs_size if columns is None else len(columns)
         check(continuous or not squash, "AgentNetwork.squash", "False for logits", squash)
         check_choice("AgentNetwork.activation", activation, tuple(_ACTIVATIONS))
         check_widths("AgentNetwork.hidden", hidden)
@@ -86,8 +94,8 @@ class AgentNetwork(nn.Module):
         self.continuous, self.recurrent = continuous, recurrent
         width = hidden[0]
         self.hidden_size = width if recurrent else 0
-        fan_in = obs_size + agent_id * num_agents + last_action * num_actions
-        self.first = nn.Linear(obs_size, width)
+        fan_in = read + agent_id * num_agents + last_action * num_actions
+        self.first = nn.Linear(read, width)
         self.id_table = nn.Parameter(torch.empty(num_agents, width)) if agent_id else None
         self.last_table = nn.Parameter(torch.empty(num_actions, width)) if last_action else None
         bound = fan_in**-0.5  # of the whole one-hot input, as if concatenated
@@ -142,7 +150,7 @@ class AgentNetwork(nn.Module):
         self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return (output (..., A), hidden (..., H) or None) of one step; obs (..., D)."""
-        x = self.first(obs)
+        x = self.first(obs if self.columns is None else obs[..., self.columns])
         if extra is not None:
             x = x + extra
         x = self.rest(x)
@@ -164,7 +172,7 @@ class AgentNetwork(nn.Module):
         extra = self.extra(agents, last_act)
         if not self.recurrent:
             return self.step(obs, extra, None)[0], None
-        x = self.first(obs)
+        x = self.first(obs if self.columns is None else obs[..., self.columns])
         if extra is not None:
             x = x + extra
         x = self.rest(x)
@@ -176,7 +184,9 @@ class AgentNetwork(nn.Module):
 
     def plain(self) -> PlainMLP | None:
         """Return this network as a :class:`PlainMLP` if it is one (ids enter as ``extra``)."""
-        return None if self.recurrent else PlainMLP.of(nn.Sequential(self.first, self.rest))
+        if self.recurrent or self.columns is not None:
+            return None
+        return PlainMLP.of(nn.Sequential(self.first, self.rest))
 
 
 class SeparateAgents(nn.Module):
@@ -198,6 +208,7 @@ class SeparateAgents(nn.Module):
             AgentNetwork(obs_size, num_agents, num_actions, **own) for _ in range(num_agents)
         )
         one = self._one
+        self.obs_size = obs_size
         self.num_agents, self.num_actions = num_agents, num_actions
         self.continuous, self.recurrent = one.continuous, one.recurrent
         self.hidden_size = one.hidden_size

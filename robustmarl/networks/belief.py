@@ -127,7 +127,6 @@ class TypedAgentNetwork(AgentNetwork):
         obs_size: D without slots.
         num_agents: N.
         num_actions: A.
-        columns: the observation's coordinates that the actor reads; None is all.
         settings: of :class:`AgentNetwork`.
     """
 
@@ -136,19 +135,11 @@ class TypedAgentNetwork(AgentNetwork):
         obs_size: int,
         num_agents: int,
         num_actions: int,
-        *,
-        columns: tuple[int, ...] | None = None,
         **settings: Any,
     ) -> None:
-        if columns is not None:
-            good = len(columns) > 0 and all(0 <= c < obs_size for c in columns)
-            rule = f"at least one index below {obs_size}"
-            check(good, "TypedAgentNetwork.columns", rule, columns)
-        read = obs_size if columns is None else len(columns)
-        super().__init__(read, num_agents, num_actions, **settings)
+        super().__init__(obs_size, num_agents, num_actions, **settings)
         rule = "without memory: the belief network has it"
         check(not self.recurrent, "TypedAgentNetwork.recurrent", rule, True)
-        self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
         self.slot_table = nn.Parameter(torch.zeros(num_agents, self.first.out_features))
 
     def draw_slots(self, generator: torch.Generator) -> None:
@@ -176,8 +167,6 @@ class TypedAgentNetwork(AgentNetwork):
         if slots is not None:
             own = slots @ self.slot_table
             extra = own if extra is None else extra + own
-        if self.columns is not None:
-            obs = obs[..., self.columns]
         return super().step(obs, extra, hidden)
 
 

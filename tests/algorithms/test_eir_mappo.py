@@ -589,7 +589,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
         ({"belief_epochs": 0}, ValueError, "EIRMAPPO.belief_epochs must be an int >= 1"),
         ({"belief_chunk": 0}, ValueError, "EIRMAPPO.belief_chunk must be an int >= 1"),
         ({"recurrent": True}, ValueError, "recurrent must be without memory"),
-        ({"actor_columns": (3,)}, ValueError, "columns must be at least one index below 3"),
+        ({"columns": (3,)}, ValueError, "columns must be at least one index below 3"),
     ],
 )
 def test_bad_settings_are_refused(settings, kind, text):

@@ -376,3 +376,20 @@ def test_an_update_changes_actor_and_critic():
     update(algorithm, Recorded(batch))
     changed = {n for n, p in weights(algorithm).items() if not torch.equal(p, before[n])}
     assert {"critic.first.weight", "policy.network.first.weight"} <= changed
+
+
+def test_hubers_loss_is_that_of_the_sheet_on_both_sides():
+    """Half the square up to delta, then a line: 150 for errors of 20 and -20 at delta 10."""
+    algorithm = build(MAPPO, huber_delta=10.0)
+    value, zero = torch.tensor([20.0, -20.0, 10.0, -10.0, 3.0, -3.0, 0.0]), torch.zeros(7)
+    expected = torch.tensor([150.0, 150.0, 50.0, 50.0, 4.5, 4.5, 0.0])
+    assert torch.equal(algorithm.value_error(value, zero), expected)
+    assert torch.equal(build(MAPPO).value_error(value, zero), value.square())
+    with pytest.raises(ValueError, match=r"MAPPO\.huber_delta must be a number > 0, got 0"):
+        build(MAPPO, huber_delta=0)
+
+
+def test_hubers_loss_bounds_the_gradient_of_one_value():
+    value = torch.tensor([100.0], requires_grad=True)
+    build(MAPPO, huber_delta=2.0).value_error(value, torch.zeros(1)).sum().backward()
+    assert value.grad.item() == 2.0
