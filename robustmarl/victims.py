@@ -61,6 +61,10 @@ class VictimView(Protocol):
     def mask(self) -> Tensor | None:
         """Available actions (M, A), None where all are."""
 
+    @property
+    def agents(self) -> Tensor | None:
+        """Index of each row's agent, int64 (M,), None where it was not told."""
+
     def logits(self, obs: Tensor) -> Tensor:
         """Return logits (M, A) for observations (M, D), ``MASKED`` where unavailable."""
 
@@ -235,8 +239,9 @@ class _View:
         plain: PlainMLP | None = None,
         extra: Tensor | None = None,
         advance: Callable[[Tensor], Tensor | None] | None = None,
+        agents: Tensor | None = None,
     ) -> None:
-        self.continuous, self.mask = continuous, mask
+        self.continuous, self.mask, self.agents = continuous, mask, agents
         self._blocked = None if mask is None else ~mask
         self._function, self._plain, self._extra, self._advance = function, plain, extra, advance
 
@@ -304,7 +309,9 @@ class FunctionVictim:
         state: Tensor | None = None,
     ) -> VictimView:
         """Return the view of M rows; only ``mask`` matters here."""
-        return _View(self.function, continuous=self.continuous, mask=mask, plain=self._plain)
+        return _View(
+            self.function, continuous=self.continuous, mask=mask, plain=self._plain, agents=agents
+        )
 
 
 class NetworkVictim:
@@ -360,6 +367,7 @@ class NetworkVictim:
             plain=self._plain,
             extra=None if extra is None else extra.detach(),
             advance=advance,
+            agents=agents,
         )
 
 

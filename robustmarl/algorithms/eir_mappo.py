@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 SlotKind = Literal["zeros", "truth", "belief"]
+BeliefReads = Literal["seen", "clean"]
 
 _FORCE = stream_id("teacher_forcing")
 
@@ -162,6 +163,8 @@ class TypedPolicy(ActorPolicy):
         teacher_forcing: probability in [0, 1] over time.
         hard_belief: round beliefs to 0 or 1.
         deterministic_eval: act greedily outside training.
+        belief_reads: ``"seen"``, what agents are shown, or ``"clean"`` observations: under an
+            observation attack the actor alone is then deceived. May be set anew at any time.
     """
 
     network: TypedAgentNetwork
@@ -176,8 +179,11 @@ class TypedPolicy(ActorPolicy):
         teacher_forcing: float | Schedule = 0.0,
         hard_belief: bool = False,
         deterministic_eval: bool = False,
+        belief_reads: BeliefReads = "seen",
     ) -> None:
         super().__init__(spec, network, deterministic_eval)
+        check_choice("TypedPolicy.belief_reads", belief_reads, get_args(BeliefReads))
+        self.belief_reads = belief_reads
         rule = "given for slots='belief', and only then"
         check((belief is not None) == (slots == "belief"), "TypedPolicy.belief", rule, belief)
         self.slot_kind: SlotKind = slots
@@ -207,11 +213,17 @@ class TypedPolicy(ActorPolicy):
         elif self.belief is None:
             self.slots = self._truth(context)
         else:
-            belief, hidden = self.belief.step(context.seen, context.hidden)
+            read = context.obs if self.belief_reads == "clean" else context.seen
+            belief, hidden = self.belief.step(read, context.hidden)
             self.slots = self._forced(self.rounded(belief), context)
         agents = self._agents.to(context.seen.device)
         extra = self.network.extra(agents, context.last_act)
         return self.network.step(context.seen, extra, None, self.slots)[0], hidden
+
+    def victim(self) -> NetworkVictim:
+        """Return the live view that attacks query, through the belief if it reads the same."""
+        apart = self.belief is not None and self.belief_reads == "clean"
+        return _ToldVictim(self) if apart else super().victim()
 
     def rounded(self, belief: Tensor) -> Tensor:
         """Return the belief as the actor is shown it."""
@@ -270,6 +282,36 @@ class _Believer:
         belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
         own = extra[..., :-1] if extra.shape[-1] > 1 else None
         return self._policy.network.step(obs, own, None, self._policy.rounded(belief))[0], after
+
+
+class _Told:
+    """An actor whose slots come in place of a memory, and stay whatever is observed."""
+
+    def __init__(self, network: TypedAgentNetwork) -> None:
+        self._network = network
+        self.hidden_size, self.obs_size = network.num_agents, network.obs_size
+        self.extra, self.parameters = network.extra, network.parameters
+
+    def plain(self) -> None:
+        return None
+
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._network.step(obs, extra, None, hidden)[0], hidden
+
+
+class _ToldVictim(NetworkVictim):
+    """A team whose beliefs do not read what the attack changes."""
+
+    def __init__(self, policy: TypedPolicy) -> None:
+        super().__init__(_Told(policy.network), continuous=policy.spec.continuous)
+        self._policy = policy
+
+    def told(self, context: StepContext) -> Tensor:
+        """Return the slots (E, N, N) of a step."""
+        belief = cast(BeliefNetwork, self._policy.belief).step(context.obs, context.hidden)[0]
+        return self._policy.rounded(belief)
 
 
 class _LearnsByzantine(Algorithm[Any, Any]):
@@ -365,7 +407,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
 
     Train it with ``training.run``, which adds :meth:`perturbers`. ``for_env`` also takes
     ``preset`` (a key of ``PRESETS``, None for the defaults of :class:`MAPPO`), ``p``,
-    ``teacher_forcing``, ``hard_belief``, ``belief_hidden``, ``belief_memory``,
+    ``teacher_forcing``, ``hard_belief``, ``belief_reads``, ``belief_hidden``, ``belief_memory``,
     ``adversary_hidden`` and ``sees_actions``. ``columns``, the coordinates of observations that the
     actor reads, leaves critic, belief and adversary all of them.
 
@@ -465,6 +507,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             belief=belief,
             teacher_forcing=settings.pop("teacher_forcing", 0.0),
             hard_belief=settings.pop("hard_belief", False),
+            belief_reads=settings.pop("belief_reads", "seen"),
             deterministic_eval=settings.pop("deterministic_eval", False),
         )
         adversary = ByzantinePolicy(
@@ -552,7 +595,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             slots = theta.expand(-1, valid.shape[1] + 1, n, n)
         else:
             with torch.no_grad():
-                logits, memory = cast(BeliefNetwork, self.belief).unroll(batch.obs.seen)
+                logits, memory = cast(BeliefNetwork, self.belief).unroll(self._read(batch.obs))
                 slots = self.policy.rounded(torch.sigmoid(logits))
             kept = batch.__dict__.get("policy_slots")
             if kept is not None:  # what it acted on, teacher forcing included
@@ -568,6 +611,11 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         view.__dict__.update(batch.__dict__)
         view.__dict__["obs"] = obs
         return memory, view
+
+    def _read(self, obs: Any) -> Tensor:
+        """Return what the belief reads."""
+        read: Tensor = obs.obs if self.policy.belief_reads == "clean" else obs.seen
+        return read
 
     def _learn_critic(self, view: Any, returns: Tensor, repeat: int) -> float:
         valued = self.learning_rows(view) | byzantine_rows(view)
@@ -587,7 +635,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
 
     def _learn_belief(self, batch: Any, memory: Tensor) -> float:
         belief = cast(BeliefNetwork, self.belief)
-        obs, valid = batch.obs.seen[:, :-1], batch.valid
+        obs, valid = self._read(batch.obs)[:, :-1], batch.valid
         n, steps = self.spec.num_agents, valid.shape[1]
         chunk = min(self.belief_chunk or steps, steps)
         parts = -(-steps // chunk)

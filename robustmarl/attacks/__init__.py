@@ -3,11 +3,14 @@
 from robustmarl.attacks.action_poison import ActionPoisonPerturber
 from robustmarl.attacks.base import ObsAttack, StepContext
 from robustmarl.attacks.byzantine import (
+    AdversaryOutputs,
     ByzantineAdversary,
     ByzantinePerturber,
     ByzantinePlay,
     TypeDistribution,
     WorstOfPopulation,
+    byzantine_attacks,
+    toward_adversary,
 )
 from robustmarl.attacks.gradient import PGD
 from robustmarl.attacks.learned import GaussianObsAdversary, LearnedObsPerturber
@@ -25,6 +28,7 @@ from robustmarl.attacks.tram import (
 __all__ = [
     "PGD",
     "ActionPoisonPerturber",
+    "AdversaryOutputs",
     "ByzantineAdversary",
     "ByzantinePerturber",
     "ByzantinePlay",
@@ -48,4 +52,6 @@ __all__ = [
     "VarianceAttack",
     "WorstOfPopulation",
     "as_perturber",
+    "byzantine_attacks",
+    "toward_adversary",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias, cast, get_args, runtime_checkable
 
@@ -12,11 +12,14 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_int, check_names, check_number
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import StepContext
-from robustmarl.attacks.perturbers import Perturber
+from robustmarl.attacks.gradient import PGD
+from robustmarl.attacks.perturbers import ObsPerturber, Perturber
+from robustmarl.perturbation import LinfBall
 from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED, Victim
+from robustmarl.victims import MASKED, Victim, VictimView
 
 __all__ = [
+    "AdversaryOutputs",
     "BeliefSource",
     "ByzantineAdversary",
     "ByzantinePerturber",
@@ -25,6 +28,8 @@ __all__ = [
     "Slots",
     "TypeDistribution",
     "WorstOfPopulation",
+    "byzantine_attacks",
+    "toward_adversary",
 ]
 
 Choice = Literal["uniform", "fixed", "adaptive"]
@@ -503,3 +508,95 @@ class ByzantinePerturber(Perturber):
             name, value = self.spec.agents[i], int(found[e, i])
             rule = f"available to {name!r} in environment {e}"
             check(False, f"{where}'s action", rule, value, "Choose where context.mask is true.")
+
+
+@dataclass(frozen=True, eq=False)
+class AdversaryOutputs:
+    """A target for gradient attacks: what an adversary would do on the clean observation.
+
+    Args:
+        adversary: with ``outputs(obs, agents, act)``, like ``algorithms.ByzantinePolicy``.
+    """
+
+    adversary: Any
+
+    def __post_init__(self) -> None:
+        kind = type(self.adversary).__name__
+        if not callable(getattr(self.adversary, "outputs", None)):
+            raise TypeError(
+                f"{type(self).__name__}.adversary must be a ByzantinePolicy, got {kind}. Take the "
+                "`adversary` of a trained ByzantineAttack."
+            )
+
+    @torch.no_grad()
+    def __call__(self, view: VictimView, obs: Tensor) -> Tensor:
+        """Return the adversary's logits or means (M, A) for observations (M, D)."""
+        agents = view.agents
+        check(agents is not None, f"{type(self).__name__}.view", "told its rows' agents", agents)
+        outputs: Tensor = self.adversary.outputs(obs, agents, None)
+        return outputs
+
+
+def toward_adversary(adversary: Any, ball: LinfBall | float, *, steps: int = 5) -> PGD:
+    r"""Return the observation attack that makes a victim act like a trained adversary [Li2024]_.
+
+    .. math:: \hat o_{u+1} = \Pi_{B_\epsilon(o)}\bigl(\hat o_u - \tfrac{\epsilon}{3}\,
+              \mathrm{sgn} \nabla \lVert \pi(\hat o_u) - \hat\pi(o) \rVert^2\bigr)
+
+    on logits of available actions, or on means. The victim keeps its own policy; use it on one
+    agent by ``ObsPerturber(attack, agents=[name])``. Type slots that are no part of the
+    observation stay; where they are, a ball with epsilon 0 for their coordinates keeps them.
+
+    Args:
+        adversary: a ``ByzantinePolicy``, trained against this team as a rule.
+        ball: what may change, or its radius, in observation units.
+        steps: gradient steps of a third of the radius, >= 1.
+    """
+    ball = LinfBall(epsilon=ball) if isinstance(ball, int | float) else ball
+    if not isinstance(ball, LinfBall):
+        raise TypeError(f"toward_adversary.ball must be a LinfBall or a radius, got {ball!r}.")
+    radius = ball.epsilon
+    third = tuple(r / 3 or 1.0 for r in radius) if isinstance(radius, tuple) else radius / 3 or 1.0
+    target = AdversaryOutputs(adversary)
+    return PGD(ball=ball, steps=steps, step_size=third, loss="mse", target=target)
+
+
+def byzantine_attacks(
+    target: str,
+    adversaries: Mapping[str, Mapping[str, Any]],
+    agent: str,
+    *,
+    epsilons: Sequence[float] = (0.2, 0.5, 1.0),
+) -> dict[str, Perturber]:
+    """Return the attacks of EIR-MAPPO's evaluation [Li2024]_ on one agent of one team, by name.
+
+    ``non-oblivious`` (the adversary trained against this team), ``random ally``, ``observation e``
+    for every epsilon, and ``from m`` for every other team m whose adversary is transferred: eleven
+    for seven teams and three epsilons. An adversary fits any team with the same agents and
+    actions; type slots that its observations have more or fewer are cut or filled with zeros.
+
+    Args:
+        target: the attacked team's name.
+        adversaries: team name to agent name to the ``ByzantinePolicy`` trained against it while
+            that agent was Byzantine.
+        agent: who is Byzantine in every episode, or whose observations are attacked.
+        epsilons: radii of the observation attacks, observation units.
+
+    Raises:
+        ValueError: if an adversary is missing.
+    """
+    check_choice("byzantine_attacks.target", target, list(adversaries))
+    for name, own in adversaries.items():
+        check(agent in own, f"byzantine_attacks.adversaries[{name!r}]", f"with {agent!r}", [*own])
+
+    def played(adversary: AdversaryLike) -> Perturber:
+        types = TypeDistribution(1.0, choice="fixed", agents=[agent])
+        return ByzantinePerturber(adversary, types=types)
+
+    own = adversaries[target][agent]
+    attacks = {"non-oblivious": played(own), "random ally": played("random")}
+    for epsilon in epsilons:
+        moved = ObsPerturber(toward_adversary(own, epsilon), agents=[agent])
+        attacks[f"observation {epsilon:g}"] = moved
+    others = {name: theirs[agent] for name, theirs in adversaries.items() if name != target}
+    return attacks | {f"from {name}": played(theirs) for name, theirs in others.items()}

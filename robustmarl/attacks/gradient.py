@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from robustmarl._checks import check, check_int, check_number
 from robustmarl._seeding import Draws
 from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
 from robustmarl.perturbation import Coordinates, LinfBall
-from robustmarl.victims import OutputLoss, VictimView
+from robustmarl.victims import MASKED, OutputLoss, VictimView
 
 __all__ = ["PGD", "Critic", "Target"]
 
@@ -50,11 +50,12 @@ class PGD:
         random_start: draw :math:`\hat o_0` uniformly from the ball.
         restarts: number of runs, >= 1; the highest loss is kept per row. Starts after the first
             are random.
-        loss: ``"cross_entropy"`` (None) or ``"margin"`` for discrete victims; ``"mse"`` (None),
-            the squared distance from the clean action, or a critic whose value is lowered for
-            continuous ones.
+        loss: ``"cross_entropy"`` (None) or ``"margin"`` for discrete victims, or ``"mse"`` from
+            target logits; for continuous ones ``"mse"`` (None), the squared distance from the
+            clean action, or a critic whose value is lowered.
         target: pull the victim towards this action instead of away from its own; rows where it
-            is unavailable stay unchanged.
+            is unavailable stay unchanged. With ``"mse"`` a vector of logits, unavailable ones
+            ignored, or a rule that returns rows of them.
 
     Raises:
         ValueError: for numbers out of range, a critic with a target, or ``"mse"`` without random
@@ -169,6 +170,11 @@ class PGD:
             check(able, f"{name}.loss", "able to move the observation", "mse", _MSE_REMEDY)
             target = self._target(view, obs) if targeted else view.mean(obs)
             return SquaredError(target, targeted=targeted)
+        if self.loss == "mse" and targeted:
+            vector = not isinstance(self.target, int)
+            rule = "a vector of logits, or a rule that returns rows of them, for loss='mse'"
+            check(vector, f"{name}.target", rule, self.target)
+            return SquaredError(self._target(view, obs), targeted=True)
         fits = self.loss in (None, "cross_entropy", "margin")
         rule = "'cross_entropy' or 'margin' for a discrete victim"
         check(fits, f"{name}.loss", rule, self.loss)
@@ -181,10 +187,14 @@ class PGD:
 
     def _target(self, view: VictimView, obs: Tensor) -> Tensor:
         if callable(self.target):
-            return self.target(view, obs)
-        if view.continuous:
-            return obs.new_tensor(self.target).expand(len(obs), -1)
-        return torch.full((len(obs),), int(self.target), device=obs.device)  # type: ignore[arg-type]
+            rows = self.target(view, obs)
+        elif isinstance(self.target, tuple):
+            rows = obs.new_tensor(self.target).expand(len(obs), -1)
+        else:
+            return torch.full((len(obs),), int(cast(int, self.target)), device=obs.device)
+        if self.loss != "mse" or view.continuous or view.mask is None:
+            return rows
+        return rows.masked_fill(~view.mask, MASKED)
 
 
 def _check_finite(name: str, gradient: Tensor | None) -> None:

@@ -101,10 +101,10 @@ class Margin(_ActionLoss):
 
 
 class SquaredError:
-    r"""Mean squared distance of mean actions from ``target``: :math:`\|\mu - a\|^2 / A`.
+    r"""Mean squared distance of the output from ``target``: :math:`\|\mu - a\|^2 / A`.
 
     Args:
-        target: :math:`a`, (M, A).
+        target: :math:`a`, (M, A), mean actions, or logits that are ``MASKED`` where the output is.
         targeted: lower the distance instead.
     """
 
@@ -112,12 +112,12 @@ class SquaredError:
         self.target, self.targeted = target, targeted
 
     def __call__(self, output: Tensor) -> Tensor:
-        """Return one loss per row, (M,), of means (M, A)."""
+        """Return one loss per row, (M,), of outputs (M, A)."""
         distance = (output - self.target).square().mean(dim=-1)
         return -distance if self.targeted else distance
 
     def gradient(self, output: Tensor) -> Tensor:
-        """Return d loss / d means, (M, A)."""
+        """Return d loss / d output, (M, A)."""
         scale = (-2.0 if self.targeted else 2.0) / output.shape[-1]
         return (output - self.target) * scale
 

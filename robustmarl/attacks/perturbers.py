@@ -121,6 +121,8 @@ class ObsPerturber(Perturber):
         check(size == spec.obs_size, "ObsPerturber.victim", rule, f"one for size {size}")
         self.attack.ball.check_size(type(self.attack).__name__, spec.obs_size)
         foreign = policy is None or (self._victim is not policy)
+        rule = "the acting team itself where its beliefs read clean observations"
+        check(not (foreign and hasattr(self._victim, "told")), "ObsPerturber.victim", rule, "other")
         self._own_memory = foreign and self._victim.hidden_size > 0
         self._hidden = None
         self._stream = stream_id(f"obs/{depth}")
@@ -207,7 +209,8 @@ class ObsPerturber(Perturber):
 
     def _hidden_of(self, context: StepContext) -> Tensor | None:
         if not self._own_memory:
-            return context.hidden
+            told: Tensor | None = getattr(self._victim, "told", lambda now: now.hidden)(context)
+            return told
         if self._hidden is None:
             return None
         begun = (context.step == 0)[:, None, None]

@@ -28,7 +28,14 @@ from robustmarl.algorithms import (
     TrueTypeMAPPO,
 )
 from robustmarl.algorithms.eir_mappo import PRESETS, byzantine_rows
-from robustmarl.attacks import PGD, ByzantinePerturber, TypeDistribution
+from robustmarl.attacks import (
+    PGD,
+    ByzantinePerturber,
+    ObsPerturber,
+    TypeDistribution,
+    byzantine_attacks,
+    toward_adversary,
+)
 from robustmarl.data import JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.objectives import ppo_surrogate
@@ -536,6 +543,59 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
     seen = torch.sigmoid(algorithm.belief.unroll(batch.obs.seen)[0])[:, :-1]
     assert torch.allclose(batch.policy_slots[batch.valid], seen[batch.valid], atol=1e-5)
     assert not torch.equal(batch.obs.seen, batch.obs.obs)
+
+
+def test_a_belief_that_reads_clean_observations_is_not_deceived():
+    """The attack moves the actor's input only, and its gradient leaves the slots alone."""
+    algorithm = loud(made(belief_reads="clean"))
+    attack = ObsPerturber(toward_adversary(algorithm.adversary, 0.3), agents=["a1"])
+    batch = collected(algorithm, 4, perturb=[attack, *algorithm.perturbers()]).sample(0)[0]
+    moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid]
+    assert 0.0 < float(moved[:, 1].abs().max()) <= 0.3 + 1e-6
+    assert not moved[:, [0, 2]].any()
+    clean = torch.sigmoid(algorithm.belief.unroll(batch.obs.obs)[0])[:, :-1]
+    assert torch.allclose(batch.policy_slots[batch.valid], clean[batch.valid], atol=1e-5)
+    obs, slots, agents = torch.randn(6, 3), torch.rand(6, 3), torch.arange(3).repeat(2)
+    victim, network = algorithm.victim(), algorithm.policy.network
+    want, _ = network.step(obs, network.extra(agents, None), None, slots)
+    assert torch.equal(victim.at(hidden=slots, agents=agents).logits(obs), want)
+    foreign, other = ObsPerturber(attack.attack, victim=algorithm), made()
+    with pytest.raises(ValueError, match="the acting team itself where its beliefs read clean"):
+        collected(other, 1, perturb=[foreign])
+
+
+@pytest.mark.parametrize("cls", [EIRMAPPO, MAPPO, QMIX])
+def test_eleven_attacks_play_against_any_team(cls):
+    """Byzantine in every step or moved within the radius, and only the one agent."""
+    algorithm = made(cls) if cls is EIRMAPPO else cls.for_env(Arena())
+    names = ("MADDPG", "M3DDPG", "MAPPO", "RMAAC", "EAR", "True Type", "EIR")
+    spec = algorithm.spec
+    trained = {
+        name: {"a1": ByzantinePolicy(spec, hidden=(8,), seed=k)} for k, name in enumerate(names)
+    }
+    for adversary in trained.values():
+        torch.nn.init.normal_(adversary["a1"].network.rest[-1].weight)
+    attacks = byzantine_attacks("EIR", trained, "a1")
+    assert list(attacks) == [
+        "non-oblivious",
+        "random ally",
+        *("observation 0.2", "observation 0.5", "observation 1"),
+        *(f"from {name}" for name in names[:-1]),
+    ]
+    assert attacks["non-oblivious"].adversary.policy is trained["EIR"]["a1"]
+    assert attacks["from RMAAC"].adversary.policy is trained["RMAAC"]["a1"]
+    for name, attack in attacks.items():
+        batch = collected(algorithm, 2, perturb=[attack]).sample(0)[0]
+        if not name.startswith("observation"):
+            assert batch.types[batch.valid].tolist() == [[False, True, False]] * int(
+                batch.valid.sum()
+            )
+            continue
+        moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid].abs()
+        assert 0.0 < float(moved[:, 1].max()) <= float(name.split()[1]) + 1e-6
+        assert not moved[:, [0, 2]].any()
+    with pytest.raises(ValueError, match=r"adversaries\['MAPPO'\] must be with 'a0'"):
+        byzantine_attacks("EIR", {"EIR": {"a0": None}, "MAPPO": {}}, "a0")
 
 
 def test_tianshous_batches_see_the_belief_too():

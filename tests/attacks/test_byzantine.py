@@ -13,15 +13,19 @@ from learners import Arena, collected
 from robustmarl._seeding import Draws, mix
 from robustmarl.algorithms import MAPPO, QMIX
 from robustmarl.attacks import (
+    PGD,
     ByzantinePerturber,
     ByzantinePlay,
     StepContext,
     TypeDistribution,
     WorstOfPopulation,
+    toward_adversary,
 )
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.perturbation import LinfBall
 from robustmarl.spec import spec_of
+from robustmarl.victims import FunctionVictim
 
 
 def spec(n=4, **keywords):
@@ -453,3 +457,77 @@ def test_an_adversary_object_gets_its_own_view_of_the_step():
     assert [int(v.step) for v in views] == [0, 1, 2] * 2
     assert [int(v.hidden[0, 0, 0]) for v in views] == [0, 1, 2] * 2
     assert [v.last_act[0].tolist() for v in views] == [[-1, -1], [1, 0], [1, 0]] * 2
+
+
+# Observations that make a victim act like an adversary
+
+
+class Linear:
+    """Logits or means W o + c, as an adversary offers them."""
+
+    def __init__(self, weight, shift=0.0):
+        self.weight, self.shift = weight, shift
+
+    def outputs(self, obs, agents, act):
+        assert act is None
+        return obs @ self.weight.T + self.shift + 100.0 * agents.unsqueeze(-1)
+
+
+WEIGHT = torch.tensor([[1.0, -2.0, 0.5], [-1.0, 1.0, 0.25], [0.5, 0.5, -3.0]])
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 999), epsilon=st.floats(0.0, 2.0))
+def test_the_observation_attack_comes_near_the_adversary_within_its_radius(
+    seed, epsilon, continuous
+):
+    """Far from the target, where no step overshoots, it ends at the ball's corner, exactly."""
+    torch.manual_seed(seed)
+    obs, goal = torch.randn(5, 3), Linear(torch.randn(3, 3), 500.0 * torch.randn(3).sign())
+    victim = FunctionVictim(lambda x: x @ WEIGHT.T, continuous=continuous)
+    view = victim.at(agents=torch.zeros(5, dtype=torch.int64))
+    found = toward_adversary(goal, epsilon)(view, obs)
+    distance = obs @ WEIGHT.T - goal.outputs(obs, torch.zeros(5), None)
+    corner = obs - epsilon * (distance @ WEIGHT).sign()
+    assert torch.allclose(found, corner, atol=1e-5)
+    error = [((view.output(x) - view.output(obs) + distance) ** 2).sum(-1) for x in (obs, found)]
+    assert bool((error[1] <= error[0] + 1e-3).all())
+    if epsilon == 0.0:
+        assert torch.equal(found, obs)
+
+
+def test_the_observation_attack_ignores_unavailable_actions_and_knows_the_agent():
+    victim = FunctionVictim(lambda x: x @ WEIGHT.T)
+    obs, agents = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    mask = torch.tensor([[True, True, False]] * 4)
+    view = victim.at(mask=mask, agents=agents)
+    plain = Linear(WEIGHT.flip(0))
+    absurd = Linear(WEIGHT.flip(0), torch.tensor([0.0, 0.0, 1e6]))
+    found = toward_adversary(plain, 0.3)(view, obs)
+    assert torch.equal(found, toward_adversary(absurd, 0.3)(view, obs))
+    far = agents == 1  # its goal is 100 higher, so raise both logits
+    corner = obs + 0.3 * WEIGHT[:2].sum(dim=0).sign()
+    assert torch.allclose(found[far][:, 1:], corner[far][:, 1:], atol=1e-5)
+
+
+def test_coordinates_with_no_radius_stay():
+    view = FunctionVictim(lambda x: x @ WEIGHT.T).at(agents=torch.zeros(4, dtype=torch.int64))
+    obs = torch.randn(4, 3)
+    ball = LinfBall(epsilon=(0.5, 0.5, 0.0))
+    found = toward_adversary(Linear(WEIGHT.flip(0), 9.0), ball)(view, obs)
+    assert torch.equal(found[:, 2], obs[:, 2])
+    assert 0.0 < float((found - obs).abs().max()) <= 0.5 + 1e-6
+
+
+def test_bad_observation_attacks_are_refused():
+    with pytest.raises(TypeError, match="adversary must be a ByzantinePolicy, got str"):
+        toward_adversary("random", 0.1)
+    with pytest.raises(TypeError, match=r"toward_adversary\.ball must be a LinfBall or a radius"):
+        toward_adversary(Linear(WEIGHT), "small")
+    view = FunctionVictim(lambda x: x @ WEIGHT.T).at()
+    with pytest.raises(ValueError, match=r"AdversaryOutputs\.view must be told its rows' agents"):
+        toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
+    attack = PGD(ball=LinfBall(epsilon=0.1), loss="mse", target=1)
+    with pytest.raises(ValueError, match=r"PGD\.target must be a vector of logits"):
+        attack(view, torch.randn(2, 3))
