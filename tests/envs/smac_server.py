@@ -98,8 +98,7 @@ class Server:
     def _game_info(self, request, response):
         game, raw = self.engine.game, response.start_raw
         (raw.map_size.x, raw.map_size.y), (left, bottom, right, top) = game.size, game.playable
-        raw.playable_area.p0.x, raw.playable_area.p0.y = left, bottom
-        raw.playable_area.p1.x, raw.playable_area.p1.y = right, top
+        raw.playable_area.p1.x, raw.playable_area.p1.y = game.size  # as SMAC's map files have it
         width, height = game.size
         y, x = np.mgrid[:height, :width]
         free = (x >= left) & (x < right) & (y >= bottom) & (y < top)

@@ -131,7 +131,7 @@ class Encoder:
         left, bottom, right, top = lay.game.playable
         width, height = lay.game.size
         self.centre = array([width / 2, height / 2])[:, None, None]
-        self.extent = array([right - left, top - bottom])[:, None, None]
+        self.extent = array([width, height])[:, None, None]
         # a step of one cell, cut to whole cells, stays on the playable grid
         self.high_x, self.high_y = float(right - 1), float(top - 1)
         self.low_x, self.low_y = (float(v + 1) if v else 1e-30 for v in (left, bottom))

@@ -215,7 +215,7 @@ class SkirmishMap:
         limit: steps after which an episode is truncated, >= 1.
         enemy_types: names of unit types in the order of the enemies' one-hot type; None is
             the order of ``allies``, then ``enemies``.
-        size: width and height of the whole map, cells.
+        size: width and height of the whole map, cells; the state's places are over them.
         playable: left, bottom, right and top of the part where units can be, whole cells.
         ally_start: middle of the allies at first.
         enemy_start: middle of the enemies at first.

@@ -544,5 +544,5 @@ def test_vector_env_takes_a_batch_where_there_is_one():
     wrapped = lambda: envs.describe(make(), horizon=60)  # noqa: E731
     assert isinstance(vector_env(wrapped, 2), JointVectorEnv)
     built = []
-    vector_env(lambda: built.append(envs.ToyGame()) or built[-1], 3)
+    vector_env(lambda: built.append(envs.TwoStepGame()) or built[-1], 3)
     assert len(built) == 3

@@ -111,8 +111,8 @@ def test_the_state_number_by_number():
         shield={-1: 10.0},
         wait={0: 6.0},
     )
-    expected = [30 / 45, 6 / 15, -6 / 32, 0, 1, 0, -9 / 32, -4 / 16]
-    expected += [80 / 100, -3 / 32, 4 / 16, 10 / 50]
+    expected = [30 / 45, 6 / 15, -6 / 32, 0, 1, 0, -9 / 32, -4 / 32]
+    expected += [80 / 100, -3 / 32, 4 / 32, 10 / 50]
     np.testing.assert_allclose(now["state"], expected + [0] * 14, rtol=0, atol=1e-6)
     engine.advance(torch.tensor([[6, 2]]), np.array([0]))
     last = engine.tensors["state"][0, 12:].reshape(2, 7)
