@@ -548,7 +548,7 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
 def test_a_belief_that_reads_clean_observations_is_not_deceived():
     """The attack moves the actor's input only, and its gradient leaves the slots alone."""
     algorithm = loud(made(belief_reads="clean"))
-    attack = ObsPerturber(toward_adversary(algorithm.adversary, 0.3), agents=["a1"])
+    attack = ObsPerturber(toward_adversary(algorithm.adversary, 0.3), agents=["unit_1"])
     batch = collected(algorithm, 4, perturb=[attack, *algorithm.perturbers()]).sample(0)[0]
     moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid]
     assert 0.0 < float(moved[:, 1].abs().max()) <= 0.3 + 1e-6
@@ -571,19 +571,19 @@ def test_eleven_attacks_play_against_any_team(cls):
     names = ("MADDPG", "M3DDPG", "MAPPO", "RMAAC", "EAR", "True Type", "EIR")
     spec = algorithm.spec
     trained = {
-        name: {"a1": ByzantinePolicy(spec, hidden=(8,), seed=k)} for k, name in enumerate(names)
+        name: {"unit_1": ByzantinePolicy(spec, hidden=(8,), seed=k)} for k, name in enumerate(names)
     }
     for adversary in trained.values():
-        torch.nn.init.normal_(adversary["a1"].network.rest[-1].weight)
-    attacks = byzantine_attacks("EIR", trained, "a1")
+        torch.nn.init.normal_(adversary["unit_1"].network.rest[-1].weight)
+    attacks = byzantine_attacks("EIR", trained, "unit_1")
     assert list(attacks) == [
         "non-oblivious",
         "random ally",
         *("observation 0.2", "observation 0.5", "observation 1"),
         *(f"from {name}" for name in names[:-1]),
     ]
-    assert attacks["non-oblivious"].adversary.policy is trained["EIR"]["a1"]
-    assert attacks["from RMAAC"].adversary.policy is trained["RMAAC"]["a1"]
+    assert attacks["non-oblivious"].adversary.policy is trained["EIR"]["unit_1"]
+    assert attacks["from RMAAC"].adversary.policy is trained["RMAAC"]["unit_1"]
     for name, attack in attacks.items():
         batch = collected(algorithm, 2, perturb=[attack]).sample(0)[0]
         if not name.startswith("observation"):
@@ -594,8 +594,8 @@ def test_eleven_attacks_play_against_any_team(cls):
         moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid].abs()
         assert 0.0 < float(moved[:, 1].max()) <= float(name.split()[1]) + 1e-6
         assert not moved[:, [0, 2]].any()
-    with pytest.raises(ValueError, match=r"adversaries\['MAPPO'\] must be with 'a0'"):
-        byzantine_attacks("EIR", {"EIR": {"a0": None}, "MAPPO": {}}, "a0")
+    with pytest.raises(ValueError, match=r"adversaries\['MAPPO'\] must be with 'unit_0'"):
+        byzantine_attacks("EIR", {"EIR": {"unit_0": None}, "MAPPO": {}}, "unit_0")
 
 
 def test_tianshous_batches_see_the_belief_too():
