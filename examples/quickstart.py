@@ -1,7 +1,9 @@
-"""Train a team, attack it, defend it, compare: about two minutes on two cores.
+"""Train a team, attack it, defend it, compare: about five minutes on two cores.
 
-    python examples/quickstart.py                 # one training seed
-    python examples/quickstart.py --seeds 0 1 2   # what the README reports, five minutes
+    python examples/quickstart.py                 # one training seed, StarCraft-like battles
+    python examples/quickstart.py --seeds 0 1 2   # what the README reports
+    python examples/quickstart.py --replay        # also an animation of a battle for each case
+    python examples/quickstart.py --env foraging  # another task
     python examples/quickstart.py --smoke         # seconds, to see that everything runs
 
 Trains a clean team and a defended team side by side, attacks both with noise, FGSM and PGD of
@@ -11,20 +13,51 @@ Interrupted trainings continue where they were when the command is given again.
 
 import argparse
 import multiprocessing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
+from tianshou.algorithm.optim import TorchOptimizerFactory
 
 from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
-from robustmarl.attacks import ObsPerturber
+from robustmarl.attacks import ObsPerturber, Perturber
+from robustmarl.data import JointCollector
+from robustmarl.envs.skirmish import picture, save_replay
 from robustmarl.perturbation import LinfBall
 
-# Per task: how it is built, the attack's size in observation units, and steps per training.
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between tasks.
+
+    Attributes:
+        make: builds the environment.
+        epsilon: size of the attacks, in observation units.
+        steps: environment steps per training.
+        run: further arguments of ``training.run``.
+        learner: settings of the algorithm.
+    """
+
+    make: object
+    epsilon: float
+    steps: int
+    run: dict = field(default_factory=lambda: {"steps_per_round": 500, "batch_size": 250})
+    learner: dict = field(default_factory=dict)
+
+
+BATTLES = {
+    "run": {"num_envs": 32, "steps_per_round": 2000, "batch_size": 500, "epochs": 5},
+    "learner": {"optim": TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, eps=1e-5, fused=True)},
+}
+FORAGING = "Foraging-{}-2p-1f-coop-v3"
 TASKS = {
-    "foraging": (partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3"), 1.0, 100_000),
-    "foraging-8x8": (partial(envs.foraging_from_id, "Foraging-8x8-2p-1f-coop-v3"), 1.0, 400_000),
-    "spread": (envs.spread, 0.5, 200_000),
+    "2m_vs_1z": Task(partial(envs.skirmish, "2m_vs_1z"), 0.25, 300_000, **BATTLES),
+    "3m": Task(partial(envs.skirmish, "3m"), 0.1, 300_000, **BATTLES),
+    "4m_vs_3m": Task(partial(envs.skirmish, "4m_vs_3m"), 0.1, 300_000, **BATTLES),
+    "foraging": Task(partial(envs.foraging_from_id, FORAGING.format("5x5")), 1.0, 100_000),
+    "foraging-8x8": Task(partial(envs.foraging_from_id, FORAGING.format("8x8")), 1.0, 400_000),
+    "spread": Task(envs.spread, 0.5, 200_000),
 }
 
 
@@ -32,59 +65,84 @@ class RobustMAPPO(losses.ActionLossRegularizer, algorithms.MAPPO):
     """The defence: multi-agent PPO with RoMFAC's action loss."""
 
 
-def build(team, make_env, epsilon, steps, seed):
+def build(team, task, steps, seed):
     """Return (algorithm, what perturbs it while it trains)."""
+    env = task.make()
     if team == "clean":
-        return algorithms.MAPPO.for_env(make_env(), seed=seed), []
-    ball = LinfBall(epsilon=epsilon)
-    rounds = steps // 500
+        return algorithms.MAPPO.for_env(env, seed=seed, **task.learner), []
+    ball = LinfBall(epsilon=task.epsilon)
+    rounds = steps // task.run["steps_per_round"]
     action_loss = losses.ActionLoss(
         attack=attacks.PGD(ball=ball, steps=3),
         weight=schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4),
     )
-    algorithm = RobustMAPPO.for_env(make_env(), seed=seed, action_loss=action_loss)
+    algorithm = RobustMAPPO.for_env(env, seed=seed, action_loss=action_loss, **task.learner)
     # Every other episode is attacked while training: learning from attacked ones alone is slow.
     return algorithm, [ObsPerturber(attacks.PGD(ball=ball, steps=3), episodes=0.5)]
 
 
 def train(job):
     """Train one team with one seed in a process of its own; return its learning curves."""
-    team, task, seed, steps, folder, position = job
+    team, name, seed, steps, folder, position = job
     torch.set_num_threads(1)
-    make_env, epsilon, _ = TASKS[task]
-    algorithm, perturb = build(team, make_env, epsilon, steps, seed)
+    task = TASKS[name]
+    algorithm, perturb = build(team, task, steps, seed)
     history = training.run(
         algorithm,
-        make_env,
+        task.make,
         env_steps=steps,
         seed=seed,
         perturb=perturb,
-        steps_per_round=500,
-        batch_size=250,
         logdir=folder / f"{team}-{seed}",
         resume=True,
         progress=f"{team} {seed}",
         bar_position=position,
+        **task.run,
     )
     return team, seed, history
+
+
+class Camera(Perturber):
+    """Takes a picture of a battle in every step."""
+
+    def __init__(self, engine):
+        self.engine, self.frames = engine, []
+
+    def shown(self, context):
+        """See the battle as it is when the agents see it."""
+        self.frames.append(picture(self.engine))
+
+
+def film(team, task, attack, path):
+    """Play one battle, attacked or not, and write it as a GIF."""
+    engine = task.make().make_engine(1)
+    camera = Camera(engine)
+    perturb = [camera] if attack is None else [attack, camera]
+    JointCollector(team, engine, perturb=perturb).collect(n_episode=1)
+    save_replay(path, camera.frames, fps=6.0)
 
 
 def main():
     """Run the whole comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--env", choices=TASKS, default="foraging", help="task (default: foraging)")
+    first = next(iter(TASKS))
+    parser.add_argument("--env", choices=TASKS, default=first, help=f"task (default: {first})")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--episodes", type=int, default=200, help="test episodes per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder")
+    parser.add_argument("--replay", action="store_true", help="write GIFs of a battle, too")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, figures mean nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    make_env, epsilon, steps = TASKS[args.env]
-    steps = 2_000 if args.smoke else args.steps or steps
+    task = TASKS[args.env]
+    steps = 2_000 if args.smoke else args.steps or task.steps
     episodes = 20 if args.smoke else args.episodes
     folder = args.out / (f"{args.env}-{steps}" + ("-smoke" if args.smoke else ""))
+    battles = hasattr(task.make(), "make_engine")
+    if args.replay and not battles:
+        parser.error(f"--replay draws battles, and {args.env} is none")
     jobs = [
         (team, args.env, seed, steps, folder, i % 2)
         for i, (seed, team) in enumerate((s, t) for s in args.seeds for t in ("clean", "defended"))
@@ -93,27 +151,29 @@ def main():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map(train, jobs, chunksize=1)
 
-    metric = "success" if "success" in results[0][2].train else "return"
+    metric = next((name for name in results[0][2].train if name != "return"), "return")
     teams, curves = {"clean": {}, "defended": {}}, {"clean": [], "defended": []}
     for team, seed, history in results:
-        algorithm, _ = build(team, make_env, epsilon, steps, seed)
+        algorithm, _ = build(team, task, steps, seed)
         training.load_weights(algorithm, folder / f"{team}-{seed}" / "checkpoint.pt")
         teams[team][seed] = algorithm
         curves[team].append(history.curve(metric))
 
-    ball = LinfBall(epsilon=epsilon)
+    ball = LinfBall(epsilon=task.epsilon)
+    pgd = attacks.PGD(ball=ball)
     table = evaluation.crossplay(
         teams,
         {
             "none": None,
             "noise": attacks.UniformNoise(ball=ball),
             "FGSM": attacks.PGD.fgsm(ball),
-            "PGD": attacks.PGD(ball=ball),
+            "PGD": pgd,
         },
-        make_env,
+        task.make,
         episodes=episodes,
         metric=metric,
-        title=f"{args.env}: {metric} under attacks of epsilon {epsilon}",
+        num_envs=50,
+        title=f"{args.env}: {metric} under attacks of epsilon {task.epsilon}",
     )
     print(f"\n{table}\n")
     table.plot(folder / "crossplay.png")
@@ -126,6 +186,11 @@ def main():
         ylabel=f"{metric} while training",
         title=f"{args.env} (the defended team is attacked in half of its episodes)",
     )
+    if args.replay:
+        seed = args.seeds[0]
+        film(teams["clean"][seed], task, None, folder / "clean.gif")
+        film(teams["clean"][seed], task, pgd, folder / "attacked.gif")
+        film(teams["defended"][seed], task, pgd, folder / "defended.gif")
     print(f"Table, heat map and learning curves are in {folder}/")
 
 

@@ -1,0 +1,300 @@
+"""Robust QMIX on skirmish maps: which training withstands which attack on observations.
+
+    python examples/robust_qmix.py --jobs 2                # everything, 3 training seeds
+    python examples/robust_qmix.py --maps 2m_vs_1z --seeds 0 --methods QMIX "FGSM training"
+    python examples/robust_qmix.py --smoke                 # seconds, figures mean nothing
+
+Trains QMIX plainly, on FGSM or PGD observations, with policy regularisation, and against a learned
+adversary (ATLA), and attacks every team with noise, FGSM and PGD of several sizes. Each map, method
+and seed is a cell with a file of raw scores; finished cells are skipped when the command is
+given again, and interrupted trainings continue where they were. Tables, heat maps and curves
+are made of all cells that are there.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import tqdm
+from tianshou.algorithm.optim import TorchOptimizerFactory
+
+from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
+from robustmarl.attacks import ObsPerturber
+from robustmarl.data import RandomController
+from robustmarl.perturbation import LinfBall
+from robustmarl.spec import spec_of
+from robustmarl.typing import RobustnessWarning
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between maps.
+
+    Attributes:
+        epsilon: size of the attacks that teams are trained and tested with.
+        steps: environment steps per training.
+        explore: steps over which exploration falls from 1 to 0.05.
+    """
+
+    epsilon: float
+    steps: int
+    explore: int
+
+
+TASKS = {
+    "2m_vs_1z": Task(0.1, 200_000, 50_000),
+    "3m": Task(0.25, 80_000, 30_000),
+    "3s_vs_3z": Task(0.25, 200_000, 50_000),
+    "2s3z": Task(0.1, 150_000, 50_000),
+}
+GRID = (0.05, 0.1, 0.25)
+METHODS = ("QMIX", "FGSM training", "PGD training", "policy regularisation", "ATLA training")
+BASELINES = ("random", "untrained")
+UPDATES, BUFFER = 1.0, 1000  # per episode; episodes kept for replay
+ATTACKED = 0.5  # share of the training episodes that are attacked
+
+
+class RegularisedQMIX(losses.PolicyRegularizer, algorithms.QMIX):
+    """QMIX with the hinge of SA-DQN on how far Q moves."""
+
+
+def build(method, name, seed):
+    """Return (what to train, the team in it, what perturbs it while it trains)."""
+    task, env = TASKS[name], envs.skirmish(name)
+    ball = LinfBall(epsilon=task.epsilon)
+    settings = {
+        "seed": seed,
+        "optim": TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, fused=True),
+        "gamma": 0.97,
+        "td_lambda": 0.8,  # one-step targets take several times as long to learn to retreat
+        "target_update": 50,
+        "target_unit": "updates",
+        "exploration": schedules.Linear(1.0, 0.05, over=task.explore, unit="env_steps"),
+    }
+    if method == "policy regularisation":
+        loss = losses.PolicyLoss(
+            attack=attacks.PGD.fgsm(ball),
+            # late and slowly: from the start it keeps teams from learning at all
+            weight=schedules.Linear(
+                0.0, 0.1, over=task.steps // 4, begin=task.steps // 4, unit="env_steps"
+            ),
+        )
+        team = RegularisedQMIX.for_env(env, policy_loss=loss, **settings)
+        return team, team, []
+    team = algorithms.QMIX.for_env(env, **settings)
+    if method == "ATLA training":
+        adversary = algorithms.ObsAdversaryPPO.for_env(env, ball, seed=seed)
+        return training.AdversarialTraining(team, adversary), team, []
+    perturb = {
+        "FGSM training": [ObsPerturber(attacks.PGD.fgsm(ball), episodes=ATTACKED)],
+        "PGD training": [ObsPerturber(attacks.PGD(ball=ball, steps=5), episodes=ATTACKED)],
+    }
+    return team, team, perturb.get(method, [])
+
+
+def tests(name):
+    """Return the attacks of the tables: name to attack, the sizes of the grid included."""
+    found = {"none": None}
+    for epsilon in sorted({*GRID, TASKS[name].epsilon}):
+        ball = LinfBall(epsilon=epsilon)
+        found[f"noise {epsilon:g}"] = attacks.UniformNoise(ball=ball)
+        found[f"FGSM {epsilon:g}"] = attacks.PGD.fgsm(ball)
+        found[f"PGD {epsilon:g}"] = attacks.PGD(ball=ball)
+    return found
+
+
+def run_cell(job):
+    """Train and test one cell in a process of its own; write its raw scores."""
+    name, method, seed, plan, folder, position = job
+    torch.set_num_threads(1)
+    begun, make_env = time.process_time(), partial(envs.skirmish, name)
+    resumed = False
+    if method == "random":
+        team = RandomController(spec_of(make_env()))
+    elif method == "untrained":
+        team = build("QMIX", name, seed)[1].untrained(seed=seed)
+    else:
+        learner, team, perturb = build(method, name, seed)
+        weights = cell_path(folder, method, seed, ".pt")
+        if weights.exists():
+            training.load_weights(learner, weights)
+            resumed = True
+        else:
+            run = cell_path(folder, method, seed, "")
+            history = training.run(
+                learner,
+                make_env,
+                env_steps=plan["steps"],
+                num_envs=32,
+                seed=seed,
+                perturb=perturb,
+                updates_per_episode=UPDATES,
+                buffer_episodes=BUFFER,
+                interval=-(-plan["steps"] // 10),
+                logdir=run,
+                resume=True,
+                progress=f"{name} {method} {seed}",
+                bar_position=position,
+            )
+            resumed = history.resumed
+            training.save_weights(learner, weights)
+            (run / "checkpoint.pt").unlink()  # the replay buffer is in it
+    trained = time.process_time() - begun
+    scores, spoken = play(name, method, team, make_env, plan["episodes"])
+    result = {
+        **plan,
+        "map": name,
+        "method": method,
+        "seed": seed,
+        "cpu_seconds": None if resumed else round(trained, 1),
+        "warnings": spoken,
+        "scores": scores,
+    }
+    path = cell_path(folder, method, seed)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result))
+    part.replace(path)
+    return f"{name}, {method}, seed {seed}"
+
+
+def play(name, method, team, make_env, episodes):
+    """Return win or not per attack and episode, and what the evaluation warned of."""
+    scores, spoken = {}, []
+    for attack_name, attack in tests(name).items():
+        if method == "random" and scores:  # it does not look at observations
+            scores[attack_name] = scores["none"]
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RobustnessWarning)
+            found = evaluation.rollout(
+                team, make_env, episodes=episodes, perturb=attack, num_envs=64
+            )
+        kinds = [w for w in caught if issubclass(w.category, RobustnessWarning)]
+        spoken += [f"{attack_name}: {w.message}" for w in kinds]
+        scores[attack_name] = found.figure("battle_won").astype(int).tolist()
+    return scores, spoken
+
+
+def cell_path(folder, method, seed, ending=".json"):
+    """Return where a cell's raw scores are, or its weights, or the logs of its training."""
+    return folder / f"{method.replace(' ', '_')}-{seed}{ending}"
+
+
+def read(folder, method, seed, plan):
+    """Return a finished cell, None if there is none of these settings."""
+    path = cell_path(folder, method, seed)
+    if not path.exists():
+        return None
+    cell = json.loads(path.read_text())
+    return cell if all(cell.get(key) == value for key, value in plan.items()) else None
+
+
+def table_of(name, cells, columns, title):
+    """Return victims x attacks of the cells of one map; ``columns`` maps headings to attacks."""
+    rows = {}
+    for method in (*BASELINES, *METHODS):
+        seeds = {c["seed"]: c["scores"] for c in cells if c["method"] == method}
+        if seeds:
+            rows[method] = {
+                heading: evaluation.Cell({s: scores[attack] for s, scores in seeds.items()})
+                for heading, attack in columns.items()
+            }
+    baselines = [method for method in BASELINES if method in rows]
+    return evaluation.CrossTable(cells=rows, metric="win rate", baselines=baselines, title=title)
+
+
+def report(name, cells, folder):
+    """Write and return the tables of one map, with their pictures."""
+    epsilon = TASKS[name].epsilon
+    heads = ("noise", "FGSM", "PGD")
+    main_columns = {"none": "none"} | {head: f"{head} {epsilon:g}" for head in heads}
+    table = table_of(
+        name, cells, main_columns, f"{name}: win rate under attacks of epsilon {epsilon:g}"
+    )
+    table.plot(folder / f"{name}.png")
+    grid = table_of(name, cells, {a: a for a in tests(name)}, f"{name}: all sizes")
+    grid.to_json(folder / f"{name}.json")
+    sizes = sorted({*GRID, epsilon})
+    curves = {
+        method: [
+            ([0.0, *sizes], [sum(c["scores"][a]) / len(c["scores"][a]) for a in at_sizes])
+            for c in cells
+            if c["method"] == method
+            for at_sizes in [["none", *(f"PGD {size:g}" for size in sizes)]]
+        ]
+        for method in grid.victims
+    }
+    evaluation.learning_curves(
+        curves,
+        folder / f"{name}-pgd.png",
+        xlabel="epsilon of PGD with ten steps",
+        ylabel="win rate",
+        title=f"{name} (trained at epsilon {epsilon:g})",
+    )
+    costs = [c["cpu_seconds"] for c in cells if c["cpu_seconds"] and c["method"] in METHODS]
+    cost = f"CPU seconds per training: {min(costs):.0f} to {max(costs):.0f}.\n" if costs else ""
+    spoken = [f"- {c['method']}, seed {c['seed']}: {w}\n" for c in cells for w in c["warnings"]]
+    text = [f"## {name}\n\n{table.to_markdown()}\n### All sizes\n\n{grid.to_markdown()}\n", cost]
+    return table, "".join([*text, *(["\nWarnings:\n\n", *spoken] if spoken else [])])
+
+
+def main():
+    """Run all cells that are missing, and report on all that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--maps", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
+    parser.add_argument("--steps", type=int, help="environment steps per training")
+    parser.add_argument("--episodes", type=int, default=192, help="test episodes per cell")
+    parser.add_argument("--out", type=Path, default=Path("runs/robust_qmix"), help="output folder")
+    parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names, seeds, out = args.maps, args.seeds, args.out
+    if args.smoke:
+        names, seeds, out = names[:1], seeds[:1], out / "smoke"
+        args.steps, args.episodes = 1_500, 4
+
+    jobs, wanted = (
+        [],
+        [(n, m, s) for s in seeds for n in names for m in (*BASELINES, *args.methods)],
+    )
+    plans = {
+        name: {
+            **asdict(TASKS[name]),
+            "steps": args.steps or TASKS[name].steps,
+            "episodes": args.episodes,
+        }
+        for name in names
+    }
+    folders = {name: out / f"{name}-{plan['steps']}" for name, plan in plans.items()}
+    for name, method, seed in wanted:
+        folder = folders[name]
+        folder.mkdir(parents=True, exist_ok=True)
+        if read(folder, method, seed, plans[name]) is None:
+            jobs.append((name, method, seed, plans[name], folder, 1 + len(jobs) % args.jobs))
+    print(f"{len(wanted)} cells, {len(jobs)} of them to run, {args.jobs} at a time.")
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        done = pool.imap_unordered(run_cell, jobs)
+        for cell in (bar := tqdm.tqdm(done, total=len(jobs), desc="cells", position=0)):
+            bar.set_postfix_str(cell)
+
+    texts = []
+    for name in names:
+        found = [read(folders[name], m, s, plans[name]) for n, m, s in wanted if n == name]
+        table, text = report(name, [cell for cell in found if cell], out)
+        print(f"\n{table}\n")
+        texts.append(text)
+    (out / "robust_qmix.md").write_text("\n".join(texts))
+    print(f"Tables, heat maps, curves and raw scores are in {out}/")
+
+
+if __name__ == "__main__":
+    main()
