@@ -50,13 +50,13 @@ class Task:
 TASKS = {
     "2m_vs_1z": Task(0.1, 200_000, 50_000),
     "3m": Task(0.25, 80_000, 30_000),
-    "3s_vs_3z": Task(0.25, 200_000, 50_000),
+    "3s_vs_3z": Task(0.25, 100_000, 30_000),
     "2s3z": Task(0.1, 150_000, 50_000),
 }
 GRID = (0.05, 0.1, 0.25)
 METHODS = ("QMIX", "FGSM training", "PGD training", "policy regularisation", "ATLA training")
 BASELINES = ("random", "untrained")
-UPDATES, BUFFER = 1.0, 1000  # per episode; episodes kept for replay
+BATCH, BUFFER = 16, 1000  # episodes per update, of which there is one per episode; kept for replay
 ATTACKED = 0.5  # share of the training episodes that are attacked
 
 
@@ -134,7 +134,7 @@ def run_cell(job):
                 num_envs=32,
                 seed=seed,
                 perturb=perturb,
-                updates_per_episode=UPDATES,
+                batch_size=BATCH,
                 buffer_episodes=BUFFER,
                 interval=-(-plan["steps"] // 10),
                 logdir=run,

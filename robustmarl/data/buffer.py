@@ -108,7 +108,9 @@ class EpisodeBuffer(ReplayBuffer):
             lengths: their numbers of steps, int64 (K,).
         """
         rows, lengths = rows[-self.capacity :], lengths[-self.capacity :]
+        on_cpu = self.device.type == rows.device.type == "cpu"
         slots = (torch.arange(len(rows), device=self.device) + self._next) % self.capacity
+        pairs = list(zip(slots.tolist(), rows.tolist(), strict=True)) if on_cpu else []
         if "seen" in staging and not self._perturbed:
             self._perturbed = True
             if "seen" not in self.data:
@@ -118,7 +120,12 @@ class EpisodeBuffer(ReplayBuffer):
         for key, values in staging.items():
             if key not in self.data:
                 self.data[key] = self._allocate(values)
-            self.data[key][slots] = values[rows].to(self.device)
+            if on_cpu:  # slices cost a fraction of what index lists do
+                held, new = self.data[key].numpy(), values.numpy()
+                for slot, row in pairs:
+                    held[slot] = new[row]
+            else:
+                self.data[key][slots] = values[rows].to(self.device)
         if self._perturbed and "seen" not in staging:
             self.data["seen"][slots] = self.data["obs"][slots]
         self.lengths[slots] = lengths.to(self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -462,7 +463,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             )
 
     def _check_finite(self, output: Tensor, context: StepContext) -> None:
-        if bool(torch.isfinite(output.sum())):
+        if math.isfinite(float(output.sum())):
             return
         bad = (~torch.isfinite(output)).flatten(2).any(-1) & context.live[:, None]
         if not bool(bad.any()):

@@ -397,17 +397,23 @@ def test_an_episode_does_not_depend_on_its_neighbours(name, size, seed, data):
             break
 
 
-def test_rows_left_out_do_not_change():
-    engine = SkirmishEngine("3m", 20)
+@pytest.mark.parametrize("rows", [[3, 7], [e for e in range(20) if e not in (3, 7)]])
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_rows_left_out_do_not_change(rows, backend):
+    """Few are taken out to be advanced; most are advanced by advancing all."""
+    engine = SkirmishEngine("3m", 20, illegal="refuse", backend=backend)
     engine.begin(np.arange(20), range(20))
     before = {key: value.clone() for key, value in engine.tensors.items()}
-    engine.advance(torch.full((20, 3), 4), np.array([3, 7]))
+    asked = torch.full((20, 3), 99)  # of no meaning in the others, and not refused
+    asked[rows] = 4
+    engine.advance(asked, np.array(rows))
     for key, value in engine.tensors.items():
         same = [torch.equal(value[e], before[key][e]) for e in range(20)]
-        assert all(s for e, s in enumerate(same) if e not in (3, 7))
+        assert all(s for e, s in enumerate(same) if e not in rows)
         if key == "state":
-            assert not same[3]
-            assert not same[7]
+            assert not any(same[e] for e in rows)
+    assert [engine.battles.steps[e] for e in range(20)] == [float(e in rows) for e in range(20)]
+    assert asked[rows].eq(4).all()
 
 
 def test_seeds_decide_where_units_start():
