@@ -166,7 +166,8 @@ def vector_env(make_env: Any, num_envs: int) -> VectorEngine:
         ValueError: for a bad number, or environments that differ.
     """
     check_int("vector_env.num_envs", num_envs, 1)
-    if (batch := getattr(make_env, "make_engine", None)) is not None:
+    batch = getattr(make_env, "make_engine", None)
+    if batch is not None and not isinstance(make_env, type):  # a class is asked when built
         return batch(num_envs)
     if not callable(make_env):
         return JointVectorEnv(make_env, num_envs)

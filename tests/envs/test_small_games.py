@@ -143,6 +143,7 @@ def test_toy_batch_is_the_games_one_by_one(memoryless):
 
     batch, single = vector_env(make, 3), JointVectorEnv(make, 3)
     assert isinstance(batch, ToyEngine)
+    assert isinstance(vector_env(ToyGame, 1), ToyEngine)  # its class makes games, too
     assert len(batch) == 3
     rng = np.random.default_rng(0)
     for engine in (batch, single):
