@@ -67,6 +67,7 @@ SWEEPS = (
     ("attack_frequency", FREQUENCIES, {"kl_budget": 6.0}, "by $f_A$ ($KL^U$ = 6)"),
     ("kl_budget", BUDGETS, {"attack_frequency": 1.0}, "by $KL^U$ ($f_A$ = 1)"),
 )
+ORDER = (("random", "none"), ("J", "random"), ("variance", "random"), ("variance", "J"))
 
 
 def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -247,10 +248,16 @@ def final_table(results: Results, task: str) -> CrossTable:
     )
 
 
-def likelihood(results: Results) -> str:
-    """Return the mean of Eq. 3 over seeds, or a dash."""
+def mean_likelihood(results: Results) -> float | None:
+    """Return the mean of Eq. 3 over seeds, if there are any."""
     values = [one["poison"]["log_likelihood"] for one in results]
-    return f"{sum(values) / len(values):.2f}" if values else "-"
+    return sum(values) / len(values) if values else None
+
+
+def likelihood(results: Results) -> str:
+    """Return the same as text, or a dash."""
+    value = mean_likelihood(results)
+    return "-" if value is None else f"{value:.2f}"
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -282,6 +289,31 @@ def likelihood_tables(results: Results) -> str:
         text += [f"{SWEEP_LEARNER} on {SWEEP_TASK}, {title}\n"]
         text += [markdown(["", *(f"{v:g}" for v in shown)], rows)]
     return "\n".join(text)
+
+
+def below(table: CrossTable, learner: str, one: str, other: str) -> str:
+    """Return whether ``one`` leaves less than ``other``: open where the intervals overlap."""
+    if not {one, other} <= set(table.cells[learner]):
+        return "-"
+    low, high = (table.cell(learner, attack).estimate for attack in (one, other))
+    return "yes" if low.high < high.low else "no" if high.high < low.low else "open"
+
+
+def claims(results: Results, tables: dict[str, CrossTable]) -> str:
+    """Return the paper's orderings, task by task."""
+    rows = []
+    for task, table in tables.items():
+        for learner in (name for name in LEARNERS if name in table.victims):
+            found = [below(table, learner, one, other) for one, other in ORDER]
+            levels = [
+                mean_likelihood(headline(results, task=task, learner=learner, attack=attack))
+                for attack in ("variance", "J", "random")
+            ]
+            known = [value for value in levels if value is not None]
+            ordered = "yes" if known == sorted(known) else "no"
+            rows.append([task, learner, *found, ordered if len(known) == 3 else "-"])
+    head = ["task", "learner", *(f"{one} < {other}" for one, other in ORDER)]
+    return markdown([*head, "L: variance < J < random"], rows)
 
 
 def curves(results: Results, out: Path) -> None:
@@ -334,8 +366,12 @@ def sweeps(results: Results, out: Path) -> None:
 
 def report(results: Results, out: Path) -> str:
     """Write tables and figures into ``out``; return the tables."""
-    tables = [final_table(results, task) for task in TASKS if where(results, task=task)]
-    text = [f"{table.title}\n\n{table.to_markdown()}" for table in tables]
+    tables = {task: final_table(results, task) for task in TASKS if where(results, task=task)}
+    text = [f"{table.title}\n\n{table.to_markdown()}" for table in tables.values()]
+    text.append(
+        "Which orderings held: open where 95 % intervals overlap; those of L by their means\n\n"
+        + claims(results, tables)
+    )
     if where(results, attack="random") or where(results, attack="variance"):
         text.append(
             "Log-likelihood of what was played under the clean policy (Eq. 3), mean over training "
