@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
@@ -205,6 +205,48 @@ def log_likelihood(log_policy: Tensor, poisoned: Tensor, attack_frequency: float
     return torch.where(mixed > 0, mixed * log_policy, 0.0).sum(-1)
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """Joint actions of N agents: K alternatives of the others by each own action.
+
+    Attributes:
+        joint: int64 (R, K, A, N).
+        taken: every agent's advantage of its action there, (R, K, A, N).
+        chance: how likely the others' alternatives are, (R, K); rows sum to 1.
+    """
+
+    joint: Tensor
+    taken: Tensor
+    chance: Tensor
+
+
+@lru_cache(maxsize=32)
+def _joint_tables(n: int, size: int, agent: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all joint actions, and how to know every agent's values from few of them.
+
+    An agent's values depend on what the others do. Joint actions whose indices sum to 0 modulo
+    ``size`` have every choice of any N - 1 agents once, so they suffice for all N agents.
+
+    Returns:
+        joint actions (K, A, N), K alternatives of the others by each action of ``agent``; those
+        that suffice, (K, N); where in their values, flat (K, N, A), each agent's is, (K, A, N);
+        and where in the flat policies (N, A) the others' actions are, (K, N - 1).
+    """
+    agents, others = torch.arange(n), [i for i in range(n) if i != agent]
+    place = size ** torch.arange(n - 2, -1, -1)
+    free = torch.arange(size ** (n - 1)).unsqueeze(1) // place % size
+    words = torch.cat([free, (-free.sum(1, keepdim=True)) % size], dim=1)
+    joint = torch.empty(len(free), size, n, dtype=torch.int64)
+    joint[..., others] = free.unsqueeze(1)
+    joint[..., agent] = torch.arange(size)
+    # Agent i's word differs from the joint action in i's own index only.
+    word = joint.unsqueeze(-2).repeat(1, 1, n, 1)
+    word[..., agents, agents] = (joint - joint.sum(-1, keepdim=True)) % size
+    row = (word[..., :-1] * place).sum(-1)
+    entry = (row * n + agents) * size + joint
+    return joint, words, entry, torch.tensor(others, dtype=torch.int64) * size + free
+
+
 class PoisonView:
     """R attacked steps of one agent, and what a white-box adversary knows of them.
 
@@ -296,6 +338,26 @@ class PoisonView:
             )
         return self._own[scope]
 
+    def outcomes(self, samples: int) -> Outcomes:
+        """Return what the others may do beside each own action.
+
+        All of it, each once, where a critic looks at no more joint actions for that than for
+        ``samples`` draws; else that many draws.
+        """
+        rows, n, size = self.policies.shape
+        if size ** (n - 1) > samples * size:
+            joint = self.sample_others(samples)
+            values = self.advantages(joint.flatten(0, 1)).view(*joint.shape, size)
+            taken = values.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
+            chance = taken.new_full((rows, samples), 1.0 / samples)
+            return Outcomes(joint.permute(2, 0, 1, 3), taken.permute(2, 0, 1, 3), chance)
+        tables = (t.to(self.logits.device) for t in _joint_tables(n, size, self.agent))
+        joint, words, entry, other = tables
+        values = self.advantages(words.unsqueeze(1).expand(-1, rows, -1))
+        taken = values.transpose(0, 1).flatten(1)[:, entry]
+        chance = self.policies.flatten(1)[:, other].prod(-1)
+        return Outcomes(joint.expand(rows, -1, -1, -1), taken, chance)
+
     def sample_others(self, samples: int) -> Tensor:
         """Return joint actions (K, A, R, N): K draws of the others by each own action."""
         rows, n, size = self.policies.shape
@@ -356,10 +418,11 @@ class VarianceAttack:
         scope: ``"full"`` differentiates all of the actor's parameters, as the paper; ``"head"``
             its last layer's.
         terms: ``"own"`` is the first term, ``"own+cross"`` both, which parameters shared by the
-            team need; ``"gradient"`` the expectation, estimated; ``"joint"`` the expectation of
-            the paper's literal :math:`(\sum_i A_i) \sum_i s_i`, estimated; ``"auto"`` is
-            ``"own+cross"`` where it is exact, else ``"gradient"``.
-        samples: draws of the others' actions in an estimate, >= 1.
+            team need; ``"gradient"`` the expectation; ``"joint"`` the expectation of the
+            paper's literal :math:`(\sum_i A_i) \sum_i s_i`; ``"auto"`` is ``"own+cross"`` where
+            it is exact, else ``"gradient"``.
+        samples: draws of the others' actions in an estimate, >= 1; where listing all of them
+            costs the critic no more, they are listed, and nothing is estimated.
     """
 
     scope: Scope = "full"
@@ -410,20 +473,18 @@ class VarianceAttack:
         return weight + 2.0 * advantage * along
 
     def _estimate(self, view: PoisonView) -> Tensor:
-        joint = view.sample_others(self.samples)
+        found = view.outcomes(self.samples)
         rows, n, size = view.policies.shape
-        advantage = view.advantages(joint.flatten(0, 1)).view(*joint.shape, size)
-        taken = advantage.gather(-1, joint.unsqueeze(-1)).squeeze(-1)  # (K, A, R, N)
+        taken = found.taken
         if self.terms == "joint":
             taken = taken.sum(-1, keepdim=True).expand_as(taken)
         products = score_gram(view.jacobian(self.scope), view.policies)
         products = products.reshape(rows, n * size, n * size)
-        weights = taken.new_zeros(*joint.shape, size).scatter_(
-            -1, joint.unsqueeze(-1), taken.unsqueeze(-1)
-        )
-        weights = weights.flatten(3).permute(2, 0, 1, 3).reshape(rows, -1, n * size)
-        square = ((weights @ products) * weights).sum(-1)
-        return square.view(rows, self.samples, size).mean(1)
+        weights = taken.new_zeros(*taken.shape, size)
+        weights = weights.scatter_(-1, found.joint.unsqueeze(-1), taken.unsqueeze(-1))
+        weights = weights.view(rows, -1, n * size)
+        square = ((weights @ products) * weights).sum(-1).view(rows, -1, size)
+        return (found.chance.unsqueeze(-1) * square).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,7 +498,7 @@ class JAttack:
 
     Args:
         scope: see :class:`VarianceAttack`.
-        samples: draws of the others' actions where advantages depend on them, >= 1.
+        samples: see :class:`VarianceAttack`; for advantages that depend on the others.
     """
 
     scope: Scope = "full"
@@ -458,12 +519,12 @@ class JAttack:
             gain = score_products(view.own_jacobian(self.scope), policy)[:, 0]
             weight = view.own_advantages[:, view.agent] * gain
         else:
-            joint = view.sample_others(self.samples)
-            size = view.policies.shape[-1]
+            found = view.outcomes(self.samples)
             gain = score_products(view.jacobian(self.scope), view.policies)
-            advantage = view.advantages(joint.flatten(0, 1)).view(*joint.shape, size)
-            each = (advantage * gain).gather(-1, joint.unsqueeze(-1)).squeeze(-1)
-            weight = each.sum(-1).mean(0).T
+            offsets = torch.arange(gain.shape[1], device=gain.device) * gain.shape[2]
+            index = (found.joint + offsets).flatten(1)
+            each = found.taken * gain.flatten(1).gather(1, index).view(found.taken.shape)
+            weight = (found.chance.unsqueeze(-1) * each.sum(-1)).sum(1)
         return -shift_direction(view.policy.double(), weight.double())
 
 

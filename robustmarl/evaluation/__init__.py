@@ -1,5 +1,6 @@
 """Cross-play tables, statistics over training seeds, and plots."""
 
+from robustmarl.evaluation.adaptation import Adaptation, adaptation
 from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.rollouts import Rollouts, rollout
@@ -14,11 +15,13 @@ from robustmarl.evaluation.statistics import (
 from robustmarl.evaluation.tables import Cell, CrossTable
 
 __all__ = [
+    "Adaptation",
     "Cell",
     "CrossTable",
     "Estimate",
     "Rollouts",
     "SignedRank",
+    "adaptation",
     "bootstrap",
     "crossplay",
     "curve_panels",

@@ -15,6 +15,7 @@ import tqdm
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, OnPolicyAlgorithm
 from tianshou.trainer import OnPolicyTrainerParams
 from tianshou.utils import BaseLogger, LazyLogger, TensorboardLogger
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from robustmarl._checks import check, check_int, check_number
@@ -350,6 +351,7 @@ def _save(
             "class": type(algorithm).__name__,
             "spec": _fingerprint(spec),
             "algorithm": algorithm.state_dict(),
+            "gradients": _gradients(algorithm),
             "schedulers": [s.state_dict() for s in algorithm.lr_schedulers],
             "buffer": buffer.state_dict(),
             "collector": collector.state_dict(),
@@ -396,6 +398,9 @@ def _restore(
         raise ValueError(
             f"run.algorithm must have the settings of the run to resume: {error}"
         ) from error
+    known = saved.get("gradients", {})
+    for name, parameter in _policy(algorithm).named_parameters():
+        parameter.grad = known[name].to(parameter) if name in known else None
     for scheduler, state in zip(algorithm.lr_schedulers, saved["schedulers"], strict=True):
         scheduler.load_state_dict(state)
     buffer.load_state_dict(saved["buffer"])
@@ -407,6 +412,17 @@ def _restore(
         slow[opponent].load_state_dict(state)
     getattr(algorithm, "team", algorithm).seed = saved["seed"]
     torch.set_rng_state(saved["torch_rng"].cpu())
+
+
+def _policy(algorithm: Any) -> nn.Module:
+    policy: nn.Module = getattr(algorithm, "team", algorithm).policy
+    return policy
+
+
+def _gradients(algorithm: Any) -> dict[str, Tensor]:
+    """Return the policy's last gradients, which a poisoner may look at (``JAttack``)."""
+    named = _policy(algorithm).named_parameters()
+    return {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
 
 
 def _fingerprint(spec: TeamSpec) -> str:

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from robustmarl._seeding import Draws
 from robustmarl.attacks import JAttack, PoisonView, RandomAttack, StepContext, VarianceAttack
 from robustmarl.attacks.scores import gram, linearize, score_gram, score_products
-from robustmarl.attacks.tram import kl_scale, log_likelihood, poison, shift_direction
+from robustmarl.attacks.tram import (
+    _joint_tables,
+    kl_scale,
+    log_likelihood,
+    poison,
+    shift_direction,
+)
 from robustmarl.networks import AgentNetwork
 from robustmarl.victims import MASKED
 
@@ -284,27 +290,12 @@ def test_enumeration_with_separate_parameters():
         assert cosine(VarianceAttack(terms="own")(view)[0], expected) > 1 - 1e-9
 
 
-class AllActions(Draws):
-    """Uniform numbers that make ``sample_others`` list each joint action as often as due."""
-
-    def __init__(self, policies, repeats):
-        super().__init__(torch.zeros(1, dtype=torch.int64))
-        self.grid = (torch.arange(repeats, dtype=F64) + 0.5) / repeats
-        self.n = policies.shape[1]
-
-    def uniform(self, size):
-        n = self.n - 1
-        grid = torch.cartesian_prod(*[self.grid] * n).view(-1, n)
-        return torch.cat([torch.full((len(grid), 1), 0.5, dtype=F64), grid], 1).reshape(1, -1)
-
-
-@pytest.mark.parametrize("terms", ["gradient", "joint"])
-def test_estimates_approach_the_enumeration(terms):
-    """A critic of joint actions; the others' actions listed on a fine grid of probabilities."""
+def joint_case(terms):
+    """A critic of joint actions: another payoff table for every agent."""
     torch.manual_seed(3)
     network = make_network(seed=3)
     context = make_context(network, rows=1)
-    table = torch.randn(4, 4, 4, dtype=F64)
+    tables = torch.randn(3, 4, 4, 4, dtype=F64)
 
     def values(act):
         found = []
@@ -312,20 +303,67 @@ def test_estimates_approach_the_enumeration(terms):
             rows = []
             for i in range(3):
                 index = [*joint[:i], slice(None), *joint[i + 1 :]]
-                rows.append(table[tuple(index)])
+                rows.append(tables[i][tuple(index)])
             found.append(torch.stack(rows))
         return torch.stack(found).unsqueeze(1)
 
-    view = make_view(network, context, advantage=lambda c, logits, act: values(act), additive=False)
+    asked = []
+
+    def advantage(context, logits, act):
+        asked.append(len(act))
+        return values(act)
+
+    view = make_view(network, context, advantage=advantage, additive=False)
     gradient = give_gradient(network)
     second, gain = brute_force(network, context, values, gradient, joint=terms == "joint")
-    repeats = 40
-    view.draws = AllActions(view.policies, repeats)
-    attack = VarianceAttack(terms=terms, samples=repeats**2)
-    assert cosine(attack(view)[0], second) > 0.995
+    return view, second, gain, asked
+
+
+@pytest.mark.parametrize("terms", ["gradient", "joint"])
+def test_enumeration_with_a_critic_of_joint_actions(terms):
+    view, second, gain, asked = joint_case(terms)
+    attack = VarianceAttack(terms=terms, samples=4)
+    assert cosine(attack(view)[0], second) > 1 - 1e-9
+    assert asked == [16]  # for 3 agents' values of 64 joint actions
     if terms == "gradient":
-        assert cosine(JAttack(samples=repeats**2)(view)[0], -gain) > 0.995
-        assert VarianceAttack(samples=repeats**2)(view).equal(attack(view))  # what auto chooses
+        assert cosine(JAttack(samples=4)(view)[0], -gain) > 1 - 1e-9
+        assert VarianceAttack()(view).equal(attack(view))  # what auto chooses
+
+
+@pytest.mark.parametrize("terms", ["gradient", "joint"])
+def test_estimates_approach_the_enumeration(terms):
+    view, second, gain, asked = joint_case(terms)
+    samples = 3  # fewer than the four that would be listed
+    found, gains = torch.zeros(4, dtype=F64), torch.zeros(4, dtype=F64)
+    for key in range(600):
+        view.draws = Draws(torch.tensor([key]))
+        found += VarianceAttack(terms=terms, samples=samples)(view)[0]
+        view.draws = Draws(torch.tensor([key]))
+        gains += JAttack(samples=samples)(view)[0]
+    assert set(asked) == {samples * 4}
+    assert cosine(found, second) > 0.99
+    if terms == "gradient":
+        assert cosine(gains, -gain) > 0.99
+
+
+@pytest.mark.parametrize(("n", "size"), [(1, 3), (2, 5), (3, 4), (4, 3)])
+def test_tables_of_joint_actions(n, size):
+    for agent in range(n):
+        joint, words, entry, other = _joint_tables(n, size, agent)
+        flat = joint.reshape(-1, n)
+        assert len(flat.unique(dim=0)) == len(flat) == size**n
+        assert (joint[..., agent] == torch.arange(size)).all()
+        for i in range(n):  # the word and the joint action agree but for i's own action
+            row, rest = entry[..., i] // (n * size), entry[..., i] % (n * size)
+            assert (rest == i * size + joint[..., i]).all()
+            apart = words[row] != joint
+            apart[..., i] = False
+            assert not apart.any()
+        pi = torch.randn(n, size, dtype=F64).softmax(-1)
+        chance = pi.flatten()[other].prod(-1)
+        assert torch.allclose(chance.sum(), torch.tensor(1.0, dtype=F64))
+        expected = math.prod(pi[i][joint[:, 0, i]] for i in range(n) if i != agent)
+        assert torch.allclose(chance, torch.as_tensor(expected, dtype=F64))
 
 
 def test_before_the_first_update_return_attacks_nothing():

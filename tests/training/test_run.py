@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 import torch
 from doubles import Scripted, armies
 
-from robustmarl.algorithms import IPPO, QMIX, ObsAdversaryPPO
+from robustmarl.algorithms import COMA, DOP, IPPO, QMIX, ObsAdversaryPPO
 from robustmarl.algorithms.team import adam
-from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.attacks import PGD, ActionPoisonPerturber, JAttack, UniformNoise
 from robustmarl.data import RandomController
 from robustmarl.envs import SignalMatching
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
@@ -224,10 +225,9 @@ def test_training_against_an_attack_is_different_training():
     assert any(not torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monkeypatch):
-    more = {"perturb": [UniformNoise(ball=BALL)], "tests": {"pgd": [ATTACK]}, "buffer_episodes": 12}
-    run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "whole")
+@contextmanager
+def interrupted(monkeypatch):
+    """Interrupt what runs within after its second checkpoint."""
     saves, save = [], module._save
 
     def save_twice_and_die(*args):
@@ -239,7 +239,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(module, "_save", save_twice_and_die)
         with pytest.raises(KeyboardInterrupt):
-            run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "parts")
+            yield
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monkeypatch):
+    more = {"perturb": [UniformNoise(ball=BALL)], "tests": {"pgd": [ATTACK]}, "buffer_episodes": 12}
+    run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "whole")
+    with interrupted(monkeypatch):
+        run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "parts")
     again = MAKERS[kind]()
     with torch.no_grad():
         for parameter in again.parameters():  # all of them are replaced
@@ -247,6 +255,26 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monk
     torch.manual_seed(123)
     history = run(again, game, **SETTINGS, **more, logdir=tmp_path / "parts", resume=True)
     assert history.resumed
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("cls", [COMA, DOP])
+def test_so_is_a_run_whose_gradients_are_looked_at(cls, tmp_path, monkeypatch):
+    """The return attack needs the last gradient of the learner, so checkpoints have it."""
+
+    def start():
+        team = cls.for_env(game(), hidden=(8,), critic_hidden=(8,), exploration=0.1)
+        agent = team.spec.agents[0]
+        return team, [ActionPoisonPerturber(JAttack(), learner=team, agent=agent, kl_budget=1.0)]
+
+    team, poison = start()
+    run(team, game, **SETTINGS, perturb=poison, logdir=tmp_path / "whole")
+    team, poison = start()
+    with interrupted(monkeypatch):
+        run(team, game, **SETTINGS, perturb=poison, logdir=tmp_path / "parts")
+    team, poison = start()
+    run(team, game, **SETTINGS, perturb=poison, logdir=tmp_path / "parts", resume=True)
+    assert poison[0].counters()["kl"] > 0.0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
