@@ -418,6 +418,10 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         adversary_optim: optimizer factory; None is Adam at 5e-4, eps 1e-5, as for beliefs.
         belief_optim: optimizer factory of the belief network.
         adversary_epochs: the adversary's steps per step of the team, >= 1.
+        adversary_clip: PPO's clip of the adversary, > 0; None is the team's. As a clip bounds how
+            far a policy moves in a round, only a wider one lets the adversary be the faster.
+        adversary_entropy_coef: of the adversary's entropy, >= 0; None is the team's. More of it
+            keeps a best response from becoming so sure that it cannot turn round in time.
         victim_interval: the team learns in every so many rounds, >= 1; in the others all
             episodes have Byzantine agents, and critic, belief and adversary learn.
         belief_epochs: passes of the belief network over a round's episodes, >= 1.
@@ -440,6 +444,8 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         adversary_optim: OptimizerFactory | None = None,
         belief_optim: OptimizerFactory | None = None,
         adversary_epochs: int = 1,
+        adversary_clip: float | None = None,
+        adversary_entropy_coef: float | None = None,
         victim_interval: int = 1,
         belief_epochs: int = 1,
         belief_minibatches: int = 5,
@@ -453,6 +459,10 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         types.check_spec(policy.spec)
         self.adversary, self.types, self._p = adversary, types, types.p
         self.adversary_epochs = check_int(f"{name}.adversary_epochs", adversary_epochs, 1)
+        own = self.clip if adversary_clip is None else adversary_clip
+        self.adversary_clip = check_number(f"{name}.adversary_clip", own, 0.0, open_low=True)
+        own = self.entropy_coef if adversary_entropy_coef is None else adversary_entropy_coef
+        self.adversary_entropy_coef = check_number(f"{name}.adversary_entropy_coef", own, 0.0)
         self.victim_interval = check_int(f"{name}.victim_interval", victim_interval, 1)
         self.belief_epochs = check_int(f"{name}.belief_epochs", belief_epochs, 1)
         self.belief_minibatches = check_int(f"{name}.belief_minibatches", belief_minibatches, 1)
@@ -577,7 +587,8 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             self.policy.count("updates", 1)
         self._valued = None
         steps = repeat * self.adversary_epochs
-        figures |= self._learn_adversary(batch, advantage, steps, self.clip, self.entropy_coef)
+        own = self.adversary_clip, self.adversary_entropy_coef
+        figures |= self._learn_adversary(batch, advantage, steps, *own)
         if memory is not None:
             figures["belief/loss"] = self._learn_belief(batch, memory)
         self._note_returns(batch)
