@@ -15,6 +15,12 @@ from robustmarl.typing import Array
 __all__ = ["Engine", "IndexedPlayer"]
 
 _ACTIONS = list(Action)
+_MOVES = {
+    Action.NORTH: (-1, 0),
+    Action.SOUTH: (1, 0),
+    Action.WEST: (0, -1),
+    Action.EAST: (0, 1),
+}
 _AVAILABLE = np.array([[True] + [bool(c >> b & 1) for b in range(5)] for c in range(32)], np.int8)
 _VALID = [[a for a, good in zip(_ACTIONS, row, strict=True) if good] for row in _AVAILABLE]
 
@@ -36,12 +42,16 @@ class IndexedPlayer(Player):
 class Engine(ForagingEnv):
     """The game of lbforaging 2.0; only what the players see is computed otherwise.
 
+    With ``share_cells`` collisions are those of EIR-MAPPO's code [Li2024]_: of the players that
+    would enter one cell the first does, whoever is there already, and the others stay.
+
     Attributes:
         mask: available actions, int8 (players, 6), of the present state.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, share_cells: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.share_cells = share_cells
         self.players: list[Any] = [IndexedPlayer(i) for i in range(self.n_agents)]
 
     @override
@@ -49,6 +59,26 @@ class Engine(ForagingEnv):
         for player in self.players:  # else the last episode's positions block new ones
             player.position = None
         return super().reset(seed=seed, options=options)
+
+    @override
+    def step(self, actions: Any) -> Any:
+        if not self.share_cells:
+            return super().step(actions)
+        taken: set[tuple[int, int]] = set()
+        played = []
+        for player, number in zip(self.players, actions, strict=True):
+            action = _ACTIONS[number]
+            if action not in self._valid_actions[player]:
+                action = Action.NONE
+            if action in _MOVES:  # done here; to lbforaging, who moved stands still
+                row, col = player.position
+                down, right = _MOVES[action]
+                if (cell := (row + down, col + right)) not in taken:
+                    player.position = cell
+                    taken.add(cell)
+                action = Action.NONE
+            played.append(action.value)
+        return super().step(played)
 
     @override
     def _get_observation_space(self) -> gymnasium.spaces.Box:

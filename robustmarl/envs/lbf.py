@@ -156,6 +156,7 @@ def foraging(
     normalize_reward: bool = True,
     grid_observation: bool = False,
     observe_agent_levels: bool = True,
+    share_cells: bool = False,
     render_mode: str | None = None,
 ) -> Env:
     """Return level-based foraging.
@@ -177,6 +178,8 @@ def foraging(
         grid_observation: three layers (agents, food, free) around the agent, flattened, in
             place of coordinates.
         observe_agent_levels: observations tell the players' levels.
+        share_cells: of several players that would enter a cell the first does, and cells hold any
+            number, so that nobody can stand in another's way [Li2024]_; else nobody moves.
         render_mode: ``"rgb_array"`` or None; needs no display.
 
     Raises:
@@ -213,6 +216,7 @@ def foraging(
         grid_observation=grid_observation,
         observe_agent_levels=observe_agent_levels,
         penalty=penalty,
+        share_cells=share_cells,
     )
     return ForagingParallelEnv(engine, render_mode=render_mode)
 

@@ -216,6 +216,57 @@ def test_spec():
     )
 
 
+def placed(*cells, **config):
+    """Return a field without food nearby and players in these cells."""
+    env = foraging(6, len(cells), 1, **config)
+    env.reset(seed=0)
+    env.engine.field[:] = 0
+    env.engine.field[5, 5] = 1
+    for player, cell in zip(env.engine.players, cells, strict=True):
+        player.position = cell
+    env.engine._gen_valid_moves()
+    return env
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_contested_cells(share):
+    """Of those who claim (2, 2) the first moves in, or nobody does; occupied cells alike."""
+    none, north, south, west, east = range(5)
+    cases = [
+        ([(2, 1), (2, 3), (1, 2)], [east, west, south], [(2, 2), (2, 3), (1, 2)]),
+        ([(2, 2), (2, 1), (4, 4)], [none, east, north], [(2, 2), (2, 2), (3, 4)]),
+        ([(2, 1), (2, 2), (0, 0)], [east, west, north], [(2, 2), (2, 1), (0, 0)]),
+    ]
+    upstream = [
+        [(2, 1), (2, 3), (1, 2)],
+        [(2, 2), (2, 1), (3, 4)],
+        [(2, 2), (2, 1), (0, 0)],
+    ]
+    for (cells, actions, after), without in zip(cases, upstream, strict=True):
+        env = placed(*cells, share_cells=share)
+        env.step({f"player_{i}": action for i, action in enumerate(actions)})
+        found = [tuple(player.position) for player in env.engine.players]
+        assert found == (after if share else without)
+
+
+def test_players_that_share_a_cell_still_load_together():
+    env = placed((4, 5), (4, 5), coop=True, share_cells=True)
+    env.engine.field[5, 5] = sum(player.level for player in env.engine.players)
+    _, rewards, terminated, *_ = env.step({"player_0": 5, "player_1": 5})
+    assert sum(rewards.values()) > 0.0
+    assert all(terminated.values())
+
+
+def test_the_task_of_eir_mappo():
+    """12x12-4p-3f-c: levels of 1 to 3, food of three players together, success 1."""
+
+    def make():
+        return foraging(12, 4, 3, coop=True, max_player_level=3, share_cells=True)
+
+    assert spec_of(make()).obs_sizes == (3 * 3 + 3 * 4,) * 4
+    check_env(make, episodes=2)
+
+
 def test_render_needs_no_display_and_shows_everything():
     env = foraging(6, 2, 2, render_mode="rgb_array")
     env.reset(seed=1)

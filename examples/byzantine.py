@@ -1,0 +1,468 @@
+"""Teams that may have a traitor: EIR-MAPPO, its relatives and baselines under eleven attacks.
+
+    python examples/byzantine.py --jobs 2            # everything; see --help for parts of it
+    python examples/byzantine.py --tasks toy         # one task
+    python examples/byzantine.py --report            # tables and figures of the runs there are
+    python examples/byzantine.py --smoke             # seconds, figures mean nothing
+
+Each cell trains one team with one seed, then a fresh adversary against it for every agent that may
+be the traitor, and plays it under every attack that needs no other team. When all teams of a task
+and seed are there, their adversaries are transferred to each other. What is finished is not run
+again when the command is given again: trainings continue from their checkpoints, and raw results
+are in the output folder; all tables and figures are made of them alone.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import tqdm
+from matplotlib.figure import Figure
+
+from robustmarl import algorithms, attacks, data, envs, evaluation, training
+from robustmarl.algorithms.team import adam
+from robustmarl.evaluation import Cell, CrossTable
+from robustmarl.schedules import Linear
+from robustmarl.typing import RobustnessWarning
+
+METHODS = ("MADDPG", "M3DDPG", "MAPPO", "RMAAC", "EAR-MAPPO", "True Type", "EIR-MAPPO")
+BASELINES = ("random", "untrained")
+TYPED = {
+    "EAR-MAPPO": algorithms.EARMAPPO,
+    "True Type": algorithms.TrueTypeMAPPO,
+    "EIR-MAPPO": algorithms.EIRMAPPO,
+    "untrained": algorithms.EARMAPPO,
+}
+OWN = ("non-oblivious", "random ally", "observation 0.2", "observation 0.5", "observation 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A game, how long teams and adversaries train on it, and with what settings.
+
+    Attributes:
+        make: builds the game.
+        env_steps: of the teams' training.
+        attack_steps: of each adversary's training.
+        run: arguments of ``training.run`` for PPO's teams and adversaries.
+        ppo: settings of PPO's teams.
+        typed: further settings of the teams that expect traitors.
+        forced: share of the training in which EIR-MAPPO's teacher forcing falls to zero.
+        adversary: settings of the adversaries that attack trained teams.
+        off_policy: settings of MADDPG and M3DDPG, and their arguments of ``training.run``.
+        columns: what actors read of observations; None is all.
+        make_attacked: the game in which adversaries train, if another.
+        methods: which are compared.
+    """
+
+    make: Callable[[], Any]
+    env_steps: int
+    attack_steps: int
+    run: dict[str, Any]
+    ppo: dict[str, Any]
+    typed: dict[str, Any]
+    forced: float
+    adversary: dict[str, Any]
+    off_policy: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+    columns: tuple[int, ...] | None = None
+    make_attacked: Callable[[], Any] | None = None
+    methods: tuple[str, ...] = METHODS
+
+
+# Chosen on seeds from 100 on. An adversary that may move further in a round than the team, and
+# stays unsure enough to turn round, keeps an attacked team near the mixture that yields nothing.
+FAST = {
+    "p": 0.5,
+    "adversary_clip": 0.5,
+    "adversary_entropy_coef": 0.3,
+    "adversary_epochs": 4,
+    "adversary_optim": adam(5e-3, 1e-5),
+}
+TOY = Task(
+    make=envs.ToyGame,
+    env_steps=140_000,
+    attack_steps=40_000,
+    run={"num_envs": 20, "episodes_per_round": 20, "epochs": 5},
+    ppo={"hidden": (64, 64), "clip": 0.1, "entropy_coef": 0.05, "optim": adam(2e-3, 1e-5)},
+    typed=FAST,
+    forced=0.7,
+    adversary={"hidden": (64, 64), "clip": 0.2, "adversary_optim": adam(2e-3, 1e-5)},
+    off_policy=(
+        {},
+        {
+            "env_steps": 24_000,
+            "num_envs": 20,
+            "batch_size": 8,
+            "updates_per_episode": 4,
+            "learning_starts": 20,
+        },
+    ),
+    columns=(0, 1),
+)
+TASKS = {
+    "toy": TOY,
+    "toy, last actions": replace(TOY, columns=None),
+}
+
+
+def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
+    """Return (team, arguments of ``training.run``)."""
+    common = {"seed": seed, "columns": task.columns}
+    game = task.make()
+    if method in ("MADDPG", "M3DDPG"):
+        settings, how = task.off_policy
+        return getattr(algorithms, method).for_env(game, **settings, **common), how
+    if method in ("MAPPO", "RMAAC"):
+        return getattr(algorithms, method).for_env(game, **task.ppo, **common), task.run
+    settings = {"preset": None, **task.ppo, **task.typed, **common}
+    if method == "EIR-MAPPO":
+        rounds = task.env_steps / (task.run["episodes_per_round"] * game.metadata["horizon"])
+        forcing = Linear(1.0, 0.0, over=max(1, round(task.forced * rounds)))
+        settings |= {"teacher_forcing": forcing, "belief_optim": adam(2e-3, 1e-5)}
+    return TYPED[method].for_env(game, **settings), task.run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One team with one seed, and what was trained against it."""
+
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its files'."""
+        return f"{self.task}-{self.method}-s{self.seed}".replace(" ", "_").replace(",", "")
+
+
+def write(path: Path, content: Any) -> None:
+    """Write JSON so that no reader sees a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, allow_nan=False))
+    part.replace(path)
+
+
+def attacker(run: Run, team: Any, agent: str, task: Task) -> Any:
+    """Return the untrained attack on ``team`` while ``agent`` is the traitor."""
+    seed = run.seed + team.spec.agents.index(agent)
+    return algorithms.ByzantineAttack.against(team, [agent], seed=seed, **task.adversary)
+
+
+def adversaries(run: Run, team: Any, args: argparse.Namespace, task: Task) -> dict[str, Any]:
+    """Return per agent the adversary trained against ``team``, from its file if there is one."""
+    found = {}
+    for agent in team.spec.agents:
+        attack = attacker(run, team, agent, task)
+        path = args.out / "teams" / run.name / f"{agent}.pt"
+        if not path.exists():
+            training.run(
+                attack,
+                task.make_attacked or task.make,
+                env_steps=task.attack_steps,
+                seed=run.seed,
+                progress=False,
+                **(task.run | {"epochs": 10}),
+            )
+            training.save_weights(attack.adversary, path)
+        training.load_weights(attack.adversary, path)
+        found[agent] = attack.adversary
+    return found
+
+
+def played(team: Any, task: Task, args: argparse.Namespace, perturb: Any = None) -> list[float]:
+    """Return the team's return in every test episode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RobustnessWarning)  # an attack may find nothing to change
+        found = evaluation.rollout(
+            team, task.make, episodes=args.episodes, num_envs=50, perturb=perturb, seed=1
+        )
+    return [round(float(value), 3) for value in found.returns]
+
+
+def beliefs(team: Any, task: Task, adversary: Any, agent: str) -> dict[str, list[float]]:
+    """Return the others' mean belief that ``agent`` is the traitor, per step, if it is or not."""
+    curves = {}
+    for name, p in (("attack", 1.0), ("no attack", 0.0)):
+        types = attacks.TypeDistribution(p, choice="fixed", agents=[agent])
+        buffer = data.EpisodeBuffer(team.spec, 50)
+        collector = data.JointCollector(
+            team,
+            envs.vector.vector_env(task.make, 50),
+            buffer,
+            perturb=[attacks.ByzantinePerturber(adversary, types=types)],
+        )
+        collector.collect(n_episode=50)
+        batch, _ = buffer.sample(0)
+        with torch.no_grad():
+            belief = torch.sigmoid(team.belief.unroll(batch.obs.seen[:, :-1])[0])
+        j = team.spec.agents.index(agent)
+        others = [i for i in range(team.spec.num_agents) if i != j]
+        of_agent = belief[:, :, others, j].mean(-1)
+        steps = [of_agent[batch.valid[:, t], t] for t in range(batch.valid.shape[1])]
+        curves[name] = [round(float(step.mean()), 4) for step in steps]
+    return curves
+
+
+def work(job: tuple[Run, argparse.Namespace]) -> Run:
+    """Train a team and its adversaries, and play its own attacks, in a process of its own."""
+    run, args = job
+    torch.set_num_threads(1)
+    begun = time.process_time()
+    task = shortened(TASKS[run.task], args)
+    team, how = build(run.method if run.method != "random" else "untrained", task, run.seed)
+    result: dict[str, Any] = {"task": run.task, "method": run.method, "seed": run.seed}
+    if run.method == "random":
+        team = data.RandomController(team.spec)
+        result["scores"] = {"none": {"": played(team, task, args)}}
+    else:
+        if run.method != "untrained":
+            training.run(
+                team,
+                task.make,
+                seed=run.seed,
+                logdir=args.out / "teams" / run.name,
+                resume=True,
+                progress=False,
+                **({"env_steps": task.env_steps} | how),
+            )
+        result["training_seconds"] = round(time.process_time() - begun, 1)
+        trained = adversaries(run, team, args, task)
+        scores: dict[str, dict[str, list[float]]] = {"none": {"": played(team, task, args)}}
+        for agent in team.spec.agents:
+            own = attacks.byzantine_attacks("own", {"own": trained}, agent)
+            for name, attack in own.items():
+                scores.setdefault(name, {})[agent] = played(team, task, args, attack)
+        result["scores"] = scores
+        if getattr(team, "belief", None) is not None:
+            agent = team.spec.agents[0]
+            result["beliefs"] = beliefs(team, task, trained[agent], agent)
+    result["cpu_seconds"] = round(time.process_time() - begun, 1)
+    write(args.out / "raw" / f"{run.name}.json", result)
+    return run
+
+
+def transfer(job: tuple[list[Run], argparse.Namespace]) -> str:
+    """Play every team of a task and seed under the adversaries trained against the others."""
+    runs, args = job
+    torch.set_num_threads(1)
+    task = shortened(TASKS[runs[0].task], args)
+    teams, trained = {}, {}
+    for run in runs:
+        team, _ = build(run.method, task, run.seed)
+        training.load_weights(team, args.out / "teams" / run.name / "checkpoint.pt")
+        teams[run.method] = team
+        trained[run.method] = adversaries(run, team, args, task)
+    for run in runs:
+        path = args.out / "transfers" / f"{run.name}.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        for agent in teams[run.method].spec.agents:
+            for name, attack in attacks.byzantine_attacks(run.method, trained, agent).items():
+                if name not in OWN and agent not in known.get(name, {}):
+                    scores = played(teams[run.method], task, args, attack)
+                    known.setdefault(name, {})[agent] = scores
+        write(path, known)
+    return f"{runs[0].task}, transfers of seed {runs[0].seed}"
+
+
+def shortened(task: Task, args: argparse.Namespace) -> Task:
+    """Return the task at the lengths asked for."""
+    if not args.smoke:
+        return task
+    settings, how = task.off_policy
+    return replace(
+        task,
+        env_steps=2_000,
+        attack_steps=1_000,
+        off_policy=(settings, how | {"env_steps": 2_000, "updates_per_episode": 0.2}),
+    )
+
+
+Results = list[dict[str, Any]]
+
+
+def gathered(out: Path) -> Results:
+    """Return the raw results in ``out``, and merge them into one file."""
+    results = []
+    for file in sorted((out / "raw").glob("*.json")):
+        result = json.loads(file.read_text())
+        moved = out / "transfers" / file.name
+        if moved.exists():
+            result["scores"] |= json.loads(moved.read_text())
+        results.append(result)
+    if results:
+        text = ",\n".join(json.dumps(one) for one in results)
+        (out / "byzantine.json").write_text(f"[\n{text}\n]\n")
+    return results
+
+
+def episodes(result: dict[str, Any], names: list[str]) -> list[float]:
+    """Return the scores of all episodes under attacks, whoever is the traitor."""
+    return [v for name in names for scores in result["scores"][name].values() for v in scores]
+
+
+def table_of(results: Results, task: str) -> CrossTable:
+    """Return methods against attacks."""
+    cells: dict[str, dict[str, Cell]] = {}
+    for method in (*METHODS, *BASELINES):
+        found = [one for one in results if (one["task"], one["method"]) == (task, method)]
+        if not found:
+            continue
+        common = [n for n in found[0]["scores"] if all(n in one["scores"] for one in found)]
+        moved = [name for name in common if name.startswith("from ")]
+        columns = {name: [name] for name in common if name not in moved}
+        if moved:
+            columns[f"transferred ({len(moved)})"] = moved
+        if len(common) > 1:
+            columns["mean of attacks"] = [name for name in common if name != "none"]
+        for column, names in columns.items():
+            cell = Cell({one["seed"]: episodes(one, names) for one in found})
+            cells.setdefault(method, {})[column] = cell
+    return CrossTable(
+        cells=cells,
+        metric="return",
+        baselines=[name for name in BASELINES if name in cells],
+        title=f"{task}: return without attack and under attacks on each agent in turn",
+    )
+
+
+ANCHORS = {
+    "toy": {"convention": (100, 0), "uniform": (50, 50), "belief-triggered": (100, 49.5)},
+    "toy, last actions": {
+        "convention": (100, 0),
+        "uniform": (50, 50),
+        "belief-triggered": (100, 49.5),
+        "best without belief, about": (100, 37),
+    },
+}
+
+
+def draw(results: Results, out: Path) -> None:
+    """Draw return under the non-oblivious adversary against return without, a panel per task."""
+    tasks = [name for name in TASKS if any(one["task"] == name for one in results)]
+    figure = Figure(figsize=(4.4 * len(tasks), 4.0), dpi=150, layout="constrained")
+    for index, task in enumerate(tasks):
+        axes = figure.add_subplot(1, len(tasks), index + 1)
+        for name, (x, y) in ANCHORS.get(task, {}).items():
+            axes.plot(x, y, "k+", markersize=11)
+            axes.annotate(name, (x, y), xytext=(-6, 6), textcoords="offset points", ha="right")
+        for k, method in enumerate(METHODS):
+            found = [one for one in results if (one["task"], one["method"]) == (task, method)]
+            points = [
+                [sum(v) / len(v) for v in (episodes(one, ["none"]), episodes(one, OWN[:1]))]
+                for one in found
+            ]
+            if points:
+                axes.scatter(
+                    *zip(*points, strict=True), color=f"C{k}", label=method, s=28, alpha=0.8
+                )
+        axes.set_xlabel("return without attack")
+        axes.set_ylabel("return under the non-oblivious adversary")
+        axes.set_title(task)
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.savefig(out / "byzantine.png")
+
+
+def draw_beliefs(results: Results, out: Path) -> None:
+    """Draw the belief that the first agent is the traitor over an episode."""
+    panels: dict[str, Any] = {}
+    for task in TASKS:
+        for one in results:
+            if one["task"] == task and "beliefs" in one:
+                for name, curve in one["beliefs"].items():
+                    seeds = panels.setdefault(task, {}).setdefault(name, [])
+                    seeds.append((list(range(len(curve))), curve))
+    for curves in panels.values():  # a seed's episodes may be shorter than another's
+        for name, seeds in curves.items():
+            shortest = min(len(x) for x, _ in seeds)
+            curves[name] = [(x[:shortest], y[:shortest]) for x, y in seeds]
+    if panels:
+        evaluation.curve_panels(
+            panels,
+            out / "byzantine_beliefs.png",
+            xlabel="step of the episode",
+            ylabel="belief",
+            title="EIR-MAPPO's belief that the first agent is the traitor, and it is or is not",
+        )
+
+
+def report(results: Results, out: Path) -> str:
+    """Write tables and figures into ``out``; return the tables."""
+    tables = [table_of(results, name) for name in TASKS if any(r["task"] == name for r in results)]
+    text = "\n".join(f"{table.title}\n\n{table.to_markdown()}" for table in tables)
+    (out / "tables.md").write_text(text)
+    draw(results, out)
+    draw_beliefs(results, out)
+    return text
+
+
+def parsed() -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--episodes", type=int, default=100, help="test episodes per attack")
+    parser.add_argument("--out", type=Path, default=Path("runs/byzantine"), help="output folder")
+    parser.add_argument(
+        "--report", type=Path, nargs="?", const=True, help="train nothing; of this file, if given"
+    )
+    parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
+    args = parser.parse_args()
+    if args.smoke:
+        args.out = args.out / "byzantine-smoke"
+        args.tasks, args.methods, args.seeds = ["toy"], ["MAPPO", "EIR-MAPPO"], [0]
+        args.episodes = 4
+    return args
+
+
+def main() -> None:
+    """Run what is missing, then report."""
+    args = parsed()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.report is None:
+        groups = [
+            [Run(task=task, method=m, seed=seed) for m in args.methods if m in TASKS[task].methods]
+            for seed in args.seeds
+            for task in args.tasks
+        ]
+        plain = [
+            Run(task=task, method=name, seed=seed)
+            for seed in args.seeds
+            for task in args.tasks
+            for name in BASELINES
+        ]
+        runs = [run for group in groups for run in group] + plain
+        missing = [run for run in runs if not (args.out / "raw" / f"{run.name}.json").exists()]
+        total = len(runs) + len(groups)
+        with (
+            multiprocessing.get_context("spawn").Pool(args.jobs) as pool,
+            tqdm.tqdm(total=total, initial=len(runs) - len(missing), unit="cell") as bar,
+        ):
+            for run in pool.imap_unordered(work, [(run, args) for run in missing]):
+                bar.set_postfix_str(run.name)
+                bar.update()
+            for name in pool.imap_unordered(transfer, [(group, args) for group in groups]):
+                bar.set_postfix_str(name)
+                bar.update()
+            pool.close()
+            pool.join()
+    single = isinstance(args.report, Path)
+    results = json.loads(args.report.read_text()) if single else gathered(args.out)
+    print(report(results, args.out))
+    print(f"Raw results, tables and figures are in {args.out}/")
+
+
+if __name__ == "__main__":
+    main()
