@@ -364,6 +364,28 @@ def test_adversary_epochs_multiply_its_steps_only():
     }
 
 
+def test_the_adversarys_clip_and_entropy_weight_are_its_own():
+    """They change the adversary alone; left out they are the team's."""
+    settings = {"clip": 0.05, "entropy_coef": 0.01}
+    found = []
+    for own in (
+        {},
+        {"adversary_clip": 0.05, "adversary_entropy_coef": 0.01},
+        {"adversary_clip": 0.5},
+        {"adversary_entropy_coef": 0.5},
+    ):
+        algorithm = made(p=0.5, **settings, **own)
+        update(algorithm, played(algorithm), repeat=4)
+        found.append(weights(algorithm))
+    plain, same, *others = found
+    for name, value in plain.items():
+        assert torch.equal(value, same[name])
+        for other in others:
+            assert torch.equal(value, other[name]) or name.startswith("adversary"), name
+    for other in others:
+        assert any(not torch.equal(value, other[name]) for name, value in plain.items())
+
+
 @pytest.mark.parametrize(("interval", "rounds"), [(1, 3), (2, 5), (3, 7)])
 def test_the_team_learns_in_every_so_many_rounds(interval, rounds):
     algorithm = made(p=0.5, victim_interval=interval)

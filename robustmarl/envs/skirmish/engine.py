@@ -212,6 +212,7 @@ class SkirmishEngine:
         difficulty: ``"easy"``, ``"normal"`` or ``"hard"``, see ``DIFFICULTIES``.
         illegal: what happens to actions that are masked or out of range: ``"replace"`` them by
             stop (no-op for the dead) and count them, or ``"refuse"`` them.
+        reward: ``"positive"`` or ``"signed"``, see :func:`skirmish`.
         device: where the arrays are.
         backend: ``"numpy"`` or ``"torch"``; None is numpy on the CPU, else torch.
 
@@ -230,6 +231,7 @@ class SkirmishEngine:
         *,
         difficulty: str = "normal",
         illegal: str = "replace",
+        reward: str = "positive",
         device: torch.device | str = "cpu",
         backend: str | None = None,
     ) -> None:
@@ -237,6 +239,8 @@ class SkirmishEngine:
         check_int("SkirmishEngine.num_envs", num_envs, 1)
         check_choice("SkirmishEngine.difficulty", difficulty, DIFFICULTIES)
         check_choice("SkirmishEngine.illegal", illegal, ("replace", "refuse"))
+        check_choice("SkirmishEngine.reward", reward, ("positive", "signed"))
+        self._signed = reward == "signed"
         check_choice("SkirmishEngine.backend", backend, (None, "numpy", "torch"))
         self.device = torch.device(device)
         cpu = self.device.type == "cpu"
@@ -453,8 +457,8 @@ class SkirmishEngine:
         """Advance by one step of eight ticks, and write what came of it."""
         xp, ops, tables = self.ops.xp, self.ops, self._tables
         n = self.layout.n
-        was = w.health[n:] + w.shield[n:]
-        lived = w.health[n:] > 0
+        was = w.health + w.shield
+        lived = w.health > 0
         act = w.act.T
         ops.pick(tables.ways, act, w.move)
         xp.multiply(w.move, tables.speed[:n], out=w.move)
@@ -629,9 +633,9 @@ class SkirmishEngine:
         n = lay.n
         alive = w.health > 0
         fit = alive & (tables.fighters > 0)
-        lost = was - w.health[n:] - w.shield[n:]
-        points = xp.sum(lost, axis=0, dtype=xp.float64)  # exact, whatever the order
-        kills = (lived & ~alive[n:]).sum(0)
+        lost = was - w.health - w.shield
+        points = xp.sum(lost[n:], axis=0, dtype=xp.float64)  # exact, whatever the order
+        kills = (lived[n:] & ~alive[n:]).sum(0)
         ours, theirs = fit[:n].any(0), fit[n:].any(0)
         won = ours & ~theirs
         w.steps += 1.0
@@ -639,7 +643,12 @@ class SkirmishEngine:
         out["terminated"][...] = over
         out["truncated"][...] = ~over & (w.steps >= self.game.limit)
         out["metrics"][:, 0] = won
-        reward = abs(points + _KILL * kills) + _WIN * won
+        if self._signed:
+            points = points - xp.sum(lost[:n], axis=0, dtype=xp.float64)
+            deaths = (lived[:n] & ~alive[:n]).sum(0)
+            reward = points + _KILL * (kills - deaths) + _WIN * won - _WIN * (theirs & ~ours)
+        else:
+            reward = abs(points + _KILL * kills) + _WIN * won
         out["rew_agents"][...] = (reward * (_SCALE / lay.max_reward))[:, None]
 
     def _end(self, w: _Battles) -> None:

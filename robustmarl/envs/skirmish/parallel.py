@@ -34,6 +34,7 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         game: a map or its name.
         difficulty: see ``robustmarl.envs.skirmish.DIFFICULTIES``.
         illegal: ``"replace"`` or ``"refuse"``.
+        reward: ``"positive"`` or ``"signed"``.
         render_mode: ``"rgb_array"`` or None.
     """
 
@@ -43,11 +44,12 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         *,
         difficulty: str = "normal",
         illegal: str = "replace",
+        reward: str = "positive",
         render_mode: str | None = None,
     ) -> None:
         check_choice("skirmish.render_mode", render_mode, (None, "rgb_array"))
-        self._settings = {"difficulty": difficulty, "illegal": illegal}
-        self.engine = engine = SkirmishEngine(game, difficulty=difficulty, illegal=illegal)
+        self._settings = {"difficulty": difficulty, "illegal": illegal, "reward": reward}
+        self.engine = engine = SkirmishEngine(game, **self._settings)
         self.game, self.render_mode = engine.game, render_mode
         spec = engine.spec
         self.metadata = {
@@ -159,6 +161,7 @@ def skirmish(
     *,
     difficulty: str = "normal",
     illegal: str = "replace",
+    reward: str = "positive",
     render_mode: str | None = None,
 ) -> SkirmishParallelEnv:
     """Return a micro-battle with SMAC's observations, states, masks, actions and rewards.
@@ -172,10 +175,15 @@ def skirmish(
         difficulty: ``"easy"``, ``"normal"`` or ``"hard"``: how well the enemy plays.
         illegal: ``"replace"`` actions that are masked or out of range by stop, and count them,
             or ``"refuse"`` them.
+        reward: ``"positive"``, or ``"signed"``: less own points and units lost and, in a defeat,
+            200, all on the same scale; SMAC's ``reward_only_positive=False``,
+            ``reward_negative_scale=1``, ``reward_defeat=-200``.
         render_mode: ``"rgb_array"`` or None; needs no display.
 
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: for an unknown map (the known ones are listed) or option.
     """
-    return SkirmishParallelEnv(map, difficulty=difficulty, illegal=illegal, render_mode=render_mode)
+    return SkirmishParallelEnv(
+        map, difficulty=difficulty, illegal=illegal, reward=reward, render_mode=render_mode
+    )

@@ -228,6 +228,32 @@ def test_an_easy_enemy_shoots_more_slowly():
     assert left == {"easy": 6 * 8, "hard": 6 * 12}  # every 20.5 and 13.7 ticks
 
 
+def test_the_signed_reward_takes_off_what_is_lost():
+    """Own damage, 10 for the own unit's death and 200 for the defeat, on the same scale."""
+    rewards = {}
+    for kind in ("signed", "positive"):
+        engine = duel(DUMMY, "marine", 4.0, reward=kind)
+        engine.battles.health[0, 0] = 9.0
+        engine.encode()
+        rewards[kind] = []
+        while not engine.tensors["terminated"][0]:
+            act(engine, 1)
+            rewards[kind].append(float(engine.tensors["rew_agents"][0, 0]) * 255 / 20)
+        assert engine.tensors["metrics"].tolist() == [[0.0]]
+    hit = [value for value in rewards["signed"] if value]
+    assert hit == pytest.approx([-6.0, -(3 + 10 + 200)])
+    assert not any(rewards["positive"])
+    engine = duel("marine", "marine", 4.0, reward="signed")
+    engine.battles.health[1, 0] = 5.0
+    engine.encode()
+    act(engine, 6)
+    lost = 45.0 - float(engine.battles.health[0, 0])
+    found = float(engine.tensors["rew_agents"][0, 0]) * 255 / 20
+    assert found == pytest.approx(5 + 10 + 200 - lost)
+    with pytest.raises(ValueError, match=r"SkirmishEngine\.reward must be one of"):
+        SkirmishEngine("3m", reward="both")
+
+
 def test_the_reward_of_a_whole_victory_is_20():
     """Damage, 10 for the kill and 200 for the win, over (45 + 10 + 200) / 20."""
     engine = duel("marine", "marine", 4.0)
