@@ -93,12 +93,12 @@ def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
     team = algorithms.COMA.for_env(
         task.make(),
         exploration=Linear(0.5, 0.02, over=half, unit="env_steps"),
-        optim=adam(1e-3),
-        critic_optim=adam(2e-3),
+        optim=adam(2e-3),
+        critic_optim=adam(3e-3),
         td_lambda=0.8,
         **settings,
     )
-    return team, {"num_envs": 16, "steps_per_round": 400, "epochs": 4}
+    return team, {"num_envs": 32, "steps_per_round": 800, "epochs": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
