@@ -111,12 +111,14 @@ class Run:
     seed: int
     attack_frequency: float = 1.0
     kl_budget: float = 6.0
+    deployed: bool = False  # trained clean, attacked only then
 
     @property
     def name(self) -> str:
         """Its file's."""
         budget = f"f{self.attack_frequency:g}-k{self.kl_budget:g}"
-        return f"{self.task}-{self.learner}-{self.attack}-{budget}-s{self.seed}"
+        attack = f"deployed-{self.attack}" if self.deployed else self.attack
+        return f"{self.task}-{self.learner}-{attack}-{budget}-s{self.seed}"
 
 
 def planned(args: argparse.Namespace) -> list[Run]:
@@ -138,6 +140,9 @@ def planned(args: argparse.Namespace) -> list[Run]:
             )
             runs |= dict.fromkeys(replace(base, attack_frequency=f) for f in FREQUENCIES)
             runs |= dict.fromkeys(replace(base, kl_budget=k) for k in BUDGETS)
+    for number in range(args.seeds if args.adapt else 0):
+        of = {"task": SWEEP_TASK, "learner": SWEEP_LEARNER, "seed": args.first_seed + number}
+        runs[Run(attack="variance", deployed=True, **of)] = None
     return list(runs)
 
 
@@ -148,33 +153,48 @@ def scores(team: Any, task: Task, episodes: int) -> dict[str, list[float]]:
     return {name: [round(float(v), 3) for v in found.figure(name)] for name in names}
 
 
+def poisoning(run: Run, team: Any, **settings: Any) -> list[attacks.ActionPoisonPerturber]:
+    """Return what attacks the team's first agent, if anything does."""
+    attack = ATTACKS[run.attack]
+    if attack is None:
+        return []
+    budget = {"attack_frequency": run.attack_frequency, "kl_budget": run.kl_budget}
+    agent = team.spec.agents[0]
+    return [attacks.ActionPoisonPerturber(attack, learner=team, agent=agent, **budget, **settings)]
+
+
 def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
     """Return the raw results of one training."""
     team, how = build(run.learner, task, run.seed)
-    poison = []
-    attack = ATTACKS[run.attack]
-    if attack is not None:
-        poison.append(
-            attacks.ActionPoisonPerturber(
-                attack,
-                learner=team,
-                agent=team.spec.agents[0],
-                attack_frequency=run.attack_frequency,
-                kl_budget=run.kl_budget,
-            )
-        )
+    how |= {"interval": -(-task.env_steps // args.tests), "test_episodes": args.test_episodes}
+    how["progress"] = False
+    poison = [] if run.deployed else poisoning(run, team)
     history = training.run(
         team,
         task.make,
         env_steps=task.env_steps,
         seed=run.seed,
         perturb=poison,
-        interval=-(-task.env_steps // args.tests),
         tests={"clean": ()},
-        test_episodes=args.test_episodes,
-        progress=False,
         **how,
     )
+    if run.deployed:
+        metric = (*team.spec.metrics, "return")[0]
+        half = max(1, task.env_steps // 2)
+        found = evaluation.adaptation(
+            team,
+            task.make,
+            lambda victim: poisoning(run, victim, when="always")[0],
+            env_steps=half,
+            recovery_steps=half,
+            metric=metric,
+            seed=1000 + run.seed,  # episodes that training has not seen
+            **how,
+        )
+        lines = {n: getattr(found, n) for n in ("frozen", "adapting", "without")}
+        adapted = {n: [x.tolist(), y.round(3).tolist()] for n, (x, y) in lines.items()}
+        final = scores(team, task, args.episodes)
+        return {"final": final, "adaptation": adapted, "stopped": found.stopped}
     names = ("return", *team.spec.metrics)
     final = scores(team, task, args.episodes)
     team.policy.deterministic_eval = True
@@ -225,8 +245,8 @@ def where(results: Results, **of: Any) -> Results:
 
 
 def headline(results: Results, **of: Any) -> Results:
-    """Return those at the paper's budget."""
-    return where(results, attack_frequency=1.0, kl_budget=6.0, **of)
+    """Return those trained under the paper's budget."""
+    return where(results, attack_frequency=1.0, kl_budget=6.0, deployed=False, **of)
 
 
 def final_table(results: Results, task: str) -> CrossTable:
@@ -277,7 +297,7 @@ def likelihood_tables(results: Results) -> str:
             for a in order
         ]
         text += [f"{learner}, by task ($f_A$ = 1, $KL^U$ = 6)\n", markdown(["", *tasks], rows)]
-    swept = where(results, task=SWEEP_TASK, learner=SWEEP_LEARNER)
+    swept = where(results, task=SWEEP_TASK, learner=SWEEP_LEARNER, deployed=False)
     for key, values, fixed, title in SWEEPS:
         shown = [v for v in values if where(swept, **{key: v}, **fixed)]
         if len(shown) < 2:
@@ -339,7 +359,7 @@ def curves(results: Results, out: Path) -> None:
 
 def sweeps(results: Results, out: Path) -> None:
     """Draw how the budgets matter."""
-    swept = where(results, task=SWEEP_TASK, learner=SWEEP_LEARNER)
+    swept = where(results, task=SWEEP_TASK, learner=SWEEP_LEARNER, deployed=False)
     panels: dict[str, Any] = {}
     for key, values, fixed, title in SWEEPS:
         for attack in ATTACKS:
@@ -364,6 +384,26 @@ def sweeps(results: Results, out: Path) -> None:
         )
 
 
+def adaptations(results: Results, out: Path) -> None:
+    """Draw what becomes of trained teams that are attacked, frozen or learning on."""
+    found = where(results, deployed=True)
+    if not found:
+        return
+    labels = {
+        "frozen": "attacked, frozen",
+        "adapting": "attacked, learning on",
+        "without": "learning on, tested without attack",
+    }
+    curves = {label: [tuple(one["adaptation"][n]) for one in found] for n, label in labels.items()}
+    evaluation.learning_curves(
+        curves,
+        out / "tram_adaptation.png",
+        xlabel=f"environment steps since the attack began (it stops at {found[0]['stopped']:,})",
+        ylabel=metric_of(found),
+        title=f"{SWEEP_LEARNER} on {SWEEP_TASK}: variance attack on a trained team",
+    )
+
+
 def report(results: Results, out: Path) -> str:
     """Write tables and figures into ``out``; return the tables."""
     tables = {task: final_table(results, task) for task in TASKS if where(results, task=task)}
@@ -379,6 +419,7 @@ def report(results: Results, out: Path) -> str:
         )
     curves(results, out)
     sweeps(results, out)
+    adaptations(results, out)
     whole = "\n".join(text)
     (out / "tables.md").write_text(whole)
     return whole
@@ -408,6 +449,12 @@ def parsed() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         default=True,
         help=f"vary frequency and KL budget, {SWEEP_LEARNER} on {SWEEP_TASK}",
+    )
+    parser.add_argument(
+        "--adapt",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help=f"attack trained teams, too, {SWEEP_LEARNER} on {SWEEP_TASK}",
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--env-steps", type=int, help="training steps, in place of the task's")
