@@ -36,22 +36,24 @@ class Task:
     """A game, how long teams train on it, and the learners' settings that differ."""
 
     make: Callable[[], Any]
-    env_steps: int
+    env_steps: dict[str, int]  # of each learner
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+EQUAL = {"DOP": 120_000, "COMA": 120_000}
 # Rewards of every step, in the hundreds in all: what is near counts, and is scaled to about 1.
 DENSE = {"gamma": 0.95, "reward_scale": 0.05}
 # The first agent is attacked: all agents of a task are of one kind.
 TASKS = {
     "foraging": Task(
-        make=partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3"), env_steps=80_000
+        make=partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3"),
+        env_steps={"DOP": 60_000, "COMA": 120_000},
     ),
-    "gather": Task(make=envs.gather, env_steps=120_000, settings=DENSE),
-    "spread": Task(make=envs.tram_spread, env_steps=120_000, settings=DENSE),
-    "formation": Task(make=envs.formation, env_steps=120_000, settings=DENSE),
-    "3m": Task(make=partial(envs.skirmish, "3m"), env_steps=100_000),
-    "2s_vs_1sc": Task(make=partial(envs.skirmish, "2s_vs_1sc"), env_steps=100_000),
+    "gather": Task(make=envs.gather, env_steps=EQUAL, settings=DENSE),
+    "spread": Task(make=envs.tram_spread, env_steps=EQUAL, settings=DENSE),
+    "formation": Task(make=envs.formation, env_steps=EQUAL, settings=DENSE),
+    "3m": Task(make=partial(envs.skirmish, "3m"), env_steps=EQUAL),
+    "2s_vs_1sc": Task(make=partial(envs.skirmish, "2s_vs_1sc"), env_steps=EQUAL),
 }
 ATTACKS = {
     "none": None,
@@ -76,7 +78,7 @@ def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
     The paper trains for ten million steps; exploration, step sizes and batches are scaled to runs
     of a minute. They were chosen on clean runs of seeds from 100 on.
     """
-    half = max(1, task.env_steps // 2)
+    half = max(1, task.env_steps[learner] // 2)
     settings = {"critic_hidden": (64, 64), "seed": seed, **task.settings}
     if learner == "DOP":
         team = algorithms.DOP.for_env(
@@ -92,13 +94,13 @@ def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
         return team, {"num_envs": 32, **how}
     team = algorithms.COMA.for_env(
         task.make(),
-        exploration=Linear(0.5, 0.02, over=half, unit="env_steps"),
-        optim=adam(2e-3),
+        exploration=Linear(0.5, 0.05, over=half, unit="env_steps"),
+        optim=adam(1.5e-3),
         critic_optim=adam(3e-3),
         td_lambda=0.8,
         **settings,
     )
-    return team, {"num_envs": 32, "steps_per_round": 800, "epochs": 4}
+    return team, {"num_envs": 32, "steps_per_round": 400, "epochs": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +168,14 @@ def poisoning(run: Run, team: Any, **settings: Any) -> list[attacks.ActionPoison
 def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
     """Return the raw results of one training."""
     team, how = build(run.learner, task, run.seed)
-    how |= {"interval": -(-task.env_steps // args.tests), "test_episodes": args.test_episodes}
+    steps = task.env_steps[run.learner]
+    how |= {"interval": -(-steps // args.tests), "test_episodes": args.test_episodes}
     how["progress"] = False
     poison = [] if run.deployed else poisoning(run, team)
     history = training.run(
         team,
         task.make,
-        env_steps=task.env_steps,
+        env_steps=steps,
         seed=run.seed,
         perturb=poison,
         tests={"clean": ()},
@@ -180,7 +183,7 @@ def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
     )
     if run.deployed:
         metric = (*team.spec.metrics, "return")[0]
-        half = max(1, task.env_steps // 2)
+        half = max(1, steps // 2)
         found = evaluation.adaptation(
             team,
             task.make,
@@ -215,7 +218,7 @@ def work(job: tuple[Run, argparse.Namespace]) -> Run:
     begun = time.process_time()
     task = TASKS[run.task]
     if args.env_steps is not None:
-        task = replace(task, env_steps=args.env_steps)
+        task = replace(task, env_steps=dict.fromkeys(LEARNERS, args.env_steps))
     if run.learner in BASELINES:
         team, _ = build("DOP", task, run.seed)  # COMA's actors are the same
         team = data.RandomController(team.spec) if run.learner == "random" else team
