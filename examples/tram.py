@@ -52,7 +52,7 @@ TASKS = {
     "gather": Task(make=envs.gather, env_steps=EQUAL, settings=DENSE),
     "spread": Task(make=envs.tram_spread, env_steps=EQUAL, settings=DENSE),
     "formation": Task(make=envs.formation, env_steps=EQUAL, settings=DENSE),
-    "3m": Task(make=partial(envs.skirmish, "3m"), env_steps=EQUAL),
+    "3m": Task(make=partial(envs.skirmish, "3m"), env_steps={"DOP": 80_000, "COMA": 120_000}),
     "2s_vs_1sc": Task(make=partial(envs.skirmish, "2s_vs_1sc"), env_steps=EQUAL),
 }
 ATTACKS = {
@@ -237,8 +237,10 @@ Results = list[dict[str, Any]]
 
 
 def metric_of(results: Results) -> str:
-    """Return what a task is measured by: its own figure, if it has one."""
-    return next((name for name in results[0]["final"] if name != "return"), "return")
+    """Return what a task is measured by: its own figure, unless nobody gets any of it."""
+    own = [name for name in results[0]["final"] if name != "return"]
+    some = [name for name in own if any(any(one["final"][name]) for one in results)]
+    return (*some, "return")[0]
 
 
 def where(results: Results, **of: Any) -> Results:
@@ -348,7 +350,7 @@ def curves(results: Results, out: Path) -> None:
             for attack in ATTACKS:
                 found = headline(results, task=task, learner=learner, attack=attack)
                 if found:
-                    names[task] = metric_of(found)
+                    names[task] = metric_of(where(results, task=task))
                     seeds = [(one["env_steps"], one["curve"][names[task]]) for one in found]
                     panels.setdefault(task, {})[attack] = seeds
         if panels:
