@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -37,12 +38,6 @@ from robustmarl.victims import MASKED
 __all__ = ["M3DDPG", "MADDPG", "gumbel_softmax"]
 
 _GUMBEL = stream_id("gumbel")
-
-
-class _JointValue(Protocol):
-    """Q of joint actions, like :class:`~robustmarl.networks.JointCritic`."""
-
-    def __call__(self, state: Tensor, act: Tensor) -> Tensor: ...
 
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -79,12 +74,12 @@ class MADDPG(
 
     on whole episodes, with the other agents' actions as played, averages over living agents, and
     c = 0 after a termination, 1 at a time limit. Discrete actions are one-hot: the actor's own is
-    drawn by :func:`gumbel_softmax`, the target's is the most likely one, and the team acts by
-    drawing from its softmax, in evaluation too. Continuous actions are :math:`\mu(o) = \tanh`,
-    with Gaussian noise in training. Learns from ``obs.seen``.
+    drawn by :func:`~robustmarl.algorithms.maddpg.gumbel_softmax`, the target's is the most likely
+    one, and the team acts by drawing from its softmax, in evaluation too. Continuous actions are
+    :math:`\mu(o) = \tanh`, with Gaussian noise in training. Learns from ``obs.seen``.
 
-    ``for_env`` also takes ``exploration`` (discrete: a share of uniform actions, 0; continuous:
-    the noise's standard deviation, 0.1), ``critic_hidden``, ``deterministic_eval`` (discrete) and
+    ``for_env`` also takes ``exploration`` (0.1; discrete: a share of uniform actions, continuous:
+    the noise's standard deviation), ``critic_hidden``, ``deterministic_eval`` (discrete) and
     the network's settings, ``shared=False`` for an actor per agent among them.
 
     Args:
@@ -111,9 +106,9 @@ class MADDPG(
         critic_input: CriticInput = "state",
         optim: OptimizerFactory | None = None,
         critic_optim: OptimizerFactory | None = None,
-        gamma: float = 0.99,
+        gamma: float = 0.95,
         n_step: int = 1,
-        tau: float = 0.005,
+        tau: float = 0.01,
         temperature: float = 1.0,
         output_coef: float = 1e-3,
         max_grad_norm: float | None = 10.0,
@@ -140,14 +135,12 @@ class MADDPG(
     @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         hidden = settings.get("hidden", (64, 64))
-        exploration: float | Schedule
+        exploration: float | Schedule = settings.pop("exploration", 0.1)
         policy: TeamPolicy
         if spec.continuous:
-            exploration = settings.pop("exploration", 0.1)
             network = build_network(spec, settings, output_gain=0.01, squash=True)
             policy = DeterministicPolicy(spec, network, exploration)
         else:
-            exploration = settings.pop("exploration", 0.0)
             greedy = settings.pop("deterministic_eval", False)
             network = build_network(spec, settings, output_gain=0.01)
             policy = ExploringPolicy(spec, network, exploration, greedy)
@@ -171,11 +164,17 @@ class MADDPG(
             return act * alive.unsqueeze(-1)
         return F.one_hot(act, self.spec.num_actions).to(self.critic.of_act.weight.dtype)
 
-    def _facing(self, critic: _JointValue, state: Tensor, joint: Tensor, alive: Tensor) -> Tensor:
+    def facing(
+        self,
+        critic: Callable[[Tensor, Tensor], Tensor],
+        state: Tensor,
+        joint: Tensor,
+        alive: Tensor,
+    ) -> Tensor:
         """Return the joint actions that the critic is asked about in place of ``joint``.
 
         Args:
-            critic: the online one, or the target.
+            critic: Q of states and joint actions, the online one or the target.
             state: (..., S).
             joint: (..., K, N, A): K is N where agent k chooses anew, else 1.
             alive: (..., N).
@@ -200,7 +199,7 @@ class MADDPG(
             act = act.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
         joint = self._vectors(act, alive).unsqueeze(-3)
         state = self._state(obs)[:, 1:]
-        value = critic(state, self._facing(critic, state, joint, alive))
+        value = critic(state, self.facing(critic, state, joint, alive))
         going_on = batch.valid.to(value.dtype)
         going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
         bootstrap = 1.0 - batch.terminated.to(value.dtype)
@@ -246,7 +245,7 @@ class MADDPG(
         joint = torch.where(chooses, own.unsqueeze(-3), taken.unsqueeze(-3))
         frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
         critic = partial(_call, self.critic, frozen)
-        gain = critic(state, self._facing(critic, state, joint, alive))
+        gain = critic(state, self.facing(critic, state, joint, alive))
         loss = -masked_mean(gain, alive)
         if self.output_coef > 0.0:
             loss = loss + self.output_coef * masked_mean(output.square(), counted)
@@ -281,7 +280,14 @@ class M3DDPG(MADDPG):
         super().__init__(**settings)
         self.epsilon = check_number(f"{type(self).__name__}.epsilon", epsilon, 0.0)
 
-    def _facing(self, critic: _JointValue, state: Tensor, joint: Tensor, alive: Tensor) -> Tensor:
+    def facing(
+        self,
+        critic: Callable[[Tensor, Tensor], Tensor],
+        state: Tensor,
+        joint: Tensor,
+        alive: Tensor,
+    ) -> Tensor:
+        """Return them with the others' actions shifted, (..., N, N, A); see :class:`MADDPG`."""
         if self.epsilon == 0.0:
             return joint
         point = joint.detach().requires_grad_()
