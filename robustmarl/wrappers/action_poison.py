@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import check
-from robustmarl._seeding import episode_key
 from robustmarl.attacks.action_poison import ActionPoisonPerturber, When
 from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.tram import PoisonAttack, PoisonView
-from robustmarl.spec import TeamSpec, describe, spec_of, split_obs
+from robustmarl.spec import TeamSpec, describe, spec_of
 from robustmarl.typing import Env
 from robustmarl.victims import MASKED
+from robustmarl.wrappers._episode import Episode
 
 __all__ = ["ActionPoisonWrapper"]
 
@@ -100,9 +98,8 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
         self.agent, self._spec, self._learner = agent, spec, learner
         self._device = learner.policy.device
         self._k = spec.agents.index(agent)
-        self._seed, self._episode, self._step = secrets.randbits(63), -1, 0
+        self._episode = Episode(spec, self._device)
         self._hidden: Tensor | None = None
-        self._last_act = torch.full((1, spec.num_agents), -1, device=self._device)
         self._context: StepContext | None = None
 
     @property
@@ -119,12 +116,9 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         obs, infos = self.env.reset(seed=seed, options=options)
-        if seed is not None:
-            self._seed, self._episode = seed, -1
-        self._episode, self._step = self._episode + 1, 0
+        self._episode.begin(seed)
         self._hidden = None
-        self._last_act = torch.full_like(self._last_act, -1)
-        self._context = self._context_of(obs, infos)
+        self._look(obs, infos)
         return obs, infos
 
     @override
@@ -139,10 +133,8 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
     ]:
         executed, found = self._draw(actions)
         obs, rewards, terminations, truncations, infos = self.env.step(executed)
-        self._step += 1
-        last = [int(executed.get(name, 0)) for name in self._spec.agents]
-        self._last_act = torch.tensor([last], device=self._device)
-        self._context = self._context_of(obs, infos) if self.env.agents else None
+        self._episode.advance(self._episode.encode(executed))
+        self._look(obs, infos)
         if self.agent in executed and self.agent in infos:
             infos = {**infos, self.agent: {**infos[self.agent], **found}}
         return obs, rewards, terminations, truncations, infos
@@ -152,6 +144,12 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
             f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
             "learner, whose weights would go stale there. Step the environments in this process, "
             "or pass an ActionPoisonPerturber to the collector (perturb=[...])."
+        )
+
+    def _look(self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]) -> None:
+        living = self.env.agents
+        self._context = self._episode.context(
+            self.env, obs, infos, living=living, hidden=self._hidden
         )
 
     @torch.no_grad()
@@ -181,40 +179,3 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
             act = torch.tensor([found["executed_action"]], device=self._device)
             found["clean_logp"] = float(log_prob(logits[:, k], act)[0])
         return actions, found
-
-    def _context_of(
-        self, obs: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]
-    ) -> StepContext:
-        spec = self._spec
-        rows = np.zeros((1, spec.num_agents, spec.obs_size), dtype=np.float32)
-        mask = np.zeros((1, spec.num_agents, spec.num_actions), dtype=bool)
-        alive = np.zeros((1, spec.num_agents), dtype=bool)
-        for i, agent in enumerate(spec.agents):
-            alive[0, i] = agent in self.env.agents
-            row, available = split_obs(obs[agent]) if agent in obs else (0.0, None)
-            rows[0, i, : spec.obs_sizes[i]] = row
-            if not alive[0, i]:
-                mask[0, i, 0] = True
-                continue
-            if available is None:
-                available = infos.get(agent, {}).get("action_mask")
-            mask[0, i, : spec.action_sizes[i]] = True if available is None else available
-        if spec.state_layout == "concatenated":
-            state = np.concatenate([rows[0, i, :size] for i, size in enumerate(spec.obs_sizes)])
-        else:
-            state = np.asarray(self.env.state(), dtype=np.float32)
-        seen = torch.from_numpy(rows).to(self._device)
-        one = torch.ones(1, dtype=torch.bool, device=self._device)
-        return StepContext(
-            obs=seen,
-            seen=seen,
-            mask=torch.from_numpy(mask).to(self._device),
-            state=torch.from_numpy(state[None]).to(self._device),
-            alive=torch.from_numpy(alive).to(self._device),
-            last_act=self._last_act,
-            hidden=self._hidden,
-            step=torch.tensor([self._step], device=self._device),
-            keys=torch.tensor([episode_key(self._seed, self._episode)], device=self._device),
-            live=one,
-            terminal=~one,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -13,7 +12,6 @@ from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._seeding import episode_key
 from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.byzantine import (
     AdversaryLike,
@@ -23,6 +21,7 @@ from robustmarl.attacks.byzantine import (
 )
 from robustmarl.spec import TeamSpec, describe, spec_of, split_obs
 from robustmarl.typing import Array, Env
+from robustmarl.wrappers._episode import Episode
 
 __all__ = ["BayesianTypeWrapper"]
 
@@ -78,8 +77,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         self._perturber.bind(self._spec, None, self.depth)
         policy = getattr(self._perturber.adversary, "policy", None)
         self._device = torch.device(getattr(policy, "device", "cpu"))
-        self._seed, self._episode, self._step = secrets.randbits(63), -1, 0
-        self._last_act = self._no_act()
+        self._episode = Episode(self._spec, self._device)
         self._context: StepContext | None = None
         self._spaces = {agent: self._widened(agent) for agent in self._spec.agents}
 
@@ -101,10 +99,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         obs, infos = self.env.reset(seed=seed, options=options)
-        if seed is not None:
-            self._seed, self._episode = seed, -1
-        self._episode, self._step = self._episode + 1, 0
-        self._last_act = self._no_act()
+        self._episode.begin(seed)
         return self._look(obs, infos)
 
     @override
@@ -119,7 +114,6 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
     ]:
         executed = self._replaced(actions)
         obs, rewards, terminations, truncations, infos = self.env.step(executed)
-        self._step += 1
         obs, infos = self._look(obs, infos)
         for agent, info in infos.items():
             if agent in actions:
@@ -138,7 +132,8 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Return observations with slots and infos with types; remember the step."""
-        context = self._context = self._context_of(obs, infos)
+        living = self.env.agents
+        context = self._context = self._episode.context(self.env, obs, infos, living=living)
         self._perturber.on_obs(context)
         self._perturber.shown(context)
         types = self.types
@@ -164,17 +159,9 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         """Return the executed actions; those of non-Byzantine agents are the very objects."""
         context, spec = self._context, self._spec
         assert context is not None  # PettingZoo: reset comes first
-        act = torch.zeros_like(self._last_act)
-        for agent, action in actions.items():
-            i = spec.agents.index(agent)
-            if spec.continuous:
-                low, high = np.array(spec.action_low[i]), np.array(spec.action_high[i])
-                unit = 2.0 * (np.asarray(action) - low) / np.where(high > low, high - low, 1.0)
-                act[0, i, : spec.action_sizes[i]] = torch.from_numpy(unit - 1.0)
-            else:
-                act[0, i] = int(action)
+        act = self._episode.encode(actions)
         found = self._perturber.on_act(context, act)
-        self._last_act = act
+        self._episode.advance(act)
         rows = self._perturber.byzantine(context)[0].tolist()
         executed = dict(actions)
         for i, agent in enumerate(spec.agents):
@@ -189,53 +176,6 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         high = np.asarray(self._spec.action_high[i], np.float32)
         unit = np.clip(act.cpu().numpy()[: len(low)], -1.0, 1.0)
         return low + (unit + 1.0) * 0.5 * (high - low)
-
-    def _context_of(
-        self, obs: Mapping[str, Any], infos: Mapping[str, Mapping[str, Any]]
-    ) -> StepContext:
-        spec = self._spec
-        arrays = {key: array[0].numpy() for key, array in spec.empty(1).items()}
-        seen = np.zeros_like(arrays["obs"])
-        for i, agent in enumerate(spec.agents):
-            arrays["alive"][i] = agent in self.env.agents
-            arrays["mask"][i, 0] = True
-            if agent not in obs:
-                continue
-            row, available = split_obs(obs[agent])
-            info = infos.get(agent, {})
-            seen[i, : spec.obs_sizes[i]] = row
-            arrays["obs"][i, : spec.obs_sizes[i]] = info.get("clean_obs", row)
-            if arrays["alive"][i]:
-                available = info.get("action_mask") if available is None else available
-                size = spec.action_sizes[i]
-                arrays["mask"][i, :size] = True if available is None else available
-        if spec.state_layout == "concatenated":
-            rows = [arrays["obs"][i, :size] for i, size in enumerate(spec.obs_sizes)]
-            state = np.concatenate(rows)
-        else:
-            state = np.asarray(self.env.state(), dtype=np.float32)
-        one = torch.ones(1, dtype=torch.bool, device=self._device)
-        tensors = {
-            key: torch.from_numpy(array[None]).to(self._device)
-            for key, array in {**arrays, "seen": seen, "state": state}.items()
-        }
-        return StepContext(
-            obs=tensors["obs"],
-            seen=tensors["seen"],
-            mask=tensors["mask"],
-            state=tensors["state"],
-            alive=tensors["alive"],
-            last_act=self._last_act,
-            hidden=None,
-            step=torch.tensor([self._step], device=self._device),
-            keys=torch.tensor([episode_key(self._seed, self._episode)], device=self._device),
-            live=one,
-            terminal=torch.full_like(one, not self.env.agents),
-        )
-
-    def _no_act(self) -> Tensor:
-        act = self._spec.empty(1, device=self._device)["act"]
-        return act if self._spec.continuous else act - 1
 
     def _widened(self, agent: str) -> Space[Any]:
         space = self.env.observation_space(agent)

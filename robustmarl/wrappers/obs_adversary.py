@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
@@ -15,12 +14,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import check, check_names
-from robustmarl._seeding import episode_key
 from robustmarl.attacks.base import ObsAttack, StepContext
 from robustmarl.attacks.perturbers import ObsPerturber
 from robustmarl.spec import describe, spec_of, split_obs
 from robustmarl.typing import Env, RobustnessWarning
 from robustmarl.victims import as_victim
+from robustmarl.wrappers._episode import Episode
 
 __all__ = ["ObsAdversaryWrapper"]
 
@@ -105,9 +104,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
             self._below._outermost = False
         self._device = torch.device("cpu") if perturber.victim is None else perturber.victim.device
         self._idle = attack.ball.is_zero or perturber.probability == 0.0
-        self._seed = secrets.randbits(63)
-        self._episode, self._step = -1, 0
-        self._last_act = self._no_act()
+        self._episode = Episode(self._spec, self._device)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._context: StepContext | None = None
         self._episode_start = self._perturber.counters()
@@ -123,13 +120,10 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         obs, infos = self.env.reset(seed=seed, options=options)
-        if seed is not None:
-            self._seed, self._episode = seed, -1
-        self._episode, self._step = self._episode + 1, 0
-        self._last_act = self._no_act()
+        self._episode.begin(seed)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._episode_start = self._perturber.counters()
-        return self._perturb(obs, infos, terminal=False)
+        return self._perturb(obs, infos)
 
     @override
     def step(
@@ -142,10 +136,9 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         dict[str, dict[str, Any]],
     ]:
         obs, rewards, terminations, truncations, infos = self.env.step(actions)
-        self._step += 1
-        self._remember(actions)
+        self._episode.advance(self._episode.encode(actions))
         terminal = not self.env.agents
-        obs, infos = self._perturb(obs, infos, terminal=terminal)
+        obs, infos = self._perturb(obs, infos)
         if terminal:
             self._warn_if_in_vain(self._episode_start, "this episode")
         return obs, rewards, terminations, truncations, infos
@@ -167,19 +160,19 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         )
 
     def _perturb(
-        self, obs: dict[str, Any], infos: dict[str, dict[str, Any]], *, terminal: bool
+        self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         clean = {agent: np.asarray(split_obs(row)[0]) for agent, row in obs.items()}
         for agent, row in clean.items():
             if not np.isfinite(row).all():
                 raise ValueError(
                     f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
-                    f"{agent!r} at step {self._step}. Check the environment."
+                    f"{agent!r} at step {self._episode.step}. Check the environment."
                 )
         shown, attempted = dict(clean), frozenset[str]()
         self._context = None
         if not self._idle and any(agent in clean for agent in self.attacked):
-            shown, attempted = self._attack(clean, obs, infos, terminal)
+            shown, attempted = self._attack(clean, obs, infos)
         obs, infos = dict(obs), dict(infos)
         for agent in self.attacked:
             if agent not in clean:
@@ -207,10 +200,9 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         clean: dict[str, Any],
         obs: dict[str, Any],
         infos: dict[str, dict[str, Any]],
-        terminal: bool,
     ) -> tuple[dict[str, Any], frozenset[str]]:
         """Return what agents see, and the agents for which the attack was called."""
-        context = self._context = self._context_of(clean, obs, infos, terminal)
+        context = self._context = self._episode.context(self.env, obs, infos, living=obs)
         context.seen = self._perturber.on_obs(context)
         if self._outermost:
             self._show(context.seen)
@@ -241,66 +233,6 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
                 wrapper._context.seen = seen
                 wrapper._perturber.shown(wrapper._context)
             wrapper = wrapper._below
-
-    def _context_of(
-        self,
-        clean: dict[str, Any],
-        obs: dict[str, Any],
-        infos: dict[str, dict[str, Any]],
-        terminal: bool,
-    ) -> StepContext:
-        spec = self._spec
-        rows = np.zeros((1, spec.num_agents, spec.obs_size), dtype=np.float32)
-        mask = np.zeros((1, spec.num_agents, spec.num_actions), dtype=bool)
-        alive = np.zeros((1, spec.num_agents), dtype=bool)
-        for i, agent in enumerate(spec.agents):
-            if agent not in clean:
-                mask[0, i, 0] = True
-                continue
-            alive[0, i] = True
-            rows[0, i, : spec.obs_sizes[i]] = clean[agent]
-            available = split_obs(obs[agent])[1]
-            if available is None:
-                available = infos.get(agent, {}).get("action_mask")
-            mask[0, i, : spec.action_sizes[i]] = True if available is None else available
-        if spec.state_layout == "concatenated":
-            parts = [rows[0, i, :size] for i, size in enumerate(spec.obs_sizes)]
-            state = np.concatenate(parts)
-        else:
-            state = np.asarray(self.env.state(), dtype=np.float32)
-        tensor = torch.from_numpy(rows).to(self._device)
-        return StepContext(
-            obs=tensor,
-            seen=tensor,
-            mask=torch.from_numpy(mask).to(self._device),
-            state=torch.from_numpy(state[None]).to(self._device),
-            alive=torch.from_numpy(alive).to(self._device),
-            last_act=self._last_act,
-            hidden=None,
-            step=torch.tensor([self._step], device=self._device),
-            keys=torch.tensor([episode_key(self._seed, self._episode)], device=self._device),
-            live=torch.ones(1, dtype=torch.bool, device=self._device),
-            terminal=torch.full((1,), terminal, device=self._device),
-        )
-
-    def _no_act(self) -> Tensor:
-        shape = (1, *self._spec.action_shape())
-        if self._spec.continuous:
-            return torch.zeros(shape, device=self._device)
-        return torch.full(shape, -1, device=self._device)
-
-    def _remember(self, actions: Mapping[str, Any]) -> None:
-        spec = self._spec
-        last = self._no_act().cpu().numpy()
-        for agent, action in actions.items():
-            i = spec.agents.index(agent)
-            if spec.continuous:  # victims act in [-1, 1]
-                low, high = np.array(spec.action_low[i]), np.array(spec.action_high[i])
-                span = np.where(high > low, high - low, 1.0)
-                last[0, i, : spec.action_sizes[i]] = 2.0 * (np.asarray(action) - low) / span - 1.0
-            else:
-                last[0, i] = int(action)
-        self._last_act = torch.from_numpy(last).to(self._device)
 
     def _warn_if_in_vain(self, since: dict[str, float], when: str) -> None:
         now = self._perturber.counters()
