@@ -8,7 +8,7 @@ from learners import Arena, arena_spec, collected, weights
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from robustmarl.algorithms import COMA, DOP, IPPO, MAPPO, QMIX, OwnActionValues
+from robustmarl.algorithms import COMA, DOP, IPPO, IQL, MAPPO, QMIX, VDN, OwnActionValues
 from robustmarl.attacks import (
     ActionPoisonPerturber,
     JAttack,
@@ -33,7 +33,10 @@ LEARNERS = {
     "DOP": lambda: DOP.for_env(Arena(), critic_hidden=(8,), **SMALL),
     "MAPPO": lambda: AttackableMAPPO.for_env(Arena(), hidden=(8,)),
     "QMIX": lambda: QMIX.for_env(Arena(), recurrent=True, **SMALL),
+    "VDN": lambda: VDN.for_env(Arena(), **SMALL),
+    "IQL": lambda: IQL.for_env(Arena(), **SMALL),
 }
+VALUE_BASED = ("QMIX", "VDN", "IQL")
 
 
 def update(learner, buffer, repeat=1):
@@ -51,7 +54,7 @@ def make_learner(name, *, updated=True):
 
 
 def make(learner, attack="variance", agent="unit_1", **settings):
-    if isinstance(learner, QMIX):
+    if type(learner).__name__ in VALUE_BASED:
         settings.setdefault("temperature", 0.5)
     return ActionPoisonPerturber(ATTACKS[attack], learner=learner, agent=agent, **settings)
 
@@ -142,7 +145,7 @@ def test_likelihood_and_kl_are_those_of_the_policies(name):
     attacked = batch.poison_attacked
     found = batch.poison_log_likelihood[attacked]
     assert torch.allclose(found, -batch.poison_kl[attacked], atol=1e-5)
-    if name != "QMIX":
+    if name not in VALUE_BASED:
         assert torch.allclose(found, batch.logp[..., 1][attacked], atol=1e-5)
     assert stats.counters["0/saturated"] == attacked.sum()
     mean = stats.counters["0/log_likelihood"]
@@ -292,6 +295,48 @@ def test_exploration_acts_after_the_attack(name):
             collector.collect(n_episode=4)
         agree = [(t == a)[k] for t, (k, a) in zip(told, executed, strict=True)]
         assert bool(torch.cat(agree).all()) == same
+
+
+@pytest.mark.parametrize("name", VALUE_BASED)
+def test_a_value_based_agent_is_a_softmax_over_values(name):
+    """Its policy is softmax(Q / T), its advantages Q - E Q, its scores their gradient."""
+    learner, temperature = make_learner(name), 0.25
+    network, checked = learner.policy.network, []
+
+    def attack(view):
+        context = view._context
+        ids = torch.arange(3)
+        with torch.enable_grad():
+            extra = network.extra(ids, context.last_act)
+            value, _ = network.step(context.seen, extra, context.hidden)
+            value = value.masked_fill(~context.mask, MASKED)
+            logp = torch.log_softmax(value / temperature, dim=-1)
+            parameters = list(network.parameters())
+            for row in range(len(value)):
+                policy, q = logp[row, 1].exp().detach(), value[row, 1].detach()
+                q = torch.where(context.mask[row, 1], q, 0.0)
+                weight = torch.zeros_like(q)
+                for a in context.mask[row, 1].nonzero()[:, 0].tolist():
+                    score = torch.autograd.grad(
+                        logp[row, 1, a], parameters, retain_graph=True, allow_unused=True
+                    )
+                    square = sum(float(g.square().sum()) for g in score if g is not None)
+                    weight[a] = (q[a] - policy @ q) ** 2 * square
+                expected = policy * (weight - policy @ weight)
+                found = VarianceAttack(terms="own")(view)[row].float()
+                if expected.norm() > 1e-8:
+                    cosine = torch.cosine_similarity(found, expected, dim=0)
+                    assert cosine > 1 - 1e-4
+                    checked.append(row)
+        return VarianceAttack(terms="own")(view)
+
+    perturber = ActionPoisonPerturber(
+        attack, learner=learner, agent="unit_1", temperature=temperature, kl_budget=0.5
+    )
+    batch, _ = played(learner, [perturber], episodes=2)
+    assert len(checked) > 3
+    assert float(batch.poison_kl.max()) <= 0.5
+    assert float(batch.poison_kl.max()) > 0.4
 
 
 @pytest.mark.parametrize("name", LEARNERS)
