@@ -371,7 +371,7 @@ def test_the_adversarys_clip_and_entropy_weight_are_its_own():
     for own in (
         {},
         {"adversary_clip": 0.05, "adversary_entropy_coef": 0.01},
-        {"adversary_clip": 0.5},
+        {"adversary_clip": 1e-6},
         {"adversary_entropy_coef": 0.5},
     ):
         algorithm = made(p=0.5, **settings, **own)

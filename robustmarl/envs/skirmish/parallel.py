@@ -48,7 +48,11 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         render_mode: str | None = None,
     ) -> None:
         check_choice("skirmish.render_mode", render_mode, (None, "rgb_array"))
-        self._settings = {"difficulty": difficulty, "illegal": illegal, "reward": reward}
+        self._settings: dict[str, Any] = {
+            "difficulty": difficulty,
+            "illegal": illegal,
+            "reward": reward,
+        }
         self.engine = engine = SkirmishEngine(game, **self._settings)
         self.game, self.render_mode = engine.game, render_mode
         spec = engine.spec
