@@ -80,14 +80,14 @@ def played(name, size, episodes, algorithm):
     """Return a function that plays as many: engine and greedy forward pass, keeping nothing."""
     engine = SkirmishEngine(name, size)
     tensors, network = engine.tensors, algorithm.policy.network
-    ids = network.extra(torch.arange(engine.spec.num_agents), None)
+    agents = torch.arange(engine.spec.num_agents)
 
     @torch.no_grad()
     def play():
         steps, begun, rows = 0, size, np.arange(size)
         engine.begin(rows, range(size))
         while len(rows):
-            output, _ = network.step(tensors["obs"], ids, None)
+            output, _ = network.step(tensors["obs"], network.extra(agents, None), None)
             act = output.masked_fill(~tensors["mask"], MASKED).argmax(-1)
             engine.advance(act, rows)
             steps += len(rows)

@@ -40,23 +40,25 @@ class Task:
         epsilon: size of the attacks that teams are trained and tested with.
         steps: environment steps per training.
         explore: steps over which exploration falls from 1 to 0.05.
+        batch: episodes per update, of which there is one per episode played.
     """
 
     epsilon: float
     steps: int
     explore: int
+    batch: int
 
 
 TASKS = {
-    "2m_vs_1z": Task(0.1, 200_000, 50_000),
-    "3m": Task(0.25, 80_000, 30_000),
-    "3s_vs_3z": Task(0.25, 100_000, 30_000),
-    "2s3z": Task(0.1, 150_000, 50_000),
+    "2m_vs_1z": Task(0.1, 240_000, 50_000, 32),
+    "3m": Task(0.25, 80_000, 30_000, 16),
+    "3s_vs_3z": Task(0.25, 100_000, 30_000, 16),
+    "2s3z": Task(0.1, 120_000, 30_000, 16),
 }
 GRID = (0.05, 0.1, 0.25)
 METHODS = ("QMIX", "FGSM training", "PGD training", "policy regularisation", "ATLA training")
 BASELINES = ("random", "untrained")
-BATCH, BUFFER = 16, 1000  # episodes per update, of which there is one per episode; kept for replay
+BUFFER = 1000  # episodes kept for replay
 ATTACKED = 0.5  # share of the training episodes that are attacked
 
 
@@ -134,7 +136,7 @@ def run_cell(job):
                 num_envs=32,
                 seed=seed,
                 perturb=perturb,
-                batch_size=BATCH,
+                batch_size=TASKS[name].batch,
                 buffer_episodes=BUFFER,
                 interval=-(-plan["steps"] // 10),
                 logdir=run,

@@ -426,35 +426,33 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     def _stage(self, arrays: dict[str, Tensor], rows: NDArray[np.int64]) -> None:
         steps = self._steps[rows]
-        whole = len(rows) == len(self._live)
-        together = whole and bool((steps == steps[0]).all())
         if self.device.type == "cpu":  # numpy's indexing costs a third of torch's here
+            size = len(self._live)
+            at = rows * (self.spec.horizon + 1) + steps
+            whole = len(rows) == size
             for key, values in arrays.items():
-                staged, new = self._staged(key, values)[1], values.numpy()
-                if together:
-                    staged[:, steps[0]] = new
-                else:
-                    staged[rows, steps] = new if whole else new[rows]
+                staged, new = self._staged(key, values)[1], values.numpy().reshape(size, -1)
+                staged[at] = new if whole else new[rows]
             return
         index = torch.as_tensor(rows, device=self.device)
-        at = torch.as_tensor(steps, device=self.device)
+        places = torch.as_tensor(steps, device=self.device)
         for key, values in arrays.items():
-            self._staged(key, values)[0][index, at] = values[index]
+            self._staged(key, values)[0][index, places] = values[index]
 
     def _staged(self, key: str, values: Tensor) -> tuple[Tensor, Any]:
-        """Return the staging tensor of a key and, on the CPU, its numpy view."""
+        """Return the staging tensor of a key and, on the CPU, a row per step of it for numpy."""
         if key not in self._staging:
             shape = (len(self._live), self.spec.horizon + 1, *values.shape[1:])
             self._staging[key] = torch.zeros(shape, dtype=values.dtype, device=self.device)
             if self.device.type == "cpu":
-                self._views[key] = self._staging[key].numpy()
+                self._views[key] = self._staging[key].numpy().reshape(shape[0] * shape[1], -1)
         return self._staging[key], self._views.get(key)
 
     def _check_mask(self, context: StepContext) -> None:
-        some = context.mask.any(dim=-1)
-        if bool(some.all()):
+        mask = context.mask
+        if mask.device.type == "cpu" and mask.numpy().any(-1).all():
             return
-        bad = ~some & context.live[:, None]
+        bad = ~mask.any(dim=-1) & context.live[:, None]
         if bool(bad.any()):
             e, i = bad.nonzero()[0].tolist()
             raise ValueError(
