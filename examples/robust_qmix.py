@@ -56,7 +56,14 @@ TASKS = {
     "2s3z": Task(0.1, 120_000, 30_000, 16),
 }
 GRID = (0.05, 0.1, 0.25)
-METHODS = ("QMIX", "FGSM training", "PGD training", "policy regularisation", "ATLA training")
+METHODS = (
+    "QMIX",
+    "FGSM training",
+    "PGD training",
+    "policy regularisation",  # on FGSM, as in the authors' release
+    "policy regularisation on PGD",  # on the margin, as SA-DQN has it
+    "ATLA training",
+)
 BASELINES = ("random", "untrained")
 BUFFER = 1000  # episodes kept for replay
 ATTACKED = 0.5  # share of the training episodes that are attacked
@@ -79,9 +86,10 @@ def build(method, name, seed):
         "target_unit": "updates",
         "exploration": schedules.Linear(1.0, 0.05, over=task.explore, unit="env_steps"),
     }
-    if method == "policy regularisation":
+    if method.startswith("policy regularisation"):
+        pgd = attacks.PGD(ball=ball, steps=5, loss="margin")
         loss = losses.PolicyLoss(
-            attack=attacks.PGD.fgsm(ball),
+            attack=pgd if method.endswith("PGD") else attacks.PGD.fgsm(ball),
             # late and slowly: from the start it keeps teams from learning at all
             weight=schedules.Linear(
                 0.0, 0.1, over=task.steps // 4, begin=task.steps // 4, unit="env_steps"
