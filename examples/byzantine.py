@@ -106,9 +106,40 @@ TOY = Task(
     ),
     columns=(0, 1),
 )
+SKIRMISH = Task(
+    make=lambda: envs.skirmish("4m_vs_3m"),
+    make_attacked=lambda: envs.skirmish("4m_vs_3m", reward="signed"),
+    env_steps=80_000,
+    attack_steps=30_000,
+    run={"num_envs": 32, "steps_per_round": 2_000, "epochs": 5},
+    ppo={"hidden": (64, 64), "optim": adam(1e-3, 1e-5)},
+    typed=FAST | {"adversary_entropy_coef": 0.03, "adversary_optim": adam(2e-3, 1e-5)},
+    forced=0.5,
+    adversary={"hidden": (64, 64), "clip": 0.2, "adversary_optim": adam(2e-3, 1e-5)},
+    off_policy=(
+        {},
+        {
+            "env_steps": 24_000,
+            "num_envs": 32,
+            "batch_size": 32,
+            "updates_per_episode": 0.5,
+            "learning_starts": 64,
+        },
+    ),
+)
+FORAGING = replace(
+    SKIRMISH,
+    make=lambda: envs.foraging(12, 4, 3, coop=True, max_player_level=3, share_cells=True),
+    make_attacked=None,
+    env_steps=200_000,
+    attack_steps=30_000,
+    methods=("MAPPO", "EAR-MAPPO", "EIR-MAPPO"),
+)
 TASKS = {
     "toy": TOY,
     "toy, last actions": replace(TOY, columns=None),
+    "4m_vs_3m": SKIRMISH,
+    "foraging 12x12-4p-3f-c": FORAGING,
 }
 
 
@@ -123,7 +154,8 @@ def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
         return getattr(algorithms, method).for_env(game, **task.ppo, **common), task.run
     settings = {"preset": None, **task.ppo, **task.typed, **common}
     if method == "EIR-MAPPO":
-        rounds = task.env_steps / (task.run["episodes_per_round"] * game.metadata["horizon"])
+        whole = task.run.get("episodes_per_round", 0) * game.metadata["horizon"]
+        rounds = task.env_steps / task.run.get("steps_per_round", whole)
         forcing = Linear(1.0, 0.0, over=max(1, round(task.forced * rounds)))
         settings |= {"teacher_forcing": forcing, "belief_optim": adam(2e-3, 1e-5)}
     return TYPED[method].for_env(game, **settings), task.run
@@ -408,8 +440,8 @@ def report(results: Results, out: Path) -> str:
 def parsed() -> argparse.Namespace:
     """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="which")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="which (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="which (default: all)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--episodes", type=int, default=100, help="test episodes per attack")
@@ -421,8 +453,9 @@ def parsed() -> argparse.Namespace:
     args = parser.parse_args()
     if args.smoke:
         args.out = args.out / "byzantine-smoke"
-        args.tasks, args.methods, args.seeds = ["toy"], ["MAPPO", "EIR-MAPPO"], [0]
-        args.episodes = 4
+        args.tasks, args.methods = args.tasks or ["toy"], args.methods or ["MAPPO", "EIR-MAPPO"]
+        args.seeds, args.episodes = args.seeds[:1], 4
+    args.tasks, args.methods = args.tasks or list(TASKS), args.methods or list(METHODS)
     return args
 
 

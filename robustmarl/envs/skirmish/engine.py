@@ -212,7 +212,7 @@ class SkirmishEngine:
         difficulty: ``"easy"``, ``"normal"`` or ``"hard"``, see ``DIFFICULTIES``.
         illegal: what happens to actions that are masked or out of range: ``"replace"`` them by
             stop (no-op for the dead) and count them, or ``"refuse"`` them.
-        reward: ``"positive"`` or ``"signed"``, see :func:`skirmish`.
+        reward: ``"positive"`` or ``"signed"``, see ``robustmarl.envs.skirmish``.
         device: where the arrays are.
         backend: ``"numpy"`` or ``"torch"``; None is numpy on the CPU, else torch.
 
