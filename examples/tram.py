@@ -76,7 +76,7 @@ def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
     """Return (algorithm, arguments of ``training.run``).
 
     The paper trains for ten million steps; exploration, step sizes and batches are scaled to runs
-    of a minute. They were chosen on clean runs of seeds from 100 on.
+    of a minute. They were chosen on clean runs of seed 100.
     """
     half = max(1, task.env_steps[learner] // 2)
     settings = {"critic_hidden": (64, 64), "seed": seed, **task.settings}
