@@ -19,6 +19,7 @@ from robustmarl.attacks.noise import GaussianNoise, UniformNoise
 from robustmarl.attacks.perturbers import ObsPerturber, Perturber, as_perturber
 from robustmarl.attacks.tram import (
     JAttack,
+    Outcomes,
     PoisonAttack,
     PoisonView,
     RandomAttack,
@@ -41,6 +42,7 @@ __all__ = [
     "NegativeValue",
     "ObsAttack",
     "ObsPerturber",
+    "Outcomes",
     "Perturber",
     "PoisonAttack",
     "PoisonView",

@@ -31,6 +31,7 @@ from robustmarl.networks import AgentNetwork
 
 __all__ = [
     "JAttack",
+    "Outcomes",
     "PoisonAttack",
     "PoisonView",
     "Poisoned",
