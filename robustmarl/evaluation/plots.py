@@ -179,6 +179,7 @@ def curve_panels(
         fontsize=9,
     )
     if title:
+        title = textwrap.fill(title, int(11 * figure.get_figwidth()))
         figure.suptitle(title, fontsize=12, color=_INK)
     return _saved(figure, path)
 
