@@ -2,19 +2,24 @@
 
 import difflib
 import math
+import operator
 from collections.abc import Collection, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = [
     "check",
     "check_choice",
     "check_device",
+    "check_index",
     "check_int",
     "check_known",
     "check_names",
     "check_number",
+    "check_seed",
+    "check_usable",
 ]
 
 
@@ -52,6 +57,21 @@ def check_int(where: str, value: Any, low: int = 1, high: float = math.inf) -> i
     return value
 
 
+def check_index(where: str, value: Any) -> int:
+    """Return ``value``, an integer of whatever kind (numpy's, torch's), as an int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(_text(where, "an int", value)) from None
+
+
+def check_seed(where: str, seed: Any) -> int:
+    """Return ``seed``, an integer but not a bool, as an int."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(_text(where, "an int or None", seed))
+    return int(seed)
+
+
 def check_choice(where: str, value: Any, choices: Collection[Any]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     check(value in choices, where, f"one of {list(choices)}", value)
@@ -79,6 +99,17 @@ def check_device(where: str, device: torch.device, expected: torch.device) -> No
     """Raise unless both devices are of one kind and index."""
     same = device.type == expected.type and (device.index or 0) == (expected.index or 0)
     check(same, where, f"on {expected}", str(device), f"Move it with .to({str(expected)!r}).")
+
+
+def check_usable(where: str, device: torch.device | str) -> torch.device:
+    """Return ``device``, on which torch can make tensors here."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
+        rule, reason = "a device that torch can use here", str(error).partition("\n")[0]
+        raise ValueError(_text(where, rule, device, f"torch says: {reason}")) from error
+    return found
 
 
 def _bounds(low: float, high: float, open_low: bool) -> str:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice, check_known, check_names
+from robustmarl._checks import check, check_choice, check_known, check_names, check_seed
 from robustmarl._seeding import mix
 from robustmarl.envs.skirmish.engine import DIFFICULTIES
-from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout
+from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout, read_action
 from robustmarl.envs.skirmish.maps import MAPS
 from robustmarl.envs.skirmish.render import Figure, draw
 
@@ -119,9 +119,7 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
             TypeError: if the seed is not an int.
         """
         if seed is not None:
-            if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-                raise TypeError(f"reset.seed must be an int or None, got {seed!r}.")
-            self._root, self._relaunches = int(seed), 0
+            self._root, self._relaunches = check_seed("reset.seed", seed), 0
             self._relaunch()
         elif self._begun and not self._goes_on:
             # reset again before its first end, a game would launch twice, and count twice the
@@ -269,14 +267,10 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
         present, joint = frozenset(self.agents), []
         for agent, mask in zip(self.possible_agents, self._mask, strict=True):
             fallback = NO_OP if mask[NO_OP] else STOP
-            action = int(actions[agent]) if agent in present else NO_OP
-            if not (0 <= action < len(mask) and mask[action]):
-                remedy = "See its action_mask, or pass illegal='replace'."
-                rule = "an available action"
-                check(not self._refuse, f"step.actions[{agent!r}]", rule, action, remedy)
-                self._illegal += 1
-                action = fallback
-            joint.append(action)
+            action = actions[agent] if agent in present else NO_OP
+            number, available = read_action(agent, action, mask, refuse=self._refuse)
+            self._illegal += not available
+            joint.append(number if available else fallback)
         return joint
 
 
@@ -344,7 +338,10 @@ def smac(
 
 def _require_package() -> None:
     """Raise unless ``smac`` is the StarCraft one; SMAC3, of that name too, is not imported."""
-    install = "Install it with: pip install git+https://github.com/oxwhirl/smac.git"
+    install = (
+        "Install it with: pip install --no-deps git+https://github.com/oxwhirl/smac.git "
+        "&& pip install pysc2 s2clientprotocol pygame."
+    )
     found = find_spec("smac")
     if found is None:
         raise ImportError(

@@ -190,6 +190,13 @@ def test_illegal_actions_are_refused_by_option(make):
         env.step({"agent_0": STOP})
 
 
+def test_an_action_that_is_no_integer_is_refused(make):
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match=r"step\.actions\['agent_1'\] must be an int, got 1\.5\."):
+        env.step({"agent_0": STOP, "agent_1": 1.5})
+
+
 def test_a_seed_relaunches_the_game(make, log):
     env = make()
     assert log == []

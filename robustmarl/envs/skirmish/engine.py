@@ -17,7 +17,7 @@ from gymnasium.spaces import MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_int, check_usable
 from robustmarl._seeding import Draws, episode_key, stream_id
 from robustmarl.envs.skirmish._ops import ops_for
 from robustmarl.envs.skirmish.layout import (
@@ -221,7 +221,8 @@ class SkirmishEngine:
 
     Raises:
         TypeError: for an argument of a wrong kind.
-        ValueError: for a value out of range, or numpy on another device than the CPU.
+        ValueError: for a value out of range, a device that torch cannot use, or numpy on
+            another device than the CPU.
     """
 
     def __init__(
@@ -242,7 +243,7 @@ class SkirmishEngine:
         check_choice("SkirmishEngine.reward", reward, ("positive", "signed"))
         self._signed = reward == "signed"
         check_choice("SkirmishEngine.backend", backend, (None, "numpy", "torch"))
-        self.device = torch.device(device)
+        self.device = check_usable("SkirmishEngine.device", device)
         cpu = self.device.type == "cpu"
         backend = backend or ("numpy" if cpu else "torch")
         fits = cpu or backend == "torch"
@@ -328,11 +329,11 @@ class SkirmishEngine:
         self._store(part, index)
 
     def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step the environments ``rows`` with their rows of ``act``, int64 (E, N).
+        """Step the environments ``rows`` with their rows of ``act``, int64 (E, N), on any device.
 
         Raises:
             TypeError: if ``act`` is not a tensor of integers.
-            ValueError: if it has another shape, is on another device, or holds a refused action.
+            ValueError: if it has another shape, or holds a refused action.
         """
         rows = self._check_rows("advance", rows)
         self._check_act(act)
@@ -586,7 +587,7 @@ class SkirmishEngine:
             ops.put_where(w.calm, ops.array(-tick), w.taken > 0)
             stopped = xp.minimum(w.shield, w.taken)
             xp.subtract(w.shield, stopped, out=w.shield)
-            through = (w.taken - stopped) / xp.maximum(w.taken, ops.array(1.0))
+            through = (w.taken - stopped) / xp.maximum(w.taken, ops.array(_TINY))
             xp.multiply(w.hurt, through, out=w.hurt)
         xp.subtract(w.health, w.hurt, out=w.health)
         xp.maximum(w.health, tables.zero, out=w.health)

@@ -5,13 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from robustmarl._checks import check, check_index
 from robustmarl.envs.skirmish.maps import TICKS_PER_SECOND, SkirmishMap
 
-__all__ = ["ATTACK", "Encoder", "Layout"]
+__all__ = ["ATTACK", "Encoder", "Layout", "read_action"]
 
 SIGHT, SHOOT = 9.0, 6.0
 NO_OP, STOP, NORTH, SOUTH, EAST, WEST, ATTACK = range(7)
+
+
+def read_action(agent: str, action: Any, mask: NDArray[Any], *, refuse: bool) -> tuple[int, bool]:
+    """Return an agent's action as an int, and whether ``mask`` (A,) has it available.
+
+    Raises:
+        TypeError: if the action is not an integer.
+        ValueError: if it is not available, with ``refuse``.
+    """
+    where = f"step.actions[{agent!r}]"
+    number = check_index(where, action)
+    available = 0 <= number < len(mask) and bool(mask[number])
+    remedy = "See its action_mask, or pass illegal='replace'."
+    check(available or not refuse, where, "an available action", number, remedy)
+    return number, available
 
 
 class Layout:

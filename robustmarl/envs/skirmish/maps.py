@@ -14,12 +14,13 @@ Attribute: TypeAlias = Literal["light", "armored"]
 TICKS_PER_SECOND = 22.4
 TICKS_PER_STEP = 8
 MOVE_AMOUNT = 2.0
+_MOST = 1_000.0  # of any figure of a unit: the dead lie further away, and nobody aims there
 _FASTEST = MOVE_AMOUNT * TICKS_PER_SECOND / TICKS_PER_STEP
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitType:
-    """What one kind of unit can do. Distances are in cells, times in seconds.
+    """What one kind of unit can do. Distances are in cells, times in seconds; none over 1000.
 
     Args:
         name: how maps call it.
@@ -68,9 +69,9 @@ class UnitType:
     def __post_init__(self) -> None:
         positive = ("health", "cooldown", "radius", "max_cooldown")
         for name in positive:
-            check_number(f"UnitType.{name}", getattr(self, name), 0.0, open_low=True)
+            check_number(f"UnitType.{name}", getattr(self, name), 0.0, _MOST, open_low=True)
         for name in ("shield", "armor", "damage", "bonus", "range", "heal"):
-            check_number(f"UnitType.{name}", getattr(self, name), 0.0)
+            check_number(f"UnitType.{name}", getattr(self, name), 0.0, _MOST)
         check_number("UnitType.speed", self.speed, 0.0, _FASTEST, unit="cells per second")
         check_int("UnitType.attacks", self.attacks, 1)
         check_choice("UnitType.attribute", self.attribute, ("light", "armored"))
@@ -81,6 +82,8 @@ class UnitType:
         if self.heal or (other.flying and not self.hits_air):
             return 0.0, 0.0
         hit = self.damage + (self.bonus if other.attribute == self.bonus_against else 0.0)
+        if not hit:  # a unit without a weapon
+            return 0.0, 0.0
         return hit * self.attacks, max(hit - other.armor, 0.5) * self.attacks
 
 
@@ -245,6 +248,10 @@ class SkirmishMap:
         check(fighting, "SkirmishMap.allies", "units of which some fight", self.allies)
         fighting = any(not unit.heal for unit in self.enemy_units)
         check(fighting, "SkirmishMap.enemies", "units of which some fight", self.enemies)
+        for side, count in (("size", 2), ("playable", 4)):
+            cells = getattr(self, side)
+            whole = len(cells) == count and all(isinstance(cell, int) for cell in cells)
+            check(whole, f"SkirmishMap.{side}", f"{count} ints, cells", cells)
         left, bottom, right, top = self.playable
         inside = 0 <= left < right <= self.size[0] and 0 <= bottom < top <= self.size[1]
         check(inside, "SkirmishMap.playable", f"inside the size {self.size}", self.playable)
@@ -276,7 +283,10 @@ def _units(side: str, army: Army) -> tuple[UnitType, ...]:
     where = f"SkirmishMap.{side}"
     check(len(army) > 0, where, "at least one (unit type, count)", army)
     units: list[UnitType] = []
-    for kind, count in army:
+    for part in army:
+        pair = isinstance(part, tuple | list) and len(part) == 2
+        check(pair, where, "pairs (unit type, count)", army)
+        kind, count = part
         if not isinstance(kind, UnitType):
             check_choice(where, kind, UNITS)
             kind = UNITS[kind]

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice
+from robustmarl._checks import check, check_choice, check_seed
 from robustmarl._seeding import mix
 from robustmarl.envs.skirmish.engine import SkirmishEngine
+from robustmarl.envs.skirmish.layout import read_action
 from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.render import picture
 
@@ -55,6 +56,7 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         }
         self.engine = engine = SkirmishEngine(game, **self._settings)
         self.game, self.render_mode = engine.game, render_mode
+        self._refuse = illegal == "refuse"
         spec = engine.spec
         self.metadata = {
             "name": f"skirmish_{self.game.name}",
@@ -96,7 +98,8 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         if seed is not None:
-            self._seed, self._episode = seed, 0
+            self._seed, self._episode = check_seed("reset.seed", seed), 0
+            seed = self._seed
         else:
             self._episode += 1
             seed = mix(self._seed, self._episode)
@@ -119,8 +122,7 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         check(not absent, "step.actions", "one per agent", sorted(actions))
         if not agents:
             return {}, {}, {}, {}, {}
-        act = torch.tensor([[int(actions[agent]) for agent in agents]])
-        self.engine.advance(act, _ROW)
+        self.engine.advance(self._joint(actions), _ROW)
         terminated, truncated = bool(arrays["terminated"][0]), bool(arrays["truncated"][0])
         common = {
             "battle_won": bool(arrays["metrics"][0, 0]),
@@ -151,6 +153,14 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         """Return a picture, uint8 (H, W, 3): allies blue, enemies red, health as brightness."""
         check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
         return picture(self.engine)
+
+    def _joint(self, actions: dict[str, Any]) -> torch.Tensor:
+        """Return the team's actions (1, N); those out of range by one."""
+        size, joint = self.engine.layout.num_actions, []
+        for agent, mask in zip(self.agents, self._arrays["mask"][0], strict=True):
+            action, _ = read_action(agent, actions[agent], mask, refuse=self._refuse)
+            joint.append(min(max(action, -1), size))
+        return torch.tensor([joint])
 
     def _observe(self) -> dict[str, Any]:
         obs, mask = self._arrays["obs"][0].copy(), self._arrays["mask"][0].astype(np.int8)

@@ -90,6 +90,18 @@ def test_a_hit_takes_at_least_half_a_point():
     assert weak.damage_to(hard) == (1, 0.5)
 
 
+def test_without_a_weapon_there_is_no_damage():
+    assert DUMMY.damage_to(UNITS["marine"]) == (0, 0)
+
+
+def test_a_weak_hit_on_a_map_with_shields_takes_its_half_point():
+    weak = UnitType(name="weak", health=45.0, damage=0.25, range=5.0)
+    bare = UnitType(name="bare", health=100.0, speed=0.0)
+    engine = duel(weak, ((bare, 1), (SHIELDED, 1)), 4.0)
+    act(engine, 6)
+    assert pools(engine)[0][1:] == [99.5, 1000.0]
+
+
 def test_shields_come_back_after_160_ticks_without_damage():
     engine = duel("marine", SHIELDED, 4.0)
     act(engine, 6)  # hit at tick 0, and not again
@@ -331,7 +343,9 @@ def test_random_fights_stay_finite_and_pay_for_what_is_lost(name):
         after = battles.pools
         for key in ("obs", "state"):
             assert torch.isfinite(tensors[key]).all()
-            assert tensors[key].abs().max() <= 1.5
+            assert tensors[key].min() >= -1
+        assert tensors["obs"].max() <= 1
+        assert tensors["state"].max() <= lay.max_state
         assert (after >= 0).all()
         assert (after <= full).all()
         living = after[0] > 0
@@ -357,6 +371,59 @@ def test_random_fights_stay_finite_and_pay_for_what_is_lost(name):
     assert battles.illegal.sum() > 0
 
 
+class Audited(SkirmishEngine):
+    """Works out every shot again, one by one, from the unit types."""
+
+    def _shoot(self, w, tick):
+        before, pos, wait = w.pools.copy(), w.pos.copy(), w.wait.copy()
+        self.given = np.zeros_like(w.health)
+        super()._shoot(w, tick)
+        units, dealt = self.layout.units, np.zeros(w.pools.shape)
+        for i, e in np.argwhere(w.fire):
+            j = int(w.aim[i, e]) // w.e
+            a, b = units[i], units[j]
+            assert (i < self.layout.n) == (j < self.layout.n) or not a.heal
+            assert before[0, i, e] > 0
+            assert before[0, j, e] > 0
+            assert wait[i, e] <= tick
+            apart = np.hypot(*(pos[:, i, e] - pos[:, j, e]))
+            assert apart <= a.range + a.radius + b.radius + 1e-4
+            to_shield, to_health = a.damage_to(b)
+            dealt[:, j, e] += to_health, to_shield
+        stopped = np.minimum(before[1], dealt[1])
+        through = dealt[0] * (1 - stopped / np.maximum(dealt[1], 1e-9))
+        hit = np.maximum(before[0] - through, 0)
+        np.testing.assert_allclose(w.shield, before[1] - stopped, atol=1e-3)
+        np.testing.assert_allclose(w.health, hit + self.given, atol=1e-3)
+
+    def _heal(self, w, i):
+        health, energy = w.health.copy(), w.energy[i].copy()
+        super()._heal(w, i)
+        given = w.health - health
+        assert (given >= 0).all()
+        np.testing.assert_allclose(energy - w.energy[i], given.sum(0) / 3, atol=1e-3)
+        self.given += given
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_what_is_lost_is_what_was_shot(name):
+    """Damage dealt is hit points and shields lost, but for what kills beyond the last point."""
+    engine, rng, rows = Audited(name, 2), np.random.default_rng(2), np.arange(2)
+    engine.begin(rows, [2, 3])
+    n, first = engine.layout.n, engine.battles.pools.copy()
+    for _ in range(40):
+        mask = engine.tensors["mask"].numpy()
+        taste = np.where(np.arange(mask.shape[-1]) >= 6, 3.0, 1.0)
+        taste[4] = 2.0  # walk to the enemy
+        asked = torch.from_numpy((rng.random(mask.shape) * mask * taste).argmax(-1))
+        engine.advance(asked, rows)
+        over = (engine.tensors["terminated"] | engine.tensors["truncated"]).numpy()
+        rows = rows[~over[rows]]
+    lost = first - engine.battles.pools
+    assert lost[:, :n].sum() > 0
+    assert lost[:, n:].sum() > 0
+
+
 def test_without_shields_and_healers_rewards_sum_to_20_at_most_and_a_win_gives_20():
     engine, rng = SkirmishEngine("4m_vs_3m", 32, difficulty="easy"), np.random.default_rng(0)
     rows, total = np.arange(32), np.zeros(32)
@@ -376,8 +443,11 @@ def test_without_shields_and_healers_rewards_sum_to_20_at_most_and_a_win_gives_2
     assert (total[~won] < 20 * (30 + 135) / 365 + 1e-6).all()
 
 
-@pytest.mark.parametrize("name", ["3m", "2s3z", "1c3s5z", "MMM", "2s_vs_1sc"])
-@pytest.mark.parametrize("difficulty", ["normal", "hard"])
+@pytest.mark.parametrize(
+    ("name", "difficulty"),
+    [(name, "normal") for name in MAPS]
+    + [(name, "hard") for name in ("3m", "2s3z", "1c3s5z", "MMM", "2s_vs_1sc")],
+)
 def test_torch_and_numpy_take_the_same_step(name, difficulty):
     """From the same state: rounding may differ, and later the fights part."""
     one = SkirmishEngine(name, 3, difficulty=difficulty)
@@ -511,6 +581,8 @@ def test_an_unknown_map_lists_the_known_ones_nearest_first():
         ({"illegal": "ignore"}, r"illegal must be one of \['replace', 'refuse'\]"),
         ({"backend": "jax"}, "backend must be one of"),
         ({"backend": "numpy", "device": "meta"}, "backend must be 'torch' on meta, got 'numpy'"),
+        ({"device": "gpu"}, r"device must be a device that torch can use here, got 'gpu'\. torch"),
+        ({"device": None}, "device must be a device that torch can use here, got None"),
     ],
 )
 def test_bad_options_are_refused(option, text):
@@ -545,6 +617,9 @@ def test_bad_batches_and_seeds_are_refused():
         ({"allies": (("ghost", 1),)}, "allies must be one of .*'marine'.*got 'ghost'"),
         ({"enemies": (("medivac", 2),)}, "enemies must be units of which some fight"),
         ({"allies": (("marine", 0),)}, r"allies\['marine'\] must be an int >= 1, got 0"),
+        ({"allies": ("marine",)}, r"allies must be pairs \(unit type, count\), got \('marine',\)"),
+        ({"size": (32,)}, r"size must be 2 ints, cells, got \(32,\)"),
+        ({"playable": (0, 8.5, 32, 24)}, "playable must be 4 ints, cells"),
         ({"playable": (0, 0, 40, 10)}, "playable must be inside the size"),
         ({"ally_start": (40.0, 16.0)}, "ally_start must be inside"),
         ({"enemy_types": ("zealot",)}, "enemy_types must be the types"),
@@ -557,7 +632,9 @@ def test_bad_maps_are_refused(change, text):
         SkirmishMap(**good | change)
 
 
-@pytest.mark.parametrize("change", [{"health": 0}, {"speed": 6.0}, {"armor": -1}, {"attacks": 0}])
+@pytest.mark.parametrize(
+    "change", [{"health": 0}, {"speed": 6.0}, {"armor": -1}, {"attacks": 0}, {"range": 1e4}]
+)
 def test_bad_units_are_refused(change):
     (name,) = change
     with pytest.raises(ValueError, match=rf"UnitType\.{name} must be"):

@@ -1,6 +1,8 @@
 """SMAC's layouts: sizes of every map, and scenes whose numbers are worked out by hand."""
 
 import math
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -42,6 +44,33 @@ def scene(name, allies, enemies, **pools):
             getattr(battles, key)[i if i >= 0 else n - i - 1, 0] = value
     engine.encode()
     return engine, {key: tensor[0].numpy() for key, tensor in engine.tensors.items()}
+
+
+NAMED = (
+    *("3m", "8m", "25m", "6m", "15m", "20m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m"),
+    *("4m_vs_3m", "2s3z", "3s5z", "3s5z_vs_3s6z", "1c3s5z", "2s_vs_1sc", "2m_vs_1z", "6h_vs_8z"),
+    *("3s_vs_3z", "3s_vs_4z", "3s_vs_5z"),
+)
+LETTERS = {
+    "m": "marine",
+    "s": "stalker",
+    "z": "zealot",
+    "c": "colossus",
+    "sc": "spine_crawler",
+    "h": "hydralisk",
+}
+
+
+def test_the_maps_are_those_of_the_papers():
+    assert sorted(MAPS) == sorted([*NAMED, "MMM"])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_who_fights_is_in_the_name(name):
+    ours, _, theirs = name.partition("_vs_")
+    for army, units in ((ours, MAPS[name].ally_units), (theirs or ours, MAPS[name].enemy_units)):
+        told = {LETTERS[kind]: int(count) for count, kind in re.findall(r"(\d+)([a-z]+)", army)}
+        assert Counter(unit.name for unit in units) == told
 
 
 @pytest.mark.parametrize("name", SMAC)

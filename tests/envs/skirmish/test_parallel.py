@@ -26,7 +26,7 @@ def test_engine_and_environment_say_the_same_of_themselves(name):
     assert spec_of(env).metrics == ("battle_won",)
 
 
-@pytest.mark.parametrize("name", ["3m", "8m", "2m_vs_1z", "2s3z", "1c3s5z", "MMM", "3s_vs_3z"])
+@pytest.mark.parametrize("name", MAPS)
 def test_the_batch_equals_the_environments_one_by_one(name):
     """All arrays, bit for bit, over whole episodes and resets of some rows."""
     size = 3
@@ -109,6 +109,41 @@ def test_a_missing_action_is_refused():
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"step\.actions must be one per agent"):
         env.step({"agent_0": 1})
+
+
+@pytest.mark.parametrize("bad", [1.0, "1", None, np.float32(1)])
+def test_an_action_that_is_no_integer_is_refused(bad):
+    env = envs.skirmish("3m")
+    env.reset(seed=0)
+    with pytest.raises(TypeError, match=r"step\.actions\['agent_1'\] must be an int, got"):
+        env.step({"agent_0": 1, "agent_1": bad, "agent_2": 1})
+
+
+@pytest.mark.parametrize("bad", [0, 9, -1, 2**70])
+def test_unavailable_actions_are_replaced_and_counted_or_refused(bad):
+    env = envs.skirmish("3m")
+    env.reset(seed=0)
+    actions = {"agent_0": torch.tensor(1), "agent_1": np.array(1), "agent_2": bad}
+    *_, infos = env.step(actions)
+    assert infos["agent_0"]["illegal_actions"] == 1
+    env = envs.skirmish("3m", illegal="refuse")
+    env.reset(seed=0)
+    text = rf"step\.actions\['agent_2'\] must be an available action, got {bad}\. See its action_m"
+    with pytest.raises(ValueError, match=text):
+        env.step(actions)
+
+
+@pytest.mark.parametrize("bad", [0.5, "1", True])
+def test_a_seed_of_a_wrong_kind_is_refused_and_forgotten(bad):
+    env = envs.skirmish("3m")
+    env.reset(seed=np.int64(3))
+    with pytest.raises(TypeError, match=r"reset\.seed must be an int or None, got"):
+        env.reset(seed=bad)
+    env.reset()
+    went_on, other = env.state(), envs.skirmish("3m")
+    other.reset(seed=3)
+    other.reset()
+    np.testing.assert_array_equal(went_on, other.state())
 
 
 def test_pictures_show_who_lives_where():
