@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,36 +100,53 @@ class EpisodeBuffer(ReplayBuffer):
         self._next = self._count = 0
         self._perturbed = False
 
-    def add_episodes(self, staging: dict[str, Tensor], rows: Tensor, lengths: Tensor) -> None:
-        """Copy episodes from staging arrays (E, T or T+1, ...).
+    def add_episodes(
+        self,
+        ring: Mapping[str, Tensor],
+        rows: NDArray[np.int64],
+        first: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        whole: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
+        """Copy episodes of ticks in a ring of R, (R, E, ...), that holds a whole one: R > T.
 
         Args:
-            staging: arrays by key; ``seen`` only if observations were perturbed.
-            rows: which rows of staging, int64 (K,).
-            lengths: their numbers of steps, int64 (K,).
+            ring: arrays by key; ``seen`` only if observations were perturbed.
+            rows: which of the E environments, (K,).
+            first: the ticks at which these episodes began, in [0, R), (K,).
+            lengths: their numbers of steps, (K,).
+            whole: further arrays of these episodes alone, (K, L, ...), L at most T+1.
         """
-        rows, lengths = rows[-self.capacity :], lengths[-self.capacity :]
-        on_cpu = self.device.type == rows.device.type == "cpu"
-        slots = (torch.arange(len(rows), device=self.device) + self._next) % self.capacity
-        pairs = list(zip(slots.tolist(), rows.tolist(), strict=True)) if on_cpu else []
-        if "seen" in staging and not self._perturbed:
+        skip = max(0, len(rows) - self.capacity)
+        rows, first, lengths = rows[skip:], first[skip:], lengths[skip:]
+        slots = (np.arange(len(rows)) + self._next) % self.capacity
+        if "seen" in ring and not self._perturbed:
             self._perturbed = True
             if "seen" not in self.data:
-                self.data["seen"] = self._allocate(staging["seen"])
+                self.data["seen"] = self._allocate(ring["seen"])
             if self._count:
                 self.data["seen"].copy_(self.data["obs"])
-        for key, values in staging.items():
+        for key, values in ring.items():
+            ends = lengths + (key in OBS_KEYS)
             if key not in self.data:
                 self.data[key] = self._allocate(values)
-            if on_cpu:  # slices cost a fraction of what index lists do
+            if self.device.type == values.device.type == "cpu":
                 held, new = self.data[key].numpy(), values.numpy()
-                for slot, row in pairs:
-                    held[slot] = new[row]
+                for slot, row, begin, end in zip(slots, rows, first, ends, strict=True):
+                    here = min(end, len(new) - begin)  # slices cost a fraction of index lists
+                    held[slot, :here] = new[begin : begin + here, row]
+                    held[slot, here:end] = new[: end - here, row]
             else:
-                self.data[key][slots] = values[rows].to(self.device)
-        if self._perturbed and "seen" not in staging:
+                ticks = (first[:, None] + np.arange(ends.max())) % len(values)
+                self.data[key][slots, : ends.max()] = values[ticks, rows[:, None]].to(self.device)
+        for key, array in (whole or {}).items():
+            episodes = torch.from_numpy(array[skip:]).to(self.device)
+            if key not in self.data:
+                self.data[key] = self._allocate(episodes)
+            self.data[key][slots, : episodes.shape[1]] = episodes
+        if self._perturbed and "seen" not in ring:
             self.data["seen"][slots] = self.data["obs"][slots]
-        self.lengths[slots] = lengths.to(self.device)
+        self.lengths[slots] = torch.from_numpy(lengths).to(self.device)
         self._next = (self._next + len(rows)) % self.capacity
         self._count = min(self._count + len(rows), self.capacity)
 
@@ -210,7 +228,7 @@ class EpisodeBuffer(ReplayBuffer):
         self._rng.bit_generator.state = _integers(state["rng"])
 
     def _allocate(self, like: Tensor) -> Tensor:
-        shape = (self.capacity, *like.shape[1:])
+        shape = (self.capacity, self.spec.horizon + 1, *like.shape[2:])
         return torch.zeros(shape, dtype=like.dtype, device=self.device)
 
 

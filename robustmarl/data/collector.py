@@ -130,14 +130,15 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._steps = np.zeros(size, dtype=np.int64)
         self._live = np.zeros(size, dtype=np.bool_)
         self._terminal = np.zeros(size, dtype=np.bool_)
-        self._return = np.zeros(size)
         self._number = np.zeros(size, dtype=np.int64)
         self._last_act = self.spec.empty(size, device=device)["act"]
         width = self.controller.hidden_size
         shape = (size, self.spec.num_agents, width)
         self._hidden = torch.zeros(shape, device=device) if width else None
-        self._staging: dict[str, Tensor] = {}
+        self._staging: dict[str, Tensor] = {}  # (T+1, E, ...), a ring of ticks
         self._views: dict[str, Any] = {}
+        self._now, self._ring = 0, self.spec.horizon + 1
+        self._first = np.zeros(size, dtype=np.int64)
         self._finished: list[int] = []
         self._returns: list[float] = []
         self._lens: list[int] = []
@@ -274,13 +275,13 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._keys[index] = torch.tensor(keys, device=self.device)
         self._step[index] = 0
         self._steps[rows] = 0
+        self._first[rows] = self._now
         self._last_act = self._last_act.clone()  # it may be a script's own tensor
         self._last_act[index] = 0 if self.spec.continuous else -1
         if self._hidden is not None:
             self._hidden[index] = 0.0
         for opponent in self._opponents:
             opponent.begin(index)
-        self._return[rows] = 0.0
         self._live[rows] = True
         self.engine.begin(rows, seeds)
 
@@ -295,14 +296,14 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         rows = np.flatnonzero(live)
         playing = rows[~terminal[rows]]
         if self._store is not None:
-            self._stage(self._staging_obs(context), rows)
-        if len(playing):
-            self._play(context, playing)
+            self._stage(self._staging_obs(context))
         if len(playing) < len(rows):
             self._finish(rows[terminal[rows]])
         if len(playing):
+            self._play(context, playing)
             ended = self._ended(playing)
             self._terminal[ended] = True
+        self._now = (self._now + 1) % self._ring
         return len(playing)
 
     def _play(self, context: StepContext, playing: NDArray[np.int64]) -> None:
@@ -310,7 +311,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._check_finite(output, context)
         self._check_mask(context)
         if not self.spec.continuous:
-            output = output.masked_fill(~context.mask, MASKED)
+            output = torch.where(context.mask, output, MASKED)
         clean = output
         for perturber in self.perturbers:
             output = perturber.on_logits(context, output)
@@ -328,46 +329,50 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         if self._opponents:
             joint = self._joint_act(executed)
         self.engine.advance(joint.cpu() if self._cpu_engine else joint, playing)
-        rew_agents = self._slice(self.engine.tensors["rew_agents"]).to(self.device)
-        rew = rew_agents.sum(-1) if self.spec.team_reward == "sum" else rew_agents.mean(-1)
-        self._return[playing] += rew.cpu().numpy()[playing]
+        arrays = {"rew_agents": self._slice(self.engine.tensors["rew_agents"]).to(self.device)}
         if self._store is not None:
-            arrays = {"act": told, "rew_agents": rew_agents, "rew": rew}
-            arrays["terminated"] = self.engine.tensors["terminated"].to(self.device)
-            arrays["truncated"] = self.engine.tensors["truncated"].to(self.device)
+            arrays["act"] = told
             if logp is not None:
                 arrays["logp"] = logp
             if self._acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
             for perturber in self.perturbers:
                 arrays |= perturber.record()
-            self._stage(arrays, playing)
+        self._stage(arrays)
         self._last_act = told
         self._hidden = hidden if self._hidden is not None else None
         self._steps[playing] += 1
-        self._step = torch.as_tensor(self._steps, device=self.device).clone()
+        self._step = torch.from_numpy(self._steps.copy()).to(self.device)
 
     def _finish(self, rows: NDArray[np.int64]) -> None:
+        tensors, first, lengths = self.engine.tensors, self._first[rows], self._steps[rows]
+        ticks = (first[:, None] + np.arange(lengths.max())) % self._ring
+        earned = self._staging["rew_agents"][ticks, rows[:, None]].cpu().numpy()
+        rew = earned.sum(-1) if self.spec.team_reward == "sum" else earned.mean(-1)
         if self._store is not None:
-            index = torch.as_tensor(rows, device=self.device)
-            self._store.add_episodes(self._staging, index, torch.as_tensor(self._steps[rows]))
+            whole = {"rew": rew}
+            for key in ("terminated", "truncated"):
+                whole[key] = np.zeros(rew.shape, np.bool_)
+                whole[key][np.arange(len(rows)), lengths - 1] = tensors[key].cpu().numpy()[rows]
+            self._store.add_episodes(self._staging, rows, first, lengths, whole)
+        for one, steps in zip(rew.astype(np.float64), lengths, strict=True):
+            self._returns.append(float(one[:steps].cumsum()[-1]))
         self._finished += self._number[rows].tolist()
-        self._returns += self._return[rows].tolist()
-        self._lens += self._steps[rows].tolist()
-        self._metrics += self.engine.tensors["metrics"][torch.as_tensor(rows)].tolist()
+        self._lens += lengths.tolist()
+        self._metrics += tensors["metrics"].cpu().numpy()[rows].tolist()
         self._live[rows] = self._terminal[rows] = False
 
     def _ended(self, playing: NDArray[np.int64]) -> NDArray[np.int64]:
-        tensors = self.engine.tensors
-        done = (tensors["terminated"] | tensors["truncated"]).cpu().numpy()
-        late = self._steps >= self.spec.horizon
-        over = playing[late[playing] & ~done[playing]]
-        if len(over):
+        tensors, horizon = self.engine.tensors, self.spec.horizon
+        done = (tensors["terminated"].cpu().numpy() | tensors["truncated"].cpu().numpy())[playing]
+        steps = self._steps[playing]
+        if steps.max() >= horizon and (steps[~done] >= horizon).any():
             raise ValueError(
-                f"environment {over[0]} must end within its stated horizon of {self.spec.horizon} "
-                "steps. State the right one: envs.describe(env, horizon=...)."
+                f"environment {playing[~done & (steps >= horizon)][0]} must end within its stated "
+                f"horizon of {horizon} steps. "
+                "State the right one: envs.describe(env, horizon=...)."
             )
-        return playing[done[playing]]
+        return playing[done]
 
     def _context(self, pick: Any, last_act: Tensor, hidden: Tensor | None) -> StepContext:
         tensors = self.engine.tensors
@@ -424,33 +429,23 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             arrays["seen"] = context.seen
         return arrays
 
-    def _stage(self, arrays: dict[str, Tensor], rows: NDArray[np.int64]) -> None:
-        steps = self._steps[rows]
-        if self.device.type == "cpu":  # numpy's indexing costs a third of torch's here
-            size = len(self._live)
-            at = rows * (self.spec.horizon + 1) + steps
-            whole = len(rows) == size
-            for key, values in arrays.items():
-                staged, new = self._staged(key, values)[1], values.numpy().reshape(size, -1)
-                staged[at] = new if whole else new[rows]
-            return
-        index = torch.as_tensor(rows, device=self.device)
-        places = torch.as_tensor(steps, device=self.device)
+    def _stage(self, arrays: dict[str, Tensor]) -> None:
+        """Keep what this tick brought, for all environments at once."""
         for key, values in arrays.items():
-            self._staged(key, values)[0][index, places] = values[index]
-
-    def _staged(self, key: str, values: Tensor) -> tuple[Tensor, Any]:
-        """Return the staging tensor of a key and, on the CPU, a row per step of it for numpy."""
-        if key not in self._staging:
-            shape = (len(self._live), self.spec.horizon + 1, *values.shape[1:])
-            self._staging[key] = torch.zeros(shape, dtype=values.dtype, device=self.device)
-            if self.device.type == "cpu":
-                self._views[key] = self._staging[key].numpy().reshape(shape[0] * shape[1], -1)
-        return self._staging[key], self._views.get(key)
+            if key not in self._staging:
+                staged = torch.zeros(
+                    (self._ring, *values.shape), dtype=values.dtype, device=self.device
+                )
+                self._staging[key] = staged
+                self._views[key] = staged.numpy() if self.device.type == "cpu" else staged
+            if self.device.type == "cpu":  # numpy's copies start a few times sooner than torch's
+                self._views[key][self._now] = values.numpy()
+            else:
+                self._views[key][self._now] = values
 
     def _check_mask(self, context: StepContext) -> None:
         mask = context.mask
-        if mask.device.type == "cpu" and mask.numpy().any(-1).all():
+        if mask.device.type == "cpu" and np.logical_or.reduce(mask.numpy(), -1).all():
             return
         bad = ~mask.any(dim=-1) & context.live[:, None]
         if bool(bad.any()):

@@ -23,8 +23,8 @@ SPEC = TeamSpec(
 )
 
 
-def staged(*numbers, seen=False):
-    """Return staging arrays whose every entry of row k tells ``numbers[k]`` and the step."""
+def staged(*numbers, seen=False, first=0):
+    """Return a ring whose every entry tells ``numbers[k]`` of environment k, and the step."""
     t = SPEC.horizon + 1
     value = torch.tensor(numbers, dtype=torch.float32).view(-1, 1) * 10 + torch.arange(t)
     arrays = {
@@ -37,31 +37,59 @@ def staged(*numbers, seen=False):
     }
     if seen:
         arrays["seen"] = -arrays["obs"]
-    return arrays
+    return {key: values.transpose(0, 1).roll(first, 0) for key, values in arrays.items()}
+
+
+def add(store, arrays, rows, lengths, first=0, whole=None):
+    rows = np.asarray(rows)
+    store.add_episodes(arrays, rows, np.full_like(rows, first), np.asarray(lengths), whole)
 
 
 def fill(store, *numbers, length=2, seen=False):
-    rows = torch.arange(len(numbers))
-    store.add_episodes(staged(*numbers, seen=seen), rows, torch.full_like(rows, length))
+    add(store, staged(*numbers, seen=seen), range(len(numbers)), [length] * len(numbers))
 
 
 def numbers(batch):
     return (batch.rew[:, 0] / 10).long().tolist()
 
 
+def test_arrays_of_the_episodes_alone_keep_to_them_when_some_do_not_fit():
+    store = EpisodeBuffer(SPEC, 2)
+    flags = np.array([[[k, step] for step in range(4)] for k in (5, 6, 7)])
+    add(store, staged(1, 2, 3), [0, 1, 2], [3, 2, 3], whole={"extra": flags})
+    batch, _ = store.sample(None)
+    assert numbers(batch) == [2, 3]
+    assert batch.extra[:, :, 0].tolist() == [[6] * 3, [7] * 3]
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_episodes_begin_anywhere_in_the_ring(first):
+    store, plain = EpisodeBuffer(SPEC, 3), EpisodeBuffer(SPEC, 3)
+    add(store, staged(1, 2, first=first), [0, 1], [4, 2], first)
+    add(plain, staged(1, 2), [0, 1], [4, 2])
+    batch, expected = store.sample(None)[0], plain.sample(None)[0]
+    for key in OBS_KEYS:
+        assert torch.equal(batch.obs[key], expected.obs[key]), key
+    assert torch.equal(batch.act, expected.act)
+
+
 def test_what_goes_in_comes_out_cut_to_the_longest():
     store = EpisodeBuffer(SPEC, 5)
     arrays = staged(1, 2, 3)
-    store.add_episodes(arrays, torch.tensor([2, 0]), torch.tensor([3, 1]))
+    add(store, arrays, [2, 0], [3, 1])
     batch, slots = store.sample(None)
     assert slots.tolist() == [0, 1]
     assert numbers(batch) == [3, 1]
     assert batch.valid.tolist() == [[True, True, True], [True, False, False]]
     for key in OBS_KEYS:
         source = arrays["obs" if key == "seen" else key]
-        assert torch.equal(batch.obs[key], source[[2, 0], :4]), key
+        assert batch.obs[key].shape[:2] == (2, 4)
+        assert torch.equal(batch.obs[key][0], source[:4, 2]), key
+        assert torch.equal(batch.obs[key][1, :2], source[:2, 0]), key
     for key in ("act", "rew"):
-        assert torch.equal(batch[key], arrays[key][[2, 0], :3])
+        assert batch[key].shape[:2] == (2, 3)
+        assert torch.equal(batch[key][0], arrays[key][:3, 2])
+        assert torch.equal(batch[key][1, :1], arrays[key][:1, 0])
     assert len(store) == store.num_episodes == 2
 
 
@@ -230,7 +258,7 @@ def test_it_behaves_like_a_list(capacity, steps):
             ids = range(count, count + len(lengths))
             count += len(lengths)
             arrays = staged(*ids, seen=what == "perturbed")
-            store.add_episodes(arrays, torch.arange(len(lengths)), torch.tensor(lengths))
+            add(store, arrays, range(len(lengths)), lengths)
             model += [(i, n, what == "perturbed") for i, n in zip(ids, lengths, strict=True)]
             model = model[-capacity:]
         assert len(store) == len(model)
@@ -238,6 +266,7 @@ def test_it_behaves_like_a_list(capacity, steps):
             batch = store.sample(None)[0]
             assert numbers(batch) == [i for i, _, _ in model]
             assert batch.valid.sum(1).tolist() == [n for _, n, _ in model]
-            sign = torch.tensor([-1.0 if p else 1.0 for _, _, p in model])
-            assert torch.equal(batch.obs.seen, batch.obs.obs * sign.view(-1, 1, 1, 1))
+            for k, (_, n, perturbed) in enumerate(model):
+                obs, seen = batch.obs.obs[k, : n + 1], batch.obs.seen[k, : n + 1]
+                assert torch.equal(seen, -obs if perturbed else obs)
             assert numbers(store.latest(2)) == [i for i, _, _ in model[-2:]]

@@ -349,13 +349,22 @@ class SkirmishEngine:
         self._store(part, index)
 
     def _advance_most(self, joint: Any, rows: NDArray[np.int64]) -> None:
-        """Advance everything and put back the few that were left out: fewer are copied so."""
-        left = np.ones(self._e, np.bool_)
-        left[rows] = False
-        index = self.ops.array(np.flatnonzero(left), "int64")
-        battles, outputs = self.battles, self._outputs
-        joint = joint[self.ops.arange(self._e)]  # a copy: the caller's stays as it is
-        joint[index] = self.ops.xp.where(outputs["mask"][index][:, :, NO_OP], NO_OP, STOP)
+        """Advance everything, and put back what was left out in the middle of an episode."""
+        ops, battles, outputs = self.ops, self.battles, self._outputs
+        out = np.ones(self._e, np.bool_)
+        out[rows] = False
+        if self._refuse:  # only what was asked for
+            index = ops.array(np.flatnonzero(out), "int64")
+            joint = joint[ops.arange(self._e)]  # a copy: the caller's stays as it is
+            joint[index] = ops.xp.where(outputs["mask"][index][:, :, NO_OP], NO_OP, STOP)
+        for key in ("terminated", "truncated"):
+            out &= ~self.tensors[key].cpu().numpy()
+        left = np.flatnonzero(out)
+        if not len(left):
+            self._legalise(battles, joint, None)
+            self._play(battles)
+            return
+        index = ops.array(left, "int64")
         kept = battles.flat[:, index], battles.target[:, index], battles.act[index]
         shown = {key: values[index] for key, values in outputs.items()}
         self._legalise(battles, joint, None)
