@@ -126,27 +126,39 @@ class EpisodeBuffer(ReplayBuffer):
                 self.data["seen"] = self._allocate(ring["seen"])
             if self._count:
                 self.data["seen"].copy_(self.data["obs"])
+        on_cpu = self.device.type == "cpu" and all(v.device.type == "cpu" for v in ring.values())
+        places = list(
+            zip(slots.tolist(), rows.tolist(), first.tolist(), lengths.tolist(), strict=True)
+        )
         for key, values in ring.items():
-            ends = lengths + (key in OBS_KEYS)
+            more = int(key in OBS_KEYS)
             if key not in self.data:
                 self.data[key] = self._allocate(values)
-            if self.device.type == values.device.type == "cpu":
+            if on_cpu:  # slices cost a fraction of index lists
                 held, new = self.data[key].numpy(), values.numpy()
-                for slot, row, begin, end in zip(slots, rows, first, ends, strict=True):
-                    here = min(end, len(new) - begin)  # slices cost a fraction of index lists
+                for slot, row, begin, length in places:
+                    here = min(length + more, len(new) - begin)
                     held[slot, :here] = new[begin : begin + here, row]
-                    held[slot, here:end] = new[: end - here, row]
+                    if here < length + more:
+                        held[slot, here : length + more] = new[: length + more - here, row]
             else:
-                ticks = (first[:, None] + np.arange(ends.max())) % len(values)
-                self.data[key][slots, : ends.max()] = values[ticks, rows[:, None]].to(self.device)
+                end = int(lengths.max()) + more
+                ticks = (first[:, None] + np.arange(end)) % len(values)
+                self.data[key][slots, :end] = values[ticks, rows[:, None]].to(self.device)
         for key, array in (whole or {}).items():
-            episodes = torch.from_numpy(array[skip:]).to(self.device)
             if key not in self.data:
-                self.data[key] = self._allocate(episodes)
-            self.data[key][slots, : episodes.shape[1]] = episodes
+                self.data[key] = self._allocate(torch.from_numpy(array))
+            if on_cpu:
+                self.data[key].numpy()[slots, : array.shape[1]] = array[skip:]
+            else:
+                episodes = torch.from_numpy(array[skip:]).to(self.device)
+                self.data[key][slots, : array.shape[1]] = episodes
         if self._perturbed and "seen" not in ring:
             self.data["seen"][slots] = self.data["obs"][slots]
-        self.lengths[slots] = torch.from_numpy(lengths).to(self.device)
+        if on_cpu:
+            self.lengths.numpy()[slots] = lengths
+        else:
+            self.lengths[slots] = torch.from_numpy(lengths).to(self.device)
         self._next = (self._next + len(rows)) % self.capacity
         self._count = min(self._count + len(rows), self.capacity)
 

@@ -139,6 +139,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._views: dict[str, Any] = {}
         self._now, self._ring = 0, self.spec.horizon + 1
         self._first = np.zeros(size, dtype=np.int64)
+        cells = np.arange(size * self.spec.num_agents) * self.spec.num_actions
+        self._cells = cells.reshape(size, -1)  # where each agent's mask begins
         self._finished: list[int] = []
         self._returns: list[float] = []
         self._lens: list[int] = []
@@ -309,7 +311,6 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _play(self, context: StepContext, playing: NDArray[np.int64]) -> None:
         output, hidden = self.controller.infer(context)
         self._check_finite(output, context)
-        self._check_mask(context)
         if not self.spec.continuous:
             output = torch.where(context.mask, output, MASKED)
         clean = output
@@ -317,6 +318,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             output = perturber.on_logits(context, output)
         draws = Draws(self._keys).at(self._step, _SELECT)
         act, logp = self.controller.select(output, context.mask, draws, self._training)
+        self._check_mask(context, act)
         executed = act
         for perturber in self.perturbers:
             executed = perturber.on_act(context, executed)
@@ -347,7 +349,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _finish(self, rows: NDArray[np.int64]) -> None:
         tensors, first, lengths = self.engine.tensors, self._first[rows], self._steps[rows]
         ticks = (first[:, None] + np.arange(lengths.max())) % self._ring
-        earned = self._staging["rew_agents"][ticks, rows[:, None]].cpu().numpy()
+        earned = self._views["rew_agents"][ticks, rows[:, None]]  # (K, T, N)
+        if isinstance(earned, Tensor):
+            earned = earned.cpu().numpy()
         rew = earned.sum(-1) if self.spec.team_reward == "sum" else earned.mean(-1)
         if self._store is not None:
             whole = {"rew": rew}
@@ -443,10 +447,13 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             else:
                 self._views[key][self._now] = values
 
-    def _check_mask(self, context: StepContext) -> None:
+    def _check_mask(self, context: StepContext, act: Tensor) -> None:
+        """Refuse a mask without an action: what is chosen then is not available either."""
         mask = context.mask
-        if mask.device.type == "cpu" and np.logical_or.reduce(mask.numpy(), -1).all():
-            return
+        if mask.device.type == "cpu" and not self.spec.continuous:
+            flat = mask.numpy().reshape(-1)
+            if flat.take(self._cells + act.numpy(), mode="clip").all():
+                return
         bad = ~mask.any(dim=-1) & context.live[:, None]
         if bool(bad.any()):
             e, i = bad.nonzero()[0].tolist()
@@ -456,7 +463,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             )
 
     def _check_finite(self, output: Tensor, context: StepContext) -> None:
-        if math.isfinite(float(output.sum())):
+        total = output.numpy().sum() if output.device.type == "cpu" else float(output.sum())
+        if math.isfinite(total):
             return
         bad = (~torch.isfinite(output)).flatten(2).any(-1) & context.live[:, None]
         if not bool(bad.any()):
