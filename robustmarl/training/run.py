@@ -276,6 +276,7 @@ def run(
     finally:
         bar.close()
         env.close()
+        buffer.data.clear()  # the trainer is part of cycles, which are collected late
         for tester in testers.values():
             tester.close()
         if isinstance(logger, TensorboardLogger):

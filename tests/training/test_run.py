@@ -426,3 +426,19 @@ def test_the_bar_shows_name_and_steps(capsys):
     shown = capsys.readouterr().err
     assert "my team" in shown
     assert "120" in shown
+
+
+def test_a_finished_run_gives_back_the_memory_of_its_buffer(monkeypatch):
+    """The trainer is part of reference cycles: by itself it would go much later."""
+    made = []
+
+    class Remembered(module.EpisodeBuffer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(module, "EpisodeBuffer", Remembered)
+    run(qmix(), game, **SETTINGS)
+    (buffer,) = made
+    assert len(buffer) > 0
+    assert not buffer.data
