@@ -396,6 +396,8 @@ def draw(results: Results, out: Path) -> None:
                 axes.scatter(
                     *zip(*points, strict=True), color=f"C{k}", label=method, s=28, alpha=0.8
                 )
+        if task in ANCHORS:
+            axes.set(xlim=(-5, 106), ylim=(-4, 58))
         axes.set_xlabel("return without attack")
         axes.set_ylabel("return under the non-oblivious adversary")
         axes.set_title(task)
