@@ -121,6 +121,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
         kept = Perturber.on_act
         self._acts_differ = any(type(p).on_act is not kept for p in self.perturbers)
+        self._told_executed = any(p.act_told == "executed" for p in self.perturbers)
         self._allocate()
 
     def _allocate(self) -> None:
@@ -130,6 +131,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._steps = np.zeros(size, dtype=np.int64)
         self._live = np.zeros(size, dtype=np.bool_)
         self._terminal = np.zeros(size, dtype=np.bool_)
+        self._flags = torch.from_numpy(self._live), torch.from_numpy(self._terminal)
         self._number = np.zeros(size, dtype=np.int64)
         self._last_act = self.spec.empty(size, device=device)["act"]
         width = self.controller.hidden_size
@@ -274,7 +276,10 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._number[rows] = numbers
         self.episodes_begun += len(rows)
         index = torch.as_tensor(rows, device=self.device)
-        self._keys[index] = torch.tensor(keys, device=self.device)
+        if self.device.type == "cpu":
+            self._keys.numpy()[rows] = keys
+        else:
+            self._keys[index] = torch.tensor(keys, device=self.device)
         self._step[index] = 0
         self._steps[rows] = 0
         self._first[rows] = self._now
@@ -323,7 +328,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         for perturber in self.perturbers:
             executed = perturber.on_act(context, executed)
         told = act
-        if any(p.act_told == "executed" for p in self.perturbers):
+        if self._told_executed:
             told = executed
             if logp is not None and (output is not clean or executed is not act):
                 logp = cast(Any, self.controller).log_prob(clean, told)
@@ -369,8 +374,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _ended(self, playing: NDArray[np.int64]) -> NDArray[np.int64]:
         tensors, horizon = self.engine.tensors, self.spec.horizon
         done = (tensors["terminated"].cpu().numpy() | tensors["truncated"].cpu().numpy())[playing]
-        steps = self._steps[playing]
-        if steps.max() >= horizon and (steps[~done] >= horizon).any():
+        if (steps := self._steps[playing]).max() >= horizon and (steps[~done] >= horizon).any():
             raise ValueError(
                 f"environment {playing[~done & (steps >= horizon)][0]} must end within its stated "
                 f"horizon of {horizon} steps. "
@@ -394,8 +398,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             hidden=hidden,
             step=self._step,
             keys=self._keys,
-            live=torch.as_tensor(self._live, device=self.device),
-            terminal=torch.as_tensor(self._terminal, device=self.device),
+            live=self._flags[0].to(self.device),
+            terminal=self._flags[1].to(self.device),
         )
 
     def _joint_act(self, own: Tensor) -> Tensor:
