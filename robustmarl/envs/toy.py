@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,21 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_choice, check_int
 from robustmarl.envs._team_game import TeamGame
 from robustmarl.spec import spec_of
 from robustmarl.typing import Array
 
-__all__ = ["ToyEngine", "ToyGame"]
+__all__ = ["ToyDynamics", "ToyEngine", "ToyGame"]
+
+ToyDynamics = Literal["alternating", "published"]
 
 
 class ToyGame(TeamGame):
-    """Two agents agree in state 0, differ in state 1; success earns 1 and changes the state.
+    """Two agents agree in state 0 and differ in state 1: such a success earns 1.
 
-    The toy game of EIR-MAPPO: in state 0 equal actions earn 1 and lead to state 1, in state 1
-    unequal actions earn 1 and lead to state 0; otherwise nothing happens. The first state is
-    uniform. A team that coordinates earns 1 a step; if one agent plays against it, matching
-    pennies leave one half.
+    The toy game of EIR-MAPPO in two variants. As published, a success leads to state 1 and a
+    failure to state 0, so that the state tells whether the last step succeeded. In the
+    alternating one, the default, a success leads to the other state and a failure changes
+    nothing, so that an agent which sees the state alone knows nothing of the past: the bounds on
+    teams without memory hold only there. In both a team that coordinates earns 1 a step; if one
+    agent plays against it, matching pennies leave one half. The first state is uniform.
 
     Observations are ``[s, agent, last s, last action of agent 0, of agent 1]``, the last three
     zero at first (which reads as a success); the state is all observations, shape (N, D).
@@ -33,14 +38,23 @@ class ToyGame(TeamGame):
     Args:
         horizon: steps, at which an episode is truncated.
         memoryless: leave the last state and the last joint action out.
+        dynamics: ``"alternating"`` or ``"published"``.
 
     Raises:
         TypeError: if ``horizon`` is not an int.
-        ValueError: if ``horizon`` is below 1.
+        ValueError: if ``horizon`` is below 1, or for unknown dynamics.
     """
 
-    def __init__(self, *, horizon: int = 100, memoryless: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        horizon: int = 100,
+        memoryless: bool = False,
+        dynamics: ToyDynamics = "alternating",
+    ) -> None:
         check_int("ToyGame.horizon", horizon, 1)
+        check_choice("ToyGame.dynamics", dynamics, get_args(ToyDynamics))
+        self._dynamics: ToyDynamics = dynamics
         self._size = 2 if memoryless else 5
         super().__init__(
             name="eir_toy",
@@ -55,7 +69,12 @@ class ToyGame(TeamGame):
 
     def make_engine(self, num_envs: int) -> ToyEngine:
         """Return ``num_envs`` games like this one, stepped together; training uses it."""
-        return ToyEngine(num_envs, horizon=self._horizon, memoryless=self._size == 2)
+        return ToyEngine(
+            num_envs,
+            horizon=self._horizon,
+            memoryless=self._size == 2,
+            dynamics=self._dynamics,
+        )
 
     @override
     def state(self) -> Array:
@@ -71,8 +90,7 @@ class ToyGame(TeamGame):
         first, second = joint
         success = (first == second) == (self._at == 0)
         self._last = (self._at, first, second)
-        if success:
-            self._at = 1 - self._at
+        self._at = int(success != (self._dynamics == "alternating" and self._at == 1))
         return float(success)
 
     @override
@@ -88,11 +106,20 @@ class ToyEngine:
         num_envs: E, >= 1.
         horizon: steps, at which an episode is truncated.
         memoryless: leave the last state and the last joint action out.
+        dynamics: see :class:`ToyGame`.
     """
 
-    def __init__(self, num_envs: int = 1, *, horizon: int = 100, memoryless: bool = False) -> None:
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        horizon: int = 100,
+        memoryless: bool = False,
+        dynamics: ToyDynamics = "alternating",
+    ) -> None:
         check_int("ToyEngine.num_envs", num_envs, 1)
-        self.spec = spec_of(ToyGame(horizon=horizon, memoryless=memoryless))
+        self.spec = spec_of(ToyGame(horizon=horizon, memoryless=memoryless, dynamics=dynamics))
+        self._alternating = dynamics == "alternating"
         self.tensors = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
         for key in ("terminated", "truncated"):
             self.tensors[key] = torch.zeros(num_envs, dtype=torch.bool)
@@ -128,7 +155,7 @@ class ToyEngine:
             check(False, "ToyEngine.advance.act", "indices below 2", played.tolist())
         at = self._at[rows]
         success = (played[:, 0] == played[:, 1]) == (at == 0)
-        self._at[rows] = np.where(success, 1 - at, at)
+        self._at[rows] = success != (self._alternating & (at == 1))
         self._steps[rows] += 1
         self._out["rew_agents"][rows] = success[:, None]
         self._out["truncated"][rows] = self._steps[rows] >= self.spec.horizon

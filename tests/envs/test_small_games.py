@@ -90,16 +90,27 @@ def test_signal_noise_stays_in_its_bounds_and_differs_between_agents():
         obs, *_ = env.step(dict.fromkeys(env.agents, 0))
 
 
-def test_toy_transitions():
-    """Section 6 of the specification: XNOR in state 0, XOR in state 1."""
-    for state, first, second in itertools.product((0, 1), repeat=3):
-        env = ToyGame()
+TOY = {  # (state, both actions): reward, next state as published, next state alternating
+    (0, 0, 0): (1, 1, 1),
+    (0, 0, 1): (0, 0, 0),
+    (0, 1, 0): (0, 0, 0),
+    (0, 1, 1): (1, 1, 1),
+    (1, 0, 0): (0, 0, 1),
+    (1, 0, 1): (1, 1, 0),
+    (1, 1, 0): (1, 1, 0),
+    (1, 1, 1): (0, 0, 1),
+}
+
+
+@pytest.mark.parametrize(("dynamics", "column"), [("published", 1), ("alternating", 2)])
+def test_toy_transitions(dynamics, column):
+    for (state, first, second), row in TOY.items():
+        env = ToyGame(dynamics=dynamics)
         env.reset(seed=0)
         env._at = state
         obs, rewards, *_ = env.step({"agent_0": first, "agent_1": second})
-        success = (first == second) if state == 0 else (first != second)
-        after = 1 - state if success else state
-        assert rewards == dict.fromkeys(rewards, float(success))
+        after = row[column]
+        assert rewards == dict.fromkeys(rewards, float(row[0]))
         assert obs["agent_0"].tolist() == [after, 0, state, first, second]
         assert obs["agent_1"].tolist() == [after, 1, state, first, second]
         np.testing.assert_array_equal(env.state(), np.stack(list(obs.values())))
@@ -134,12 +145,13 @@ def test_toy_memoryless_observes_state_and_agent_only():
     assert spec_of(env).state_shape == (2, 2)
 
 
+@pytest.mark.parametrize("dynamics", ["published", "alternating"])
 @pytest.mark.parametrize("memoryless", [False, True])
-def test_toy_batch_is_the_games_one_by_one(memoryless):
+def test_toy_batch_is_the_games_one_by_one(memoryless, dynamics):
     """Episodes that begin at different times, some environments idle, end included."""
 
     def make():
-        return ToyGame(horizon=7, memoryless=memoryless)
+        return ToyGame(horizon=7, memoryless=memoryless, dynamics=dynamics)
 
     batch, single = vector_env(make, 3), JointVectorEnv(make, 3)
     assert isinstance(batch, ToyEngine)
@@ -184,6 +196,7 @@ def test_contracts():
         (lambda: SignalMatching(0), ValueError, r"SignalMatching\.agents must be an int >= 1"),
         (lambda: SignalMatching(noise=-1), ValueError, r"SignalMatching\.noise must be a number"),
         (lambda: ToyGame(horizon=True), TypeError, r"ToyGame\.horizon must be an int"),
+        (lambda: ToyGame(dynamics="x"), ValueError, r"ToyGame\.dynamics must be one of .*got 'x'"),
     ],
 )
 def test_refuses(make, error, text):

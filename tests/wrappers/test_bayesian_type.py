@@ -304,8 +304,14 @@ def convention(now):
     return torch.stack([torch.zeros_like(now.step), now.obs[:, 1, 0].long()], dim=1)
 
 
+def deviated(now):
+    """Return whether the last joint action was not the convention's, bool (E,)."""
+    last, first, second = now.obs[:, 0, 2:].unbind(1)
+    return (now.step > 0) & ((first != 0) | (second != last))
+
+
 class Grim:
-    """Keeps the convention until it failed once, then plays uniformly."""
+    """Keeps the convention until it was broken once, then plays uniformly."""
 
     def __init__(self):
         self.broken = torch.zeros(0)
@@ -313,14 +319,29 @@ class Grim:
     def __call__(self, now):
         if len(self.broken) != len(now.step):
             self.broken = torch.zeros(len(now.step), dtype=torch.bool)
-        last, first, second = now.obs[:, 0, 2:].unbind(1)
-        failed = (first == second) != (last == 0)
-        self.broken = (self.broken | failed) & (now.step > 0)
+        self.broken = (self.broken & (now.step > 0)) | deviated(now)
         return torch.where(self.broken[:, None], uniform(now), convention(now))
+
+
+def one_step_grim(now):
+    """Play uniformly after a failure, else by the convention: no belief, only the last step."""
+    last, first, second = now.obs[:, 0, 2:].unbind(1)
+    failed = ((first == second) != (last == 0)) & (now.step > 0)
+    return torch.where(failed[:, None], uniform(now), convention(now))
 
 
 def uniform(now):
     return (Draws(now.keys).at(now.step, 99).uniform(2) < 0.5).long()
+
+
+def mixture(x):
+    """Play the convention with probability x, else its opposite, each agent by itself."""
+
+    def play(now):
+        keep = Draws(now.keys).at(now.step, 99).uniform(2) < x
+        return torch.where(keep, convention(now), 1 - convention(now))
+
+    return play
 
 
 def against(now, act):
@@ -328,18 +349,58 @@ def against(now, act):
     return 1 - convention(now)
 
 
+def toy_return(script, attacked, dynamics, episodes=2000):
+    """Return the mean return of ``episodes`` episodes of the toy game."""
+    engine = envs.ToyEngine(episodes, dynamics=dynamics)
+    types = always("agent_1") if attacked else TypeDistribution(0.0)
+    attack = ByzantinePerturber(against, types=types)
+    player = ScriptedController(engine.spec, script)
+    collector = JointCollector(player, engine, perturb=[attack], seed=1)
+    return collector.collect(n_episode=episodes).returns.mean()
+
+
+@pytest.mark.parametrize("dynamics", ["alternating", "published"])
 @pytest.mark.parametrize(
     ("script", "together", "attacked"),
-    [(convention, 100.0, 0.0), (uniform, 50.0, 50.0), (Grim(), 100.0, 49.5)],
-    ids=["convention", "uniform", "grim"],
+    [
+        (convention, 100.0, 0.0),
+        (uniform, 50.0, 50.0),
+        (Grim(), 100.0, 49.5),
+        (one_step_grim, 100.0, 33.2),  # 1/3 a step, and 0 in the first
+    ],
+    ids=["convention", "uniform", "grim", "one-step grim"],
 )
-def test_the_toy_games_analytic_anchors(script, together, attacked):
-    spec = spec_of(envs.ToyGame())
-    for types, want in ((TypeDistribution(0.0), together), (always("agent_1"), attacked)):
-        engine = JointVectorEnv(envs.ToyGame, 50)
-        attack = ByzantinePerturber(against, types=types)
-        player = ScriptedController(spec, script)
-        collector = JointCollector(player, engine, perturb=[attack], seed=1)
+def test_the_toy_games_analytic_anchors(script, together, attacked, dynamics):
+    for traitor, want in ((False, together), (True, attacked)):
         exact = want in (0.0, 100.0)
-        found = collector.collect(n_episode=50 if exact else 150).returns.mean()
-        assert found == pytest.approx(want, abs=0.0 if exact else 1.3)  # 3.2 standard errors
+        found = toy_return(script, traitor, dynamics, episodes=50 if exact else 2000)
+        assert found == pytest.approx(want, abs=0.0 if exact else 0.5)  # 4 standard errors
+
+
+@pytest.mark.parametrize("dynamics", ["alternating", "published"])
+def test_teams_without_memory_in_the_toy_game(dynamics):
+    """A traitor with probability p: pure convention below p = 1/2, uniform above, a tie at it."""
+    shares = (0.5, 0.75, 1.0)
+    scores = {x: [toy_return(mixture(x), t, dynamics, 600) for t in (False, True)] for x in shares}
+    for x, (together, attacked) in scores.items():
+        assert together == pytest.approx(100 * (x * x + (1 - x) ** 2), abs=0.8)
+        assert attacked == pytest.approx(100 * (1 - x), abs=0.8)
+    for p, best in ((0.3, 1.0), (0.7, 0.5)):
+        value = {x: (1 - p) * together + p * attacked for x, (together, attacked) in scores.items()}
+        assert max(value, key=value.get) == best
+
+
+def test_the_state_alone_tells_of_the_past_in_the_published_toy_game():
+    """Uniform in state 0, convention in state 1, is one-step grim there and poor otherwise."""
+
+    def by_state(now):
+        return torch.where(now.obs[:, :1, 0] > 0, convention(now), uniform(now))
+
+    scores = {
+        dynamics: [toy_return(by_state, traitor, dynamics, 600) for traitor in (False, True)]
+        for dynamics in ("published", "alternating")
+    }
+    # Half of the episodes begin in state 0, where a success takes two steps.
+    assert scores["published"] == pytest.approx([99.5, 33.2], abs=0.5)
+    # In turn two steps and one without a traitor; with one, the first success is the last.
+    assert scores["alternating"] == pytest.approx([66.7, 0.5], abs=0.5)
