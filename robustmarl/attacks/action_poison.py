@@ -99,7 +99,9 @@ class ActionPoisonPerturber(Perturber):
         check_names(f"{name}.agent", (agent,), self.spec.agents)
         self.attack, self.learner, self.agent = attack, learner, agent
         self.attack_frequency = check_number(f"{name}.attack_frequency", attack_frequency, 0.0, 1.0)
-        self.kl_budget = check_number(f"{name}.kl_budget", kl_budget, 0.0, open_low=True)
+        self.kl_budget = check_number(
+            f"{name}.kl_budget", kl_budget, 0.0, open_low=True, unit="nats"
+        )
         check_choice(f"{name}.when", when, get_args(When))
         self.when = when
         self.temperature = self._temperature(temperature, hasattr(policy, "log_prob"))

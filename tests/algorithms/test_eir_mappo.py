@@ -229,6 +229,18 @@ def test_teacher_forcing_shows_the_truth_that_often_in_training_only():
     assert not bool(((slots == 0.0) | (slots == 1.0)).all(dim=-1).any())
 
 
+def test_what_the_actor_is_shown_does_not_reach_the_belief():
+    """Truth in the slots or not: the belief's memory, and what it learns from, are the same."""
+    forced, free = (loud(made(p=0.7, teacher_forcing=share)) for share in (1.0, 0.0))
+    batch = batch_of(forced)
+    truth = batch.types.float().unsqueeze(2).expand(-1, -1, 3, -1)
+    assert torch.equal(batch.policy_slots[batch.valid], truth[batch.valid])
+    (memory, _), (other, _) = (a._with_slots(batch) for a in (forced, free))
+    assert torch.equal(memory, other)
+    _, states = forced.belief.unroll(batch.obs.obs)
+    assert torch.equal(memory, states)
+
+
 @pytest.mark.parametrize("iterations", [8, 40])
 def test_the_teacher_forcing_schedule_is_that_of_the_sheet(iterations):
     algorithm = made(teacher_forcing=Linear(1.0, 0.0, over=iterations // 2))
@@ -256,11 +268,30 @@ def test_masks_are_disjoint_and_together_the_living():
     assert bool(adversary.any())
 
 
+SURROGATE = [(1.3, 2.0, 2.6), (0.7, -1.0, -0.7), (1.02, 0.5, 0.51)]
+
+
 def test_the_adversarys_surrogate_is_that_of_the_sheet():
-    ratio, advantage = torch.tensor([1.3, 0.7, 1.02]), torch.tensor([2.0, -1.0, 0.5])
+    """Its gradient is that of the team's with the advantage turned."""
+    ratio, advantage, expected = torch.tensor(SURROGATE).unbind(1)
     logp = ratio.log().requires_grad_()
     loss = -ppo_surrogate(logp, torch.zeros(3), -advantage, 0.05)
-    assert loss.tolist() == pytest.approx([2.6, -0.7, 0.51])
+    assert loss.tolist() == pytest.approx(expected.tolist())
+    loss.sum().backward()
+    assert logp.grad.tolist() == pytest.approx(expected.tolist())  # d (r A) / d log r, unclipped
+    logp.grad = None
+    ppo_surrogate(logp, torch.zeros(3), advantage, 0.05).sum().backward()
+    assert logp.grad.tolist() == pytest.approx([0.0, 0.0, 0.51])  # the team's, clipped twice
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "expected"), SURROGATE)
+def test_the_adversary_learns_by_that_surrogate(ratio, advantage, expected):
+    algorithm = made(p=1.0)
+    changed = copy_batch(batch_of(algorithm))
+    changed.byzantine_logp -= float(np.log(ratio))
+    steady = torch.full(byzantine_rows(changed).shape, advantage)
+    figures = algorithm._learn_adversary(changed, steady, 1, 0.05, 0.0)
+    assert figures["adversary/policy_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def stepped(algorithm, batch, advantage):

@@ -90,6 +90,15 @@ def test_silent_means_bit_identical(name, settings, training):
     assert torch.equal(generator, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("frequency", [0.0, 1.0])
+def test_the_buffers_draws_are_its_own(frequency):
+    learner = make_learner("DOP")
+    perturber = make(learner, "random", attack_frequency=frequency)
+    clean, other = collected(learner), collected(learner, perturb=[perturber])
+    for size in (3, 5):
+        assert clean.sample_indices(size).tolist() == other.sample_indices(size).tolist()
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_only_the_attacked_agents_actions_differ(name, attack):
@@ -237,6 +246,7 @@ def test_an_attack_on_one_who_dies():
     dead = ~batch.obs.alive[:, :-1, 2] & batch.valid
     assert dead.any()
     assert not batch.poison_attacked[dead].any()
+    assert (batch.act[..., 2][dead] == 0).all()  # its no-op
     assert (batch.poison_log_likelihood[dead] == 0).all()
 
 
@@ -398,8 +408,9 @@ def test_the_adversarys_critic_learns_values_of_own_actions():
         ({"agent": 1}, TypeError, r"agent must be an agent's name, got 1"),
         ({"attack_frequency": 1.5}, ValueError, r"attack_frequency must be a number in \[0, 1\]"),
         ({"attack_frequency": -0.1}, ValueError, r"attack_frequency must be a number in \[0, 1\]"),
-        ({"kl_budget": 0.0}, ValueError, r"kl_budget must be a number in \(0, inf\], nats|> 0"),
-        ({"kl_budget": -1.0}, ValueError, r"kl_budget must be a number"),
+        ({"kl_budget": 0.0}, ValueError, r"kl_budget must be a number > 0, nats, got 0\.0\."),
+        ({"kl_budget": -1.0}, ValueError, r"kl_budget must be a number > 0, nats, got -1\.0\."),
+        ({"kl_budget": math.nan}, ValueError, r"kl_budget must be a number > 0, nats, got nan"),
         ({"kl_budget": "6"}, TypeError, r"kl_budget must be a number"),
         ({"when": "sometimes"}, ValueError, r"when must be one of \['training', 'always'\]"),
         ({"temperature": 1.0}, ValueError, r"temperature must be left out for a stochastic policy"),

@@ -23,6 +23,7 @@ from robustmarl.attacks import (
 )
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.networks import BeliefNetwork
 from robustmarl.perturbation import LinfBall
 from robustmarl.spec import spec_of
 from robustmarl.victims import FunctionVictim
@@ -181,26 +182,25 @@ def test_actions_are_the_adversarys_where_byzantine_and_alive(seed, k, continuou
 
 
 def test_the_law_of_executed_actions_sums_to_one_for_every_type():
-    pi = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.4, 0.0]])
-    adversary = torch.tensor([[0.1, 0.1, 0.8], [0.3, 0.3, 0.4]])
-    rows = 40_000
+    """P(executed | intended, types) by enumeration: every intended, every adversary's action."""
+    adversary = torch.tensor([[0.1, 0.1, 0.8], [0.3, 0.3, 0.4]], dtype=torch.float64)
+    every = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    act, own = every[:, :2], every[:, 2:]
+    chance = adversary[0][own[:, 0]] * adversary[1][own[:, 1]]
+    same = torch.eye(3, dtype=torch.float64)
     for names in ((), ("a0",), ("a1",), ("a0", "a1")):
-        now = context(2, rows)
-        draw = torch.Generator().manual_seed(len(names))
-        act = torch.stack([torch.multinomial(p, rows, True, generator=draw) for p in pi], 1)
-        own = torch.stack([torch.multinomial(p, rows, True, generator=draw) for p in adversary], 1)
+        now = context(2, len(every))
         types = always(*names) if names else TypeDistribution(0.0)
-        perturber = bound(lambda context, act, own=own: own, types)
+        perturber = bound(lambda context, act: own, types)
         perturber.on_obs(now)
         executed = perturber.on_act(now, act)
-        found = torch.bincount(executed[:, 0] * 3 + executed[:, 1], minlength=9) / rows
-        law = [adversary[i] if f"a{i}" in names else pi[i] for i in (0, 1)]
-        expected = torch.outer(*law).reshape(-1)
-        assert float(expected.sum()) == pytest.approx(1.0)
-        assert torch.allclose(found, expected, atol=0.012)
-        for i in (0, 1):
-            same = bool((executed[:, i] == act[:, i]).all())
-            assert same == (f"a{i}" not in names)
+        index = act @ torch.tensor([3, 1]), executed @ torch.tensor([3, 1])
+        found = torch.zeros(9, 9, dtype=torch.float64).index_put_(index, chance, accumulate=True)
+        assert torch.allclose(found.sum(dim=1), torch.ones(9, dtype=torch.float64), atol=1e-12)
+        first, second = (
+            adversary[i].expand(3, 3) if f"a{i}" in names else same for i in range(2)
+        )  # a Byzantine agent's law is the adversary's, whatever it intended
+        assert torch.allclose(found, torch.kron(first, second), atol=1e-12)
 
 
 def test_the_random_ally_is_uniform_over_available_actions():
@@ -437,6 +437,25 @@ def test_slots_are_zeros_or_the_truth():
         batch = buffer_of(lambda: Scripted(3, lengths=(2, 5)), perturber)
         expected = batch.types.unsqueeze(-2).expand(-1, -1, 3, -1).float() * (kind == "truth")
         assert torch.equal(batch.slots[batch.valid], expected[batch.valid])
+
+
+def test_beliefs_in_slots_are_those_of_the_episode_so_far():
+    """Their memory begins empty in every episode, whenever it begins, and types do not enter."""
+
+    def make():
+        return Scripted(3, lengths=(2, 3, 5))
+
+    belief = BeliefNetwork(spec_of(make()), hidden=(8,), memory=6, seed=2)
+    torch.nn.init.normal_(belief.head.weight)
+    for p in (0.0, 1.0):
+        perturber = ByzantinePerturber(
+            lambda now, act: act, types=TypeDistribution(p), slots="belief", belief=belief
+        )
+        batch = buffer_of(make, perturber, episodes=20)
+        with torch.no_grad():
+            expected = torch.sigmoid(belief.unroll(batch.obs.seen[:, :-1])[0])
+        assert torch.allclose(batch.slots[batch.valid], expected[batch.valid], atol=1e-6)
+        assert float(expected[batch.valid].std()) > 0.05
 
 
 def test_an_adversary_object_gets_its_own_view_of_the_step():

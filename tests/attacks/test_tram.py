@@ -273,7 +273,7 @@ def test_enumeration_with_shared_parameters(kind):
 def test_enumeration_with_separate_parameters():
     """Whose gradients are orthogonal: the own term is all there is."""
     for seed in range(4):
-        network, context, values, view, _ = additive_case(seed)
+        network, context, values, view, ascent = additive_case(seed)
         scores = explicit_scores(network, context)[0]
         size = scores.shape[-1]
         apart = torch.zeros(3, 4, 3 * size, dtype=F64)
@@ -281,13 +281,17 @@ def test_enumeration_with_separate_parameters():
             apart[i, :, i * size : (i + 1) * size] = scores[i]
         pi, q = view.policies[0], values(torch.zeros(1, 1, 3))[0, 0]
         delta = torch.zeros(4, dtype=F64, requires_grad=True)
-        own, second = (pi[0].log() + delta).softmax(-1), 0.0
+        own, second, gain = (pi[0].log() + delta).softmax(-1), 0.0, 0.0
+        others = torch.randn(2 * size, dtype=F64)  # of the last step, in their own parameters
+        last = torch.cat([ascent, others])
         for act in itertools.product(range(4), repeat=3):
             chance = own[act[0]] * pi[1][act[1]] * pi[2][act[2]]
             g = sum((q[i] - pi[i] @ q[i])[act[i]] * apart[i][act[i]] for i in range(3))
-            second = second + chance * (g @ g)
-        (expected,) = torch.autograd.grad(second, delta)
+            second, gain = second + chance * (g @ g), gain + chance * (g @ last)
+        (expected,) = torch.autograd.grad(second, delta, retain_graph=True)
         assert cosine(VarianceAttack(terms="own")(view)[0], expected) > 1 - 1e-9
+        (expected,) = torch.autograd.grad(gain, delta)
+        assert cosine(JAttack()(view)[0], -expected) > 1 - 1e-9
 
 
 def joint_case(terms):
@@ -524,6 +528,24 @@ def test_the_budget_is_kept_and_used(rows, size, budget, spread, seed, dtype):
             assert float(kl[row]) == pytest.approx(float(highest[row]), abs=1e-6)
 
 
+@pytest.mark.parametrize("budget", [0.1, 2.0])
+def test_a_thousand_random_steps(budget):
+    """The reported divergence is never above the budget, and close to it where it can be."""
+    generator = torch.Generator().manual_seed(5)
+    logits = 3.0 * torch.randn(1000, 5, generator=generator)
+    direction = torch.randn(1000, 5, generator=generator)
+    found = poison(logits, everything((1000, 5)), direction, budget)
+    best = direction.argmax(-1, keepdim=True)
+    highest = -logits.double().log_softmax(-1).gather(-1, best).squeeze(-1)
+    reachable = highest > budget
+    assert 100 < int(reachable.sum()) < 1000
+    assert (found.kl <= budget).all()
+    slack = found.scale.clamp(min=1.0) * 2.0**-16
+    assert (budget - found.kl <= slack)[reachable].all()
+    assert (found.policy.gather(-1, best)[~reachable] == 1.0).all()
+    assert torch.allclose(found.kl[~reachable], highest[~reachable], atol=1e-6)
+
+
 def test_kl_grows_with_the_scale_at_the_stated_rate():
     torch.manual_seed(2)
     logits, direction = torch.randn(5, dtype=F64), unit(torch.randn(5, dtype=F64))
@@ -556,10 +578,13 @@ def test_likelihood_identity():
 
 
 def test_likelihood_of_a_uniform_policy_is_that_of_any():
-    uniform = torch.zeros(1, 4, dtype=F64).log_softmax(-1)
-    one = torch.tensor([[1.0, 0.0, 0.0, 0.0]], dtype=F64)
-    for f in (0.0, 0.5, 1.0):
-        assert float(log_likelihood(uniform, one, f)) == pytest.approx(-math.log(4), abs=1e-12)
+    for size in (1, 2, 4, 9):
+        uniform = torch.zeros(20, size, dtype=F64).log_softmax(-1)
+        any_of = (5.0 * torch.randn(20, size, dtype=F64)).softmax(-1)
+        any_of[0] = torch.eye(size, dtype=F64)[0]
+        for f in (0.0, 0.3, 1.0):
+            expected = torch.full((20,), -math.log(size), dtype=F64)
+            assert torch.allclose(log_likelihood(uniform, any_of, f), expected, atol=1e-12)
 
 
 def test_likelihood_with_unavailable_actions():
