@@ -110,7 +110,7 @@ SKIRMISH = Task(
     make=lambda: envs.skirmish("4m_vs_3m"),
     make_attacked=lambda: envs.skirmish("4m_vs_3m", reward="signed"),
     env_steps=80_000,
-    attack_steps=30_000,
+    attack_steps=60_000,
     run={"num_envs": 32, "steps_per_round": 2_000, "epochs": 5},
     ppo={"hidden": (64, 64), "optim": adam(1e-3, 1e-5)},
     typed=FAST | {"adversary_entropy_coef": 0.03, "adversary_optim": adam(2e-3, 1e-5)},
@@ -131,8 +131,9 @@ FORAGING = replace(
     SKIRMISH,
     make=lambda: envs.foraging(12, 4, 3, coop=True, max_player_level=3, share_cells=True),
     make_attacked=None,
-    env_steps=200_000,
+    env_steps=300_000,
     attack_steps=30_000,
+    ppo=SKIRMISH.ppo | {"optim": adam(2e-3, 1e-5)},
     methods=("MAPPO", "EAR-MAPPO", "EIR-MAPPO"),
 )
 TASKS = {
