@@ -433,7 +433,6 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
     slot_kind: ClassVar[SlotKind] = "belief"
     policy: TypedPolicy
     type_returns: Tensor
-    _valued: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -559,12 +558,6 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         """Return what ``training.run`` adds to the perturbations: the learning adversary."""
         return [] if self._p == 0.0 else [_TrainingPerturber(self)]
 
-    def advantages(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Return GAE advantages and returns, (B, T, K) each."""
-        if self._valued is not None and self._valued[0] is batch:
-            return self._valued[1]
-        return super().advantages(batch)
-
     def learning_rows(self, batch: Any) -> Tensor:
         """Return the agent-steps the actor learns from: living agents that are not Byzantine."""
         return super().learning_rows(batch) & ~_types(batch)
@@ -578,14 +571,13 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         with torch.no_grad():
             raw, returns = self.advantages(view)
             advantage = _standard(raw.expand(rows.shape), rows)
-        self._valued = view, (raw, returns)  # which PPO's own update asks for again
         if self.team_learns:
+            self._valued = view, (raw, returns)
             stats = super()._update_with_batch(view, batch_size, repeat)
             figures |= stats.metrics
         else:
             figures["value_loss"] = self._learn_critic(view, returns, repeat)
             self.policy.count("updates", 1)
-        self._valued = None
         steps = repeat * self.adversary_epochs
         own = self.adversary_clip, self.adversary_entropy_coef
         figures |= self._learn_adversary(batch, advantage, steps, *own)

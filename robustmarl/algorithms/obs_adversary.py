@@ -34,22 +34,20 @@ def policy_terms(
     act: Tensor,
     logp_old: Tensor,
     advantage: Tensor,
-    rows: Tensor,
     clip: float,
 ) -> tuple[Tensor, Tensor]:
     """Return PPO's policy loss of an adversary and its entropy, two scalars.
 
     Args:
         adversary: the attack.
-        obs: clean observations, (B, T, N, D).
-        act: its unclipped samples, (B, T, N, D).
-        logp_old: their log-probabilities when drawn, (B, T, N).
-        advantage: the adversary's own, (B, T, N).
-        rows: where it played, bool (B, T, N).
+        obs: clean observations of R agent-steps, (R, D).
+        act: its unclipped samples, (R, D).
+        logp_old: their log-probabilities when drawn, (R,).
+        advantage: the adversary's own, (R,).
         clip: PPO's.
     """
     surrogate = ppo_surrogate(adversary.log_prob(obs, act), logp_old, advantage, clip)
-    return -masked_mean(surrogate, rows), adversary.entropy()
+    return -surrogate.mean(), adversary.entropy()
 
 
 class ObsAdversaryPPO(nn.Module):
@@ -144,11 +142,12 @@ class ObsAdversaryPPO(nn.Module):
             advantage = gae(batch.rew, value, bootstrap, going_on, self.gamma, self.gae_lambda)
             returns = advantage + value[:, :-1]
             advantage = normalize(advantage.unsqueeze(-1).expand(attacked.shape), attacked)
-        obs = batch.obs.obs[:, :-1]
+        played = (batch.obs.obs[:, :-1], batch.act, batch.logp, advantage)
+        obs, act, logp, advantage = (values[attacked] for values in played)
         figures: list[Tensor] = []
         for _ in range(self.epochs):
             policy_loss, entropy = policy_terms(
-                self.adversary, obs, batch.act, batch.logp, advantage, attacked, self.clip
+                self.adversary, obs, act, logp, advantage, self.clip
             )
             error = (self.critic(state[:, :-1]) - returns).square()
             value_loss = masked_mean(error, batch.valid)

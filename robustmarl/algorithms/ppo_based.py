@@ -99,6 +99,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
 
     policy: ActorPolicy
     normalizer: ValueNormalizer | None
+    _valued: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -160,6 +161,8 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
 
     def advantages(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each."""
+        if self._valued is not None and self._valued[0] is batch:  # a subclass's update asked
+            return self._valued[1]
         value = self.values(batch.obs)
         own = self.reward == "agents"
         reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
@@ -202,6 +205,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         rows = self.learning_rows(batch)
         with torch.no_grad():
             advantage, returns = self.advantages(batch)
+            self._valued = None
             valued = rows if self.reward == "agents" else valid.unsqueeze(-1).expand_as(returns)
             if self.normalizer is not None:
                 self.normalizer.update(returns, valued)

@@ -74,10 +74,10 @@ class RMAAC(MAPPO):
     ) -> TeamTrainingStats:
         with torch.no_grad():
             living = self.learning_rows(batch)
-            gain = -normalize(self.advantages(batch)[0].expand(living.shape), living)
+            self._valued = batch, self.advantages(batch)
+            gain = -normalize(self._valued[1][0].expand(living.shape), living)
         stats = super()._update_with_batch(batch, batch_size, repeat)
-        played = batch.__dict__.get("adversary_act")
-        if played is not None:
+        if batch.__dict__.get("adversary_act") is not None:
             stats.metrics.update(self._learn_noise(batch, gain, repeat))
         return stats
 
@@ -85,10 +85,11 @@ class RMAAC(MAPPO):
         rows = attacked_rows(batch, batch.adversary_logp)
         if not bool(rows.any()):
             return {}
-        obs, act, old = batch.obs.obs[:, :-1], batch.adversary_act, batch.adversary_logp
+        played = (batch.obs.obs[:, :-1], batch.adversary_act, batch.adversary_logp, gain)
+        obs, act, old, gain = (values[rows] for values in played)
         figures: list[Tensor] = []
         for _ in range(steps):
-            loss, entropy = policy_terms(self.noise, obs, act, old, gain, rows, self.clip)
+            loss, entropy = policy_terms(self.noise, obs, act, old, gain, self.clip)
             self.noise_optim.step(loss - self.entropy_coef * entropy)
             figures.append(torch.stack([loss, entropy]).detach())
         means = torch.stack(figures).mean(dim=0).tolist()

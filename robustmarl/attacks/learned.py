@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class GaussianObsAdversary(nn.Module):
 
     One actor shared by all attacked agents. Acts by its mean unless ``sampling`` is set, which
     training does. Trained by :class:`robustmarl.algorithms.ObsAdversaryPPO` or
-    :class:`robustmarl.algorithms.RMAAC`.
+    :class:`robustmarl.algorithms.RMAAC`. It needs no victim.
 
     Args:
         ball: what it may change.
@@ -37,6 +37,8 @@ class GaussianObsAdversary(nn.Module):
             it, and begins at sigmoid(1) of it; None is exp(``log_std``), beginning at 1.
         seed: of the initial weights.
     """
+
+    needs_victim: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class GaussianObsAdversary(nn.Module):
         begin = 0.0 if max_std is None else 1.0
         self.log_std = nn.Parameter(torch.full((obs_size,), begin))
         self.last_sample: Tensor | None = None
+        self.last_logp: Tensor | None = None
 
     def at(self, epsilon: Coordinates) -> Self:
         """Return the same networks, shared, at another radius."""
@@ -70,24 +73,24 @@ class GaussianObsAdversary(nn.Module):
         twin.ball, twin.obs_size = self.ball.at(epsilon), self.obs_size
         twin.max_std, twin.sampling = self.max_std, False
         twin.mean, twin.log_std = self.mean, self.log_std
-        twin.last_sample = None
+        twin.last_sample = twin.last_logp = None
         return twin
 
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
         """Return perturbed observations (M, D); the victim is not queried."""
         with torch.no_grad():
-            u = self.mean(obs)
+            u = mean = self.mean(obs)
             if self.sampling:
                 draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
-                u = u + draws.normal(self.obs_size).to(u.dtype) * self._log_std().exp()
+                log_std = self._log_std()
+                u = u + draws.normal(self.obs_size).to(u.dtype) * log_std.exp()
+                self.last_logp = _log_density(u, mean, log_std)
             self.last_sample = u
             return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
 
     def log_prob(self, obs: Tensor, u: Tensor) -> Tensor:
         """Return the log-density (...,) of the unclipped samples ``u`` (..., D) given ``obs``."""
-        log_std = self._log_std()
-        z = (u - self.mean(obs)) * (-log_std).exp()
-        return (-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+        return _log_density(u, self.mean(obs), self._log_std())
 
     def entropy(self) -> Tensor:
         """Return the entropy in nats, a scalar."""
@@ -97,6 +100,11 @@ class GaussianObsAdversary(nn.Module):
         if self.max_std is not None:
             return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
         return self.log_std.clamp(-5.0, 2.0)
+
+
+def _log_density(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    z = (u - mean) * (-log_std).exp()
+    return (-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
 
 
 class LearnedObsPerturber(ObsPerturber):
@@ -115,7 +123,7 @@ class LearnedObsPerturber(ObsPerturber):
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D), sampled."""
-        self.attack.last_sample = None
+        self.attack.last_sample = self.attack.last_logp = None
         self.attack.sampling = True
         try:
             seen = super().on_obs(context)
@@ -123,12 +131,9 @@ class LearnedObsPerturber(ObsPerturber):
             self.attack.sampling = False
         self._sample = torch.zeros_like(context.seen)
         self._logp = context.seen.new_zeros(context.seen.shape[:2])
-        u = self.attack.last_sample
-        if u is not None:
-            envs, agents = self.attacked_index
-            self._sample[envs, agents] = u
-            with torch.no_grad():
-                self._logp[envs, agents] = self.attack.log_prob(context.seen[envs, agents], u)
+        u, logp = self.attack.last_sample, self.attack.last_logp
+        if u is not None and logp is not None:
+            self._sample, self._logp = self._spread(u, self._sample), self._spread(logp, self._logp)
         return seen
 
     def record(self) -> dict[str, Tensor]:

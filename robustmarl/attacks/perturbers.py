@@ -107,10 +107,10 @@ class ObsPerturber(Perturber):
         """Resolve agents and victim; see :class:`Perturber`."""
         names = spec.agents if self.agents is None else self.agents
         names = check_names("ObsPerturber.agents", names, spec.agents)
-        self._rows = torch.tensor([spec.agents.index(name) for name in names], dtype=torch.int64)
-        self._all = len(names) == spec.num_agents
+        self._named = torch.tensor([name in names for name in spec.agents])
         self._victim = policy if self.victim is None else self.victim
-        if not getattr(self.attack, "needs_victim", True):
+        self._asked = getattr(self.attack, "needs_victim", True)
+        if not self._asked:
             self._victim = FunctionVictim(_unasked, device=_device_of(self._victim))
         if self._victim is None:
             raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
@@ -142,32 +142,33 @@ class ObsPerturber(Perturber):
             rows = rows & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             rows = rows & (draws.uniform(1)[:, 0] < self.probability)
-        envs, agents = self._index(rows, device)
-        shown = context.alive[envs, agents] | context.terminal[envs]
-        envs, agents = self.attacked_index = envs[shown], agents[shown]
-        clean = context.seen[envs, agents]
-        if len(clean) == 0:
-            self.size = context.seen.new_zeros(context.seen.shape[:2])
+        shown = (context.alive | context.terminal[:, None]) & rows[:, None]
+        shown = shown & self._named.to(device)
+        envs, agents = self.attacked_index = shown.nonzero().unbind(1)
+        self.size = context.seen.new_zeros(shown.shape)
+        if len(envs) == 0:
             return context.seen
-        hidden = self._hidden_of(context)
-        view = self._victim.at(  # type: ignore[union-attr]
-            mask=context.mask[envs, agents],
-            hidden=None if hidden is None else hidden[envs, agents],
-            last_act=context.last_act[envs, agents],
-            agents=agents,
-            state=_state_rows(context.state, envs, agents),
-        )
-        own = Draws(draws.split(context.seen.shape[1]).keys.view(len(rows), -1)[envs, agents])
+        whole = len(envs) == shown.numel()  # as a rule: then rows are a view
+
+        def pick(values: Tensor) -> Tensor:
+            return values.flatten(0, 1) if whole else values[envs, agents]
+
+        clean = pick(context.seen)
+        told: dict[str, Tensor | None] = {"mask": pick(context.mask), "agents": agents}
+        if self._asked:
+            hidden, state = self._hidden_of(context), context.state
+            told["hidden"] = None if hidden is None else pick(hidden)
+            told["last_act"] = pick(context.last_act)
+            told["state"] = pick(state) if state.dim() == 3 else state[envs]
+        view = self._victim.at(**told)  # type: ignore[union-attr]
+        own = Draws(pick(draws.split(shown.shape[1]).keys.view(shown.shape)))
         found = self.attack(view, clean, own)
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
-        seen = context.seen.clone()
-        seen[envs, agents] = found
-        size = (found - clean).abs().amax(dim=-1)
-        self.size = context.seen.new_zeros(context.seen.shape[:2])
-        self.size[envs, agents] = size
-        counted = context.alive[envs, agents] & ~context.terminal[envs]
-        self._attacked += float(counted.sum())
-        self._unchanged += float((counted & (size == 0)).sum())
+        seen = self._spread(found, context.seen)
+        self.size = self._spread((found - clean).abs().amax(dim=-1), self.size)
+        counted = shown & context.alive & ~context.terminal[:, None]
+        self._attacked += float(counted.count_nonzero())
+        self._unchanged += float((counted & (self.size == 0)).count_nonzero())
         return seen
 
     def shown(self, context: StepContext) -> None:
@@ -202,10 +203,13 @@ class ObsPerturber(Perturber):
                 stacklevel=2,
             )
 
-    def _index(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        attacked = self._rows.to(device)
-        envs = rows.nonzero()[:, 0]
-        return envs.repeat_interleave(len(attacked)), attacked.repeat(len(envs))
+    def _spread(self, values: Tensor, others: Tensor) -> Tensor:
+        """Return ``others`` (E, N, ...) with the ``values`` (M, ...) of attacked agents."""
+        if len(values) == others.shape[:2].numel():
+            return values.view(others.shape)
+        spread = others.clone()
+        spread[self.attacked_index] = values
+        return spread
 
     def _hidden_of(self, context: StepContext) -> Tensor | None:
         if not self._own_memory:
@@ -231,7 +235,3 @@ def _unasked(obs: Tensor) -> Tensor:
 
 def _device_of(victim: Victim | None) -> torch.device:
     return torch.device("cpu") if victim is None else victim.device
-
-
-def _state_rows(state: Tensor, envs: Tensor, agents: Tensor) -> Tensor:
-    return state[envs, agents] if state.dim() == 3 else state[envs]

@@ -11,7 +11,9 @@ from robustmarl._seeding import Draws
 from robustmarl.algorithms import MAPPO, RMAAC, ByzantineAttack
 from robustmarl.algorithms.team import adam
 from robustmarl.attacks import GaussianObsAdversary
+from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
 from robustmarl.envs import SignalMatching, ToyGame
+from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import rollout
 from robustmarl.objectives import normalize
 from robustmarl.perturbation import LinfBall
@@ -127,6 +129,30 @@ def test_the_team_learns_as_mappo_does_from_the_same_episodes():
     first, second = (update(a, Recorded(batch), repeat=2) for a in (algorithm, plain))
     assert second.metrics.items() <= first.metrics.items()
     assert same_weights(algorithm.policy, plain.policy)
+
+
+def test_team_and_noise_learn_from_one_valuation():
+    algorithm, asked = made(), []
+    batch, values = played(algorithm), algorithm.values
+    algorithm.values = lambda obs: asked.append(obs) or values(obs)
+    for _ in range(2):
+        update(algorithm, Recorded(batch), repeat=2)
+    assert asked == [batch.obs] * 2  # and the next update values anew
+
+
+def test_the_noise_needs_no_victim():
+    """It is sampled over a script, too, and what it records is the density it drew from."""
+    algorithm = made()
+    spec, buffer = algorithm.spec, EpisodeBuffer(algorithm.spec, 4)
+    script = ScriptedController(spec, lambda now: now.mask.int().argmax(-1))
+    engine = JointVectorEnv(Arena, 2)
+    JointCollector(script, engine, buffer, perturb=algorithm.perturbers()).collect(n_episode=4)
+    batch = buffer.sample(0)[0]
+    living = batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)
+    act = batch.adversary_act[living]
+    logp = algorithm.noise.log_prob(batch.obs.obs[:, :-1][living], act).detach()
+    torch.testing.assert_close(batch.adversary_logp[living], logp)
+    assert not batch.adversary_logp[~living].any()
 
 
 def test_episodes_without_noise_leave_the_noise_actor_alone():
