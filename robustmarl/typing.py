@@ -6,10 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
-__all__ = ["Array", "Env", "RobustnessWarning", "TeamReward", "Unit"]
+__all__ = [
+    "Array",
+    "Env",
+    "ResetResult",
+    "RobustnessWarning",
+    "StepResult",
+    "TeamReward",
+    "Unit",
+]
 
 Env: TypeAlias = ParallelEnv[str, Any, Any]
 """A PettingZoo parallel environment whose agents are named by strings."""
+
+ResetResult: TypeAlias = tuple[dict[str, Any], dict[str, dict[str, Any]]]
+"""Observations and infos, per agent."""
+
+StepResult: TypeAlias = tuple[
+    dict[str, Any],
+    dict[str, float],
+    dict[str, bool],
+    dict[str, bool],
+    dict[str, dict[str, Any]],
+]
+"""Observations, rewards, terminations, truncations and infos, per agent."""
 
 Array: TypeAlias = NDArray[np.float32]
 """A float32 numpy array."""

@@ -6,17 +6,17 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Space
-from pettingzoo import ParallelEnv
+from gymnasium.spaces import Box, Discrete
 from typing_extensions import override
 
 from robustmarl._checks import check
-from robustmarl.typing import Array
+from robustmarl.envs._spaces import FixedSpaces
+from robustmarl.typing import Array, ResetResult, StepResult
 
 __all__ = ["TeamGame"]
 
 
-class TeamGame(ParallelEnv[str, Any, Any], ABC):
+class TeamGame(FixedSpaces, ABC):
     """Base of games that are small enough to enumerate.
 
     Subclasses set their tables, then answer :meth:`_begin`, :meth:`_play`, :meth:`_views` and
@@ -64,17 +64,7 @@ class TeamGame(ParallelEnv[str, Any, Any], ABC):
         self._steps = 0
 
     @override
-    def observation_space(self, agent: str) -> Space[Any]:
-        return self.observation_spaces[agent]
-
-    @override
-    def action_space(self, agent: str) -> Space[Any]:
-        return self.action_spaces[agent]
-
-    @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         self._steps = 0
@@ -83,15 +73,7 @@ class TeamGame(ParallelEnv[str, Any, Any], ABC):
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         agents = self.agents
         absent = [agent for agent in agents if agent not in actions]
         check(not absent, "step.actions", "one per living agent", sorted(actions))

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from pettingzoo import ParallelEnv
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl.envs._extras import require
-from robustmarl.typing import Env
+from robustmarl.envs._spaces import FixedSpaces, masked_spaces
+from robustmarl.typing import Env, ResetResult, StepResult
 
 __all__ = ["ForagingParallelEnv", "foraging", "foraging_from_id"]
 
@@ -26,7 +26,7 @@ _ID = re.compile(
 )
 
 
-class ForagingParallelEnv(ParallelEnv[str, Any, Any]):
+class ForagingParallelEnv(FixedSpaces):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -52,43 +52,18 @@ class ForagingParallelEnv(ParallelEnv[str, Any, Any]):
         self.possible_agents = self._names[:]
         self.agents = []
         box: Box = engine.observation_space[0]
-        self.observation_spaces = {
-            agent: Dict(
-                {
-                    "observation": Box(box.low, box.high, dtype=np.float32),
-                    "action_mask": MultiBinary(_NUM_ACTIONS),
-                }
-            )
-            for agent in self.possible_agents
-        }
-        self.action_spaces = {agent: Discrete(_NUM_ACTIONS) for agent in self.possible_agents}
+        seen = Box(box.low, box.high, dtype=np.float32)
+        spaces = masked_spaces(self.possible_agents, seen, _NUM_ACTIONS)
+        self.observation_spaces, self.action_spaces = spaces
 
     @override
-    def observation_space(self, agent: str) -> Space[Any]:
-        return self.observation_spaces[agent]
-
-    @override
-    def action_space(self, agent: str) -> Space[Any]:
-        return self.action_spaces[agent]
-
-    @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         obs, _ = self.engine.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
         return self._observe(obs), {agent: {} for agent in self.agents}
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         agents, engine = self.agents, self.engine
         absent = [agent for agent in agents if agent not in actions]
         check(not absent, "step.actions", "one per living agent", sorted(actions))

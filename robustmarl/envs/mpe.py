@@ -8,20 +8,19 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Space
-from pettingzoo import ParallelEnv
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl.envs._extras import require
-from robustmarl.typing import Array, Env
+from robustmarl.envs._spaces import FixedSpaces
+from robustmarl.typing import Array, Env, ResetResult, StepResult
 
 __all__ = ["MPEParallelEnv", "SpreadEnv", "prepare_display", "spread"]
 
 _UNDERFLOW = -746.0  # exp(x) is exactly 0.0 below
 
 
-class MPEParallelEnv(ParallelEnv[str, Any, Any]):
+class MPEParallelEnv(FixedSpaces):
     """Steps the world of an mpe2 ``raw_env`` once per joint action.
 
     Observations, rewards, terminations and truncations are bit for bit those of mpe2's own
@@ -52,32 +51,14 @@ class MPEParallelEnv(ParallelEnv[str, Any, Any]):
         self._bounds = [(box.low, box.high) for box in boxes] if self._continuous else []
 
     @override
-    def observation_space(self, agent: str) -> Space[Any]:
-        return self.observation_spaces[agent]
-
-    @override
-    def action_space(self, agent: str) -> Space[Any]:
-        return self.action_spaces[agent]
-
-    @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         self.raw.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
         self._steps = 0
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         agents = self.agents
         try:
             rewards = self._advance([actions[agent] for agent in agents])
@@ -171,9 +152,7 @@ class SpreadEnv(MPEParallelEnv):
         return world
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         self.raw.reset(seed=seed, options=options)
         world = self.raw.world
         self._pos = [tuple(agent.state.p_pos.tolist()) for agent in world.agents]

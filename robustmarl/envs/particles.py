@@ -303,20 +303,10 @@ def tram_spread(
 def gather(
     *, agents: int = 3, grid: bool = False, horizon: int = 25, render_mode: str | None = None
 ) -> ParticleEnv:
-    """Return TRAM's Gather: N agents meet at one landmark, :func:`gather_reward`.
+    """Return TRAM's Gather: N agents, 3 in the paper, meet at one landmark.
 
-    Bodies have mpe2's radius 0.05. Everything else is as in :func:`tram_spread`.
-
-    Args:
-        agents: N, >= 1; the paper's is 3.
-        grid: see :func:`tram_spread`.
-        horizon: see :func:`tram_spread`.
-        render_mode: see :func:`tram_spread`.
-
-    Raises:
-        ImportError: if mpe2 is not installed.
-        TypeError: for an argument of a wrong kind.
-        ValueError: for a value out of range.
+    The reward is :func:`gather_reward`; bodies have mpe2's radius 0.05. Arguments, errors and
+    everything else are as in :func:`tram_spread`.
     """
     task = Task(name="gather", agents=agents, landmarks=1, radius=0.05, reward=gather_reward)
     return _make(task, grid, horizon, render_mode)
@@ -325,21 +315,10 @@ def gather(
 def formation(
     *, agents: int = 4, grid: bool = False, horizon: int = 25, render_mode: str | None = None
 ) -> ParticleEnv:
-    """Return TRAM's Formation: a square, of any size, around one landmark.
+    """Return TRAM's Formation: N agents, 4 in the paper, make a square around one landmark.
 
-    The reward is :func:`formation_reward`; bodies have mpe2's radius 0.05. Everything else is as
-    in :func:`tram_spread`.
-
-    Args:
-        agents: N, >= 1; the paper's is 4.
-        grid: see :func:`tram_spread`.
-        horizon: see :func:`tram_spread`.
-        render_mode: see :func:`tram_spread`.
-
-    Raises:
-        ImportError: if mpe2 is not installed.
-        TypeError: for an argument of a wrong kind.
-        ValueError: for a value out of range.
+    The square may be of any size. The reward is :func:`formation_reward`; bodies have mpe2's
+    radius 0.05. Arguments, errors and everything else are as in :func:`tram_spread`.
     """
     task = Task(name="formation", agents=agents, landmarks=1, radius=0.05, reward=formation_reward)
     return _make(task, grid, horizon, render_mode)

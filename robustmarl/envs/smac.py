@@ -12,17 +12,18 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from pettingzoo import ParallelEnv
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_known, check_names, check_seed
 from robustmarl._seeding import mix
+from robustmarl.envs._spaces import FixedSpaces, masked_spaces
 from robustmarl.envs.skirmish.engine import DIFFICULTIES
 from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout, read_action
 from robustmarl.envs.skirmish.maps import MAPS
 from robustmarl.envs.skirmish.render import Figure, draw
+from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SmacParallelEnv", "smac"]
 
@@ -32,7 +33,7 @@ _SEEDS = 2**32  # StarCraft II's are 32 bits wide
 _GUIDE = "See 'SMAC' in the documentation."
 
 
-class SmacParallelEnv(ParallelEnv[str, Any, Any]):
+class SmacParallelEnv(FixedSpaces):
     """A team of units fights StarCraft II's own AI; see :func:`smac`.
 
     Spaces, keys and infos are those of ``envs.skirmish`` on the same map.
@@ -80,11 +81,8 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
         wide = int(getattr(game, "obs_timestep_number", False))
         joint = getattr(game, "obs_instead_of_state", False)
         seen = Box(-1.0, 1.0, (size["obs_shape"] + wide,), np.float32)
-        self.observation_spaces = {
-            agent: Dict({"observation": seen, "action_mask": MultiBinary(actions)})
-            for agent in self.possible_agents
-        }
-        self.action_spaces = {agent: Discrete(actions) for agent in self.possible_agents}
+        spaces = masked_spaces(self.possible_agents, seen, actions)
+        self.observation_spaces, self.action_spaces = spaces
         high = Layout(MAPS[name]).max_state if name in MAPS else np.inf
         states = size["state_shape"] + (n * wide if joint else 0)
         self.state_space = Box(-1.0, high, (states,), np.float32)
@@ -97,17 +95,7 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
         self._illegal = 0
 
     @override
-    def observation_space(self, agent: str) -> Space[Any]:
-        return self.observation_spaces[agent]
-
-    @override
-    def action_space(self, agent: str) -> Space[Any]:
-        return self.action_spaces[agent]
-
-    @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         """Start an episode.
 
         A seed launches the game anew, which takes several seconds. Without one, the next
@@ -132,15 +120,7 @@ class SmacParallelEnv(ParallelEnv[str, Any, Any]):
         return self._look(obs, self.agents), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         agents, game = self.agents, self.game
         absent = [agent for agent in agents if agent not in actions]
         check(not absent, "step.actions", "one per agent", sorted(actions))

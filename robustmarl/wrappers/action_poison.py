@@ -15,7 +15,7 @@ from robustmarl.attacks.action_poison import ActionPoisonPerturber, When
 from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.tram import PoisonAttack, PoisonView
 from robustmarl.spec import TeamSpec, describe, spec_of
-from robustmarl.typing import Env
+from robustmarl.typing import Env, ResetResult, StepResult
 from robustmarl.victims import MASKED
 from robustmarl.wrappers._episode import Episode
 
@@ -112,9 +112,7 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
         return self._poison.counters()
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         self._hidden = None
@@ -122,15 +120,7 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
         return obs, infos
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         executed, found = self._draw(actions)
         obs, rewards, terminations, truncations, infos = self.env.step(executed)
         self._episode.advance(self._episode.encode(executed))

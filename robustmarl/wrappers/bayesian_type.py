@@ -20,7 +20,7 @@ from robustmarl.attacks.byzantine import (
     TypeDistribution,
 )
 from robustmarl.spec import TeamSpec, describe, spec_of, split_obs
-from robustmarl.typing import Array, Env
+from robustmarl.typing import Array, Env, ResetResult, StepResult
 from robustmarl.wrappers._episode import Episode
 
 __all__ = ["BayesianTypeWrapper"]
@@ -95,23 +95,13 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         return self._spaces[agent]
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         return self._look(obs, infos)
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         executed = self._replaced(actions)
         obs, rewards, terminations, truncations, infos = self.env.step(executed)
         obs, infos = self._look(obs, infos)
@@ -128,9 +118,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
             "process, or pass a ByzantinePerturber to the collector (perturb=[...])."
         )
 
-    def _look(
-        self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def _look(self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]) -> ResetResult:
         """Return observations with slots and infos with types; remember the step."""
         living = self.env.agents
         context = self._context = self._episode.context(self.env, obs, infos, living=living)

@@ -17,7 +17,7 @@ from robustmarl._checks import check, check_names
 from robustmarl.attacks.base import ObsAttack, StepContext
 from robustmarl.attacks.perturbers import ObsPerturber
 from robustmarl.spec import describe, spec_of, split_obs
-from robustmarl.typing import Env, RobustnessWarning
+from robustmarl.typing import Env, ResetResult, RobustnessWarning, StepResult
 from robustmarl.victims import as_victim
 from robustmarl.wrappers._episode import Episode
 
@@ -116,9 +116,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         return self._perturber.attack
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         self._unchanged = dict.fromkeys(self.attacked, 0)
@@ -126,15 +124,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         return self._perturb(obs, infos)
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         obs, rewards, terminations, truncations, infos = self.env.step(actions)
         self._episode.advance(self._episode.encode(actions))
         terminal = not self.env.agents
@@ -159,9 +149,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
             "or pass the attack to the collector (perturb=[...])."
         )
 
-    def _perturb(
-        self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def _perturb(self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]) -> ResetResult:
         clean = {agent: np.asarray(split_obs(row)[0]) for agent, row in obs.items()}
         for agent, row in clean.items():
             if not np.isfinite(row).all():

@@ -7,24 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from pettingzoo import ParallelEnv
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_seed
 from robustmarl._seeding import mix
+from robustmarl.envs._spaces import FixedSpaces, masked_spaces
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.layout import read_action
 from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.render import picture
+from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SkirmishParallelEnv", "skirmish"]
 
 _ROW = np.zeros(1, np.int64)
 
 
-class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
+class SkirmishParallelEnv(FixedSpaces):
     """A team of units fights one that the engine plays; see :func:`skirmish`.
 
     Agents that die stay, as in SMAC: they see zeros, have only the no-op, and share the team's
@@ -69,23 +70,11 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         self.possible_agents = list(spec.agents)
         self.agents = []
         seen = Box(-1.0, 1.0, (spec.obs_size,), np.float32)
-        actions = spec.num_actions
-        self.observation_spaces = {
-            agent: Dict({"observation": seen, "action_mask": MultiBinary(actions)})
-            for agent in self.possible_agents
-        }
-        self.action_spaces = {agent: Discrete(actions) for agent in self.possible_agents}
+        spaces = masked_spaces(self.possible_agents, seen, spec.num_actions)
+        self.observation_spaces, self.action_spaces = spaces
         self.state_space = Box(-1.0, engine.layout.max_state, (spec.state_size,), np.float32)
         self._arrays = {key: tensor.numpy() for key, tensor in engine.tensors.items()}
         self._seed, self._episode = secrets.randbits(62), 0
-
-    @override
-    def observation_space(self, agent: str) -> Space[Any]:
-        return self.observation_spaces[agent]
-
-    @override
-    def action_space(self, agent: str) -> Space[Any]:
-        return self.action_spaces[agent]
 
     def make_engine(
         self, num_envs: int, device: torch.device | str = "cpu", backend: str | None = None
@@ -94,9 +83,7 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         return SkirmishEngine(self.game, num_envs, device=device, backend=backend, **self._settings)
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         if seed is not None:
             self._seed, self._episode = check_seed("reset.seed", seed), 0
             seed = self._seed
@@ -108,15 +95,7 @@ class SkirmishParallelEnv(ParallelEnv[str, Any, Any]):
         return self._observe(), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def step(
-        self, actions: dict[str, Any]
-    ) -> tuple[
-        dict[str, Any],
-        dict[str, float],
-        dict[str, bool],
-        dict[str, bool],
-        dict[str, dict[str, Any]],
-    ]:
+    def step(self, actions: dict[str, Any]) -> StepResult:
         agents, arrays = self.agents, self._arrays
         absent = [agent for agent in agents if agent not in actions]
         check(not absent, "step.actions", "one per agent", sorted(actions))
