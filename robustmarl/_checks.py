@@ -86,8 +86,9 @@ def check_known(where: str, name: str, known: Collection[str]) -> None:
 
 def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
     """Return ``names`` as a tuple, all of them known; a bare string is refused."""
-    if isinstance(names, str):
-        raise TypeError(_text(where, "a collection of names", names, f"Write [{names!r}]."))
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        remedy = f"Write [{names!r}]." if isinstance(names, str) else ""
+        raise TypeError(_text(where, "a collection of names", names, remedy))
     names = tuple(names)
     unknown = sorted(set(names).difference(known))
     check(not unknown, where, f"among {list(known)}", unknown)

@@ -159,8 +159,10 @@ def describe(
         metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``.
 
     Raises:
+        TypeError: if ``env`` is not a parallel environment.
         ValueError: for unknown agents, an agent in no team or in two, or a bad value.
     """
+    _check_parallel("describe.env", env)
     stated: dict[str, Any] = {}
     if team_reward is not None:
         check_choice("describe.team_reward", team_reward, ("sum", "mean"))
@@ -181,6 +183,14 @@ def describe(
     return Described(env, stated)
 
 
+def _check_parallel(where: str, env: Any) -> None:
+    if not hasattr(env, "possible_agents") or hasattr(env, "agent_iter"):
+        raise TypeError(
+            f"{where} must be a PettingZoo ParallelEnv, got {type(env).__name__}. "
+            "Convert an AEC environment with pettingzoo.utils.conversions.aec_to_parallel."
+        )
+
+
 def split_obs(obs: Any) -> tuple[Any, Any]:
     """Return (observation, action mask or None) of one agent's raw observation."""
     if isinstance(obs, Mapping):
@@ -196,11 +206,7 @@ def spec_of(env: Env) -> TeamSpec:
             if actions are mixed or unbounded, or if team reward or horizon are not stated.
         TypeError: if ``env`` is not a parallel environment.
     """
-    if not hasattr(env, "possible_agents") or hasattr(env, "agent_iter"):
-        raise TypeError(
-            f"spec_of.env must be a PettingZoo ParallelEnv, got {type(env).__name__}. "
-            "Convert an AEC environment with pettingzoo.utils.conversions.aec_to_parallel."
-        )
+    _check_parallel("spec_of.env", env)
     agents = tuple(env.possible_agents)
     check(len(agents) > 0, "spec_of.env.possible_agents", "non-empty", agents)
     obs_sizes = tuple(_obs_size(env, agent) for agent in agents)

@@ -107,14 +107,17 @@ class ByzantinePolicy(ActorPolicy):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless agents and actions are those it was made for."""
-        own, n = self.spec, self.spec.num_agents
+        own = self.spec
         names = ("num_agents", "action_sizes", "continuous")
         other = [f"{x}: {getattr(own, x)!r} != {getattr(spec, x)!r}" for x in names]
         other = [text for text in other if len(set(text.split(": ", 1)[1].split(" != "))) > 1]
         check(not other, "ByzantinePolicy", "made for this team's spaces", ", ".join(other))
-        near = abs(own.obs_size - spec.obs_size) in (0, n)
-        rule = f"made for observations of size {spec.obs_size}, or {n} type slots more or fewer"
-        check(near, "ByzantinePolicy", rule, own.obs_size)
+        self._check_size(spec.obs_size)
+
+    def _check_size(self, size: int) -> None:
+        own, n = self.spec.obs_size, self.spec.num_agents
+        rule = f"made for observations of size {size}, or {n} type slots more or fewer"
+        check(abs(own - size) in (0, n), "ByzantinePolicy", rule, own)
 
     def infer(
         self, context: StepContext, act: Tensor | None = None
@@ -133,6 +136,7 @@ class ByzantinePolicy(ActorPolicy):
             agents: whose they are, int64.
             act: the team's intended actions, (..., N) or (..., N, A); used with ``sees_actions``.
         """
+        self._check_size(obs.shape[-1])
         missing = self.spec.obs_size - obs.shape[-1]
         obs = F.pad(obs, (0, missing)) if missing > 0 else obs[..., : self.spec.obs_size]
         extra = cast(Tensor, self.network.extra(agents, None))
@@ -709,6 +713,13 @@ class ByzantineAttack(_LearnsByzantine, MAPPO):
         adversary_optim: OptimizerFactory | None = None,
         **settings: Any,
     ) -> None:
+        name = type(self).__name__
+        for key, given, kind in (
+            ("adversary", adversary, ByzantinePolicy),
+            ("types", types, TypeDistribution),
+        ):
+            if not isinstance(given, kind):
+                raise TypeError(f"{name}.{key} must be a {kind.__name__}, got {given!r}.")
         super().__init__(policy=policy, **settings)
         self.adversary, self.types = adversary, types
         factory = adversary_optim or adam(5e-4, 1e-5)
@@ -737,13 +748,15 @@ class ByzantineAttack(_LearnsByzantine, MAPPO):
             settings: of :class:`PPOBased`; gamma is 0.95, the clip 0.05 by default.
 
         Raises:
-            TypeError: if ``victim`` has no policy of a team.
+            TypeError: if ``victim`` has no policy of a team, or the seed is no int.
+            ValueError: for unknown agents, or a negative seed.
         """
         policy = getattr(victim, "policy", victim)
         if not hasattr(policy, "infer") or not hasattr(policy, "spec"):
             raise TypeError(
                 f"{cls.__name__}.victim must be a robustmarl algorithm or policy, got {victim!r}."
             )
+        check_int(f"{cls.__name__}.seed", seed, 0)
         policy = copy.deepcopy(policy).requires_grad_(False)
         for name in ("exploration", "teacher_forcing"):  # a frozen team has no training habits
             if hasattr(policy, name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from robustmarl.attacks.tram import (
     poison,
     rows_of,
 )
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.spec import TeamSpec
 from robustmarl.victims import MASKED, Victim
 
@@ -87,6 +87,11 @@ class ActionPoisonPerturber(Perturber):
             )
         policy = getattr(learner, "policy", None)
         network = getattr(policy, "network", None)
+        if isinstance(network, SeparateAgents):
+            raise TypeError(
+                f"{name}.learner must be of agents that share one network, got "
+                f"{type(network).__name__}. Make it without shared=False."
+            )
         if not isinstance(network, AgentNetwork):
             raise TypeError(
                 f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}."
@@ -169,9 +174,11 @@ class ActionPoisonPerturber(Perturber):
             self._additive,
         )
         direction = self.attack(view)
-        if direction.shape != view.mask.shape:
-            shapes = f"{tuple(view.mask.shape)}, got {tuple(direction.shape)}"
-            raise ValueError(f"{self.attack!r} must return a direction of shape {shapes}.")
+        got = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+        if got != (wanted := tuple(view.mask.shape)):
+            raise ValueError(
+                f"{self.attack!r} must return a direction of shape {wanted}, got {got}."
+            )
         if not bool(torch.isfinite(direction.sum())):
             raise ValueError(f"{self.attack!r} must return finite directions, got {direction!r}.")
         found = poison(view.logits[:, k], view.mask, direction, self.kl_budget)
@@ -253,7 +260,10 @@ class ActionPoisonPerturber(Perturber):
     ) -> tuple[AdvantageFn | None, bool]:
         """Return where advantages come from, and whether they ignore the others' actions."""
         if given is not None:
-            return lambda context, logits, act: _expand(given(context), act), True
+            where = f"{type(self).__name__}.advantage_fn"
+            if not callable(given):
+                raise TypeError(f"{where} must be a function of a StepContext, got {given!r}.")
+            return lambda context, logits, act: _expand(_given(where, given, context), act), True
         if self.temperature is not None:
             return lambda context, logits, act: _expand(logits, act), True
         own: AdvantageFn | None = getattr(self.learner, "action_advantages", None)
@@ -263,3 +273,12 @@ class ActionPoisonPerturber(Perturber):
 def _expand(values: Tensor, act: Tensor) -> Tensor:
     """Return (K, R, N, A) of (R, N, A), K as in ``act``."""
     return values.unsqueeze(0).expand(len(act), *values.shape)
+
+
+def _given(where: str, function: Callable[[StepContext], Tensor], context: StepContext) -> Tensor:
+    """Return what a user's ``function`` answers, (R, N, A)."""
+    found: Any = function(context)
+    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    wanted = tuple(context.mask.shape)
+    check(got == wanted, where, f"a function that returns values of shape {wanted}", got)
+    return cast(Tensor, found)

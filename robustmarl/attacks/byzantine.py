@@ -93,8 +93,16 @@ class TypeDistribution:
         return tuple(spec.agents.index(agent) for agent in names)
 
     def update(self, returns: Tensor) -> None:
-        """Take the returns (N,) under an attack by each agent; NaN keeps what was known."""
+        """Take the returns (N,) under an attack by each agent; NaN keeps what was known.
+
+        Raises:
+            ValueError: unless there is one per agent, or as many as before.
+        """
+        returns = torch.as_tensor(returns, dtype=torch.float32)
         old = torch.zeros_like(returns) if self.returns is None else self.returns
+        good = returns.dim() == 1 and returns.shape == old.shape
+        where = f"{type(self).__name__}.update.returns"
+        check(good, where, "one number per agent, (N,)", tuple(returns.shape))
         self.returns = torch.where(returns.isnan(), old, returns)
 
     def weights(self, spec: TeamSpec) -> Tensor:
@@ -103,6 +111,8 @@ class TypeDistribution:
         logits = torch.full((spec.num_agents,), -torch.inf)
         logits[rows] = 0.0
         if self.choice == "adaptive" and self.returns is not None:
+            size, where = len(self.returns), f"{type(self).__name__}.returns"
+            check(size == len(logits), where, f"{len(logits)} numbers, one per agent", size)
             logits[rows] = -self.returns.cpu().to(logits)[rows] / self.scale
         return torch.softmax(logits, dim=0)
 
@@ -232,6 +242,8 @@ class WorstOfPopulation:
 
     def __init__(self, adversaries: Sequence[AdversaryLike], returns: Sequence[float]) -> None:
         name = type(self).__name__
+        if isinstance(adversaries, str) or not isinstance(adversaries, Sequence):
+            raise TypeError(f"{name}.adversaries must be a sequence, got {adversaries!r}.")
         check(len(adversaries) > 0, f"{name}.adversaries", "at least one", adversaries)
         self._all = [as_adversary(f"{name}.adversaries", one) for one in adversaries]
         self.returns = returns
@@ -243,10 +255,14 @@ class WorstOfPopulation:
 
     @returns.setter
     def returns(self, returns: Sequence[float]) -> None:
-        values = torch.tensor(list(returns), dtype=torch.float64)
+        where = f"{type(self).__name__}.returns"
+        try:
+            values = torch.tensor(list(returns), dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{where} must be a sequence of numbers, got {returns!r}.") from error
         good = len(values) == len(self._all) and bool(values.isfinite().all())
         rule = f"{len(self._all)} finite numbers, one per adversary"
-        check(good, f"{type(self).__name__}.returns", rule, returns)
+        check(good, where, rule, returns)
         self._returns = tuple(values.tolist())
         self._worst = self._all[int(values.argmin())]
 
@@ -311,15 +327,15 @@ def belief_source(where: str, slots: Slots, belief: Any) -> BeliefSource | None:
         ValueError: if a belief is asked of a team without a belief network, or none is given.
     """
     check_choice(f"{where}.slots", slots, get_args(Slots))
+    kind = None if belief is None else type(belief).__name__
     if slots != "belief":
         rule = "left out unless slots='belief'"
-        check(belief is None, f"{where}.belief", rule, belief)
+        check(belief is None, f"{where}.belief", rule, kind)
         return None
     source = belief if hasattr(belief, "step") else getattr(belief, "policy", belief)
     source = source if hasattr(source, "step") else getattr(source, "belief", None)
     rule = "a belief network, or a team that has one, for slots='belief'"
     remedy = "Give a trained EIRMAPPO, or choose other slots."
-    kind = None if belief is None else type(belief).__name__
     check(source is not None, f"{where}.belief", rule, kind, remedy)
     return cast(BeliefSource, source)
 
@@ -583,11 +599,24 @@ def byzantine_attacks(
         epsilons: radii of the observation attacks, observation units.
 
     Raises:
-        ValueError: if an adversary is missing.
+        TypeError: for arguments of a wrong kind.
+        ValueError: if an adversary is missing, for a negative radius, or for radii whose names
+            would be the same.
     """
-    check_choice("byzantine_attacks.target", target, list(adversaries))
+    where = "byzantine_attacks"
+    _check_mapping(f"{where}.adversaries", adversaries)
     for name, own in adversaries.items():
-        check(agent in own, f"byzantine_attacks.adversaries[{name!r}]", f"with {agent!r}", [*own])
+        _check_mapping(f"{where}.adversaries[{name!r}]", own)
+    check_choice(f"{where}.target", target, list(adversaries))
+    for name, own in adversaries.items():
+        check(agent in own, f"{where}.adversaries[{name!r}]", f"with {agent!r}", [*own])
+    if isinstance(epsilons, str) or not isinstance(epsilons, Sequence):
+        raise TypeError(f"{where}.epsilons must be a sequence of numbers, got {epsilons!r}.")
+    for epsilon in epsilons:
+        check_number(f"{where}.epsilons", epsilon, 0.0, unit="observation units")
+    names = {f"{epsilon:g}" for epsilon in epsilons}
+    rule = "different numbers, in six digits"
+    check(len(names) == len(epsilons), f"{where}.epsilons", rule, epsilons)
 
     def played(adversary: AdversaryLike) -> Perturber:
         types = TypeDistribution(1.0, choice="fixed", agents=[agent])
@@ -600,3 +629,8 @@ def byzantine_attacks(
         attacks[f"observation {epsilon:g}"] = moved
     others = {name: theirs[agent] for name, theirs in adversaries.items() if name != target}
     return attacks | {f"from {name}": played(theirs) for name, theirs in others.items()}
+
+
+def _check_mapping(where: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where} must be a mapping from names, got {type(value).__name__}.")

@@ -194,6 +194,9 @@ class PGD:
             return torch.full((len(obs),), int(cast(int, self.target)), device=obs.device)
         if self.loss != "mse" or view.continuous or view.mask is None:
             return rows
+        size = view.mask.shape[-1]
+        rule = f"{size} logits, one per action"
+        check(rows.shape[-1] == size, f"{type(self).__name__}.target", rule, rows.shape[-1])
         return rows.masked_fill(~view.mask, MASKED)
 
 

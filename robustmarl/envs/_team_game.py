@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from typing_extensions import override
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_index, check_seed
 from robustmarl.envs._spaces import FixedSpaces
 from robustmarl.typing import Array, ResetResult, StepResult
 
@@ -66,7 +66,7 @@ class TeamGame(FixedSpaces, ABC):
     @override
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = np.random.default_rng(check_seed("reset.seed", seed))
         self._steps = 0
         self.agents = self.possible_agents[:]
         self._begin()
@@ -77,7 +77,7 @@ class TeamGame(FixedSpaces, ABC):
         agents = self.agents
         absent = [agent for agent in agents if agent not in actions]
         check(not absent, "step.actions", "one per living agent", sorted(actions))
-        joint = tuple(int(actions[agent]) for agent in agents)
+        joint = tuple(check_index(f"step.actions[{agent!r}]", actions[agent]) for agent in agents)
         for agent, action, size in zip(agents, joint, self._actions, strict=True):
             if not 0 <= action < size:
                 check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)

@@ -90,7 +90,8 @@ class ForagingParallelEnv(FixedSpaces):
     @override
     def render(self) -> Any:
         """Return a picture, uint8 (H, W, 3): blue players and red food, brighter if stronger."""
-        check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
+        good = self.render_mode == "rgb_array"
+        check(good, "foraging.render_mode", "'rgb_array' to render", self.render_mode)
         engine = self.engine
         rows, cols = engine.field.shape
         picture = np.full((rows * _CELL, cols * _CELL, 3), 20, np.uint8)

@@ -175,7 +175,8 @@ class SmacParallelEnv(FixedSpaces):
             RuntimeError: before the first reset.
             ValueError: without a render mode.
         """
-        check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
+        good = self.render_mode == "rgb_array"
+        check(good, "smac.render_mode", "'rgb_array' to render", self.render_mode)
         if not self._begun:
             raise RuntimeError("render must come after reset, got no game. Call reset() first.")
         game = self.game

@@ -66,7 +66,8 @@ def adaptation(
         settings: for :func:`~robustmarl.training.run`, both times.
 
     Raises:
-        TypeError: if ``attack`` is an attack, not a function that makes one.
+        TypeError: if ``attack`` is an attack, not a function that makes one; for ``perturb`` or
+            ``tests`` in the settings.
         ValueError: for a number out of range, or an unknown metric.
     """
     check_int("adaptation.env_steps", env_steps, 1)
@@ -79,6 +80,9 @@ def adaptation(
             "adaptation.attack must be a function of the team that makes an attack, "
             f"got {attack!r}. Write lambda team: ..."
         )
+    own = sorted({"perturb", "tests"} & settings.keys())
+    if own:
+        raise TypeError(f"adaptation.settings must be without what it sets itself, got {own}.")
     history = run(
         team,
         make_env,

@@ -10,12 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.attacks.base import StepContext
 from robustmarl.spec import TeamSpec, split_obs
 from robustmarl.typing import Env
 
-__all__ = ["Episode"]
+__all__ = ["Episode", "begun"]
+
+
+def begun(where: str, context: StepContext | None) -> StepContext:
+    """Return ``context``, which a wrapper has from its first reset on.
+
+    Raises:
+        RuntimeError: before it.
+    """
+    if context is None:
+        raise RuntimeError(f"{where} must come after a reset, got none yet. Call reset() first.")
+    return context
 
 
 class Episode:
@@ -59,7 +71,7 @@ class Episode:
                 span = np.where(high > low, high - low, 1.0)
                 joint[0, i, : spec.action_sizes[i]] = 2.0 * (np.asarray(action) - low) / span - 1.0
             else:
-                joint[0, i] = int(action)
+                joint[0, i] = check_index(f"step.actions[{agent!r}]", action)
         return torch.from_numpy(joint).to(self._device)
 
     def context(

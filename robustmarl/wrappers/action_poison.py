@@ -17,7 +17,7 @@ from robustmarl.attacks.tram import PoisonAttack, PoisonView
 from robustmarl.spec import TeamSpec, describe, spec_of
 from robustmarl.typing import Env, ResetResult, StepResult
 from robustmarl.victims import MASKED
-from robustmarl.wrappers._episode import Episode
+from robustmarl.wrappers._episode import Episode, begun
 
 __all__ = ["ActionPoisonWrapper"]
 
@@ -53,6 +53,7 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
             attack needs; when pickled.
         ValueError: for bad numbers, an agent that is not in ``env``, continuous actions, or an
             environment that is not the learner's.
+        RuntimeError: for a step before the first reset.
 
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they are neither the
@@ -145,8 +146,8 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
     @torch.no_grad()
     def _draw(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the executed actions, and what the attacked agent's info tells of its own."""
-        context, poison, k = self._context, self._poison, self._k
-        assert context is not None  # PettingZoo: reset comes first
+        context = begun(f"{type(self).__name__}.step", self._context)
+        poison, k = self._poison, self._k
         network = self._learner.policy.network
         ids = torch.arange(self._spec.num_agents, device=self._device)
         extra = network.extra(ids, context.last_act)

@@ -21,7 +21,7 @@ from robustmarl.attacks.byzantine import (
 )
 from robustmarl.spec import TeamSpec, describe, spec_of, split_obs
 from robustmarl.typing import Array, Env, ResetResult, StepResult
-from robustmarl.wrappers._episode import Episode
+from robustmarl.wrappers._episode import Episode, begun
 
 __all__ = ["BayesianTypeWrapper"]
 
@@ -55,6 +55,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         TypeError: for an adversary or types of the wrong kind; when pickled.
         ValueError: for unknown agents, more Byzantine agents than agents, an adversary with other
             spaces, or a belief asked of a team without a belief network.
+        RuntimeError: for a step, or a question for the types, before the first reset.
 
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
@@ -84,6 +85,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
     @property
     def types(self) -> Array:
         """The types of the episode, bool (N,)."""
+        begun(f"{type(self).__name__}.types", self._context)
         return self._perturber.types[0].cpu().numpy()
 
     def counters(self) -> dict[str, float]:
@@ -145,8 +147,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
 
     def _replaced(self, actions: dict[str, Any]) -> dict[str, Any]:
         """Return the executed actions; those of non-Byzantine agents are the very objects."""
-        context, spec = self._context, self._spec
-        assert context is not None  # PettingZoo: reset comes first
+        context, spec = begun(f"{type(self).__name__}.step", self._context), self._spec
         act = self._episode.encode(actions)
         found = self._perturber.on_act(context, act)
         self._episode.advance(act)

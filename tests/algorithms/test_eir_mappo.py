@@ -503,6 +503,9 @@ def test_an_adversary_runs_with_and_without_type_slots():
     other.check_spec(spec)
     zeros = torch.cat([obs, torch.zeros(5, 3)], dim=-1)
     assert torch.equal(other.outputs(obs, agents, None), other.outputs(zeros, agents, None))
+    text = "must be made for observations of size 5, or 3 type slots more or fewer, got 3"
+    with pytest.raises(ValueError, match=text):
+        adversary.outputs(torch.randn(5, 5), agents, None)
     with pytest.raises(ValueError, match="ByzantinePolicy must be made for this team's spaces"):
         ByzantinePerturber(adversary).bind(made(env=envs.ToyGame).spec, None, 0)
 
@@ -715,3 +718,11 @@ def test_an_attack_needs_a_team():
         ByzantineAttack.against("team")
     with pytest.raises(ValueError, match=r"TypeDistribution.agents must be among"):
         ByzantineAttack.against(made(), ["unit_9"])
+    for bad, kind in (("a", TypeError), (-1, ValueError)):
+        with pytest.raises(kind, match=rf"ByzantineAttack\.seed must be an int >= 0, got {bad!r}"):
+            ByzantineAttack.against(made(), seed=bad)
+    good = ByzantineAttack.against(made(), hidden=(8,))
+    parts = {"policy": good.policy, "adversary": good.adversary, "types": good.types}
+    for key, rule in (("adversary", "a ByzantinePolicy"), ("types", "a TypeDistribution")):
+        with pytest.raises(TypeError, match=rf"ByzantineAttack\.{key} must be {rule}, got 0\.5"):
+            ByzantineAttack(critic=good.critic, critic_input="state", **(parts | {key: 0.5}))

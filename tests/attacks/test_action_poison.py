@@ -428,6 +428,11 @@ def test_bad_kinds():
         ActionPoisonPerturber(3, learner=learner, agent="unit_0")
     with pytest.raises(TypeError, match=r"attack must be an attack"):
         ActionPoisonPerturber(RandomAttack, learner=learner, agent="unit_0")
+    apart = DOP.for_env(Arena(), shared=False, **SMALL)
+    with pytest.raises(TypeError, match=r"learner must be of agents that share one network"):
+        ActionPoisonPerturber(RandomAttack(), learner=apart, agent="unit_0")
+    with pytest.raises(TypeError, match=r"advantage_fn must be a function of a StepContext, got 3"):
+        ActionPoisonPerturber(VarianceAttack(), learner=learner, agent="unit_0", advantage_fn=3)
     with pytest.raises(TypeError, match=r"learner must be a robustmarl algorithm, got str"):
         ActionPoisonPerturber(RandomAttack(), learner="DOP", agent="unit_0")
     continuous = IPPO.for_env(Arena(continuous=True), hidden=(8,))
@@ -457,13 +462,27 @@ def test_another_learners_policy_is_refused():
 @pytest.mark.parametrize(
     ("direction", "text"),
     [
-        (lambda view: torch.zeros(1), r"must return a direction of shape"),
+        (lambda view: torch.zeros(1), r"must return a direction of shape \(\d, 4\), got \(1,\)"),
+        (lambda view: None, r"must return a direction of shape \(\d, 4\), got NoneType"),
         (lambda view: view.policy * float("nan"), r"must return finite directions"),
     ],
 )
 def test_bad_directions(direction, text):
     learner = LEARNERS["DOP"]()
     perturber = ActionPoisonPerturber(direction, learner=learner, agent="unit_0")
+    with pytest.raises(ValueError, match=text):
+        played(learner, [perturber])
+
+
+@pytest.mark.parametrize(("answer", "got"), [(None, "NoneType"), (torch.zeros(4), r"\(4,\)")])
+def test_bad_advantage_functions(answer, got):
+    learner = MAPPO.for_env(Arena(), hidden=(8,))
+    perturber = ActionPoisonPerturber(
+        VarianceAttack(), learner=learner, agent="unit_0", advantage_fn=lambda context: answer
+    )
+    text = (
+        rf"advantage_fn must be a function that returns values of shape \(\d, 3, 4\), got '?{got}"
+    )
     with pytest.raises(ValueError, match=text):
         played(learner, [perturber])
 

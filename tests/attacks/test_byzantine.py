@@ -19,6 +19,7 @@ from robustmarl.attacks import (
     StepContext,
     TypeDistribution,
     WorstOfPopulation,
+    byzantine_attacks,
     toward_adversary,
 )
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
@@ -153,6 +154,20 @@ def test_distributions_that_do_not_fit_the_team_are_refused(keywords, text):
         bound("random", TypeDistribution(**keywords))
 
 
+def test_returns_that_do_not_fit_the_team_are_refused():
+    distribution = TypeDistribution(1.0, choice="adaptive")
+    with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*got \(\)"):
+        distribution.update(torch.tensor(1.0))
+    distribution.update([1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*\(2,\)"):
+        distribution.update([1.0, 2.0])
+    text = r"TypeDistribution\.returns must be 4 numbers, one per agent, got 3"
+    with pytest.raises(ValueError, match=text):
+        sampled(distribution, 2)
+    with pytest.raises(TypeError, match=r"agents must be a collection of names, got 3\."):
+        TypeDistribution(agents=3)
+
+
 # The attack process
 
 
@@ -269,7 +284,7 @@ def test_other_bad_arguments_are_refused():
         ByzantinePerturber("random", types=0.5)
     with pytest.raises(ValueError, match=r"ByzantinePerturber.slots must be one of"):
         ByzantinePerturber("random", slots="hints")
-    with pytest.raises(ValueError, match="belief must be left out unless slots='belief'"):
+    with pytest.raises(ValueError, match="left out unless slots='belief', got 'object'"):
         ByzantinePerturber("random", belief=object())
     team = MAPPO.for_env(Arena())
     with pytest.raises(ValueError, match="belief must be a belief network, or a team that has one"):
@@ -298,6 +313,11 @@ def test_the_worst_of_a_population_plays():
         population.returns = [1.0]
     with pytest.raises(ValueError, match="adversaries must be at least one"):
         WorstOfPopulation([], [])
+    with pytest.raises(TypeError, match=r"adversaries must be a sequence, got 'random'"):
+        WorstOfPopulation("random", [1.0])
+    for bad in (None, ["a", "b"]):
+        with pytest.raises(TypeError, match="returns must be a sequence of numbers, got"):
+            WorstOfPopulation([zeros, ones], bad)
 
 
 # In the collector
@@ -547,6 +567,30 @@ def test_bad_observation_attacks_are_refused():
     view = FunctionVictim(lambda x: x @ WEIGHT.T).at()
     with pytest.raises(ValueError, match=r"AdversaryOutputs\.view must be told its rows' agents"):
         toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    view = FunctionVictim(lambda x: x @ WEIGHT[:2].T).at(mask=mask, agents=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"PGD\.target must be 2 logits, one per action, got 3"):
+        toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
     attack = PGD(ball=LinfBall(epsilon=0.1), loss="mse", target=1)
     with pytest.raises(ValueError, match=r"PGD\.target must be a vector of logits"):
         attack(view, torch.randn(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "text"),
+    [
+        ({"target": "C"}, ValueError, r"\.target must be one of \['A', 'B'\], got 'C'"),
+        ({"agent": "a9"}, ValueError, r"\.adversaries\['A'\] must be with 'a9', got \['a0'\]"),
+        ({"adversaries": None}, TypeError, r"\.adversaries must be a mapping.*got NoneType"),
+        ({"adversaries": {"A": 3}}, TypeError, r"\.adversaries\['A'\] must be a mapping.*got int"),
+        ({"epsilons": 0.2}, TypeError, r"\.epsilons must be a sequence of numbers, got 0\.2"),
+        ({"epsilons": ["x"]}, TypeError, r"\.epsilons must be a number >= 0, observation units"),
+        ({"epsilons": [-1.0]}, ValueError, r"\.epsilons must be a number >= 0, observation units"),
+        ({"epsilons": [0.1, 0.1]}, ValueError, r"\.epsilons must be different numbers"),
+    ],
+)
+def test_bad_evaluations_are_refused(keywords, kind, text):
+    both = {"A": {"a0": Linear(WEIGHT)}, "B": {"a0": Linear(WEIGHT)}}
+    given = {"target": "A", "adversaries": both, "agent": "a0"} | keywords
+    with pytest.raises(kind, match="byzantine_attacks" + text):
+        byzantine_attacks(given.pop("target"), **given)

@@ -280,7 +280,7 @@ def test_render_needs_no_display_and_shows_everything():
         row, col = player.position
         red, _, blue = picture[row * 16 + 8, col * 16 + 8]
         assert blue >= 100 > red
-    with pytest.raises(ValueError, match="render_mode must be 'rgb_array', got None"):
+    with pytest.raises(ValueError, match=r"foraging\.render_mode must be 'rgb_array' to render"):
         foraging().render()
 
 

@@ -211,5 +211,9 @@ def test_refuses_wrong_actions():
         ValueError, match=r"step\.actions\['agent_1'\] must be an index below 2, got -1"
     ):
         env.step({"agent_0": 0, "agent_1": -1})
+    with pytest.raises(TypeError, match=r"step\.actions\['agent_0'\] must be an int, got 0\.5"):
+        env.step({"agent_0": 0.5, "agent_1": 0})
+    with pytest.raises(TypeError, match=r"reset\.seed must be an int or None, got 'a'"):
+        env.reset(seed="a")
     with pytest.raises(ValueError, match=r"step\.actions must be one per living agent"):
         env.step({"agent_0": 0})

@@ -116,6 +116,7 @@ def test_two_runs_are_kept_and_resumed(tmp_path):
         ({"attack": NOISE}, TypeError, r"adaptation\.attack must be a function of the team"),
         ({"env_steps": 0}, ValueError, r"adaptation\.env_steps must be an int >= 1, got 0"),
         ({"recovery_steps": -1}, ValueError, r"adaptation\.recovery_steps must be an int >= 0"),
+        ({"tests": {}, "perturb": ()}, TypeError, r"without .* got \['perturb', 'tests'\]"),
         ({"metric": "wins"}, ValueError, r"adaptation\.metric must be one of \['return', 'u'\]"),
     ],
 )

@@ -263,7 +263,15 @@ def test_bad_settings(settings, kind, text):
         wrap(Arena(), **settings)
 
 
+def test_a_step_comes_after_a_reset():
+    text = r"ActionPoisonWrapper\.step must come after a reset, got none yet\. Call reset\(\) first"
+    with pytest.raises(RuntimeError, match=text):
+        wrap(Arena()).step({})
+
+
 def test_bad_environments():
+    with pytest.raises(TypeError, match=r"env must be a PettingZoo ParallelEnv, got NoneType"):
+        wrap(None)
     with pytest.raises(ValueError, match=r"Wrapper\.env must be of discrete actions"):
         wrap(Arena(continuous=True))
     with pytest.raises(ValueError, match=r"Wrapper\.env must be the learner's, got .agents:"):

@@ -260,7 +260,21 @@ def test_types_follow_the_seed_and_change_between_episodes():
     assert len(set(found[0])) == 4
 
 
+def test_a_step_comes_after_a_reset():
+    env = BayesianTypeWrapper(envs.ToyGame(), "random")
+    for name, ask in (("step", lambda: env.step({})), ("types", lambda: env.types)):
+        text = rf"BayesianTypeWrapper\.{name} must come after a reset, got none yet"
+        with pytest.raises(RuntimeError, match=text):
+            ask()
+
+
 def test_bad_input_is_refused():
+    env = BayesianTypeWrapper(envs.ToyGame(), "random")
+    env.reset(seed=0)
+    for bad in ("a", 0.5):
+        text = rf"step\.actions\['agent_0'\] must be an int, got {bad!r}"
+        with pytest.raises(TypeError, match=text):
+            env.step({"agent_0": bad, "agent_1": 0})
     with pytest.raises(ValueError, match=r"TypeDistribution.k must be at most 3"):
         BayesianTypeWrapper(make(), "random", types=TypeDistribution(k=4))
     other = MAPPO.for_env(make(action_sizes=(4, 4, 4), masks="info"))

@@ -130,7 +130,8 @@ class SkirmishParallelEnv(FixedSpaces):
     @override
     def render(self) -> Any:
         """Return a picture, uint8 (H, W, 3): allies blue, enemies red, health as brightness."""
-        check(self.render_mode == "rgb_array", "render_mode", "'rgb_array'", self.render_mode)
+        good = self.render_mode == "rgb_array"
+        check(good, "skirmish.render_mode", "'rgb_array' to render", self.render_mode)
         return picture(self.engine)
 
     def _joint(self, actions: dict[str, Any]) -> torch.Tensor:

@@ -187,7 +187,7 @@ def test_bad_pictures_and_replays_are_refused(tmp_path):
         save_replay(tmp_path / "a.gif", [])
     with pytest.raises(ValueError, match="frames must be images of one size"):
         save_replay(tmp_path / "a.gif", [frame, frame[:10]])
-    with pytest.raises(ValueError, match="render_mode must be 'rgb_array', got None"):
+    with pytest.raises(ValueError, match=r"skirmish\.render_mode must be 'rgb_array' to render"):
         envs.skirmish("3m").render()
     with pytest.raises(ValueError, match=r"render_mode must be one of \[None, 'rgb_array'\]"):
         envs.skirmish("3m", render_mode="human")
