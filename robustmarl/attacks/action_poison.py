@@ -87,12 +87,7 @@ class ActionPoisonPerturber(Perturber):
             )
         policy = getattr(learner, "policy", None)
         network = getattr(policy, "network", None)
-        if isinstance(network, SeparateAgents):
-            raise TypeError(
-                f"{name}.learner must be of agents that share one network, got "
-                f"{type(network).__name__}. Make it without shared=False."
-            )
-        if not isinstance(network, AgentNetwork):
+        if not isinstance(network, AgentNetwork | SeparateAgents):
             raise TypeError(
                 f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}."
             )

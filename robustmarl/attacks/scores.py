@@ -20,9 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import AgentNetwork, Agents
 
-__all__ = ["ActorJacobian", "Scope", "linearize", "score_gram", "score_products"]
+__all__ = [
+    "ActorJacobian",
+    "Scope",
+    "SeparateJacobian",
+    "linearize",
+    "score_gram",
+    "score_products",
+]
 
 Scope = Literal["full", "head"]
 """Which parameters count: all of the actor's, or its last linear layer's."""
@@ -207,19 +214,34 @@ class ActorJacobian:
         return found
 
 
-@torch.no_grad()
+class SeparateJacobian:
+    """The same for agents with a network each: their parameters have nothing in common.
+
+    Args:
+        parts: the agents' own, of (E, 1) rows.
+    """
+
+    def __init__(self, parts: Sequence[ActorJacobian]) -> None:
+        self.parts = parts
+        self.logits = torch.cat([part.logits for part in parts], dim=1)
+
+    def jvp(self) -> Tensor:
+        """Return J G, (E, N, A); see :meth:`ActorJacobian.jvp`."""
+        return torch.cat([part.jvp() for part in self.parts], dim=1)
+
+
 def linearize(
-    network: AgentNetwork,
+    network: Agents,
     obs: Tensor,
     agents: Tensor,
     last_act: Tensor | None,
     hidden: Tensor | None,
     scope: Scope = "full",
-) -> ActorJacobian:
+) -> ActorJacobian | SeparateJacobian:
     """Return the Jacobian of an actor's logits.
 
     Args:
-        network: the actor; discrete actions.
+        network: the actor, or one per agent; discrete actions.
         obs: what its agents see, (E, N, D).
         agents: their indices, int64 (N,).
         last_act: their last actions, int64 (E, N), -1 for none; only if the network sees them.
@@ -231,6 +253,27 @@ def linearize(
     """
     rule = "of discrete actions: the attack shifts logits"
     check(not network.continuous, "linearize.network", rule, "one with continuous actions")
+    if isinstance(network, AgentNetwork):
+        return _linearize(network, obs, agents, last_act, hidden, scope)
+    parts = []
+    for j, i in enumerate(agents.tolist()):
+        one = slice(j, j + 1)
+        last = None if last_act is None else last_act[:, one]
+        before = None if hidden is None else hidden[:, one]
+        parts.append(_linearize(network.of(i), obs[:, one], agents[one], last, before, scope))
+    return SeparateJacobian(parts)
+
+
+@torch.no_grad()
+def _linearize(
+    network: AgentNetwork,
+    obs: Tensor,
+    agents: Tensor,
+    last_act: Tensor | None,
+    hidden: Tensor | None,
+    scope: Scope,
+) -> ActorJacobian:
+    obs = obs if network.columns is None else obs[..., network.columns]
     inputs, tables = [obs], []
     if network.id_table is not None:
         ids = F.one_hot(agents, network.num_agents).to(obs)
@@ -284,7 +327,10 @@ def gram(one: list[Block], other: list[Block]) -> Tensor:
 
 
 def score_gram(
-    one: ActorJacobian, policy: Tensor, other: ActorJacobian | None = None, to: Tensor | None = None
+    one: ActorJacobian | SeparateJacobian,
+    policy: Tensor,
+    other: ActorJacobian | None = None,
+    to: Tensor | None = None,
 ) -> Tensor:
     r"""Return :math:`\langle s_i(a), s_j(b) \rangle`, (E, N, A, M, A).
 
@@ -296,6 +342,12 @@ def score_gram(
         other: M agents; None is ``one``.
         to: the others' :math:`\pi`, (E, M, A).
     """
+    if isinstance(one, SeparateJacobian):
+        products = policy.new_zeros(*policy.shape, *policy.shape[1:])
+        for i, part in enumerate(one.parts):
+            own = score_gram(part, policy[:, i : i + 1])
+            products[:, i, :, i] = own[:, 0, :, 0]
+        return products
     blocks = one.blocks()
     if other is None or to is None:
         others, to = blocks, policy
@@ -306,7 +358,7 @@ def score_gram(
     return products - (products * to[:, None, None]).sum(4, keepdim=True)
 
 
-def score_products(jacobian: ActorJacobian, policy: Tensor) -> Tensor:
+def score_products(jacobian: ActorJacobian | SeparateJacobian, policy: Tensor) -> Tensor:
     r"""Return :math:`\langle G, s(a) \rangle`, (E, N, A); see :meth:`ActorJacobian.jvp`."""
     along = jacobian.jvp()
     return along - (policy * along).sum(-1, keepdim=True)

@@ -22,12 +22,13 @@ from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.scores import (
     ActorJacobian,
     Scope,
+    SeparateJacobian,
     gram,
     linearize,
     score_gram,
     score_products,
 )
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import Agents, SeparateAgents
 
 __all__ = [
     "JAttack",
@@ -261,7 +262,7 @@ class PoisonView:
         additive: whether an agent's advantages depend on its own action only.
 
     Args:
-        network: the team's actor; logits are a multiple of its outputs.
+        network: the team's actor, or one per agent; logits are a multiple of its outputs.
         context: R steps.
         logits: (R, N, A).
         agent: index of the attacked one.
@@ -272,7 +273,7 @@ class PoisonView:
 
     def __init__(
         self,
-        network: AgentNetwork,
+        network: Agents,
         context: StepContext,
         logits: Tensor,
         agent: int,
@@ -285,7 +286,7 @@ class PoisonView:
         self.mask = context.mask[:, agent]
         self._network, self._context, self._advantage = network, context, advantage
         self._draws = draws
-        self._jacobians: dict[Scope, ActorJacobian] = {}
+        self._jacobians: dict[Scope, ActorJacobian | SeparateJacobian] = {}
         self._own: dict[Scope, ActorJacobian] = {}
 
     @property
@@ -302,6 +303,11 @@ class PoisonView:
     def others(self) -> list[int]:
         """Indices of the other agents."""
         return [i for i in range(self.logits.shape[1]) if i != self.agent]
+
+    @property
+    def shared(self) -> bool:
+        """Whether agents share parameters; if not, their gradients are orthogonal."""
+        return not isinstance(self._network, SeparateAgents)
 
     @property
     def has_gradient(self) -> bool:
@@ -322,7 +328,7 @@ class PoisonView:
         none = torch.zeros_like(self._context.alive, dtype=torch.int64)
         return self.advantages(none.unsqueeze(0))[0]
 
-    def jacobian(self, scope: Scope) -> ActorJacobian:
+    def jacobian(self, scope: Scope) -> ActorJacobian | SeparateJacobian:
         """Return all agents' d logits / d parameters, (R, N) rows."""
         if scope not in self._jacobians:
             self._jacobians[scope] = self._linearize(scope, slice(None))
@@ -331,12 +337,12 @@ class PoisonView:
     def own_jacobian(self, scope: Scope) -> ActorJacobian:
         """Return the attacked agent's, (R, 1) rows."""
         if scope not in self._own:
-            known = self._jacobians.get(scope)
-            self._own[scope] = (
-                self._linearize(scope, slice(self.agent, self.agent + 1))
-                if known is None
-                else known.agents((self.agent,))
-            )
+            jacobian = self._jacobians.get(scope)
+            if isinstance(jacobian, ActorJacobian):
+                self._own[scope] = jacobian.agents((self.agent,))
+            else:
+                found = self._linearize(scope, slice(self.agent, self.agent + 1))
+                self._own[scope] = found if isinstance(found, ActorJacobian) else found.parts[0]
         return self._own[scope]
 
     def outcomes(self, samples: int) -> Outcomes:
@@ -370,7 +376,7 @@ class PoisonView:
         joint[..., self.agent] = torch.arange(size, device=joint.device)[:, None]
         return joint
 
-    def _linearize(self, scope: Scope, where: slice) -> ActorJacobian:
+    def _linearize(self, scope: Scope, where: slice) -> ActorJacobian | SeparateJacobian:
         context = self._context
         seen = context.seen[:, where]
         return linearize(
@@ -446,9 +452,9 @@ class VarianceAttack:
         return shift_direction(view.policy.double(), weight.double())
 
     def _own(self, view: PoisonView, terms: Terms) -> Tensor:
-        cross = terms == "own+cross" and len(view.others) > 0
-        if cross:
-            view.jacobian(self.scope)  # its forward pass serves the attacked agent, too
+        # Its forward pass serves the attacked agent, too. Separate parameters have no cross term.
+        cross = terms == "own+cross" and view.shared and view.others
+        team = view.jacobian(self.scope) if cross else None
         own, policy = view.own_jacobian(self.scope), view.policy
         if view.additive:
             every = view.own_advantages
@@ -464,10 +470,10 @@ class VarianceAttack:
         norms = products.diagonal(dim1=1, dim2=2) - 2.0 * mean
         norms = norms + (policy * mean).sum(-1, keepdim=True)
         weight = square * norms
-        if not cross:
+        if not isinstance(team, ActorJacobian):
             return weight
         where = view.others
-        others, pi = view.jacobian(self.scope).agents(where), view.policies[:, where]
+        others, pi = team.agents(where), view.policies[:, where]
         flow = others.blocks((pi * every[:, where]).unsqueeze(2))
         along = gram(blocks, flow)[:, 0, :, :, 0].sum(-1)
         along = along - (policy * along).sum(-1, keepdim=True)

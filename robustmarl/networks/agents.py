@@ -213,9 +213,13 @@ class SeparateAgents(nn.Module):
         self.continuous, self.recurrent = one.continuous, one.recurrent
         self.hidden_size = one.hidden_size
 
+    def of(self, agent: int) -> AgentNetwork:
+        """Return the network of the agent with this index."""
+        return cast(AgentNetwork, self.nets[agent])
+
     @property
     def _one(self) -> AgentNetwork:
-        return cast(AgentNetwork, self.nets[0])
+        return self.of(0)
 
     @property
     def first(self) -> nn.Linear:
@@ -272,7 +276,7 @@ class SeparateAgents(nn.Module):
     def _part(
         self, i: int, rows: Any, obs: Tensor, extra: Tensor, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        net = cast(AgentNetwork, self.nets[i])
+        net = self.of(i)
         last = extra[rows][..., 1:] if extra.shape[-1] > 1 else None
         if last is not None and not self.continuous:
             last = last.squeeze(-1).long()

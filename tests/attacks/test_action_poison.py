@@ -31,6 +31,7 @@ class AttackableMAPPO(OwnActionValues, MAPPO):
 LEARNERS = {
     "COMA": lambda: COMA.for_env(Arena(), critic_hidden=(8,), **SMALL),
     "DOP": lambda: DOP.for_env(Arena(), critic_hidden=(8,), **SMALL),
+    "DOP, separate": lambda: DOP.for_env(Arena(), critic_hidden=(8,), shared=False, **SMALL),
     "MAPPO": lambda: AttackableMAPPO.for_env(Arena(), hidden=(8,)),
     "QMIX": lambda: QMIX.for_env(Arena(), recurrent=True, **SMALL),
     "VDN": lambda: VDN.for_env(Arena(), **SMALL),
@@ -428,9 +429,6 @@ def test_bad_kinds():
         ActionPoisonPerturber(3, learner=learner, agent="unit_0")
     with pytest.raises(TypeError, match=r"attack must be an attack"):
         ActionPoisonPerturber(RandomAttack, learner=learner, agent="unit_0")
-    apart = DOP.for_env(Arena(), shared=False, **SMALL)
-    with pytest.raises(TypeError, match=r"learner must be of agents that share one network"):
-        ActionPoisonPerturber(RandomAttack(), learner=apart, agent="unit_0")
     with pytest.raises(TypeError, match=r"advantage_fn must be a function of a StepContext, got 3"):
         ActionPoisonPerturber(VarianceAttack(), learner=learner, agent="unit_0", advantage_fn=3)
     with pytest.raises(TypeError, match=r"learner must be a robustmarl algorithm, got str"):

@@ -18,7 +18,7 @@ from robustmarl.attacks.tram import (
     poison,
     shift_direction,
 )
-from robustmarl.networks import AgentNetwork
+from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.victims import MASKED
 
 F64 = torch.float64
@@ -29,7 +29,9 @@ KINDS = {
     "norm": {"hidden": (5, 4), "layer_norm": True},
     "gru": {"recurrent": True, "last_action": True},
     "anonymous": {"agent_id": False},
+    "columns": {"columns": (2, 0)},
 }
+SEPARATE = {"separate": {}, "separate gru": KINDS["gru"]}
 
 
 def unit(x):
@@ -42,7 +44,8 @@ def cosine(x, y):
 
 def make_network(kind="mlp", seed=0, n=3, size=4, obs=3):
     torch.manual_seed(seed)
-    network = AgentNetwork(obs, n, size, **{"hidden": (5,), **KINDS[kind]}).double()
+    make = SeparateAgents if kind in SEPARATE else AgentNetwork
+    network = make(obs, n, size, **{"hidden": (5,), **(KINDS | SEPARATE)[kind]}).double()
     for parameter in network.parameters():  # biases and norms away from their defaults
         parameter.data += 0.3 * torch.randn_like(parameter)
     return network
@@ -195,6 +198,30 @@ def test_gram_and_forward_mode_equal_explicit_gradients(kind):
     assert torch.allclose(along, torch.einsum("rnamb,rmb->rnam", full, flow[:, :, 0]))
 
 
+@pytest.mark.parametrize("kind", SEPARATE)
+@pytest.mark.parametrize("scope", ["full", "head"])
+def test_networks_of_their_own_have_orthogonal_gradients(kind, scope):
+    network = make_network(kind)
+    context = make_context(network)
+    scores = explicit_scores(network, context)
+    if scope == "head":
+        heads = [set(map(id, head_parameters(net))) for net in network.nets]
+        kept = [
+            torch.full((p.numel(),), float(any(id(p) in head for head in heads)), dtype=F64)
+            for p in network.parameters()
+        ]
+        scores = scores * torch.cat(kept)
+    policy = logits_of(network, context).softmax(-1).detach()
+    last = context.last_act if network.last_table is not None else None
+    jacobian = linearize(network, context.seen, torch.arange(3), last, context.hidden, scope)
+    assert (jacobian.logits - logits_of(network, context)).abs().max() < 1e-12
+    expected = torch.einsum("rnap,rmbp->rnamb", scores, scores)
+    assert (score_gram(jacobian, policy) - expected).abs().max() < 1e-10
+    assert expected[:, 0, :, 1].abs().max() == 0.0
+    gradient = give_gradient(network)
+    assert (score_products(jacobian, policy) - scores @ gradient).abs().max() < 1e-10
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_head_form(kind):
     network = make_network(kind)
@@ -294,10 +321,21 @@ def test_enumeration_with_separate_parameters():
         assert cosine(JAttack()(view)[0], -expected) > 1 - 1e-9
 
 
-def joint_case(terms):
+@pytest.mark.parametrize("kind", SEPARATE)
+def test_enumeration_with_networks_of_their_own(kind):
+    for seed in range(3):
+        network, context, values, view, gradient = additive_case(seed, kind)
+        second, gain = brute_force(network, context, values, gradient)
+        found = VarianceAttack()(view)
+        assert cosine(found[0], second) > 1 - 1e-9
+        assert found.equal(VarianceAttack(terms="own")(view))
+        assert cosine(JAttack()(view)[0], -gain) > 1 - 1e-9
+
+
+def joint_case(terms, kind="mlp"):
     """A critic of joint actions: another payoff table for every agent."""
     torch.manual_seed(3)
-    network = make_network(seed=3)
+    network = make_network(kind, seed=3)
     context = make_context(network, rows=1)
     tables = torch.randn(3, 4, 4, 4, dtype=F64)
 
@@ -323,9 +361,10 @@ def joint_case(terms):
     return view, second, gain, asked
 
 
+@pytest.mark.parametrize("kind", ["mlp", "separate"])
 @pytest.mark.parametrize("terms", ["gradient", "joint"])
-def test_enumeration_with_a_critic_of_joint_actions(terms):
-    view, second, gain, asked = joint_case(terms)
+def test_enumeration_with_a_critic_of_joint_actions(terms, kind):
+    view, second, gain, asked = joint_case(terms, kind)
     attack = VarianceAttack(terms=terms, samples=4)
     assert cosine(attack(view)[0], second) > 1 - 1e-9
     assert asked == [16]  # for 3 agents' values of 64 joint actions
