@@ -22,7 +22,7 @@ ENVS, EPISODES, EPOCHS = 20, 40, 5
 def training(cls, preset="released"):
     """Return a function that trains for one round of 4,000 steps and returns their number."""
     settings = {"preset": preset}
-    if cls is algorithms.MAPPO:
+    if not issubclass(cls, algorithms.EIRMAPPO):
         own = ("adversary_optim", "adversary_epochs", "victim_interval")
         settings = {k: v for k, v in PRESETS[preset].items() if k not in own}
     learner = cls.for_env(envs.ToyGame(), **settings)
@@ -51,6 +51,7 @@ def main() -> None:
     rates = alternate(
         {
             "MAPPO": training(algorithms.MAPPO),
+            "RMAAC": training(algorithms.RMAAC),
             "EAR-MAPPO": training(algorithms.EARMAPPO),
             "EIR-MAPPO": training(algorithms.EIRMAPPO),
             "EIR-MAPPO, two time scales": training(algorithms.EIRMAPPO, "two_timescale"),
