@@ -131,7 +131,7 @@ FORAGING = replace(
     SKIRMISH,
     make=lambda: envs.foraging(12, 4, 3, coop=True, max_player_level=3, share_cells=True),
     make_attacked=None,
-    env_steps=300_000,
+    env_steps=200_000,
     attack_steps=30_000,
     ppo=SKIRMISH.ppo | {"optim": adam(2e-3, 1e-5)},
     methods=("MAPPO", "EAR-MAPPO", "EIR-MAPPO"),
