@@ -139,6 +139,7 @@ FORAGING = replace(
 TASKS = {
     "toy": TOY,
     "toy, last actions": replace(TOY, columns=None),
+    "toy, published": replace(TOY, columns=None, make=lambda: envs.ToyGame(dynamics="published")),
     "4m_vs_3m": SKIRMISH,
     "foraging 12x12-4p-3f-c": FORAGING,
 }
@@ -367,15 +368,9 @@ def table_of(results: Results, task: str) -> CrossTable:
     )
 
 
-ANCHORS = {
-    "toy": {"convention": (100, 0), "uniform": (50, 50), "belief-triggered": (100, 49.5)},
-    "toy, last actions": {
-        "convention": (100, 0),
-        "uniform": (50, 50),
-        "belief-triggered": (100, 49.5),
-        "best without belief, about": (100, 37),
-    },
-}
+MEMORYLESS = {"convention": (100, 0), "uniform": (50, 50), "belief-triggered": (100, 49.5)}
+SEEING = MEMORYLESS | {"best without belief, about": (100, 37)}
+ANCHORS = {"toy": MEMORYLESS, "toy, last actions": SEEING, "toy, published": SEEING}
 
 
 def draw(results: Results, out: Path) -> None:
