@@ -123,7 +123,7 @@ class ByzantinePolicy(ActorPolicy):
         self, context: StepContext, act: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Return unmasked outputs (E, N, A) for all agents as if all were Byzantine, and None."""
-        agents = self._agents.to(context.seen.device).expand(context.seen.shape[:2])
+        agents = self._agents.expand(context.seen.shape[:2])
         if act is not None:
             act = act.unsqueeze(1).expand(-1, len(self._agents), *act.shape[1:])
         return self.outputs(context.seen, agents, act), None
@@ -220,7 +220,7 @@ class TypedPolicy(ActorPolicy):
             read = context.obs if self.belief_reads == "clean" else context.seen
             belief, hidden = self.belief.step(read, context.hidden)
             self.slots = self._forced(self.rounded(belief), context)
-        agents = self._agents.to(context.seen.device)
+        agents = self._agents
         extra = self.network.extra(agents, context.last_act)
         return self.network.step(context.seen, extra, None, self.slots)[0], hidden
 

@@ -38,6 +38,7 @@ class TeamPolicy(Policy):
     """
 
     counts: Tensor
+    _agents: Tensor
 
     def __init__(self, spec: TeamSpec, network: Agents) -> None:
         space: gymnasium.Space[Any] = (
@@ -49,7 +50,7 @@ class TeamPolicy(Policy):
         super().__init__(action_space=space, action_bound_method=cast(Any, bound))
         self.spec, self.network = spec, network
         self.register_buffer("counts", torch.zeros(len(_UNITS), dtype=torch.int64))
-        self._agents = torch.arange(spec.num_agents)
+        self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
         self._victim = NetworkVictim(network, continuous=spec.continuous)
 
     @staticmethod
@@ -85,8 +86,7 @@ class TeamPolicy(Policy):
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return unmasked outputs (E, N, A) for ``context.seen``, and the next hidden state."""
-        agents = self._agents.to(context.seen.device)
-        extra = self.network.extra(agents, context.last_act)
+        extra = self.network.extra(self._agents, context.last_act)
         return self.network.step(context.seen, extra, context.hidden)
 
     def select(
@@ -108,7 +108,7 @@ class TeamPolicy(Policy):
         seen = torch.as_tensor(seen, dtype=torch.float32, device=self.device)
         mask = obs.get("mask") if isinstance(obs, Batch) else None
         network = self._victim.network
-        extra = network.extra(self._agents.to(self.device), None)
+        extra = network.extra(self._agents, None)
         output, hidden = network.step(seen, extra, state)
         if mask is None:
             mask = torch.ones(output.shape, dtype=torch.bool, device=self.device)

@@ -102,7 +102,7 @@ class EpisodeBuffer(ReplayBuffer):
 
     def add_episodes(
         self,
-        ring: Mapping[str, Tensor],
+        ring: Mapping[str, NDArray[Any] | Tensor],
         rows: NDArray[np.int64],
         first: NDArray[np.int64],
         lengths: NDArray[np.int64],
@@ -111,7 +111,8 @@ class EpisodeBuffer(ReplayBuffer):
         """Copy episodes of ticks in a ring of R, (R, E, ...), that holds a whole one: R > T.
 
         Args:
-            ring: arrays by key; ``seen`` only if observations were perturbed.
+            ring: arrays by key, numpy's (the fastest on the CPU) or tensors; ``seen`` only if
+                observations were perturbed.
             rows: which of the E environments, (K,).
             first: the ticks at which these episodes began, in [0, R), (K,).
             lengths: their numbers of steps, (K,).
@@ -126,7 +127,7 @@ class EpisodeBuffer(ReplayBuffer):
                 self.data["seen"] = self._allocate(ring["seen"])
             if self._count:
                 self.data["seen"].copy_(self.data["obs"])
-        on_cpu = self.device.type == "cpu" and all(v.device.type == "cpu" for v in ring.values())
+        on_cpu = self.device.type == "cpu"
         places = list(
             zip(slots.tolist(), rows.tolist(), first.tolist(), lengths.tolist(), strict=True)
         )
@@ -134,20 +135,21 @@ class EpisodeBuffer(ReplayBuffer):
             more = int(key in OBS_KEYS)
             if key not in self.data:
                 self.data[key] = self._allocate(values)
-            if on_cpu:  # slices cost a fraction of index lists
-                held, new = self.data[key].numpy(), values.numpy()
+            if on_cpu and isinstance(values, np.ndarray):  # slices cost a fraction of index lists
+                held = self.data[key].numpy()
                 for slot, row, begin, length in places:
-                    here = min(length + more, len(new) - begin)
-                    held[slot, :here] = new[begin : begin + here, row]
+                    here = min(length + more, len(values) - begin)
+                    held[slot, :here] = values[begin : begin + here, row]
                     if here < length + more:
-                        held[slot, here : length + more] = new[: length + more - here, row]
+                        held[slot, here : length + more] = values[: length + more - here, row]
             else:
                 end = int(lengths.max()) + more
                 ticks = (first[:, None] + np.arange(end)) % len(values)
-                self.data[key][slots, :end] = values[ticks, rows[:, None]].to(self.device)
+                episodes = torch.as_tensor(values[ticks, rows[:, None]])
+                self.data[key][slots, :end] = episodes.to(self.device)
         for key, array in (whole or {}).items():
             if key not in self.data:
-                self.data[key] = self._allocate(torch.from_numpy(array))
+                self.data[key] = self._allocate(array)
             if on_cpu:
                 self.data[key].numpy()[slots, : array.shape[1]] = array[skip:]
             else:
@@ -239,9 +241,9 @@ class EpisodeBuffer(ReplayBuffer):
         self.lengths[slots] = state["lengths"].to(self.device)
         self._rng.bit_generator.state = _integers(state["rng"])
 
-    def _allocate(self, like: Tensor) -> Tensor:
+    def _allocate(self, like: NDArray[Any] | Tensor) -> Tensor:
         shape = (self.capacity, self.spec.horizon + 1, *like.shape[2:])
-        return torch.zeros(shape, dtype=like.dtype, device=self.device)
+        return torch.zeros(shape, dtype=torch.as_tensor(like).dtype, device=self.device)
 
 
 def _free_bytes(device: torch.device) -> int:

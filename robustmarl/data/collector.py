@@ -127,7 +127,6 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _allocate(self) -> None:
         size, device = len(self.engine), self.device
         self._keys = torch.zeros(size, dtype=torch.int64, device=device)
-        self._step = torch.zeros(size, dtype=torch.int64, device=device)
         self._steps = np.zeros(size, dtype=np.int64)
         self._live = np.zeros(size, dtype=np.bool_)
         self._terminal = np.zeros(size, dtype=np.bool_)
@@ -137,18 +136,20 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         width = self.controller.hidden_size
         shape = (size, self.spec.num_agents, width)
         self._hidden = torch.zeros(shape, device=device) if width else None
-        self._staging: dict[str, Tensor] = {}  # (T+1, E, ...), a ring of ticks
-        self._views: dict[str, Any] = {}
+        self._staging: dict[str, Any] = {}  # (T+1, E, ...), a ring of ticks
         self._now, self._ring = 0, self.spec.horizon + 1
         self._first = np.zeros(size, dtype=np.int64)
-        cells = np.arange(size * self.spec.num_agents) * self.spec.num_actions
-        self._cells = cells.reshape(size, -1)  # where each agent's mask begins
         self._finished: list[int] = []
         self._returns: list[float] = []
         self._lens: list[int] = []
         self._metrics: list[list[float]] = []
         self._training = False
-        self._cpu_engine = self.engine.tensors["obs"].device.type == "cpu"
+        # Between two steps of an engine a call finds nothing of its code in the caches: numpy's
+        # then take a few microseconds, torch's fifty. On the CPU, views do most of the work.
+        tensors = self.engine.tensors
+        self._cpu, self._cpu_engine = device.type == "cpu", tensors["obs"].device.type == "cpu"
+        self._shown = {k: v.numpy() for k, v in tensors.items()} if self._cpu_engine else {}
+        self._direct = self._cpu and self._cpu_engine and self._slice is _whole
 
     def _validate_buffer(self) -> None:
         """Accept any :class:`EpisodeBuffer`: it has no sub-buffer per environment."""
@@ -228,7 +229,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             kept.clear()
         begun, played = 0, 0
         while True:
-            free = np.flatnonzero(~self._live)
+            free = (~self._live).nonzero()[0]
             if len(free):
                 if n_episode is not None:
                     wanted = min(n_episode - begun, len(free))
@@ -275,41 +276,36 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         keys = [episode_key(seed, 0) for seed in seeds]  # as a wrapper reset with that seed
         self._number[rows] = numbers
         self.episodes_begun += len(rows)
-        index = torch.as_tensor(rows, device=self.device)
-        if self.device.type == "cpu":
+        if self._cpu:
             self._keys.numpy()[rows] = keys
         else:
-            self._keys[index] = torch.tensor(keys, device=self.device)
-        self._step[index] = 0
+            self._keys[rows] = torch.tensor(keys, device=self.device)
         self._steps[rows] = 0
         self._first[rows] = self._now
-        self._last_act = self._last_act.clone()  # it may be a script's own tensor
-        self._last_act[index] = 0 if self.spec.continuous else -1
+        self._last_act = _with_rows(self._last_act, rows, 0 if self.spec.continuous else -1)
         if self._hidden is not None:
-            self._hidden[index] = 0.0
+            self._hidden[rows] = 0.0
         for opponent in self._opponents:
-            opponent.begin(index)
+            opponent.begin(rows)
         self._live[rows] = True
         self.engine.begin(rows, seeds)
 
     def _tick(self) -> int:
         """Advance all live environments by a step; return the number of steps taken."""
-        live, terminal = self._live, self._terminal
         context = self._context(self._slice, self._last_act, self._hidden)
         for perturber in self.perturbers:
             context.seen = perturber.on_obs(context)
         for perturber in self.perturbers:
             perturber.shown(context)
-        rows = np.flatnonzero(live)
-        playing = rows[~terminal[rows]]
+        playing = (self._live & ~self._terminal).nonzero()[0]
+        ended = self._terminal.nonzero()[0]
         if self._store is not None:
             self._stage(self._staging_obs(context))
-        if len(playing) < len(rows):
-            self._finish(rows[terminal[rows]])
+        if len(ended):
+            self._finish(ended)
         if len(playing):
             self._play(context, playing)
-            ended = self._ended(playing)
-            self._terminal[ended] = True
+            self._terminal[self._ended(playing)] = True
         self._now = (self._now + 1) % self._ring
         return len(playing)
 
@@ -317,13 +313,13 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         output, hidden = self.controller.infer(context)
         self._check_finite(output, context)
         if not self.spec.continuous:
-            output = torch.where(context.mask, output, MASKED)
+            self._check_mask(context)
+            output = self._masked(output, context.mask)
         clean = output
         for perturber in self.perturbers:
             output = perturber.on_logits(context, output)
-        draws = Draws(self._keys).at(self._step, _SELECT)
+        draws = Draws(self._keys).at(context.step, _SELECT)
         act, logp = self.controller.select(output, context.mask, draws, self._training)
-        self._check_mask(context, act)
         executed = act
         for perturber in self.perturbers:
             executed = perturber.on_act(context, executed)
@@ -335,8 +331,10 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         joint = executed
         if self._opponents:
             joint = self._joint_act(executed)
-        self.engine.advance(joint.cpu() if self._cpu_engine else joint, playing)
-        arrays = {"rew_agents": self._slice(self.engine.tensors["rew_agents"]).to(self.device)}
+        if self._cpu_engine and not self._cpu:
+            joint = joint.cpu()
+        self.engine.advance(joint, playing)
+        arrays: dict[str, Any] = {"rew_agents": self._own("rew_agents")}
         if self._store is not None:
             arrays["act"] = told
             if logp is not None:
@@ -349,31 +347,31 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._last_act = told
         self._hidden = hidden if self._hidden is not None else None
         self._steps[playing] += 1
-        self._step = torch.from_numpy(self._steps.copy()).to(self.device)
 
     def _finish(self, rows: NDArray[np.int64]) -> None:
-        tensors, first, lengths = self.engine.tensors, self._first[rows], self._steps[rows]
+        first, lengths, each = self._first[rows], self._steps[rows], np.arange(len(rows))
         ticks = (first[:, None] + np.arange(lengths.max())) % self._ring
-        earned = self._views["rew_agents"][ticks, rows[:, None]]  # (K, T, N)
+        earned = self._staging["rew_agents"][ticks, rows[:, None]]  # (K, T, N)
         if isinstance(earned, Tensor):
             earned = earned.cpu().numpy()
-        rew = earned.sum(-1) if self.spec.team_reward == "sum" else earned.mean(-1)
+        rew = earned.sum(axis=-1)
+        if self.spec.team_reward == "mean":
+            rew /= earned.shape[-1]
         if self._store is not None:
             whole = {"rew": rew}
             for key in ("terminated", "truncated"):
                 whole[key] = np.zeros(rew.shape, np.bool_)
-                whole[key][np.arange(len(rows)), lengths - 1] = tensors[key].cpu().numpy()[rows]
+                whole[key][each, lengths - 1] = self._told(key)[rows]
             self._store.add_episodes(self._staging, rows, first, lengths, whole)
-        for one, steps in zip(rew.astype(np.float64), lengths, strict=True):
-            self._returns.append(float(one[:steps].cumsum()[-1]))
+        self._returns += rew.cumsum(axis=1, dtype=np.float64)[each, lengths - 1].tolist()
         self._finished += self._number[rows].tolist()
         self._lens += lengths.tolist()
-        self._metrics += tensors["metrics"].cpu().numpy()[rows].tolist()
+        self._metrics += self._told("metrics")[rows].tolist()
         self._live[rows] = self._terminal[rows] = False
 
     def _ended(self, playing: NDArray[np.int64]) -> NDArray[np.int64]:
-        tensors, horizon = self.engine.tensors, self.spec.horizon
-        done = (tensors["terminated"].cpu().numpy() | tensors["truncated"].cpu().numpy())[playing]
+        horizon = self.spec.horizon
+        done = (self._told("terminated") | self._told("truncated"))[playing]
         if (steps := self._steps[playing]).max() >= horizon and (steps[~done] >= horizon).any():
             raise ValueError(
                 f"environment {playing[~done & (steps >= horizon)][0]} must end within its stated "
@@ -382,24 +380,38 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             )
         return playing[done]
 
+    def _told(self, key: str) -> NDArray[Any]:
+        """Return what the engine says of all environments, in numpy."""
+        return self._shown[key] if self._cpu_engine else self.engine.tensors[key].cpu().numpy()
+
+    def _own(self, key: str) -> Any:
+        """Return what the engine says of this team where the policy is; a view if it can be."""
+        if self._direct:
+            return self._shown[key]
+        return self._slice(self.engine.tensors[key]).to(self.device)
+
     def _context(self, pick: Any, last_act: Tensor, hidden: Tensor | None) -> StepContext:
-        tensors = self.engine.tensors
-        obs = pick(tensors["obs"]).to(self.device)
-        state = tensors["state"].to(self.device)
-        if state.dim() == 3 and isinstance(pick, _Pick):
-            state = state[:, pick.rows.to(self.device)]
+        shown, flags = self.engine.tensors, self._flags
+        step = torch.from_numpy(self._steps.copy())
+        if not self._direct:
+            state = shown["state"]
+            if state.dim() == 3 and isinstance(pick, _Pick):
+                state = state[:, pick.rows.to(state.device)]
+            shown = {key: pick(shown[key]).to(self.device) for key in ("obs", "mask", "alive")}
+            shown["state"], step = state.to(self.device), step.to(self.device)
+            flags = flags[0].to(self.device), flags[1].to(self.device)
         return StepContext(
-            obs=obs,
-            seen=obs,
-            mask=pick(tensors["mask"]).to(self.device),
-            state=state,
-            alive=pick(tensors["alive"]).to(self.device),
+            obs=shown["obs"],
+            seen=shown["obs"],
+            mask=shown["mask"],
+            state=shown["state"],
+            alive=shown["alive"],
             last_act=last_act,
             hidden=hidden,
-            step=self._step,
+            step=step,
             keys=self._keys,
-            live=self._flags[0].to(self.device),
-            terminal=self._flags[1].to(self.device),
+            live=flags[0],
+            terminal=flags[1],
         )
 
     def _joint_act(self, own: Tensor) -> Tensor:
@@ -411,8 +423,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             context = self._context(opponent.pick, opponent.last_act, opponent.hidden)
             output, hidden = opponent.controller.infer(context)
             if not self.spec.continuous:
-                output = output.masked_fill(~context.mask, MASKED)
-            draws = Draws(self._keys).at(self._step, _OPPONENT + opponent.number)
+                output = self._masked(output, context.mask)
+            draws = Draws(self._keys).at(context.step, _OPPONENT + opponent.number)
             act, _ = opponent.controller.select(output, context.mask, draws, training=False)
             opponent.last_act = act
             opponent.hidden = hidden if opponent.hidden is not None else None
@@ -426,38 +438,37 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         else:
             joint[:, rows] = act
 
-    def _staging_obs(self, context: StepContext) -> dict[str, Tensor]:
-        arrays = {
+    def _staging_obs(self, context: StepContext) -> dict[str, Any]:
+        arrays: dict[str, Any] = {
             "obs": context.obs,
             "mask": context.mask,
             "state": context.state,
             "alive": context.alive,
         }
+        if self._direct:
+            arrays = {key: self._shown[key] for key in arrays}
         if self.perturbers:
             arrays["seen"] = context.seen
         return arrays
 
-    def _stage(self, arrays: dict[str, Tensor]) -> None:
+    def _stage(self, arrays: dict[str, Any]) -> None:
         """Keep what this tick brought, for all environments at once."""
         for key, values in arrays.items():
+            new: Any = values.numpy() if self._cpu and isinstance(values, Tensor) else values
             if key not in self._staging:
-                staged = torch.zeros(
-                    (self._ring, *values.shape), dtype=values.dtype, device=self.device
-                )
-                self._staging[key] = staged
-                self._views[key] = staged.numpy() if self.device.type == "cpu" else staged
-            if self.device.type == "cpu":  # numpy's copies start a few times sooner than torch's
-                self._views[key][self._now] = values.numpy()
-            else:
-                self._views[key][self._now] = values
+                zeros = np.zeros if self._cpu else new.new_zeros
+                self._staging[key] = zeros((self._ring, *new.shape), dtype=new.dtype)
+            self._staging[key][self._now] = new
 
-    def _check_mask(self, context: StepContext, act: Tensor) -> None:
-        """Refuse a mask without an action: what is chosen then is not available either."""
+    def _masked(self, output: Tensor, mask: Tensor) -> Tensor:
+        if self._cpu:
+            return torch.from_numpy(np.where(mask.numpy(), output.numpy(), MASKED))
+        return torch.where(mask, output, MASKED)
+
+    def _check_mask(self, context: StepContext) -> None:
         mask = context.mask
-        if mask.device.type == "cpu" and not self.spec.continuous:
-            flat = mask.numpy().reshape(-1)
-            if flat.take(self._cells + act.numpy(), mode="clip").all():
-                return
+        if self._cpu and mask.numpy().any(axis=-1).all():
+            return
         bad = ~mask.any(dim=-1) & context.live[:, None]
         if bool(bad.any()):
             e, i = bad.nonzero()[0].tolist()
@@ -467,7 +478,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             )
 
     def _check_finite(self, output: Tensor, context: StepContext) -> None:
-        total = output.numpy().sum() if output.device.type == "cpu" else float(output.sum())
+        total = output.numpy().sum() if self._cpu else float(output.sum())
         if math.isfinite(total):
             return
         bad = (~torch.isfinite(output)).flatten(2).any(-1) & context.live[:, None]
@@ -521,11 +532,10 @@ class _Opponent:
         width = controller.hidden_size
         self.hidden = torch.zeros(shape, device=controller.device) if width else None
 
-    def begin(self, index: Tensor) -> None:
-        self.last_act = self.last_act.clone()
-        self.last_act[index] = 0 if self.continuous else -1
+    def begin(self, rows: NDArray[np.int64]) -> None:
+        self.last_act = _with_rows(self.last_act, rows, 0 if self.continuous else -1)
         if self.hidden is not None:
-            self.hidden[index] = 0.0
+            self.hidden[rows] = 0.0
 
 
 class _Pick:
@@ -543,6 +553,15 @@ class _Pick:
 
 def _whole(values: Tensor) -> Tensor:
     return values
+
+
+def _with_rows(values: Tensor, rows: NDArray[np.int64], value: int) -> Tensor:
+    """Return a copy with ``value`` in these rows; what is given may be a script's own tensor."""
+    if values.device.type != "cpu":
+        return values.index_fill(0, torch.as_tensor(rows, device=values.device), value)
+    copy = values.numpy().copy()
+    copy[rows] = value
+    return torch.from_numpy(copy)
 
 
 def _controller(policy: Any) -> Controller:

@@ -357,8 +357,8 @@ class SkirmishEngine:
             index = ops.array(np.flatnonzero(out), "int64")
             joint = joint[ops.arange(self._e)]  # a copy: the caller's stays as it is
             joint[index] = ops.xp.where(outputs["mask"][index][:, :, NO_OP], NO_OP, STOP)
-        for key in ("terminated", "truncated"):
-            out &= ~self.tensors[key].cpu().numpy()
+        over = ops.tensor(outputs["terminated"] | outputs["truncated"])
+        out &= ~over.cpu().numpy()
         left = np.flatnonzero(out)
         if not len(left):
             self._legalise(battles, joint, None)
