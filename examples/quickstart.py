@@ -35,6 +35,7 @@ class Task:
         make: builds the environment.
         epsilon: size of the attacks, in observation units.
         steps: environment steps per training.
+        target: the action that FGSM and PGD push agents towards in tests; None is away from theirs.
         run: further arguments of ``training.run``.
         learner: settings of the algorithm.
     """
@@ -42,6 +43,7 @@ class Task:
     make: object
     epsilon: float
     steps: int
+    target: int | None = None
     run: dict = field(default_factory=lambda: {"steps_per_round": 500, "batch_size": 250})
     learner: dict = field(default_factory=dict)
 
@@ -52,6 +54,7 @@ TASKS = {
         partial(envs.skirmish, "3m"),
         0.25,
         150_000,
+        target=4,  # walk east, into the enemy: away from their own is often to another enemy
         run={"num_envs": 32, "steps_per_round": 2000, "batch_size": 500, "epochs": 5},
         learner={
             "optim": TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, eps=1e-5, fused=True),
@@ -167,13 +170,16 @@ def main():
         curves[team].append(history.curve(metric))
 
     ball = LinfBall(epsilon=task.epsilon)
-    pgd = attacks.PGD(ball=ball)
+    fgsm, pgd = (
+        attacks.PGD.fgsm(ball, target=task.target),
+        attacks.PGD(ball=ball, target=task.target),
+    )
     table = evaluation.crossplay(
         teams,
         {
             "none": None,
             "noise": attacks.UniformNoise(ball=ball),
-            "FGSM": attacks.PGD.fgsm(ball),
+            "FGSM": fgsm,
             "PGD": pgd,
         },
         task.make,

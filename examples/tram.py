@@ -50,6 +50,7 @@ TASKS = {
         env_steps={"DOP": 60_000, "COMA": 120_000},
     ),
     "gather": Task(make=envs.gather, env_steps=EQUAL, settings=DENSE),
+    "gather-grid": Task(make=partial(envs.gather, grid=True), env_steps=EQUAL, settings=DENSE),
     "spread": Task(make=envs.tram_spread, env_steps=EQUAL, settings=DENSE),
     "formation": Task(make=envs.formation, env_steps=EQUAL, settings=DENSE),
     "3m": Task(make=partial(envs.skirmish, "3m"), env_steps={"DOP": 80_000, "COMA": 120_000}),
