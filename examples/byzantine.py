@@ -376,9 +376,11 @@ ANCHORS = {"toy": MEMORYLESS, "toy, last actions": SEEING, "toy, published": SEE
 def draw(results: Results, out: Path) -> None:
     """Draw return under the non-oblivious adversary against return without, a panel per task."""
     tasks = [name for name in TASKS if any(one["task"] == name for one in results)]
-    figure = Figure(figsize=(4.4 * len(tasks), 4.0), dpi=150, layout="constrained")
+    rows = -(-len(tasks) // 2)
+    figure = Figure(figsize=(9.0, 3.8 * rows + 0.4), dpi=150, layout="constrained")
+    labels: dict[str, Any] = {}
     for index, task in enumerate(tasks):
-        axes = figure.add_subplot(1, len(tasks), index + 1)
+        axes = figure.add_subplot(rows, 2, index + 1)
         for name, (x, y) in ANCHORS.get(task, {}).items():
             axes.plot(x, y, "k+", markersize=11)
             axes.annotate(name, (x, y), xytext=(-6, 6), textcoords="offset points", ha="right")
@@ -389,16 +391,16 @@ def draw(results: Results, out: Path) -> None:
                 for one in found
             ]
             if points:
-                axes.scatter(
-                    *zip(*points, strict=True), color=f"C{k}", label=method, s=28, alpha=0.8
-                )
+                x, y = zip(*points, strict=True)
+                labels[method] = axes.scatter(x, y, color=f"C{k}", s=28, alpha=0.8)
         if task in ANCHORS:
             axes.set(xlim=(-5, 106), ylim=(-4, 58))
         axes.set_xlabel("return without attack")
         axes.set_ylabel("return under the non-oblivious adversary")
         axes.set_title(task)
-    handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(
+        labels.values(), labels, loc="outside lower center", ncols=len(labels), frameon=False
+    )
     figure.savefig(out / "byzantine.png")
 
 
