@@ -170,16 +170,13 @@ def main():
         curves[team].append(history.curve(metric))
 
     ball = LinfBall(epsilon=task.epsilon)
-    fgsm, pgd = (
-        attacks.PGD.fgsm(ball, target=task.target),
-        attacks.PGD(ball=ball, target=task.target),
-    )
+    pgd = attacks.PGD(ball=ball, target=task.target)
     table = evaluation.crossplay(
         teams,
         {
             "none": None,
             "noise": attacks.UniformNoise(ball=ball),
-            "FGSM": fgsm,
+            "FGSM": attacks.PGD.fgsm(ball, target=task.target),
             "PGD": pgd,
         },
         task.make,

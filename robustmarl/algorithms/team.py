@@ -80,7 +80,16 @@ class TeamAlgorithm(Algorithm[Any, Any]):
             settings: hyper-parameters: keywords of the class, and of
                 :class:`~robustmarl.networks.AgentNetwork`; ``shared=False`` gives every agent a
                 network of its own.
+
+        Raises:
+            TypeError: for an optimizer that is not a factory.
         """
+        for key, value in settings.items():
+            if key.endswith("optim") and not isinstance(value, OptimizerFactory | None):
+                raise TypeError(
+                    f"{cls.__name__}.{key} must be an optimizer factory, got {value!r}. "
+                    "Give adam(5e-4) of robustmarl.algorithms.team, or one of Tianshou's."
+                )
         spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))

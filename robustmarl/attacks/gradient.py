@@ -59,7 +59,7 @@ class PGD:
 
     Raises:
         ValueError: for numbers out of range, a critic with a target, or ``"mse"`` without random
-            start and target; when called, for a loss that does not fit the victim, a
+            start and target; when called, for a loss or a target that does not fit the victim, a
             per-coordinate size that does not fit the observation, or a gradient that is not
             finite.
         TypeError: for values of the wrong kind.
@@ -94,6 +94,8 @@ class PGD:
         names = ("cross_entropy", "margin", "mse")
         known = self.loss is None or callable(self.loss) or self.loss in names
         check(known, f"{name}.loss", f"None, one of {names} or a critic", self.loss)
+        if isinstance(self.target, int):
+            check_int(f"{name}.target", self.target, 0)
         alone = self.target is None or not callable(self.loss)
         check(alone, f"{name}.target", "None where the loss is a critic", self.target)
         void = self.loss == "mse" and not self.random_start and self.target is None
@@ -191,7 +193,12 @@ class PGD:
         elif isinstance(self.target, tuple):
             rows = obs.new_tensor(self.target).expand(len(obs), -1)
         else:
-            return torch.full((len(obs),), int(cast(int, self.target)), device=obs.device)
+            action = int(cast(int, self.target))
+            if view.mask is not None:
+                size = view.mask.shape[-1]
+                rule = f"an action, an int below {size}"
+                check(action < size, f"{type(self).__name__}.target", rule, action)
+            return torch.full((len(obs),), action, device=obs.device)
         if self.loss != "mse" or view.continuous or view.mask is None:
             return rows
         size = view.mask.shape[-1]

@@ -87,6 +87,14 @@ def test_a_team_among_several(cls):
 
 
 @pytest.mark.parametrize("cls", TEAMS)
+def test_for_env_wants_factories_of_optimizers(cls):
+    with pytest.raises(
+        TypeError, match=cls.__name__ + r"\.optim must be an optimizer factory, got"
+    ):
+        cls.for_env(Arena(), optim=1e-3, **SMALL)
+
+
+@pytest.mark.parametrize("cls", TEAMS)
 def test_for_env_wants_a_parallel_environment(cls):
     with pytest.raises(TypeError, match=r"spec_of\.env must be a PettingZoo ParallelEnv, got int"):
         cls.for_env(3)

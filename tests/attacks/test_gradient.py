@@ -185,6 +185,12 @@ def test_unavailable_targets_leave_rows_alone():
     assert torch.equal(found, obs)
 
 
+def test_a_target_that_is_no_action_is_refused():
+    view = FunctionVictim(mlp()).at(mask=torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"PGD\.target must be an action, an int below 4, got 4\."):
+        PGD(ball=LinfBall(epsilon=1.0), target=4)(view, normal(3, 6))
+
+
 def test_restarts_keep_the_worst_of_each_row():
     view, obs = FunctionVictim(mlp(activation="tanh")).at(), normal(64, 6)
     loss = CrossEntropy(view.logits(obs).argmax(-1))
@@ -453,6 +459,7 @@ def test_a_gradient_that_is_not_finite_is_an_error():
         ({"step_size": 0.0}, ValueError, r"PGD\.step_size must be a number > 0"),
         ({"step_size": "big"}, TypeError, r"PGD\.step_size must be a number > 0"),
         ({"loss": "hinge"}, ValueError, r"PGD\.loss must be None, one of"),
+        ({"target": -1}, ValueError, r"PGD\.target must be an int >= 0, got -1\."),
         ({"loss": abs, "target": 1}, ValueError, r"PGD\.target must be None where"),
         ({"ball": 0.1}, TypeError, r"PGD\.ball must be a LinfBall, got 0\.1"),
     ],
