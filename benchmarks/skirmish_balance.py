@@ -1,14 +1,16 @@
-"""How hard the skirmish maps are for scripts: random, focused fire, and retreat between shots.
+"""How hard the skirmish maps are for scripts: random, focused fire, retreat, and taking turns.
 
     python benchmarks/skirmish_balance.py [--json runs/bench/balance.json] [--maps 3m 8m]
 
-Win rates of three teams that do not learn, per map:
+Win rates of four teams that do not learn, per map:
 
 * random legal actions;
 * focused fire: everybody shoots at the weakest within range, and walks to the nearest if
   nobody is;
 * retreat: the same, but a unit with the longer weapon that an enemy runs after walks away from
-  it while the others shoot.
+  it while the others shoot;
+* turns: focused fire, and who is shot at and nearly dead walks out of reach if another one is
+  stronger, so that the enemy has to turn to that one.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from robustmarl.envs.skirmish import MAPS, SkirmishEngine
 from robustmarl.envs.skirmish.layout import ATTACK, EAST, NO_OP, NORTH, SOUTH, STOP, WEST
 
 SAFE, DANGER, ROOM = 2.5, 4.0, 4.0  # cells
+WEAK, STRONGER = 0.3, 0.2  # of the health and shield that a unit has at first
 WAYS = {NORTH: (0, 1), SOUTH: (0, -1), EAST: (1, 0), WEST: (-1, 0)}
 
 
@@ -80,6 +83,23 @@ def retreating(engine, rng):
     return legal(act, engine.tensors["mask"].numpy())
 
 
+def turns(engine, rng):
+    """Return actions (E, N): focused fire, and retreat of the weak whom enemies shoot at."""
+    lay, battles = engine.layout, engine.battles
+    n = lay.n
+    most = np.array([[unit.health + unit.shield] for unit in lay.allies])
+    left = battles.pools[:, :n].sum(0) / most
+    gap = battles.pos[:, n:, None] - battles.pos[:, None, :n]  # (2, M, N, E)
+    reach = np.array([[b.range + b.radius + a.radius for a in lay.allies] for b in lay.enemies])
+    shot_at = battles.target[n:, None] == np.arange(n)[:, None]
+    shot_at &= (gap**2).sum(0) <= reach[:, :, None] ** 2
+    shot_at &= (battles.health[n:] > 0)[:, None]
+    go = shot_at.any(0) & (left < WEAK) & (left.max(0) > left + STRONGER)
+    across = (gap[0] * shot_at).sum(0)
+    act = np.where(go, np.where(across > 0, WEST, EAST), focused(engine, rng).T).T
+    return legal(act, engine.tensors["mask"].numpy())
+
+
 def legal(act, mask):
     """Return ``act`` with stop, or the no-op, where it is masked."""
     allowed = np.take_along_axis(mask, act[:, :, None], 2)[:, :, 0]
@@ -105,7 +125,12 @@ def main():
     parser.add_argument("--maps", nargs="+", choices=MAPS, default=list(MAPS))
     parser.add_argument("--episodes", type=int, default=100)
     args = parser.parse_args()
-    teams = {"random": random_team, "focused fire": focused, "retreat": retreating}
+    teams = {
+        "random": random_team,
+        "focused fire": focused,
+        "retreat": retreating,
+        "turns": turns,
+    }
     rows = [
         (f"{name}, {script}: battles won", win_rate(name, team, args.episodes), "")
         for name in args.maps

@@ -10,13 +10,13 @@ from gymnasium.spaces import Box, Discrete
 from typing_extensions import override
 
 from robustmarl._checks import check, check_index, check_seed
-from robustmarl.envs._spaces import FixedSpaces
+from robustmarl.envs._base import CheckedEnv
 from robustmarl.typing import Array, ResetResult, StepResult
 
 __all__ = ["TeamGame"]
 
 
-class TeamGame(FixedSpaces, ABC):
+class TeamGame(CheckedEnv, ABC):
     """Base of games that are small enough to enumerate.
 
     Subclasses set their tables, then answer :meth:`_begin`, :meth:`_play`, :meth:`_views` and
@@ -73,10 +73,8 @@ class TeamGame(FixedSpaces, ABC):
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: dict[str, Any]) -> StepResult:
         agents = self.agents
-        absent = [agent for agent in agents if agent not in actions]
-        check(not absent, "step.actions", "one per living agent", sorted(actions))
         joint = tuple(check_index(f"step.actions[{agent!r}]", actions[agent]) for agent in agents)
         for agent, action, size in zip(agents, joint, self._actions, strict=True):
             if not 0 <= action < size:

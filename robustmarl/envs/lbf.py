@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl.envs._base import CheckedEnv, masked_spaces
 from robustmarl.envs._extras import require
-from robustmarl.envs._spaces import FixedSpaces, masked_spaces
 from robustmarl.typing import Env, ResetResult, StepResult
 
 __all__ = ["ForagingParallelEnv", "foraging", "foraging_from_id"]
@@ -26,7 +26,7 @@ _ID = re.compile(
 )
 
 
-class ForagingParallelEnv(FixedSpaces):
+class ForagingParallelEnv(CheckedEnv):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -63,10 +63,8 @@ class ForagingParallelEnv(FixedSpaces):
         return self._observe(obs), {agent: {} for agent in self.agents}
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: dict[str, Any]) -> StepResult:
         agents, engine = self.agents, self.engine
-        absent = [agent for agent in agents if agent not in actions]
-        check(not absent, "step.actions", "one per living agent", sorted(actions))
         obs, rewards, over, _, _ = engine.step([int(actions[agent]) for agent in agents])
         terminated = over and not engine.field.any()
         infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}

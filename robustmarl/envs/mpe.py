@@ -11,8 +11,8 @@ import numpy as np
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl.envs._base import CheckedEnv
 from robustmarl.envs._extras import require
-from robustmarl.envs._spaces import FixedSpaces
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
 __all__ = ["MPEParallelEnv", "SpreadEnv", "prepare_display", "spread"]
@@ -20,7 +20,7 @@ __all__ = ["MPEParallelEnv", "SpreadEnv", "prepare_display", "spread"]
 _UNDERFLOW = -746.0  # exp(x) is exactly 0.0 below
 
 
-class MPEParallelEnv(FixedSpaces):
+class MPEParallelEnv(CheckedEnv):
     """Steps the world of an mpe2 ``raw_env`` once per joint action.
 
     Observations, rewards, terminations and truncations are bit for bit those of mpe2's own
@@ -58,16 +58,9 @@ class MPEParallelEnv(FixedSpaces):
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: dict[str, Any]) -> StepResult:
         agents = self.agents
-        try:
-            rewards = self._advance([actions[agent] for agent in agents])
-        except KeyError as error:
-            absent = [agent for agent in agents if agent not in actions]
-            if not absent:
-                raise
-            text = f"step.actions must be one per living agent, got none for {absent}."
-            raise ValueError(text) from error
+        rewards = self._advance([actions[agent] for agent in agents])
         self._steps += 1
         truncated = self._steps >= self._horizon
         terminated = not truncated and self._is_terminal()

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_known, check_names, check_seed
 from robustmarl._seeding import mix
-from robustmarl.envs._spaces import FixedSpaces, masked_spaces
+from robustmarl.envs._base import CheckedEnv, masked_spaces
 from robustmarl.envs.skirmish.engine import DIFFICULTIES
 from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout, read_action
 from robustmarl.envs.skirmish.maps import MAPS
@@ -33,7 +33,7 @@ _SEEDS = 2**32  # StarCraft II's are 32 bits wide
 _GUIDE = "See 'SMAC' in the documentation."
 
 
-class SmacParallelEnv(FixedSpaces):
+class SmacParallelEnv(CheckedEnv):
     """A team of units fights StarCraft II's own AI; see :func:`smac`.
 
     Spaces, keys and infos are those of ``envs.skirmish`` on the same map.
@@ -120,12 +120,8 @@ class SmacParallelEnv(FixedSpaces):
         return self._look(obs, self.agents), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: dict[str, Any]) -> StepResult:
         agents, game = self.agents, self.game
-        absent = [agent for agent in agents if agent not in actions]
-        check(not absent, "step.actions", "one per agent", sorted(actions))
-        if not agents:
-            return {}, {}, {}, {}, {}
         reward, over, info = game.step(self._legal(actions))
         crashed = "battle_won" not in info
         if crashed:

@@ -125,7 +125,7 @@ def test_render_shows_where_the_agents_are():
 def test_missing_action_and_wrong_index():
     env = spread(2)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"step\.actions must be .* got none for \['agent_1'\]"):
+    with pytest.raises(ValueError, match=r"step\.actions must be .* got \['agent_0'\]"):
         env.step({"agent_0": 0})
     with pytest.raises(ValueError, match=r"step\.actions\['agent_0'\] must be an index below 5"):
         env.step({"agent_0": -1, "agent_1": 0})

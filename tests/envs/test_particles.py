@@ -316,5 +316,5 @@ def test_engine_refuses():
 def test_step_refuses():
     env = envs.gather()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"got none for \['agent_2'\]"):
+    with pytest.raises(ValueError, match=r"got \['agent_0', 'agent_1'\]"):
         env.step({"agent_0": 0, "agent_1": 0})

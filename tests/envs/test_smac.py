@@ -186,7 +186,7 @@ def test_illegal_actions_are_refused_by_option(make):
     ):
         env.step({"agent_0": STOP, "agent_1": 0})
     assert env.game.joint == []
-    with pytest.raises(ValueError, match=r"step\.actions must be one per agent, got \['agent_0'\]"):
+    with pytest.raises(ValueError, match=r"step\.actions must be .* got \['agent_0'\]"):
         env.step({"agent_0": STOP})
 
 

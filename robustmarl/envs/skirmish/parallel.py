@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_seed
 from robustmarl._seeding import mix
-from robustmarl.envs._spaces import FixedSpaces, masked_spaces
+from robustmarl.envs._base import CheckedEnv, masked_spaces
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.layout import read_action
 from robustmarl.envs.skirmish.maps import SkirmishMap
@@ -25,7 +25,7 @@ __all__ = ["SkirmishParallelEnv", "skirmish"]
 _ROW = np.zeros(1, np.int64)
 
 
-class SkirmishParallelEnv(FixedSpaces):
+class SkirmishParallelEnv(CheckedEnv):
     """A team of units fights one that the engine plays; see :func:`skirmish`.
 
     Agents that die stay, as in SMAC: they see zeros, have only the no-op, and share the team's
@@ -95,12 +95,8 @@ class SkirmishParallelEnv(FixedSpaces):
         return self._observe(), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: dict[str, Any]) -> StepResult:
         agents, arrays = self.agents, self._arrays
-        absent = [agent for agent in agents if agent not in actions]
-        check(not absent, "step.actions", "one per agent", sorted(actions))
-        if not agents:
-            return {}, {}, {}, {}, {}
         self.engine.advance(self._joint(actions), _ROW)
         terminated, truncated = bool(arrays["terminated"][0]), bool(arrays["truncated"][0])
         common = {

@@ -107,7 +107,7 @@ def test_evaluation_plays_the_batch_as_it_plays_single_environments():
 def test_a_missing_action_is_refused():
     env = envs.skirmish("3m")
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"step\.actions must be one per agent"):
+    with pytest.raises(ValueError, match=r"step\.actions must be one per living agent"):
         env.step({"agent_0": 1})
 
 

@@ -1,0 +1,43 @@
+"""Who may act in the environments of this library."""
+
+import pytest
+
+from robustmarl import envs
+
+GAMES = {
+    "toy": envs.ToyGame,
+    "skirmish": lambda: envs.skirmish("3m"),
+    "foraging": envs.foraging,
+    "spread": envs.spread,
+    "gather": envs.gather,
+}
+
+
+@pytest.fixture(params=GAMES)
+def game(request):
+    return GAMES[request.param]()
+
+
+def test_a_step_before_reset_or_after_the_end_is_refused_and_an_empty_one_is_not(game):
+    everybody = dict.fromkeys(game.possible_agents, 0)
+    with pytest.raises(ValueError, match=r"step\.actions must be empty, got .* Call reset\."):
+        game.step(everybody)
+    assert game.step({}) == ({}, {}, {}, {}, {})
+    game.reset(seed=0)
+    while game.agents:
+        game.step(dict.fromkeys(game.agents, 0))
+    with pytest.raises(ValueError, match=r"after an episode's end\. Call reset\."):
+        game.step(everybody)
+    assert game.step({}) == ({}, {}, {}, {}, {})
+
+
+def test_actions_of_nobody_and_absent_ones_are_refused(game):
+    game.reset(seed=0)
+    everybody = dict.fromkeys(game.agents, 0)
+    first = game.agents[0]
+    with pytest.raises(ValueError, match=r"step\.actions must be of agents among .*'nobody'\]\.$"):
+        game.step(everybody | {"nobody": 0})
+    with pytest.raises(ValueError, match=r"step\.actions must be one per living agent"):
+        game.step({first: 0})
+    with pytest.raises(ValueError, match=r"step\.actions must be one per living agent"):
+        game.step({})
