@@ -19,18 +19,18 @@ from robustmarl.typing import Array
 
 __all__ = ["ToyDynamics", "ToyEngine", "ToyGame"]
 
-ToyDynamics = Literal["alternating", "published"]
+ToyDynamics = Literal["published", "alternating"]
 
 
 class ToyGame(TeamGame):
     """Two agents agree in state 0 and differ in state 1: such a success earns 1.
 
     The toy game of EIR-MAPPO in two variants. As published, a success leads to state 1 and a
-    failure to state 0, so that the state tells whether the last step succeeded. In the
-    alternating one, the default, a success leads to the other state and a failure changes
-    nothing, so that an agent which sees the state alone knows nothing of the past: the bounds on
-    teams without memory hold only there. In both a team that coordinates earns 1 a step; if one
-    agent plays against it, matching pennies leave one half. The first state is uniform.
+    failure to state 0, so that the state tells whether the last step succeeded. In ours, the
+    alternating one, a success leads to the other state and a failure changes nothing, so that an
+    agent which sees the state alone knows nothing of the past. In both a team that coordinates
+    earns 1 a step; if one agent plays against it, matching pennies leave one half. The first
+    state is uniform.
 
     Observations are ``[s, agent, last s, last action of agent 0, of agent 1]``, the last three
     zero at first (which reads as a success); the state is all observations, shape (N, D).
@@ -38,7 +38,7 @@ class ToyGame(TeamGame):
     Args:
         horizon: steps, at which an episode is truncated.
         memoryless: leave the last state and the last joint action out.
-        dynamics: ``"alternating"`` or ``"published"``.
+        dynamics: ``"published"`` or ``"alternating"``.
 
     Raises:
         TypeError: if ``horizon`` is not an int.
@@ -50,7 +50,7 @@ class ToyGame(TeamGame):
         *,
         horizon: int = 100,
         memoryless: bool = False,
-        dynamics: ToyDynamics = "alternating",
+        dynamics: ToyDynamics = "published",
     ) -> None:
         check_int("ToyGame.horizon", horizon, 1)
         check_choice("ToyGame.dynamics", dynamics, get_args(ToyDynamics))
@@ -115,7 +115,7 @@ class ToyEngine:
         *,
         horizon: int = 100,
         memoryless: bool = False,
-        dynamics: ToyDynamics = "alternating",
+        dynamics: ToyDynamics = "published",
     ) -> None:
         check_int("ToyEngine.num_envs", num_envs, 1)
         self.spec = spec_of(ToyGame(horizon=horizon, memoryless=memoryless, dynamics=dynamics))
