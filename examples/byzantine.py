@@ -160,7 +160,8 @@ def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
     if method == "EIR-MAPPO":
         whole = task.run.get("episodes_per_round", 0) * game.metadata["horizon"]
         rounds = task.env_steps / task.run.get("steps_per_round", whole)
-        forcing = Linear(1.0, 0.0, over=max(1, round(task.forced * rounds)))
+        share = 1.0 if task.forced else 0.0
+        forcing = Linear(share, 0.0, over=max(1, round(task.forced * rounds)))
         settings |= {"teacher_forcing": forcing, "belief_optim": adam(2e-3, 1e-5)}
     return TYPED[method].for_env(game, **settings), task.run
 
@@ -311,6 +312,11 @@ def transfer(job: tuple[list[Run], argparse.Namespace]) -> str:
 
 def shortened(task: Task, args: argparse.Namespace) -> Task:
     """Return the task at the lengths asked for."""
+    task = replace(
+        task,
+        env_steps=args.env_steps or task.env_steps,
+        forced=task.forced if args.forced is None else args.forced,
+    )
     if not args.smoke:
         return task
     settings, how = task.off_policy
@@ -452,12 +458,18 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--episodes", type=int, default=100, help="test episodes per attack")
-    parser.add_argument("--out", type=Path, default=Path("runs/byzantine"), help="output folder")
+    parser.add_argument("--env-steps", type=int, help="of PPO's teams, if not the task's")
+    parser.add_argument("--forced", type=float, help="share of teacher forcing, if not the task's")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/byzantine"), help="output folder, one per setting"
+    )
     parser.add_argument(
         "--report", type=Path, nargs="?", const=True, help="train nothing; of this file, if given"
     )
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
+    if not 0.0 <= (args.forced or 0.0) <= 1.0:
+        parser.error(f"--forced must be in [0, 1], got {args.forced}")
     if args.smoke:
         args.out = args.out / "byzantine-smoke"
         args.tasks, args.methods = args.tasks or ["toy"], args.methods or ["MAPPO", "EIR-MAPPO"]
