@@ -14,39 +14,8 @@ from pysc2.run_configs.lib import RunConfig
 from s2clientprotocol import common_pb2, raw_pb2, sc2api_pb2
 
 from robustmarl._seeding import mix
-from robustmarl.envs.skirmish import MAPS, SkirmishEngine, SkirmishMap, UnitType
+from robustmarl.envs.skirmish import SkirmishEngine
 from robustmarl.envs.skirmish.maps import TICKS_PER_STEP
-
-_BANELING = UnitType(
-    name="baneling", health=30.0, damage=16.0, speed=3.5, max_cooldown=1.0, sc2_id=9
-)
-GAMES = MAPS | {
-    game.name: game
-    for game in (
-        SkirmishMap(
-            name="MMM2",
-            allies=(("marauder", 2), ("marine", 7), ("medivac", 1)),
-            enemies=(("marauder", 3), ("marine", 8), ("medivac", 1)),
-            limit=180,
-        ),
-        SkirmishMap(
-            name="corridor", allies=(("zealot", 6),), enemies=(("zergling", 24),), limit=400
-        ),
-        SkirmishMap(
-            name="2c_vs_64zg", allies=(("colossus", 2),), enemies=(("zergling", 64),), limit=400
-        ),
-        SkirmishMap(
-            name="so_many_baneling", allies=(("zealot", 7),), enemies=((_BANELING, 32),), limit=100
-        ),
-        SkirmishMap(
-            name="bane_vs_bane",
-            allies=((_BANELING, 4), ("zergling", 20)),
-            enemies=((_BANELING, 4), ("zergling", 20)),
-            limit=200,
-        ),
-    )
-}
-"""Skirmish's maps, and those of smac that it does not have."""
 
 OURS, THEIRS = 1, 2
 _STOP, _MOVE, _ATTACK, _HEAL = 4, 16, 23, 386  # StarCraft II's abilities
@@ -85,7 +54,7 @@ class Server:
         response.game_version = "skirmish"
 
     def _create_game(self, request, response):
-        self.engine = SkirmishEngine(GAMES[PurePosixPath(request.local_map.map_path).stem])
+        self.engine = SkirmishEngine(PurePosixPath(request.local_map.map_path).stem)
         self._seed, self._episode = request.random_seed, 0
         self.engine.begin(np.zeros(1, np.int64), [self._seed])
         self._status = sc2api_pb2.init_game

@@ -108,6 +108,16 @@ class _Tables:
             (i, slice(0, n) if i < n else slice(n, u)) for i, a in enumerate(units) if a.heal
         ]
         self.heal = [unit.heal / TICKS_PER_SECOND for unit in units]
+        throwers = [i for i, unit in enumerate(units) if unit.splash]
+        self.throwers = ops.array(throwers, "int64")
+        self.unit = ops.arange(u)[None, :, None]
+        self.splash: Any = None
+        if throwers:
+            self.splash = column([units[i].splash for i in throwers])[:, None]
+            foes = [[(i < n) != (j < n) for j in range(u)] for i in throwers]
+            self.foes = ops.array(foes, "bool")[:, :, None]
+        self.spent = column([float(unit.spent) for unit in units]) > 0
+        self.some_spent = any(unit.spent for unit in units)
         # where every unit has one kind of target, nothing depends on which of them it is
         sides = {a.name for a in lay.allies}, {a.name for a in lay.enemies}
         self.uniform = len(sides[0]) == len(sides[1]) == 1
@@ -590,9 +600,16 @@ class SkirmishEngine:
         xp, ops, tables = self.ops.xp, self.ops, self._tables
         xp.multiply(w.to_health, w.fire, out=w.shot)
         ops.scatter(w.aim, w.shot, w.hurt)
+        near = None if tables.splash is None else self._splashed(w)
+        if near is not None:
+            ops.sum(near * tables.to_health[tables.throwers], 0, w.shot)
+            w.hurt += w.shot
         if tables.shields:
             xp.multiply(w.to_shield, w.fire, out=w.shot)
             ops.scatter(w.aim, w.shot, w.taken)
+            if near is not None:
+                ops.sum(near * tables.to_shield[tables.throwers], 0, w.shot)
+                w.taken += w.shot
             ops.put_where(w.calm, ops.array(-tick), w.taken > 0)
             stopped = xp.minimum(w.shield, w.taken)
             xp.subtract(w.shield, stopped, out=w.shield)
@@ -603,7 +620,19 @@ class SkirmishEngine:
         for i, _ in tables.healers:
             self._heal(w, i)
         ops.put_where(w.wait, tables.cooldown + tick, w.fire)
+        if tables.some_spent:
+            for pool in w.pools:
+                ops.put_where(pool, tables.zero, w.fire & tables.spent)
         self._bury(w)
+
+    def _splashed(self, w: _Battles) -> Any:
+        """Return who is hit beside the target of whose shot, (throwers, U, E)."""
+        tables, throwers = self._tables, self._tables.throwers
+        centre = (w.pos + w.to)[:, throwers, None]
+        gap = w.pos[:, None] - centre
+        beside = gap[0] * gap[0] + gap[1] * gap[1] <= tables.splash * tables.splash
+        others = tables.unit != w.target[throwers][:, None]
+        return beside & others & tables.foes & w.fire[throwers][:, None]
 
     def _heal(self, w: _Battles, i: int) -> None:
         xp, tables = self.ops.xp, self._tables

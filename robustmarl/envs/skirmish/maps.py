@@ -31,7 +31,7 @@ class UnitType:
         attacks: hits per shot, >= 1.
         bonus: damage added against targets that are ``bonus_against``.
         bonus_against: ``"light"`` or ``"armored"``, None without bonus.
-        attribute: ``"light"`` or ``"armored"``.
+        attribute: ``"light"``, ``"armored"`` or None.
         cooldown: between shots, > 0.
         range: from edge to edge, >= 0.
         speed: cells per second, in [0, 5.6]: no faster than a move order of two cells a step.
@@ -39,6 +39,8 @@ class UnitType:
         flying: passes over ground units.
         hits_air: can shoot at what flies.
         heal: hit points per second that it gives to its own side instead of shooting, >= 0.
+        splash: radius around a target within which a shot hits the target's side, >= 0.
+        spent: dies of its own first shot.
         max_cooldown: by which the state divides the cooldown, or a healer's energy, > 0.
         sc2_id: StarCraft II's number of the type; 0 if it has none.
 
@@ -55,7 +57,7 @@ class UnitType:
     attacks: int = 1
     bonus: float = 0.0
     bonus_against: Attribute | None = None
-    attribute: Attribute = "light"
+    attribute: Attribute | None = "light"
     cooldown: float = 1.0
     range: float = 0.1
     speed: float = 3.15
@@ -63,6 +65,8 @@ class UnitType:
     flying: bool = False
     hits_air: bool = True
     heal: float = 0.0
+    splash: float = 0.0
+    spent: bool = False
     max_cooldown: float = 15.0
     sc2_id: int = 0
 
@@ -70,18 +74,19 @@ class UnitType:
         positive = ("health", "cooldown", "radius", "max_cooldown")
         for name in positive:
             check_number(f"UnitType.{name}", getattr(self, name), 0.0, _MOST, open_low=True)
-        for name in ("shield", "armor", "damage", "bonus", "range", "heal"):
+        for name in ("shield", "armor", "damage", "bonus", "range", "heal", "splash"):
             check_number(f"UnitType.{name}", getattr(self, name), 0.0, _MOST)
         check_number("UnitType.speed", self.speed, 0.0, _FASTEST, unit="cells per second")
         check_int("UnitType.attacks", self.attacks, 1)
-        check_choice("UnitType.attribute", self.attribute, ("light", "armored"))
+        check_choice("UnitType.attribute", self.attribute, ("light", "armored", None))
         check_choice("UnitType.bonus_against", self.bonus_against, (None, "light", "armored"))
 
     def damage_to(self, other: UnitType) -> tuple[float, float]:
         """Return the damage of one shot to ``other``'s shield and to its hit points."""
         if self.heal or (other.flying and not self.hits_air):
             return 0.0, 0.0
-        hit = self.damage + (self.bonus if other.attribute == self.bonus_against else 0.0)
+        favoured = self.bonus_against is not None and other.attribute == self.bonus_against
+        hit = self.damage + (self.bonus if favoured else 0.0)
         if not hit:  # a unit without a weapon
             return 0.0, 0.0
         return hit * self.attacks, max(hit - other.armor, 0.5) * self.attacks
@@ -162,6 +167,7 @@ UNITS = {
             range=7.0,
             radius=1.0,
             hits_air=False,
+            splash=0.9,
             max_cooldown=24.0,
             sc2_id=4,
         ),
@@ -189,6 +195,22 @@ UNITS = {
             hits_air=False,
             max_cooldown=11.0,
             sc2_id=105,
+        ),
+        UnitType(
+            name="baneling",
+            health=30.0,
+            damage=16.0,
+            bonus=19.0,
+            bonus_against="light",
+            attribute=None,
+            cooldown=0.59,
+            range=0.25,
+            speed=3.5,
+            hits_air=False,
+            splash=2.2,
+            spent=True,
+            max_cooldown=1.0,
+            sc2_id=9,
         ),
         UnitType(
             name="hydralisk",
@@ -344,12 +366,27 @@ MAPS = {
             150,
             ("marauder", "marine", "medivac"),
         ),
+        SkirmishMap(
+            name="MMM2",
+            allies=(("marauder", 2), ("marine", 7), ("medivac", 1)),
+            enemies=(("marauder", 3), ("marine", 8), ("medivac", 1)),
+            limit=180,
+        ),
         _pure("2s_vs_1sc", "stalker", 2, "spine_crawler", 1, 300),
         _pure("2m_vs_1z", "marine", 2, "zealot", 1, 150),
         _pure("3s_vs_3z", "stalker", 3, "zealot", 3, 150),
         _pure("3s_vs_4z", "stalker", 3, "zealot", 4, 200),
         _pure("3s_vs_5z", "stalker", 3, "zealot", 5, 250),
         _pure("6h_vs_8z", "hydralisk", 6, "zealot", 8, 150),
+        _pure("corridor", "zealot", 6, "zergling", 24, 400),
+        _pure("2c_vs_64zg", "colossus", 2, "zergling", 64, 400),
+        _pure("so_many_baneling", "zealot", 7, "baneling", 32, 100),
+        SkirmishMap(
+            name="bane_vs_bane",
+            allies=(("baneling", 4), ("zergling", 20)),
+            enemies=(("baneling", 4), ("zergling", 20)),
+            limit=200,
+        ),
     )
 }
 """The maps by name."""

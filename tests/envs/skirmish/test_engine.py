@@ -198,6 +198,52 @@ def test_a_medivac_heals_for_energy():
     assert engine.tensors["mask"][0, 1, 6:].tolist() == [True, False]
 
 
+def crowd(ally, places, enemy="zergling"):
+    """Return a fight of one ally at (10, 16) against enemies at these places, who wait."""
+    game = SkirmishMap(
+        name="crowd", allies=((ally, 1),), enemies=((enemy, len(places)),), limit=100
+    )
+    engine = SkirmishEngine(game)
+    engine.battles.pos[:, :, 0] = np.transpose([(10.0, 16.0), *places])
+    engine.battles.wait[1:] = 1e6
+    engine.encode()
+    return engine
+
+
+def test_a_baneling_hits_all_around_its_target_and_is_spent():
+    """16 and 19 more against what is light, within 2.2 cells of the target; once."""
+    places = [(10.7, 16.0), (12.8, 16.0), (10.7, 18.1), (13.0, 16.0)]
+    heavy = UnitType(name="heavy", health=80.0, armor=1.0, shield=9.0, attribute=None, speed=0.0)
+    engine = crowd("baneling", places, heavy)
+    act(engine, 6)
+    health, shield = pools(engine)
+    assert health == pytest.approx([0] + [80 - 15 * 7 / 16] * 3 + [80], abs=1e-4)
+    assert shield == [0, 0, 0, 0, 9]
+    assert engine.tensors["terminated"][0]
+    engine = crowd("baneling", [(10.7, 16.0), (11.5, 16.0)])
+    act(engine, 6)
+    assert pools(engine)[0] == [0, 0, 0]  # 35 points of 35
+    assert not engine.tensors["metrics"][0, 0]  # nobody is left to win
+
+
+def test_a_colossus_hits_beside_its_target_but_neither_friends_nor_what_flies():
+    engine = crowd("colossus", [(15.0, 16.0), (15.0, 16.8), (15.0, 17.0)])
+    act(engine, 6)
+    assert pools(engine)[0][1:] == [5, 5, 35]
+    game = SkirmishMap(
+        name="mixed",
+        allies=(("colossus", 1), ("zergling", 1)),
+        enemies=(("zergling", 1), (UnitType(name="bird", health=150.0, flying=True), 1)),
+        limit=100,
+    )
+    engine = SkirmishEngine(game)
+    engine.battles.pos[:, :, 0] = np.transpose([(10, 16), (15.4, 16.6), (15, 16), (15.4, 15.4)])
+    engine.battles.wait[1:3] = 1e6
+    engine.encode()
+    act(engine, 6, 1)
+    assert pools(engine)[0] == [200, 35, 5, 150]
+
+
 def test_the_enemy_comes_and_shoots_at_the_nearest():
     game = SkirmishMap(name="t", allies=((DUMMY, 2),), enemies=(("marine", 1),), limit=50)
     engine = SkirmishEngine(game)
@@ -378,7 +424,7 @@ class Audited(SkirmishEngine):
         before, pos, wait = w.pools.copy(), w.pos.copy(), w.wait.copy()
         self.given = np.zeros_like(w.health)
         super()._shoot(w, tick)
-        units, dealt = self.layout.units, np.zeros(w.pools.shape)
+        units, dealt, spent = self.layout.units, np.zeros(w.pools.shape), np.ones(w.pools.shape)
         for i, e in np.argwhere(w.fire):
             j = int(w.aim[i, e]) // w.e
             a, b = units[i], units[j]
@@ -390,11 +436,18 @@ class Audited(SkirmishEngine):
             assert apart <= a.range + a.radius + b.radius + 1e-4
             to_shield, to_health = a.damage_to(b)
             dealt[:, j, e] += to_health, to_shield
+            for k, c in enumerate(units if a.splash else ()):
+                beside = np.hypot(*(pos[:, k, e] - pos[:, j, e]))
+                foes = (i < self.layout.n) != (k < self.layout.n)
+                if k != j and foes and before[0, k, e] > 0 and beside <= a.splash:
+                    dealt[:, k, e] += a.damage_to(c)[::-1]
+            if a.spent:
+                spent[:, i, e] = 0
         stopped = np.minimum(before[1], dealt[1])
         through = dealt[0] * (1 - stopped / np.maximum(dealt[1], 1e-9))
         hit = np.maximum(before[0] - through, 0)
-        np.testing.assert_allclose(w.shield, before[1] - stopped, atol=1e-3)
-        np.testing.assert_allclose(w.health, hit + self.given, atol=1e-3)
+        np.testing.assert_allclose(w.shield, (before[1] - stopped) * spent[1], atol=1e-3)
+        np.testing.assert_allclose(w.health, (hit + self.given) * spent[0], atol=1e-3)
 
     def _heal(self, w, i):
         health, energy = w.health.copy(), w.energy[i].copy()

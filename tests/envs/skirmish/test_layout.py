@@ -28,6 +28,11 @@ SMAC = {
     "3s_vs_3z": (36, 54, 9, 150),
     "3s_vs_4z": (42, 61, 10, 200),
     "3s_vs_5z": (48, 68, 11, 250),
+    "MMM2": (176, 322, 18, 180),
+    "corridor": (156, 282, 30, 400),
+    "2c_vs_64zg": (332, 342, 70, 400),
+    "so_many_baneling": (202, 397, 38, 100),
+    "bane_vs_bane": (336, 984, 30, 200),
 }
 
 
@@ -49,8 +54,9 @@ def scene(name, allies, enemies, **pools):
 NAMED = (
     *("3m", "8m", "25m", "6m", "15m", "20m", "5m_vs_6m", "8m_vs_9m", "10m_vs_11m", "27m_vs_30m"),
     *("4m_vs_3m", "2s3z", "3s5z", "3s5z_vs_3s6z", "1c3s5z", "2s_vs_1sc", "2m_vs_1z", "6h_vs_8z"),
-    *("3s_vs_3z", "3s_vs_4z", "3s_vs_5z"),
+    *("3s_vs_3z", "3s_vs_4z", "3s_vs_5z", "2c_vs_64zg"),
 )
+OTHERS = ("MMM", "MMM2", "corridor", "so_many_baneling", "bane_vs_bane")
 LETTERS = {
     "m": "marine",
     "s": "stalker",
@@ -58,11 +64,12 @@ LETTERS = {
     "c": "colossus",
     "sc": "spine_crawler",
     "h": "hydralisk",
+    "zg": "zergling",
 }
 
 
-def test_the_maps_are_those_of_the_papers():
-    assert sorted(MAPS) == sorted([*NAMED, "MMM"])
+def test_the_maps_are_those_of_smac_and_the_papers():
+    assert sorted(MAPS) == sorted([*NAMED, *OTHERS])
 
 
 @pytest.mark.parametrize("name", NAMED)
