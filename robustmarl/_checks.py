@@ -3,7 +3,8 @@
 import difflib
 import math
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ __all__ = [
     "check_number",
     "check_seed",
     "check_usable",
+    "speaking_for",
 ]
 
 
@@ -123,3 +125,13 @@ def _bounds(low: float, high: float, open_low: bool) -> str:
 
 def _text(where: str, rule: str, value: Any, remedy: str = "") -> str:
     return f"{where} must be {rule}, got {value!r}.{' ' + remedy if remedy else ''}"
+
+
+@contextmanager
+def speaking_for(outer: object, inner: type) -> Iterator[None]:
+    """Let errors about ``inner``'s arguments name the class that the user gave them to."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error).replace(f"{inner.__name__}.", f"{type(outer).__name__}.")
+        raise type(error)(text) from error

@@ -10,7 +10,7 @@ from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check
+from robustmarl._checks import check, speaking_for
 from robustmarl.attacks.action_poison import ActionPoisonPerturber, When
 from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.tram import PoisonAttack, PoisonView
@@ -86,16 +86,17 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
             sizes = ("agents", "obs_sizes", "action_sizes", "state_size", "state_layout")
             same = all(getattr(spec, size) == getattr(own, size) for size in sizes)
             check(same, f"{name}.env", "the learner's", spec.describe_difference(own))
-        self._poison = ActionPoisonPerturber(
-            attack,
-            learner=learner,
-            agent=agent,
-            attack_frequency=attack_frequency,
-            kl_budget=kl_budget,
-            when=when,
-            advantage_fn=advantage_fn,
-            temperature=temperature,
-        )
+        with speaking_for(self, ActionPoisonPerturber):
+            self._poison = ActionPoisonPerturber(
+                attack,
+                learner=learner,
+                agent=agent,
+                attack_frequency=attack_frequency,
+                kl_budget=kl_budget,
+                when=when,
+                advantage_fn=advantage_fn,
+                temperature=temperature,
+            )
         self.agent, self._spec, self._learner = agent, spec, learner
         self._device = learner.policy.device
         self._k = spec.agents.index(agent)

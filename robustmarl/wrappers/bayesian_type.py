@@ -12,6 +12,7 @@ from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
+from robustmarl._checks import speaking_for
 from robustmarl.attacks.base import StepContext
 from robustmarl.attacks.byzantine import (
     AdversaryLike,
@@ -72,10 +73,11 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         belief: Any = None,
     ) -> None:
         super().__init__(env)
-        self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
         self._spec = _spec(env)
         self.depth = _depth(env)
-        self._perturber.bind(self._spec, None, self.depth)
+        with speaking_for(self, ByzantinePerturber):
+            self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
+            self._perturber.bind(self._spec, None, self.depth)
         policy = getattr(self._perturber.adversary, "policy", None)
         self._device = torch.device(getattr(policy, "device", "cpu"))
         self._episode = Episode(self._spec, self._device)

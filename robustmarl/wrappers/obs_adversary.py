@@ -13,7 +13,7 @@ from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, check_names
+from robustmarl._checks import check, check_names, speaking_for
 from robustmarl.attacks.base import ObsAttack, StepContext
 from robustmarl.attacks.perturbers import ObsPerturber
 from robustmarl.spec import describe, spec_of, split_obs
@@ -74,14 +74,15 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
     ) -> None:
         name = type(self).__name__
         super().__init__(env)
-        perturber = ObsPerturber(
-            attack,
-            victim=None if victim is None else as_victim(f"{name}.victim", victim),
-            agents=agents,
-            every=every,
-            probability=probability,
-            episodes=episodes,
-        )
+        with speaking_for(self, ObsPerturber):
+            perturber = ObsPerturber(
+                attack,
+                victim=None if victim is None else as_victim(f"{name}.victim", victim),
+                agents=agents,
+                every=every,
+                probability=probability,
+                episodes=episodes,
+            )
         self._spec = spec_of(describe(env, team_reward="sum", horizon=1))  # of sizes only
         names = self._spec.agents if agents is None else agents
         self.attacked = check_names(f"{name}.agents", names, self._spec.agents)

@@ -418,3 +418,16 @@ def test_the_state_alone_tells_of_the_past_in_the_published_toy_game():
     assert scores["published"] == pytest.approx([99.5, 33.2], abs=0.5)
     # In turn two steps and one without a traitor; with one, the first success is the last.
     assert scores["alternating"] == pytest.approx([66.7, 0.5], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"types": 0.5}, TypeError, r"^BayesianTypeWrapper\.types must be a TypeDistribution"),
+        ({"slots": "x"}, ValueError, r"^BayesianTypeWrapper\.slots must be one of"),
+        ({"adversary": "nobody"}, ValueError, r"^BayesianTypeWrapper\.adversary must be one of"),
+    ],
+)
+def test_errors_name_the_wrapper(change, error, text):
+    with pytest.raises(error, match=text):
+        BayesianTypeWrapper(envs.ToyGame(), **{"adversary": "random", **change})
