@@ -136,12 +136,10 @@ FORAGING = replace(
     run=SKIRMISH.run | {"epochs": 10},
     methods=("MAPPO", "EAR-MAPPO", "EIR-MAPPO"),
 )
-ALTERNATING = replace(TOY, make=lambda: envs.ToyGame(dynamics="alternating"))
 TASKS = {
     "toy": TOY,
     "toy, last actions": replace(TOY, columns=None),
-    "alternating toy": ALTERNATING,
-    "alternating toy, last actions": replace(ALTERNATING, columns=None),
+    "alternating toy": replace(TOY, make=lambda: envs.ToyGame(dynamics="alternating")),
     "4m_vs_3m": SKIRMISH,
     "foraging 12x12-4p-3f-c": FORAGING,
 }
@@ -377,12 +375,10 @@ def table_of(results: Results, task: str) -> CrossTable:
 
 
 BOUNDS = {"convention": (100, 0), "uniform": (50, 50), "belief-triggered": (100, 49.5)}
-SEEING = BOUNDS | {"best without belief, about": (100, 37)}
 ANCHORS = {
-    "toy": BOUNDS | {"best without belief": (99.5, 33.2)},
-    "toy, last actions": SEEING,
+    "toy": BOUNDS | {"uniform in state 0": (99.5, 33.2)},
+    "toy, last actions": BOUNDS | {"best without belief, about": (100, 37)},
     "alternating toy": BOUNDS,
-    "alternating toy, last actions": SEEING,
 }
 
 
@@ -408,6 +404,7 @@ def draw(results: Results, out: Path) -> None:
                 labels[method] = axes.scatter(x, y, color=f"C{k}", s=28, alpha=0.8)
         if task in ANCHORS:
             axes.set(xlim=(-5, 106), ylim=(-4, 58))
+        axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel("return without attack")
         axes.set_ylabel("return under the non-oblivious adversary")
         axes.set_title(task)
