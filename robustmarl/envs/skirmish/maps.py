@@ -78,6 +78,8 @@ class UnitType:
             check_number(f"UnitType.{name}", getattr(self, name), 0.0, _MOST)
         check_number("UnitType.speed", self.speed, 0.0, _FASTEST, unit="cells per second")
         check_int("UnitType.attacks", self.attacks, 1)
+        for name in ("flying", "hits_air", "spent"):
+            check_choice(f"UnitType.{name}", getattr(self, name), (True, False))
         check_choice("UnitType.attribute", self.attribute, ("light", "armored", None))
         check_choice("UnitType.bonus_against", self.bonus_against, (None, "light", "armored"))
 

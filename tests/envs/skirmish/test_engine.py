@@ -686,7 +686,11 @@ def test_bad_maps_are_refused(change, text):
 
 
 @pytest.mark.parametrize(
-    "change", [{"health": 0}, {"speed": 6.0}, {"armor": -1}, {"attacks": 0}, {"range": 1e4}]
+    "change",
+    [
+        *({"health": 0}, {"speed": 6.0}, {"armor": -1}, {"attacks": 0}, {"range": 1e4}),
+        *({"splash": -1}, {"spent": 3}, {"attribute": "heavy"}),
+    ],
 )
 def test_bad_units_are_refused(change):
     (name,) = change
