@@ -134,4 +134,6 @@ def speaking_for(outer: object, inner: type) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         text = str(error).replace(f"{inner.__name__}.", f"{type(outer).__name__}.")
+        if text == str(error):
+            raise
         raise type(error)(text) from error
