@@ -55,6 +55,7 @@ class Task:
         ppo: settings of PPO's teams.
         typed: further settings of the teams that expect traitors.
         forced: share of the training in which EIR-MAPPO's teacher forcing falls to zero.
+        belief_reads: what EIR-MAPPO's beliefs read under an attack on observations.
         adversary: settings of the adversaries that attack trained teams.
         off_policy: settings of MADDPG and M3DDPG, and their arguments of ``training.run``.
         columns: what actors read of observations; None is all.
@@ -71,6 +72,7 @@ class Task:
     forced: float
     adversary: dict[str, Any]
     off_policy: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+    belief_reads: str = "seen"
     columns: tuple[int, ...] | None = None
     make_attacked: Callable[[], Any] | None = None
     methods: tuple[str, ...] = METHODS
@@ -161,6 +163,7 @@ def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
         share = 1.0 if task.forced else 0.0
         forcing = Linear(share, 0.0, over=max(1, round(task.forced * rounds)))
         settings |= {"teacher_forcing": forcing, "belief_optim": adam(2e-3, 1e-5)}
+        settings["belief_reads"] = task.belief_reads
     return TYPED[method].for_env(game, **settings), task.run
 
 
@@ -312,8 +315,9 @@ def shortened(task: Task, args: argparse.Namespace) -> Task:
     """Return the task at the lengths asked for."""
     task = replace(
         task,
-        env_steps=args.env_steps or task.env_steps,
+        env_steps=task.env_steps if args.env_steps is None else args.env_steps,
         forced=task.forced if args.forced is None else args.forced,
+        belief_reads=args.belief_reads or task.belief_reads,
     )
     if not args.smoke:
         return task
@@ -457,9 +461,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=100, help="test episodes per attack")
     parser.add_argument("--env-steps", type=int, help="of PPO's teams, if not the task's")
     parser.add_argument("--forced", type=float, help="share of teacher forcing, if not the task's")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/byzantine"), help="output folder, one per setting"
-    )
+    parser.add_argument("--belief-reads", choices=("seen", "clean"), help="EIR-MAPPO's")
+    parser.add_argument("--out", type=Path, default=Path("runs/byzantine"), help="output folder")
     parser.add_argument(
         "--report", type=Path, nargs="?", const=True, help="train nothing; of this file, if given"
     )
@@ -467,6 +470,9 @@ def parsed() -> argparse.Namespace:
     args = parser.parse_args()
     if not 0.0 <= (args.forced or 0.0) <= 1.0:
         parser.error(f"--forced must be in [0, 1], got {args.forced}")
+    for name in ("env_steps", "forced", "belief_reads"):  # other settings, other folders
+        if (value := getattr(args, name)) is not None:
+            args.out = args.out / f"{name}-{value}"
     if args.smoke:
         args.out = args.out / "byzantine-smoke"
         args.tasks, args.methods = args.tasks or ["toy"], args.methods or ["MAPPO", "EIR-MAPPO"]

@@ -108,16 +108,6 @@ class _Tables:
             (i, slice(0, n) if i < n else slice(n, u)) for i, a in enumerate(units) if a.heal
         ]
         self.heal = [unit.heal / TICKS_PER_SECOND for unit in units]
-        throwers = [i for i, unit in enumerate(units) if unit.splash]
-        self.throwers = ops.array(throwers, "int64")
-        self.unit = ops.arange(u)[None, :, None]
-        self.splash: Any = None
-        if throwers:
-            self.splash = column([units[i].splash for i in throwers])[:, None]
-            foes = [[(i < n) != (j < n) for j in range(u)] for i in throwers]
-            self.foes = ops.array(foes, "bool")[:, :, None]
-        self.spent = column([float(unit.spent) for unit in units]) > 0
-        self.some_spent = any(unit.spent for unit in units)
         # where every unit has one kind of target, nothing depends on which of them it is
         sides = {a.name for a in lay.allies}, {a.name for a in lay.enemies}
         self.uniform = len(sides[0]) == len(sides[1]) == 1
@@ -127,6 +117,17 @@ class _Tables:
         other = [n if i < n else 0 for i in range(u)]
         rows = list(range(u))
         self.aimed = [t[rows, other] for t in (self.reach, self.to_shield, self.to_health)]
+        throwers = [i for i, unit in enumerate(units) if unit.splash]
+        self.throwers: Any = ops.array(throwers, "int64") if throwers else None
+        if throwers:
+            self.unit = ops.arange(u)[None, :, None]
+            self.splash = column([units[i].splash ** 2 for i in throwers])[:, None]
+            foes = ops.array([[(i < n) != (j < n) for j in range(u)] for i in throwers])
+            self.beside = [
+                t[self.throwers] * foes[:, :, None] for t in (self.to_shield, self.to_health)
+            ]
+        spent = any(unit.spent for unit in units)
+        self.spent: Any = column([float(unit.spent) for unit in units]) > 0 if spent else None
         self.meet = square(lambda a, b: a.radius + b.radius if a.flying == b.flying else 0.0)
         index = ops.arange(u)
         self.meet[index, index] = 0.0
@@ -600,15 +601,15 @@ class SkirmishEngine:
         xp, ops, tables = self.ops.xp, self.ops, self._tables
         xp.multiply(w.to_health, w.fire, out=w.shot)
         ops.scatter(w.aim, w.shot, w.hurt)
-        near = None if tables.splash is None else self._splashed(w)
+        near = None if tables.throwers is None else self._near_targets(w)
         if near is not None:
-            ops.sum(near * tables.to_health[tables.throwers], 0, w.shot)
+            ops.sum(near * tables.beside[1], 0, w.shot)
             w.hurt += w.shot
         if tables.shields:
             xp.multiply(w.to_shield, w.fire, out=w.shot)
             ops.scatter(w.aim, w.shot, w.taken)
             if near is not None:
-                ops.sum(near * tables.to_shield[tables.throwers], 0, w.shot)
+                ops.sum(near * tables.beside[0], 0, w.shot)
                 w.taken += w.shot
             ops.put_where(w.calm, ops.array(-tick), w.taken > 0)
             stopped = xp.minimum(w.shield, w.taken)
@@ -620,19 +621,18 @@ class SkirmishEngine:
         for i, _ in tables.healers:
             self._heal(w, i)
         ops.put_where(w.wait, tables.cooldown + tick, w.fire)
-        if tables.some_spent:
+        if tables.spent is not None:
             for pool in w.pools:
                 ops.put_where(pool, tables.zero, w.fire & tables.spent)
         self._bury(w)
 
-    def _splashed(self, w: _Battles) -> Any:
-        """Return who is hit beside the target of whose shot, (throwers, U, E)."""
+    def _near_targets(self, w: _Battles) -> Any:
+        """Return who is near the target of whose splashing shot, (throwers, U, E), bool."""
         tables, throwers = self._tables, self._tables.throwers
-        centre = (w.pos + w.to)[:, throwers, None]
-        gap = w.pos[:, None] - centre
-        beside = gap[0] * gap[0] + gap[1] * gap[1] <= tables.splash * tables.splash
-        others = tables.unit != w.target[throwers][:, None]
-        return beside & others & tables.foes & w.fire[throwers][:, None]
+        centre = w.pos[:, throwers] + w.to[:, throwers]
+        gap = w.pos[:, None] - centre[:, :, None]
+        near = gap[0] * gap[0] + gap[1] * gap[1] <= tables.splash
+        return near & (tables.unit != w.target[throwers][:, None]) & w.fire[throwers][:, None]
 
     def _heal(self, w: _Battles, i: int) -> None:
         xp, tables = self.ops.xp, self._tables
