@@ -16,8 +16,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
 from robustmarl.networks.agents import feed_forward
-from robustmarl.perturbation import LinfBall
 from robustmarl.victims import FunctionVictim
 
 STEPS = 10

@@ -17,10 +17,10 @@ import torch
 from _timing import alternate, report, times_longer
 
 from robustmarl import algorithms, attacks
+from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.skirmish import SkirmishEngine
-from robustmarl.perturbation import LinfBall
-from robustmarl.victims import MASKED
+from robustmarl.joint import MASKED
 
 
 def raw_spread():

@@ -16,9 +16,9 @@ from _timing import alternate, report
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl import algorithms, attacks, data, envs, evaluation
-from robustmarl.attacks.base import StepContext
+from robustmarl.budgets import LinfBall
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.perturbation import LinfBall
+from robustmarl.joint import StepContext
 
 
 def upstream_spread():

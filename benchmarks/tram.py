@@ -16,7 +16,7 @@ import torch
 from _timing import alternate, report
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from robustmarl import algorithms, attacks, data, envs
+from robustmarl import algorithms, attacks, data, envs, perturbers
 from robustmarl.envs.vector import JointVectorEnv, vector_env
 
 ENVS = 16
@@ -28,7 +28,7 @@ def collecting(cls, make_env, batched, attack=None, kl_budget=6.0):
     perturb = []
     if attack is not None:
         perturb.append(
-            attacks.ActionPoisonPerturber(
+            perturbers.ActionPoisonPerturber(
                 attack, learner=learner, agent=learner.spec.agents[0], kl_budget=kl_budget
             )
         )

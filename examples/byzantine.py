@@ -26,9 +26,9 @@ import torch
 import tqdm
 from matplotlib.figure import Figure
 
-from robustmarl import algorithms, attacks, data, envs, evaluation, training
-from robustmarl.algorithms.team import adam
+from robustmarl import algorithms, data, envs, evaluation, perturbers, training
 from robustmarl.evaluation import Cell, CrossTable
+from robustmarl.learning.optim import adam
 from robustmarl.schedules import Linear
 from robustmarl.typing import RobustnessWarning
 
@@ -230,13 +230,13 @@ def beliefs(team: Any, task: Task, adversary: Any, agent: str) -> dict[str, list
     """Return the others' mean belief that ``agent`` is the traitor, per step, if it is or not."""
     curves = {}
     for name, p in (("attack", 1.0), ("no attack", 0.0)):
-        types = attacks.TypeDistribution(p, choice="fixed", agents=[agent])
+        types = perturbers.TypeDistribution(p, choice="fixed", agents=[agent])
         buffer = data.EpisodeBuffer(team.spec, 50)
         collector = data.JointCollector(
             team,
             envs.vector.vector_env(task.make, 50),
             buffer,
-            perturb=[attacks.ByzantinePerturber(adversary, types=types)],
+            perturb=[perturbers.ByzantinePerturber(adversary, types=types)],
         )
         collector.collect(n_episode=50)
         batch, _ = buffer.sample(0)
@@ -276,7 +276,7 @@ def work(job: tuple[Run, argparse.Namespace]) -> Run:
         trained = adversaries(run, team, args, task)
         scores: dict[str, dict[str, list[float]]] = {"none": {"": played(team, task, args)}}
         for agent in team.spec.agents:
-            own = attacks.byzantine_attacks("own", {"own": trained}, agent)
+            own = evaluation.byzantine_attacks("own", {"own": trained}, agent)
             for name, attack in own.items():
                 scores.setdefault(name, {})[agent] = played(team, task, args, attack)
         result["scores"] = scores
@@ -303,7 +303,7 @@ def transfer(job: tuple[list[Run], argparse.Namespace]) -> str:
         path = args.out / "transfers" / f"{run.name}.json"
         known = json.loads(path.read_text()) if path.exists() else {}
         for agent in teams[run.method].spec.agents:
-            for name, attack in attacks.byzantine_attacks(run.method, trained, agent).items():
+            for name, attack in evaluation.byzantine_attacks(run.method, trained, agent).items():
                 if name not in OWN and agent not in known.get(name, {}):
                     scores = played(teams[run.method], task, args, attack)
                     known.setdefault(name, {})[agent] = scores

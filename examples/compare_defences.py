@@ -14,8 +14,17 @@ from pathlib import Path
 
 import torch
 
-from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
-from robustmarl.perturbation import LinfBall
+from robustmarl import (
+    algorithms,
+    attacks,
+    envs,
+    evaluation,
+    losses,
+    perturbers,
+    schedules,
+    training,
+)
+from robustmarl.budgets import LinfBall
 
 EPSILON = 1.0  # one cell of the field
 BALL = LinfBall(epsilon=EPSILON)
@@ -44,9 +53,9 @@ def build(method, rounds, seed):
         return plain.for_env(make_env(), seed=seed), []
     if method == "FGSM training":
         fgsm = attacks.PGD.fgsm(BALL)
-        return plain.for_env(make_env(), seed=seed), [attacks.ObsPerturber(fgsm, episodes=0.5)]
+        return plain.for_env(make_env(), seed=seed), [perturbers.ObsPerturber(fgsm, episodes=0.5)]
     if method == "PGD training":
-        return plain.for_env(make_env(), seed=seed), [attacks.ObsPerturber(pgd, episodes=0.5)]
+        return plain.for_env(make_env(), seed=seed), [perturbers.ObsPerturber(pgd, episodes=0.5)]
     if method == "policy loss (KL)":
         start = attacks.PGD(ball=BALL, steps=3, random_start=True)  # KL is flat at the centre
         loss = losses.PolicyLoss(attack=start, weight=ramp, form="kl")

@@ -22,9 +22,9 @@ import torch
 from tianshou.algorithm.optim import TorchOptimizerFactory
 
 from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
-from robustmarl.attacks import ObsPerturber, Perturber
+from robustmarl.budgets import LinfBall
 from robustmarl.envs.skirmish import picture, save_replay
-from robustmarl.perturbation import LinfBall
+from robustmarl.perturbers import ObsPerturber, Perturber
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,20 @@ import torch
 import tqdm
 from tianshou.algorithm.optim import TorchOptimizerFactory
 
-from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
-from robustmarl.attacks import ObsPerturber
+from robustmarl import (
+    adversaries,
+    algorithms,
+    attacks,
+    envs,
+    evaluation,
+    losses,
+    schedules,
+    training,
+)
+from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
+from robustmarl.perturbers import ObsPerturber
 from robustmarl.typing import RobustnessWarning
 
 
@@ -99,7 +108,7 @@ def build(method, name, seed):
         return team, team, []
     team = algorithms.QMIX.for_env(env, **settings)
     if method == "ATLA training":
-        adversary = algorithms.ObsAdversaryPPO.for_env(env, ball, seed=seed)
+        adversary = adversaries.ObsAdversaryPPO.for_env(env, ball, seed=seed)
         return training.AdversarialTraining(team, adversary), team, []
     perturb = {
         "FGSM training": [ObsPerturber(attacks.PGD.fgsm(ball), episodes=ATTACKED)],

@@ -25,9 +25,9 @@ from typing import Any
 import torch
 import tqdm
 
-from robustmarl import algorithms, attacks, data, envs, evaluation, training
-from robustmarl.algorithms.team import adam
+from robustmarl import algorithms, attacks, data, envs, evaluation, perturbers, training
 from robustmarl.evaluation import Cell, CrossTable
+from robustmarl.learning.optim import adam
 from robustmarl.schedules import Linear
 
 
@@ -172,14 +172,16 @@ def scores(team: Any, task: Task, episodes: int) -> dict[str, list[float]]:
     return {name: [round(float(v), 3) for v in found.figure(name)] for name in names}
 
 
-def poisoning(run: Run, team: Any, **settings: Any) -> list[attacks.ActionPoisonPerturber]:
+def poisoning(run: Run, team: Any, **settings: Any) -> list[perturbers.ActionPoisonPerturber]:
     """Return what attacks the team's first agent, if anything does."""
     attack = ATTACKS[run.attack]
     if attack is None:
         return []
     budget = {"attack_frequency": run.attack_frequency, "kl_budget": run.kl_budget}
     agent = team.spec.agents[0]
-    return [attacks.ActionPoisonPerturber(attack, learner=team, agent=agent, **budget, **settings)]
+    return [
+        perturbers.ActionPoisonPerturber(attack, learner=team, agent=agent, **budget, **settings)
+    ]
 
 
 def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:

@@ -6,17 +6,20 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 __all__ = [
+    "adversaries",
     "algorithms",
     "attacks",
+    "budgets",
     "data",
     "envs",
     "evaluation",
+    "joint",
+    "learning",
     "losses",
     "networks",
-    "objectives",
-    "perturbation",
+    "perturbers",
+    "policies",
     "schedules",
-    "spec",
     "testing",
     "training",
     "typing",

@@ -12,7 +12,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from robustmarl.algorithms import IPPO, IQL, MAPPO, QMIX, VDN
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 
 TEAMS = (VDN, QMIX, IQL, IPPO, MAPPO)
 VALUE_BASED = (VDN, QMIX, IQL)

@@ -7,10 +7,10 @@ from tianshou.data import Batch, ReplayBuffer
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl.algorithms import IPPO, QMIX
-from robustmarl.attacks import Perturber
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
+from robustmarl.perturbers import Perturber
 from robustmarl.training import AdversarialTraining, run
 
 
@@ -85,8 +85,8 @@ def test_loading_leaves_the_callers_dictionary():
 
 def test_a_nested_algorithm_loads():
     """There, the state of an algorithm within an algorithm does not load."""
-    from robustmarl.algorithms import ObsAdversaryPPO
-    from robustmarl.perturbation import LinfBall
+    from robustmarl.adversaries import ObsAdversaryPPO
+    from robustmarl.budgets import LinfBall
 
     def pair(seed):
         ball = LinfBall(epsilon=0.1)

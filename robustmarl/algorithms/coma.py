@@ -13,12 +13,13 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_number
-from robustmarl.algorithms.actor_critic import ActionCritics, ExploringPolicy, joint_state
-from robustmarl.algorithms.team import TeamTrainingStats, adam
-from robustmarl.attacks.base import StepContext
+from robustmarl.algorithms.actor_critic import ActionCritics
+from robustmarl.joint import StepContext, TeamSpec, joint_state
+from robustmarl.learning.base import TeamTrainingStats
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import td_lambda_returns
 from robustmarl.networks import ActionCritic
-from robustmarl.objectives import td_lambda_returns
-from robustmarl.spec import TeamSpec
+from robustmarl.policies.exploring import ExploringPolicy
 
 __all__ = ["COMA"]
 

@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import Batch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl._seeding import mix, stream_id
 from robustmarl.algorithms.mappo import MAPPO
-from robustmarl.algorithms.policies import ActorPolicy
-from robustmarl.algorithms.team import NETWORK_SETTINGS, TeamTrainingStats, adam
-from robustmarl.attacks.base import StepContext
-from robustmarl.attacks.byzantine import ByzantinePerturber, TypeDistribution
-from robustmarl.attacks.perturbers import Perturber
-from robustmarl.networks import AgentNetwork, BeliefNetwork, TypedAgentNetwork, TypedCritic
-from robustmarl.objectives import masked_mean, ppo_surrogate
-from robustmarl.schedules import Schedule, as_schedule
-from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED, NetworkVictim
+from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.learning.base import NETWORK_SETTINGS, TeamTrainingStats
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import masked_mean, ppo_surrogate
+from robustmarl.networks import BeliefNetwork, TypedAgentNetwork, TypedCritic
+from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.byzantine import ByzantinePerturber
+from robustmarl.perturbers.types import TypeDistribution
+from robustmarl.policies.byzantine import ByzantinePolicy
+from robustmarl.policies.typed import SlotKind, TypedPolicy
+from robustmarl.schedules import as_schedule
 
-__all__ = [
-    "EARMAPPO",
-    "EIRMAPPO",
-    "PRESETS",
-    "ByzantineAttack",
-    "ByzantinePolicy",
-    "TrueTypeMAPPO",
-    "TypedPolicy",
-]
-
-SlotKind = Literal["zeros", "truth", "belief"]
-BeliefReads = Literal["seen", "clean"]
-
-_FORCE = stream_id("teacher_forcing")
+__all__ = ["EARMAPPO", "EIRMAPPO", "PRESETS", "ByzantineAttack", "TrueTypeMAPPO"]
 
 _RELEASED: dict[str, Any] = {
     "hidden": (128, 128, 128),
@@ -62,260 +50,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "two_timescale": _RELEASED | {"optim": adam(1e-4, 1e-5), "adversary_epochs": 2},
 }
 """Settings of ``for_env(preset=...)``: the released ones, and a team slower than its adversary."""
-
-
-class ByzantinePolicy(ActorPolicy):
-    """An adversary that plays for Byzantine agents: a stochastic actor shared by all of them.
-
-    It sees its own clean observation, its index and, with ``sees_actions``, what the others are
-    about to do (one-hot, or their vectors), as a released EIR-MAPPO adversary in training. An
-    observation with N more or fewer entries, type slots, is cut or filled with zeros.
-
-    Args:
-        spec: the team's.
-        sees_actions: whether it sees the others' intended actions of the step.
-        hidden: widths of the hidden layers.
-        layer_norm: normalise before each activation.
-        seed: of the initial weights; torch's global generator is left as it was.
-    """
-
-    def __init__(
-        self,
-        spec: TeamSpec,
-        *,
-        sees_actions: bool = False,
-        hidden: tuple[int, ...] = (128, 128, 128),
-        layer_norm: bool = True,
-        seed: int = 0,
-    ) -> None:
-        n, a = spec.num_agents, spec.num_actions
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("byzantine")) & (2**63 - 1))
-            network = AgentNetwork(
-                spec.obs_size,
-                n,
-                a,
-                hidden=hidden,
-                layer_norm=layer_norm,
-                continuous=spec.continuous,
-                output_gain=0.01,
-            )
-            table = torch.empty(n * a, hidden[0]).uniform_(-1.0, 1.0) * (n * a) ** -0.5
-        super().__init__(spec, network)
-        self.sees_actions = sees_actions
-        self.others_table = nn.Parameter(table) if sees_actions else None
-
-    def check_spec(self, spec: TeamSpec) -> None:
-        """Raise ``ValueError`` unless agents and actions are those it was made for."""
-        own = self.spec
-        names = ("num_agents", "action_sizes", "continuous")
-        other = [f"{x}: {getattr(own, x)!r} != {getattr(spec, x)!r}" for x in names]
-        other = [text for text in other if len(set(text.split(": ", 1)[1].split(" != "))) > 1]
-        check(not other, "ByzantinePolicy", "made for this team's spaces", ", ".join(other))
-        self._check_size(spec.obs_size)
-
-    def _check_size(self, size: int) -> None:
-        own, n = self.spec.obs_size, self.spec.num_agents
-        rule = f"made for observations of size {size}, or {n} type slots more or fewer"
-        check(abs(own - size) in (0, n), "ByzantinePolicy", rule, own)
-
-    def infer(
-        self, context: StepContext, act: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return unmasked outputs (E, N, A) for all agents as if all were Byzantine, and None."""
-        agents = self._agents.expand(context.seen.shape[:2])
-        if act is not None:
-            act = act.unsqueeze(1).expand(-1, len(self._agents), *act.shape[1:])
-        return self.outputs(context.seen, agents, act), None
-
-    def outputs(self, obs: Tensor, agents: Tensor, act: Tensor | None) -> Tensor:
-        """Return outputs (..., A) for observations (..., D) of ``agents`` (...,).
-
-        Args:
-            obs: clean observations, with or without type slots.
-            agents: whose they are, int64.
-            act: the team's intended actions, (..., N) or (..., N, A); used with ``sees_actions``.
-        """
-        self._check_size(obs.shape[-1])
-        missing = self.spec.obs_size - obs.shape[-1]
-        obs = F.pad(obs, (0, missing)) if missing > 0 else obs[..., : self.spec.obs_size]
-        extra = cast(Tensor, self.network.extra(agents, None))
-        if self.others_table is not None and act is not None:
-            extra = extra + self._others(act, agents) @ self.others_table
-        return self.network.step(obs, extra, None)[0]
-
-    def _others(self, act: Tensor, agents: Tensor) -> Tensor:
-        """Return the others' actions, one-hot or as they are, (..., N * A), zero for oneself."""
-        if not self.spec.continuous:
-            act = F.one_hot(act, self.spec.num_actions).to(self.network.first.weight.dtype)
-        own = F.one_hot(agents, self.spec.num_agents).to(act.dtype).unsqueeze(-1)
-        return (act * (1.0 - own)).flatten(-2)
-
-
-class TypedPolicy(ActorPolicy):
-    r"""An actor on observations and N type slots: zeros, the truth, or its own belief.
-
-    In training each agent is shown the truth instead of its belief with the probability
-    ``teacher_forcing`` (one coin per agent, step and environment), where types are known.
-    Outside of training it never is. An oracle sees zeros where nobody draws types.
-
-    Args:
-        spec: the team's.
-        network: its actor.
-        slots: ``"zeros"``, ``"truth"`` or ``"belief"``.
-        belief: the belief network, for ``"belief"``. It reads what the agents are shown.
-        teacher_forcing: probability in [0, 1] over time.
-        hard_belief: round beliefs to 0 or 1.
-        deterministic_eval: act greedily outside training.
-        belief_reads: ``"seen"``, what agents are shown, or ``"clean"`` observations: under an
-            observation attack the actor alone is then deceived. May be set anew at any time.
-    """
-
-    network: TypedAgentNetwork
-
-    def __init__(
-        self,
-        spec: TeamSpec,
-        network: TypedAgentNetwork,
-        *,
-        slots: SlotKind,
-        belief: BeliefNetwork | None = None,
-        teacher_forcing: float | Schedule = 0.0,
-        hard_belief: bool = False,
-        deterministic_eval: bool = False,
-        belief_reads: BeliefReads = "seen",
-    ) -> None:
-        super().__init__(spec, network, deterministic_eval)
-        check_choice("TypedPolicy.belief_reads", belief_reads, get_args(BeliefReads))
-        self.belief_reads = belief_reads
-        rule = "given for slots='belief', and only then"
-        check((belief is not None) == (slots == "belief"), "TypedPolicy.belief", rule, belief)
-        self.slot_kind: SlotKind = slots
-        self.belief = belief
-        self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
-        self.hard_belief = hard_belief
-        self.slots: Tensor | None = None
-        if belief is not None:
-            self._victim = NetworkVictim(_Believer(self), continuous=spec.continuous)
-
-    @property
-    def hidden_size(self) -> int:
-        """Size of the belief's memory, 0 without."""
-        return 0 if self.belief is None else self.belief.hidden_size
-
-    @property
-    def forcing(self) -> float:
-        """The present probability of teacher forcing."""
-        value = self.teacher_forcing(self.counted(self.teacher_forcing.unit))
-        return check_number("TypedPolicy.teacher_forcing()", value, 0.0, 1.0)
-
-    def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
-        """Return unmasked outputs (E, N, A), and the belief's next memory."""
-        hidden = context.hidden
-        if self.slot_kind == "zeros":
-            self.slots = None
-        elif self.belief is None:
-            self.slots = self._truth(context)
-        else:
-            read = context.obs if self.belief_reads == "clean" else context.seen
-            belief, hidden = self.belief.step(read, context.hidden)
-            self.slots = self._forced(self.rounded(belief), context)
-        agents = self._agents
-        extra = self.network.extra(agents, context.last_act)
-        return self.network.step(context.seen, extra, None, self.slots)[0], hidden
-
-    def victim(self) -> NetworkVictim:
-        """Return the live view that attacks query, through the belief if it reads the same."""
-        apart = self.belief is not None and self.belief_reads == "clean"
-        return _ToldVictim(self) if apart else super().victim()
-
-    def rounded(self, belief: Tensor) -> Tensor:
-        """Return the belief as the actor is shown it."""
-        return (belief > 0.5).to(belief.dtype) if self.hard_belief else belief
-
-    def _forced(self, belief: Tensor, context: StepContext) -> Tensor:
-        if not self.is_within_training_step or context.types is None:
-            return belief
-        probability = self.forcing
-        if probability == 0.0:
-            return belief
-        coins = Draws(context.keys).at(context.step, _FORCE).uniform(belief.shape[1])
-        return torch.where((coins < probability).unsqueeze(-1), self._truth(context), belief)
-
-    def _truth(self, context: StepContext) -> Tensor:
-        e, n = context.alive.shape
-        if context.types is None:
-            return context.seen.new_zeros(e, n, n)
-        return context.types.to(context.seen.dtype).unsqueeze(1).expand(e, n, n)
-
-
-class _Believer:
-    """Belief and actor as one network, as attacks query it; gradients pass through both."""
-
-    def __init__(self, policy: TypedPolicy) -> None:
-        self._policy = policy
-
-    @property
-    def obs_size(self) -> int:
-        return self._policy.network.obs_size
-
-    @property
-    def hidden_size(self) -> int:
-        return self._policy.hidden_size
-
-    def parameters(self) -> Any:
-        return self._policy.network.parameters()
-
-    def plain(self) -> None:
-        return None
-
-    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor:
-        """Return the actor's extra with the agents' indices in one more column."""
-        network = self._policy.network
-        ids = torch.zeros(1, dtype=torch.int64) if agents is None else agents
-        column = ids.to(network.first.weight).unsqueeze(-1)
-        own = network.extra(agents, last_act)
-        if own is None:
-            return column
-        return torch.cat([own, column.expand(*own.shape[:-1], 1)], dim=-1)
-
-    def step(
-        self, obs: Tensor, extra: Tensor, hidden: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        belief_net = cast(BeliefNetwork, self._policy.belief)
-        belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
-        own = extra[..., :-1] if extra.shape[-1] > 1 else None
-        return self._policy.network.step(obs, own, None, self._policy.rounded(belief))[0], after
-
-
-class _Told:
-    """An actor whose slots come in place of a memory, and stay whatever is observed."""
-
-    def __init__(self, network: TypedAgentNetwork) -> None:
-        self._network = network
-        self.hidden_size, self.obs_size = network.num_agents, network.obs_size
-        self.extra, self.parameters = network.extra, network.parameters
-
-    def plain(self) -> None:
-        return None
-
-    def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        return self._network.step(obs, extra, None, hidden)[0], hidden
-
-
-class _ToldVictim(NetworkVictim):
-    """A team whose beliefs do not read what the attack changes."""
-
-    def __init__(self, policy: TypedPolicy) -> None:
-        super().__init__(_Told(policy.network), continuous=policy.spec.continuous)
-        self._policy = policy
-
-    def told(self, context: StepContext) -> Tensor:
-        """Return the slots (E, N, N) of a step."""
-        belief = cast(BeliefNetwork, self._policy.belief).step(context.obs, context.hidden)[0]
-        return self._policy.rounded(belief)
 
 
 class _LearnsByzantine(Algorithm[Any, Any]):
@@ -694,7 +428,7 @@ class ByzantineAttack(_LearnsByzantine, MAPPO):
     The team's policy is copied and never learns; critic and adversary do, with
     :math:`\theta = e_j` in every episode. Make it by :meth:`against`, train it with
     ``training.run``, and play ``attack.adversary`` by a
-    :class:`~robustmarl.attacks.ByzantinePerturber` against any team with the same spaces.
+    :class:`~robustmarl.perturbers.ByzantinePerturber` against any team with the same spaces.
 
     Args:
         policy: the frozen team's.

@@ -18,22 +18,16 @@ from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
-from robustmarl.algorithms.actor_critic import ExploringPolicy, joint_state
-from robustmarl.algorithms.policies import DeterministicPolicy, TeamPolicy
 from robustmarl.algorithms.ppo_based import CriticInput
-from robustmarl.algorithms.team import (
-    TeamAlgorithm,
-    TeamTrainingStats,
-    adam,
-    build_network,
-    last_actions,
-    team_rows,
-)
+from robustmarl.joint import MASKED, TeamSpec, joint_state, last_actions
+from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats, build_network, team_rows
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import masked_mean, n_step_returns
 from robustmarl.networks import JointCritic
-from robustmarl.objectives import masked_mean, n_step_returns
+from robustmarl.policies.actor import DeterministicPolicy
+from robustmarl.policies.base import TeamPolicy
+from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.schedules import Schedule
-from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED
 
 __all__ = ["M3DDPG", "MADDPG", "gumbel_softmax"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.joint import TeamSpec
 from robustmarl.networks import Critic
-from robustmarl.spec import TeamSpec
 
 __all__ = ["MAPPO"]
 

@@ -9,12 +9,10 @@ from tianshou.algorithm.algorithm_base import Algorithm
 from torch import Tensor
 
 from robustmarl._checks import check, check_int, check_number
-from robustmarl.algorithms.actor_critic import joint_state
-from robustmarl.algorithms.team import adam
-from robustmarl.attacks.base import StepContext
+from robustmarl.joint import StepContext, TeamSpec, joint_state
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import ActionCritic
-from robustmarl.objectives import masked_mean
-from robustmarl.spec import TeamSpec
 
 __all__ = ["OwnActionValues"]
 

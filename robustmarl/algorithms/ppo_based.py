@@ -12,62 +12,17 @@ from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
-from robustmarl.algorithms.policies import ActorPolicy
-from robustmarl.algorithms.team import (
-    TeamAlgorithm,
-    TeamTrainingStats,
-    adam,
-    build_network,
-    last_actions,
-    team_rows,
-)
+from robustmarl.joint import MASKED, TeamSpec, last_actions
+from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats, build_network, team_rows
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
 from robustmarl.networks import Critic
-from robustmarl.objectives import gae, masked_mean, normalize, ppo_surrogate
-from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED
+from robustmarl.networks.normalizer import ValueNormalizer
+from robustmarl.policies.actor import ActorPolicy
 
-__all__ = ["PPOBased", "ValueNormalizer"]
+__all__ = ["PPOBased"]
 
 CriticInput = Literal["seen", "state"]
-
-
-class ValueNormalizer(nn.Module):
-    """Running mean and standard deviation of returns, as buffers."""
-
-    mean: Tensor
-    second: Tensor
-    weight: Tensor
-
-    def __init__(self, decay: float = 0.99) -> None:
-        super().__init__()
-        self.decay = decay
-        for name in ("mean", "second", "weight"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
-
-    def update(self, returns: Tensor, mask: Tensor) -> None:
-        """Take in returns where ``mask``."""
-        values = returns[mask].double()
-        keep = self.decay
-        self.mean.mul_(keep).add_((1.0 - keep) * values.mean())
-        self.second.mul_(keep).add_((1.0 - keep) * values.square().mean())
-        self.weight.mul_(keep).add_(1.0 - keep)
-
-    def _moments(self) -> tuple[float, float]:
-        weight = float(self.weight)
-        if weight == 0.0:
-            return 0.0, 1.0
-        mean, second = float(self.mean) / weight, float(self.second) / weight
-        return mean, max(second - mean * mean, 1e-4) ** 0.5
-
-    def normalize(self, values: Tensor) -> Tensor:
-        """Return values in units of the returns' spread."""
-        mean, std = self._moments()
-        return (values - mean) / std
-
-    def denormalize(self, values: Tensor) -> Tensor:
-        """Undo :meth:`normalize`."""
-        mean, std = self._moments()
-        return values * std + mean
 
 
 class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):

@@ -8,14 +8,15 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
+from robustmarl.adversaries.obs_ppo import attacked_rows, policy_terms
 from robustmarl.algorithms.mappo import MAPPO
-from robustmarl.algorithms.obs_adversary import attacked_rows, policy_terms
-from robustmarl.algorithms.team import TeamTrainingStats, adam
-from robustmarl.attacks.learned import GaussianObsAdversary, LearnedObsPerturber
-from robustmarl.attacks.perturbers import Perturber
-from robustmarl.objectives import normalize
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import TeamSpec
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import TeamSpec
+from robustmarl.learning.base import TeamTrainingStats
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import normalize
+from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 
 __all__ = ["RMAAC"]
 

@@ -13,19 +13,12 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.algorithms.policies import QPolicy
-from robustmarl.algorithms.team import (
-    TeamAlgorithm,
-    TeamTrainingStats,
-    adam,
-    build_network,
-    last_actions,
-    team_rows,
-)
-from robustmarl.objectives import masked_mean, td_lambda_returns
+from robustmarl.joint import MASKED, TeamSpec, last_actions
+from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats, build_network, team_rows
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
-from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED
 
 __all__ = ["ValueBased"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from robustmarl.algorithms.value_based import ValueBased
+from robustmarl.joint import TeamSpec
 from robustmarl.networks import VDNMixer
-from robustmarl.spec import TeamSpec
 
 __all__ = ["VDN"]
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from robustmarl._checks import check, check_int, check_number
 from robustmarl._seeding import Draws
 from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
-from robustmarl.perturbation import Coordinates, LinfBall
-from robustmarl.victims import MASKED, OutputLoss, VictimView
+from robustmarl.budgets import Coordinates, LinfBall
+from robustmarl.joint import MASKED
+from robustmarl.victims import OutputLoss, VictimView
 
 __all__ = ["PGD", "Critic", "Target"]
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmarl.victims import MASKED, VictimView
+from robustmarl.joint import MASKED
+from robustmarl.victims import VictimView
 
 __all__ = ["CrossEntropy", "Margin", "NegativeValue", "SquaredError"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws
-from robustmarl.perturbation import Coordinates, LinfBall
+from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.victims import VictimView
 
 __all__ = ["GaussianNoise", "UniformNoise"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl._seeding import mix, stream_id
-from robustmarl.spec import TeamSpec
+from robustmarl.joint import TeamSpec
 
 __all__ = ["OBS_KEYS", "EpisodeBuffer"]
 

@@ -5,58 +5,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tianshou.data import CollectStats, ReplayBuffer
+from tianshou.data import ReplayBuffer
 from tianshou.data.collector import BaseCollector
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl._seeding import Draws, episode_key, stream_id
-from robustmarl.attacks.base import ObsAttack, StepContext
-from robustmarl.attacks.perturbers import Perturber, as_perturber
+from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.buffer import EpisodeBuffer
 from robustmarl.data.controllers import Controller
-from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED
+from robustmarl.data.opponents import Opponent, Pick, whole, with_rows
+from robustmarl.data.stats import TeamCollectStats
+from robustmarl.joint import MASKED, StepContext, VectorEngine
+from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.obs import as_perturber
 
-__all__ = ["JointCollector", "TeamCollectStats"]
+__all__ = ["JointCollector"]
 
 _SELECT = stream_id("select")
+
 _OPPONENT = stream_id("opponent")
-
-
-class _Engine(Protocol):
-    """The part of ``envs.VectorEngine`` that is needed here; siblings do not import each other."""
-
-    spec: TeamSpec
-    tensors: dict[str, Tensor]
-
-    def __len__(self) -> int: ...
-
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None: ...
-
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(kw_only=True)
-class TeamCollectStats(CollectStats):
-    """Tianshou's statistics of a collection, and the environment's own figures.
-
-    Attributes:
-        metrics: per name of ``spec.metrics`` one figure per episode.
-        counters: per perturber its counters, e.g. ``0/attacked``.
-    """
-
-    metrics: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    counters: dict[str, float] = field(default_factory=dict)
 
 
 class JointCollector(BaseCollector[TeamCollectStats]):
@@ -85,7 +59,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def __init__(
         self,
         policy: Any,
-        env: _Engine,
+        env: VectorEngine,
         buffer: EpisodeBuffer | None = None,
         *,
         team: str | None = None,
@@ -149,7 +123,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         tensors = self.engine.tensors
         self._cpu, self._cpu_engine = device.type == "cpu", tensors["obs"].device.type == "cpu"
         self._shown = {k: v.numpy() for k, v in tensors.items()} if self._cpu_engine else {}
-        self._direct = self._cpu and self._cpu_engine and self._slice is _whole
+        self._direct = self._cpu and self._cpu_engine and self._slice is whole
 
     def _validate_buffer(self) -> None:
         """Accept any :class:`EpisodeBuffer`: it has no sub-buffer per environment."""
@@ -282,7 +256,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             self._keys[rows] = torch.tensor(keys, device=self.device)
         self._steps[rows] = 0
         self._first[rows] = self._now
-        self._last_act = _with_rows(self._last_act, rows, 0 if self.spec.continuous else -1)
+        self._last_act = with_rows(self._last_act, rows, 0 if self.spec.continuous else -1)
         if self._hidden is not None:
             self._hidden[rows] = 0.0
         for opponent in self._opponents:
@@ -395,7 +369,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         step = torch.from_numpy(self._steps.copy())
         if not self._direct:
             state = shown["state"]
-            if state.dim() == 3 and isinstance(pick, _Pick):
+            if state.dim() == 3 and isinstance(pick, Pick):
                 state = state[:, pick.rows.to(state.device)]
             shown = {key: pick(shown[key]).to(self.device) for key in ("obs", "mask", "alive")}
             shown["state"], step = state.to(self.device), step.to(self.device)
@@ -498,11 +472,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     def _index(self, rows: tuple[int, ...]) -> Any:
         if len(rows) == self.engine.spec.num_agents:
-            return _whole
+            return whole
         self._rows = torch.tensor(rows)
-        return _Pick(self._rows, self.spec.obs_size, self.spec.num_actions)
+        return Pick(self._rows, self.spec.obs_size, self.spec.num_actions)
 
-    def _bind_opponents(self, controllers: dict[str, Controller]) -> list[_Opponent]:
+    def _bind_opponents(self, controllers: dict[str, Controller]) -> list[Opponent]:
         spec = self.engine.spec
         missing = sorted(set(spec.teams) - set(controllers) - {self.team})
         rule = f"a controller for each of the other teams {sorted(set(spec.teams) - {self.team})}"
@@ -510,58 +484,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         good = not missing and set(controllers) <= set(spec.teams) - {self.team}
         check(good, "JointCollector.opponents", rule, given)
         return [
-            _Opponent(number, spec, team, _controller(controller), len(self.engine))
+            Opponent(number, spec, team, _controller(controller), len(self.engine))
             for number, (team, controller) in enumerate(controllers.items())
         ]
-
-
-class _Opponent:
-    """Another team's controller with its memory."""
-
-    def __init__(
-        self, number: int, spec: TeamSpec, team: str, controller: Controller, size: int
-    ) -> None:
-        self.number, self.controller = number, controller
-        own = spec.of_team(team)
-        controller.check_spec(own)
-        self.rows = torch.tensor(spec.team_indices(team))
-        self.pick = _Pick(self.rows, own.obs_size, own.num_actions)
-        self.continuous = spec.continuous
-        self.last_act = own.empty(size, device=controller.device)["act"]
-        shape = (size, own.num_agents, controller.hidden_size)
-        width = controller.hidden_size
-        self.hidden = torch.zeros(shape, device=controller.device) if width else None
-
-    def begin(self, rows: NDArray[np.int64]) -> None:
-        self.last_act = _with_rows(self.last_act, rows, 0 if self.continuous else -1)
-        if self.hidden is not None:
-            self.hidden[rows] = 0.0
-
-
-class _Pick:
-    """Cuts a team's rows, and its own padding, out of joint arrays (E, N, ...)."""
-
-    def __init__(self, rows: Tensor, obs_size: int, num_actions: int) -> None:
-        self.rows, self._obs, self._act = rows, obs_size, num_actions
-
-    def __call__(self, values: Tensor) -> Tensor:
-        own = values[:, self.rows.to(values.device)]
-        if values.dim() == 3:
-            own = own[..., : self._act if values.dtype == torch.bool else self._obs]
-        return own
-
-
-def _whole(values: Tensor) -> Tensor:
-    return values
-
-
-def _with_rows(values: Tensor, rows: NDArray[np.int64], value: int) -> Tensor:
-    """Return a copy with ``value`` in these rows; what is given may be a script's own tensor."""
-    if values.device.type != "cpu":
-        return values.index_fill(0, torch.as_tensor(rows, device=values.device), value)
-    copy = values.numpy().copy()
-    copy[rows] = value
-    return torch.from_numpy(copy)
 
 
 def _controller(policy: Any) -> Controller:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import StepContext
-from robustmarl.spec import TeamSpec
-from robustmarl.victims import MASKED, Victim
+from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.victims import Victim
 
 __all__ = ["Controller", "RandomController", "ScriptedController", "SlowCopy", "categorical"]
 
@@ -154,7 +153,7 @@ class ScriptedController(RandomController):
 
     Args:
         spec: the team it plays.
-        script: maps a :class:`~robustmarl.attacks.base.StepContext` to actions, (E, N) int64 or
+        script: maps a :class:`~robustmarl.joint.StepContext` to actions, (E, N) int64 or
             (E, N, A) float.
         device: where it computes.
     """

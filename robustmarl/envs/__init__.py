@@ -10,7 +10,7 @@ from robustmarl.envs.particles import formation, gather, tram_spread
 from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
 from robustmarl.envs.smac import smac
 from robustmarl.envs.toy import ToyEngine, ToyGame
-from robustmarl.spec import describe
+from robustmarl.joint import describe
 
 __all__ = [
     "MatrixGame",

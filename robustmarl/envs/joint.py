@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmarl.spec import TeamSpec, spec_of, split_obs
+from robustmarl.joint import TeamSpec, spec_of, split_obs
 from robustmarl.typing import Env
 
 __all__ = ["JointEnv"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.envs._extras import require
 from robustmarl.envs.mpe import MPEParallelEnv, prepare_display
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 
 __all__ = [
     "ParticleEngine",

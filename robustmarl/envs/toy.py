@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.envs._team_game import TeamGame
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.typing import Array
 
 __all__ = ["ToyDynamics", "ToyEngine", "ToyGame"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,34 +14,10 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.envs.joint import JointEnv
-from robustmarl.spec import TeamSpec, spec_of
+from robustmarl.joint import VectorEngine, spec_of
 from robustmarl.typing import Env
 
-__all__ = ["JointVectorEnv", "VectorEngine", "vector_env"]
-
-
-class VectorEngine(Protocol):
-    """What the collector steps: arrays that ``begin`` and ``advance`` overwrite in place.
-
-    A natively batched engine offers the same on its own device, without a Python loop.
-    """
-
-    spec: TeamSpec
-    tensors: dict[str, Tensor]
-    """``obs mask state alive rew_agents`` as in ``TeamSpec.empty(E)``, ``terminated``,
-    ``truncated`` (E,) bool, ``metrics`` (E, len(spec.metrics))."""
-
-    def __len__(self) -> int:
-        """Return E."""
-
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Start new episodes in ``rows``, each from its seed."""
-
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step the environments ``rows`` with their rows of ``act`` (E, N) or (E, N, A)."""
-
-    def close(self) -> None:
-        """Release the environments."""
+__all__ = ["JointVectorEnv", "vector_env"]
 
 
 class JointVectorEnv(BaseVectorEnv):

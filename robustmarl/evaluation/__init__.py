@@ -12,6 +12,7 @@ from robustmarl.evaluation.statistics import (
     signed_rank,
     wilson,
 )
+from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.evaluation.tables import Cell, CrossTable
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SignedRank",
     "adaptation",
     "bootstrap",
+    "byzantine_attacks",
     "crossplay",
     "curve_panels",
     "heatmap",

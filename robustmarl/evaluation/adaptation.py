@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from robustmarl._checks import check_choice, check_int
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.perturbers import Perturber
+from robustmarl.perturbers.base import Perturber
 from robustmarl.training import run
 
 __all__ = ["Adaptation", "adaptation"]

@@ -7,10 +7,10 @@ from typing import Any
 
 from robustmarl._checks import check, check_int
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.perturbers import Perturber
 from robustmarl.data import RandomController
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.tables import Cell, CrossTable
+from robustmarl.perturbers.base import Perturber
 from robustmarl.typing import Env
 
 __all__ = ["crossplay"]

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from robustmarl._checks import check_int
 from robustmarl._seeding import mix, stream_id
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.perturbers import ObsPerturber, Perturber, as_perturber
 from robustmarl.data import Controller, JointCollector
 from robustmarl.envs.vector import vector_env
+from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.typing import Env, RobustnessWarning
 
 __all__ = ["Rollouts", "rollout"]

@@ -11,10 +11,11 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
+from robustmarl.joint import MASKED
 from robustmarl.losses.action import check_attack
 from robustmarl.losses.mixin import LossMixin
 from robustmarl.schedules import Schedule, as_schedule
-from robustmarl.victims import MASKED, Victim, VictimRows
+from robustmarl.victims import Victim, VictimRows
 
 __all__ = ["Form", "PolicyLoss", "PolicyRegularizer", "policy_loss"]
 

@@ -1,10 +1,10 @@
-"""Networks of teams: agents with or without memory, mixers and critics."""
+"""Networks of teams: agents with or without memory, mixers, critics, beliefs."""
 
 from robustmarl.networks.agents import AgentNetwork, Agents, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
-from robustmarl.networks.critics import Critic, JointCritic
-from robustmarl.networks.decomposed import ActionCritic, WeightedMixer
-from robustmarl.networks.mixers import Mixer, QMIXMixer, VDNMixer
+from robustmarl.networks.critics import ActionCritic, Critic, JointCritic
+from robustmarl.networks.mixers import Mixer, QMIXMixer, VDNMixer, WeightedMixer
+from robustmarl.networks.normalizer import ValueNormalizer
 
 __all__ = [
     "ActionCritic",
@@ -19,5 +19,6 @@ __all__ = [
     "TypedAgentNetwork",
     "TypedCritic",
     "VDNMixer",
+    "ValueNormalizer",
     "WeightedMixer",
 ]

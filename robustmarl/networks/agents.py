@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_choice, check_int
-from robustmarl.victims import PlainMLP
+from robustmarl.networks.calculus.vjp import PlainMLP
 
 __all__ = ["AgentNetwork", "Agents", "SeparateAgents", "check_widths", "feed_forward"]
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from robustmarl._checks import check, check_int
 from robustmarl._seeding import mix, stream_id
+from robustmarl.joint import TeamSpec
 from robustmarl.networks.agents import AgentNetwork, check_widths
 from robustmarl.networks.critics import Critic
-from robustmarl.spec import TeamSpec
 
 __all__ = ["BeliefNetwork", "TypedAgentNetwork", "TypedCritic"]
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from robustmarl._checks import check_int, check_number
 
-__all__ = ["Mixer", "QMIXMixer", "VDNMixer"]
+__all__ = ["Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
 
 
 class Mixer(Protocol):
@@ -78,3 +78,39 @@ class QMIXMixer(nn.Module):
         w2 = self.w2(h2.relu()).abs()
         mixed = F.elu((q.unsqueeze(-1) * w1).sum(dim=-2) + b1)
         return (mixed * w2).sum(dim=-1) + self.v(hv.relu()).squeeze(-1)
+
+
+class WeightedMixer(nn.Module):
+    r"""The linear mixer of DOP [Wang2021]_: :math:`Q_{tot} = \sum_i k_i(s) Q_i`.
+
+    .. math:: k(s) = \frac{|W_1(s)|\,|w_2(s)|}{\sum_i (|W_1(s)|\,|w_2(s)|)_i}
+
+    so weights are not negative and sum to 1; there is no bias.
+
+    Args:
+        state_size: S.
+        num_agents: N.
+        embed: width between the two products.
+        normalize_state: LayerNorm on the state.
+    """
+
+    def __init__(
+        self, state_size: int, num_agents: int, *, embed: int = 32, normalize_state: bool = True
+    ) -> None:
+        super().__init__()
+        check_int("WeightedMixer.embed", embed, 1)
+        self.num_agents = num_agents
+        self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
+        self.w1 = nn.Linear(state_size, num_agents * embed)
+        self.w2 = nn.Linear(state_size, embed)
+
+    def weights(self, state: Tensor) -> Tensor:
+        """Return k, (..., N), of ``state`` (..., S)."""
+        state = self.normalize(state)
+        w1 = self.w1(state).abs().unflatten(-1, (self.num_agents, -1))
+        raw = (w1 * self.w2(state).abs().unsqueeze(-2)).sum(-1)
+        return raw / (raw.sum(-1, keepdim=True) + 1e-10)
+
+    def forward(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""
+        return (self.weights(state) * q).sum(-1)

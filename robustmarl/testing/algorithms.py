@@ -14,13 +14,12 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int
-from robustmarl.algorithms import TeamAlgorithm
-from robustmarl.attacks.base import StepContext
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import MASKED, StepContext
+from robustmarl.learning import TeamAlgorithm
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env
-from robustmarl.victims import MASKED
 
 __all__ = ["check_algorithm"]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.perturbation import LinfBall
+from robustmarl.budgets import LinfBall
 from robustmarl.testing._error import ContractError
 from robustmarl.victims import FunctionVictim, Victim
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pettingzoo.test import parallel_api_test
 
 from robustmarl._checks import check_int
-from robustmarl.spec import TeamSpec, spec_of, split_obs
+from robustmarl.joint import TeamSpec, spec_of, split_obs
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env
 
@@ -32,7 +32,7 @@ def check_env(
 ) -> None:
     """Check an environment against everything that wrappers and collectors rely on.
 
-    PettingZoo's own API test; :func:`robustmarl.spec.spec_of` succeeds; observations and states
+    PettingZoo's own API test; :func:`robustmarl.joint.spec_of` succeeds; observations and states
     lie in their spaces and keep their shapes; rewards are finite; masks allow an action; an
     episode keeps to the horizon; one seed and the same actions give the same whole episode, in
     a new environment and in one that has been used before. (PettingZoo's seed test compares a

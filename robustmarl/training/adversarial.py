@@ -12,10 +12,11 @@ from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
-from robustmarl.algorithms import ObsAdversaryPPO, TeamAlgorithm, TeamTrainingStats
-from robustmarl.algorithms.team import own_state_dict
-from robustmarl.attacks.learned import LearnedObsPerturber
-from robustmarl.attacks.perturbers import Perturber
+from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.learning import TeamAlgorithm, TeamTrainingStats
+from robustmarl.learning.optim import own_state_dict
+from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.learned import LearnedObsPerturber
 
 __all__ = ["AdversarialTraining", "adversary_view"]
 

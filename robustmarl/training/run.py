@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from torch.utils.tensorboard import SummaryWriter
 from robustmarl._checks import check, check_int, check_number
 from robustmarl._seeding import mix, stream_id
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.perturbers import Perturber
 from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import vector_env
-from robustmarl.spec import TeamSpec
+from robustmarl.joint import TeamSpec
+from robustmarl.perturbers.base import Perturber
 from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint, save_checkpoint
+from robustmarl.training.history import History
 from robustmarl.training.trainers import (
     EpisodeOffPolicyParams,
     EpisodeOffPolicyTrainer,
@@ -34,40 +34,9 @@ from robustmarl.training.trainers import (
 )
 from robustmarl.typing import Env
 
-__all__ = ["History", "run"]
+__all__ = ["run"]
 
 CHECKPOINT = "checkpoint.pt"
-
-
-@dataclass
-class History:
-    """What a run saw, one entry per interval.
-
-    Attributes:
-        env_steps: environment steps at the end of each interval.
-        train: per figure (``return``, and the environment's metrics) the mean over the
-            interval's episodes, NaN where none ended.
-        tests: per test name and figure, ``"clean/return"``, the mean over its episodes.
-        episodes: episodes played in training.
-        resumed: whether it continued from a checkpoint.
-    """
-
-    env_steps: list[int] = field(default_factory=list)
-    train: dict[str, list[float]] = field(default_factory=dict)
-    tests: dict[str, list[float]] = field(default_factory=dict)
-    episodes: int = 0
-    resumed: bool = False
-
-    def curve(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return (environment steps, values) of a figure of ``train`` or ``tests``.
-
-        Intervals in which no episode ended, such as the start, are left out.
-        """
-        known = [*self.train, *self.tests]
-        check(name in known, "History.curve.name", f"one of {known}", name)
-        values = np.asarray(self.train.get(name) or self.tests[name])
-        known_at = np.isfinite(values)
-        return np.asarray(self.env_steps)[known_at], values[known_at]
 
 
 def run(

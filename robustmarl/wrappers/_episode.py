@@ -12,8 +12,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
-from robustmarl.attacks.base import StepContext
-from robustmarl.spec import TeamSpec, split_obs
+from robustmarl.joint import StepContext, TeamSpec, split_obs
 from robustmarl.typing import Env
 
 __all__ = ["Episode", "begun"]

@@ -11,12 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import check, speaking_for
-from robustmarl.attacks.action_poison import ActionPoisonPerturber, When
-from robustmarl.attacks.base import StepContext
-from robustmarl.attacks.tram import PoisonAttack, PoisonView
-from robustmarl.spec import TeamSpec, describe, spec_of
+from robustmarl.attacks.poison.directions import PoisonAttack
+from robustmarl.attacks.poison.view import PoisonView
+from robustmarl.joint import MASKED, StepContext, TeamSpec, describe, spec_of
+from robustmarl.perturbers.action_poison import ActionPoisonPerturber, When
 from robustmarl.typing import Env, ResetResult, StepResult
-from robustmarl.victims import MASKED
 from robustmarl.wrappers._episode import Episode, begun
 
 __all__ = ["ActionPoisonWrapper"]
@@ -25,7 +24,7 @@ __all__ = ["ActionPoisonWrapper"]
 class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
     r"""Execute one agent's action as drawn from :math:`\pi'_k` instead of the one submitted.
 
-    The environment side of :class:`~robustmarl.attacks.ActionPoisonPerturber`, with the same
+    The environment side of :class:`~robustmarl.perturbers.ActionPoisonPerturber`, with the same
     numbers: an episode reset with the seed of the collector's plays the same actions. At attacked
     steps the submitted action is dropped, exploration included; spaces, observations, rewards and
     the other agents' actions are those of ``env``.
@@ -38,7 +37,7 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
 
     Args:
         env: a parallel environment with discrete actions, of the learner's spaces.
-        attack: see :class:`~robustmarl.attacks.ActionPoisonPerturber`, as for all that follows.
+        attack: see :class:`~robustmarl.perturbers.ActionPoisonPerturber`, as for all that follows.
         learner: the live algorithm that plays; ``"training"`` is while it is within Tianshou's
             training step.
         agent: the attacked agent's name.

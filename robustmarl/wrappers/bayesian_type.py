@@ -13,14 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import speaking_for
-from robustmarl.attacks.base import StepContext
-from robustmarl.attacks.byzantine import (
-    AdversaryLike,
-    ByzantinePerturber,
-    Slots,
-    TypeDistribution,
-)
-from robustmarl.spec import TeamSpec, describe, spec_of, split_obs
+from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
+from robustmarl.perturbers.byzantine import ByzantinePerturber, Slots
+from robustmarl.perturbers.traitors import AdversaryLike
+from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 from robustmarl.wrappers._episode import Episode, begun
 
@@ -30,7 +26,7 @@ __all__ = ["BayesianTypeWrapper"]
 class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
     r"""Execute an adversary's actions in place of those of Byzantine agents [Li2024]_.
 
-    The environment side of :class:`~robustmarl.attacks.ByzantinePerturber`, with the same
+    The environment side of :class:`~robustmarl.perturbers.ByzantinePerturber`, with the same
     numbers: an episode reset with the seed of the collector's has the same types and actions.
     Types :math:`\theta \in \{0, 1\}^N` are drawn at reset and kept to the episode's end. Other
     agents' actions, and everything at :math:`\theta = 0`, pass unchanged. Rewards, terminations
@@ -46,7 +42,7 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
 
     Args:
         env: a parallel environment.
-        adversary: see :class:`~robustmarl.attacks.ByzantinePerturber`. It observes what ``env``
+        adversary: see :class:`~robustmarl.perturbers.ByzantinePerturber`. It observes what ``env``
             shows, or ``infos[agent]["clean_obs"]`` where an observation attack lies beneath.
         types: who is Byzantine, and how often; None is one agent in half of the episodes.
         slots: what is appended to observations.

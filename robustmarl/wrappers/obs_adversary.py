@@ -14,9 +14,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import check, check_names, speaking_for
-from robustmarl.attacks.base import ObsAttack, StepContext
-from robustmarl.attacks.perturbers import ObsPerturber
-from robustmarl.spec import describe, spec_of, split_obs
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.joint import StepContext, describe, spec_of, split_obs
+from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import Env, ResetResult, RobustnessWarning, StepResult
 from robustmarl.victims import as_victim
 from robustmarl.wrappers._episode import Episode

@@ -10,18 +10,19 @@ from learners import Arena, Recorded, collected, copy_batch, sgd, weights
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl._seeding import Draws
-from robustmarl.algorithms import COMA, ExploringPolicy
-from robustmarl.algorithms.team import adam
-from robustmarl.attacks import PGD, StepContext
+from robustmarl.algorithms import COMA
+from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs import ToyGame, climbing
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import MASKED, StepContext
+from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
 from robustmarl.networks import ActionCritic
-from robustmarl.perturbation import LinfBall
+from robustmarl.policies import ExploringPolicy
 from robustmarl.schedules import Linear
 from robustmarl.testing import check_algorithm
-from robustmarl.victims import MASKED
 
 SMALL = {"hidden": (8,), "critic_hidden": (8,)}
 

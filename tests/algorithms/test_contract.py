@@ -8,14 +8,9 @@ from learners import PPO, TEAMS, Arena, sgd
 
 from robustmarl.algorithms import IPPO, QMIX, VDN
 from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
 from robustmarl.envs import ToyGame
-from robustmarl.losses import (
-    ActionLoss,
-    ActionLossRegularizer,
-    PolicyLoss,
-    PolicyRegularizer,
-)
-from robustmarl.perturbation import LinfBall
+from robustmarl.losses import ActionLoss, ActionLossRegularizer, PolicyLoss, PolicyRegularizer
 from robustmarl.testing import ContractError, check_algorithm
 from robustmarl.victims import NetworkVictim
 

@@ -10,13 +10,12 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl.algorithms import DOP
 from robustmarl.algorithms.dop import tree_backup
-from robustmarl.attacks import StepContext
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs import ToyGame, TwoStepGame
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks import ActionCritic, WeightedMixer
 from robustmarl.testing import check_algorithm
-from robustmarl.victims import MASKED
 
 SMALL = {"hidden": (8,), "critic_hidden": (8,)}
 

@@ -18,28 +18,16 @@ from learners import (
 )
 
 from robustmarl import envs, training
-from robustmarl.algorithms import (
-    EARMAPPO,
-    EIRMAPPO,
-    MAPPO,
-    QMIX,
-    ByzantineAttack,
-    ByzantinePolicy,
-    TrueTypeMAPPO,
-)
+from robustmarl.algorithms import EARMAPPO, EIRMAPPO, MAPPO, QMIX, ByzantineAttack, TrueTypeMAPPO
 from robustmarl.algorithms.eir_mappo import PRESETS, byzantine_rows
-from robustmarl.attacks import (
-    PGD,
-    ByzantinePerturber,
-    ObsPerturber,
-    TypeDistribution,
-    byzantine_attacks,
-    toward_adversary,
-)
+from robustmarl.attacks import PGD, toward_adversary
+from robustmarl.budgets import LinfBall
 from robustmarl.data import JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.objectives import ppo_surrogate
-from robustmarl.perturbation import LinfBall
+from robustmarl.evaluation.suites import byzantine_attacks
+from robustmarl.learning.returns import ppo_surrogate
+from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution
+from robustmarl.policies import ByzantinePolicy
 from robustmarl.schedules import Linear
 from robustmarl.testing import check_algorithm
 from robustmarl.wrappers import BayesianTypeWrapper

@@ -18,16 +18,17 @@ from torch.nn import functional as F
 
 from robustmarl import training
 from robustmarl._seeding import Draws
-from robustmarl.algorithms import M3DDPG, MADDPG, ByzantineAttack, DeterministicPolicy
+from robustmarl.algorithms import M3DDPG, MADDPG, ByzantineAttack
 from robustmarl.algorithms.maddpg import gumbel_softmax
-from robustmarl.algorithms.team import adam
 from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
 from robustmarl.envs import MatrixGame, ToyGame, climbing
+from robustmarl.joint import MASKED
+from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
-from robustmarl.perturbation import LinfBall
+from robustmarl.policies import DeterministicPolicy
 from robustmarl.schedules import Linear
 from robustmarl.testing import check_algorithm
-from robustmarl.victims import MASKED
 
 BOTH = (MADDPG, M3DDPG)
 VARIANTS = {

@@ -9,11 +9,11 @@ from learners import PPO, Arena, Recorded, collected, copy_batch, same_weights, 
 
 from robustmarl._seeding import Draws
 from robustmarl.algorithms import IPPO, MAPPO
-from robustmarl.algorithms.ppo_based import ValueNormalizer
 from robustmarl.attacks import UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.envs import MatrixGame, ToyGame, climbing
-from robustmarl.perturbation import LinfBall
-from robustmarl.victims import MASKED
+from robustmarl.joint import MASKED
+from robustmarl.networks.normalizer import ValueNormalizer
 
 RECURRENT = {"recurrent": True, "last_action": True, "hidden": (8,), "critic_hidden": (8,)}
 NETWORKS = {"mlp": {}, "mlp-last": {"last_action": True}, "gru": RECURRENT}

@@ -9,14 +9,14 @@ from learners import Arena, Recorded, collected, same_weights, sgd, update
 from robustmarl import training
 from robustmarl._seeding import Draws
 from robustmarl.algorithms import MAPPO, RMAAC, ByzantineAttack
-from robustmarl.algorithms.team import adam
-from robustmarl.attacks import GaussianObsAdversary
+from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
 from robustmarl.envs import SignalMatching, ToyGame
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import rollout
-from robustmarl.objectives import normalize
-from robustmarl.perturbation import LinfBall
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import normalize
+from robustmarl.perturbers import GaussianObsAdversary
 from robustmarl.testing import check_algorithm
 
 SMALL = {"hidden": (8, 8)}

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD, CrossEntropy, Margin
+from robustmarl.budgets import LinfBall
 from robustmarl.networks.agents import AgentNetwork, feed_forward
-from robustmarl.perturbation import LinfBall
 from robustmarl.testing.attacks import check_attack
 from robustmarl.victims import FunctionVictim, NetworkVictim
 

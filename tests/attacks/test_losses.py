@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
-from robustmarl.victims import MASKED
+from robustmarl.joint import MASKED
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks import GaussianNoise, UniformNoise
-from robustmarl.perturbation import LinfBall
+from robustmarl.budgets import LinfBall
 from robustmarl.testing.attacks import check_attack
 
 EPSILON = 0.25

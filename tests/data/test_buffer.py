@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from robustmarl.data import EpisodeBuffer, buffer
 from robustmarl.data.buffer import OBS_KEYS
-from robustmarl.spec import TeamSpec
+from robustmarl.joint import TeamSpec
 
 SPEC = TeamSpec(
     agents=("a", "b"),

@@ -10,12 +10,12 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl._seeding import episode_key
 from robustmarl.algorithms import IPPO, IQL, QMIX
-from robustmarl.algorithms.team import last_actions
-from robustmarl.attacks import PGD, ObsPerturber, Perturber, UniformNoise
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController, ScriptedController
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import spec_of
+from robustmarl.joint import last_actions, spec_of
+from robustmarl.perturbers import ObsPerturber, Perturber
 from robustmarl.typing import RobustnessWarning
 from robustmarl.victims import FunctionVictim
 from robustmarl.wrappers import ObsAdversaryWrapper

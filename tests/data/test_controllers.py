@@ -9,7 +9,7 @@ from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.data import RandomController, ScriptedController, SlowCopy
 from robustmarl.data.controllers import categorical
 from robustmarl.evaluation import rollout
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.training import load_checkpoint, run
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from robustmarl.envs import SignalMatching, describe
+from robustmarl.envs import SignalMatching
+from robustmarl.joint import describe
 from robustmarl.testing import ContractError, check_env
 
 

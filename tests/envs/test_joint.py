@@ -7,7 +7,7 @@ from doubles import Scripted, armies
 
 from robustmarl.envs.joint import JointEnv
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import describe, spec_of, split_obs
+from robustmarl.joint import describe, spec_of, split_obs
 
 SHAPES = {
     "plain": {},

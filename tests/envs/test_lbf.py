@@ -8,7 +8,7 @@ import pytest
 
 from robustmarl.envs import foraging, foraging_from_id
 from robustmarl.envs.lbf import _arguments
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
 
 pytest.importorskip("lbforaging")

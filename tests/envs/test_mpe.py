@@ -8,7 +8,7 @@ import pytest
 
 from robustmarl.envs import spread
 from robustmarl.envs.mpe import MPEParallelEnv, SpreadEnv
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
 
 

@@ -18,7 +18,7 @@ from robustmarl.envs.particles import (
     tram_spread_reward,
 )
 from robustmarl.envs.vector import JointVectorEnv, vector_env
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
 
 TASKS = [envs.tram_spread, envs.gather, envs.formation]

@@ -12,7 +12,7 @@ from robustmarl import envs, evaluation
 from robustmarl.data import RandomController
 from robustmarl.envs.smac import SmacParallelEnv
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
 
 STOP, EAST, ATTACK = 1, 4, 6

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from robustmarl import envs
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 
 pytestmark = pytest.mark.smac
 smac_env = pytest.importorskip("smac.env", reason="smac is not on PyPI")

@@ -9,7 +9,7 @@ import torch
 from robustmarl.envs import MatrixGame, SignalMatching, ToyGame, TwoStepGame, climbing
 from robustmarl.envs.toy import ToyEngine
 from robustmarl.envs.vector import JointVectorEnv, vector_env
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
 
 

@@ -7,7 +7,7 @@ from doubles import Scripted
 from gymnasium.spaces import Box, MultiDiscrete
 
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import describe
+from robustmarl.joint import describe
 
 ACT = torch.zeros(3, 2, dtype=torch.int64)
 

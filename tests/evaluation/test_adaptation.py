@@ -8,10 +8,11 @@ import torch
 from doubles import Scripted
 
 from robustmarl.algorithms import DOP, IPPO
-from robustmarl.algorithms.team import adam
-from robustmarl.attacks import ActionPoisonPerturber, RandomAttack, UniformNoise
+from robustmarl.attacks import RandomAttack, UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.evaluation import adaptation
-from robustmarl.perturbation import LinfBall
+from robustmarl.learning.optim import adam
+from robustmarl.perturbers import ActionPoisonPerturber
 from robustmarl.training import run
 
 NOISE = UniformNoise(ball=LinfBall(epsilon=2.0))

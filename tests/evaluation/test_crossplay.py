@@ -5,11 +5,12 @@ import pytest
 from doubles import Scripted
 
 from robustmarl.algorithms import IPPO, QMIX
-from robustmarl.attacks import PGD, ObsPerturber, UniformNoise
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
 from robustmarl.evaluation import crossplay, rollout
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
+from robustmarl.perturbers import ObsPerturber
 from robustmarl.typing import RobustnessWarning
 
 NOISE = UniformNoise(ball=LinfBall(epsilon=0.5))

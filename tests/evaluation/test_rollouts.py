@@ -6,12 +6,13 @@ import torch
 from doubles import Scripted, armies
 
 from robustmarl.algorithms import IPPO, QMIX
-from robustmarl.attacks import PGD, ObsPerturber, Perturber, UniformNoise
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController, ScriptedController
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import rollout
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
+from robustmarl.perturbers import ObsPerturber, Perturber
 from robustmarl.typing import RobustnessWarning
 from robustmarl.victims import FunctionVictim
 

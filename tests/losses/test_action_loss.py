@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
 from robustmarl.losses import ActionLoss, action_loss
-from robustmarl.perturbation import LinfBall
 from robustmarl.victims import FunctionVictim, VictimRows
 
 D = torch.float64

@@ -32,6 +32,8 @@ from torch.nn.functional import cross_entropy
 
 from robustmarl.algorithms import IPPO, MAPPO, QMIX, VDN
 from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import MASKED
 from robustmarl.losses import (
     ActionLoss,
     ActionLossRegularizer,
@@ -39,9 +41,7 @@ from robustmarl.losses import (
     PolicyRegularizer,
     policy_loss,
 )
-from robustmarl.perturbation import LinfBall
 from robustmarl.schedules import Constant, Linear, Repetitive
-from robustmarl.victims import MASKED
 
 BALL = LinfBall(epsilon=0.4)
 NETWORKS = {"mlp": {}, "gru": {"recurrent": True, "last_action": True, "hidden": (8,)}}

@@ -11,9 +11,10 @@ from torch import nn
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import MASKED
 from robustmarl.losses import PolicyLoss, policy_loss
-from robustmarl.perturbation import LinfBall
-from robustmarl.victims import MASKED, FunctionVictim, VictimRows
+from robustmarl.victims import FunctionVictim, VictimRows
 
 D = torch.float64
 CLEAN, MOVED = torch.tensor([[2.0, 1.0, -1.0]], dtype=D), torch.tensor([[0.0, 3.0, -1.0]], dtype=D)

@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustmarl.attacks import CrossEntropy, Margin, SquaredError
+from robustmarl.joint import MASKED
 from robustmarl.networks import AgentNetwork, SeparateAgents
-from robustmarl.victims import MASKED, NetworkVictim
+from robustmarl.victims import NetworkVictim
 
 N, D, A = 3, 4, 5
 

@@ -5,14 +5,8 @@ import torch
 from doubles import Scripted
 from torch.nn import functional as F
 
-from robustmarl.networks import (
-    AgentNetwork,
-    BeliefNetwork,
-    Critic,
-    TypedAgentNetwork,
-    TypedCritic,
-)
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
+from robustmarl.networks import AgentNetwork, BeliefNetwork, Critic, TypedAgentNetwork, TypedCritic
 
 
 def belief(n=3, size=5, **keywords):

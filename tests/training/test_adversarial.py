@@ -8,14 +8,16 @@ from learners import sgd, update
 from tianshou.algorithm.optim import LRSchedulerFactory
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from robustmarl.algorithms import IPPO, QMIX, VDN, ObsAdversaryPPO
-from robustmarl.algorithms.team import adam
-from robustmarl.attacks import PGD, ObsPerturber
+from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.algorithms import IPPO, QMIX, VDN
+from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs import SignalMatching, TwoStepGame
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
-from robustmarl.perturbation import LinfBall
+from robustmarl.perturbers import ObsPerturber
 from robustmarl.training import AdversarialTraining, run
 from robustmarl.training.adversarial import adversary_view
 from robustmarl.training.checkpoints import load_weights, save_weights

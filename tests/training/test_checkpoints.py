@@ -6,8 +6,9 @@ import pytest
 import torch
 from doubles import Scripted
 
-from robustmarl.algorithms import IPPO, QMIX, ObsAdversaryPPO
-from robustmarl.perturbation import LinfBall
+from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.algorithms import IPPO, QMIX
+from robustmarl.budgets import LinfBall
 from robustmarl.training import load_checkpoint, load_weights, save_weights
 from robustmarl.training.checkpoints import FORMAT, save_checkpoint
 

@@ -14,15 +14,17 @@ import pytest
 import torch
 from doubles import Scripted, armies
 
-from robustmarl.algorithms import COMA, DOP, IPPO, QMIX, ObsAdversaryPPO
-from robustmarl.algorithms.team import adam
-from robustmarl.attacks import PGD, ActionPoisonPerturber, JAttack, UniformNoise
+from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.algorithms import COMA, DOP, IPPO, QMIX
+from robustmarl.attacks import PGD, JAttack, UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
 from robustmarl.envs import SignalMatching
+from robustmarl.joint import spec_of
+from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
-from robustmarl.perturbation import LinfBall
+from robustmarl.perturbers import ActionPoisonPerturber
 from robustmarl.schedules import Linear
-from robustmarl.spec import spec_of
 from robustmarl.training import AdversarialTraining, load_checkpoint, run
 
 module = importlib.import_module("robustmarl.training.run")  # `run` the function hides it

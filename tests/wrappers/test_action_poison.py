@@ -15,11 +15,12 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl._seeding import Draws, episode_key, stream_id
 from robustmarl.algorithms import COMA, DOP, IPPO, MAPPO, QMIX, OwnActionValues
-from robustmarl.attacks import ActionPoisonPerturber, JAttack, RandomAttack, VarianceAttack
+from robustmarl.attacks import JAttack, RandomAttack, VarianceAttack
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import MASKED
+from robustmarl.perturbers import ActionPoisonPerturber
 from robustmarl.testing import check_wrapper
-from robustmarl.victims import MASKED
 from robustmarl.wrappers import ActionPoisonWrapper
 
 ATTACKS = [RandomAttack(), VarianceAttack(samples=2), VarianceAttack(scope="head"), JAttack()]

@@ -11,19 +11,18 @@ from gymnasium.spaces import Box, Dict
 from robustmarl import envs
 from robustmarl._seeding import Draws, episode_key
 from robustmarl.algorithms import MAPPO
-from robustmarl.attacks import (
-    ByzantinePerturber,
-    ObsPerturber,
-    RandomAttack,
-    TypeDistribution,
-    UniformNoise,
-    WorstOfPopulation,
-)
+from robustmarl.attacks import RandomAttack, UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import spec_of
 from robustmarl.networks import BeliefNetwork
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import spec_of
+from robustmarl.perturbers import (
+    ByzantinePerturber,
+    ObsPerturber,
+    TypeDistribution,
+    WorstOfPopulation,
+)
 from robustmarl.testing import check_wrapper
 from robustmarl.wrappers import ActionPoisonWrapper, BayesianTypeWrapper, ObsAdversaryWrapper
 

@@ -7,7 +7,7 @@ from learners import Arena
 
 from robustmarl import envs
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.wrappers._episode import Episode
 
 

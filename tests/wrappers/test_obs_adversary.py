@@ -13,10 +13,11 @@ from pettingzoo import ParallelEnv
 from pettingzoo.test import parallel_api_test
 
 from robustmarl._seeding import episode_key
-from robustmarl.attacks import PGD, ObsPerturber, StepContext, UniformNoise
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import StepContext, describe, spec_of
 from robustmarl.networks.agents import AgentNetwork, feed_forward
-from robustmarl.perturbation import LinfBall
-from robustmarl.spec import describe, spec_of
+from robustmarl.perturbers import ObsPerturber
 from robustmarl.testing import ContractError, check_attack, check_wrapper
 from robustmarl.typing import RobustnessWarning
 from robustmarl.victims import FunctionVictim, NetworkVictim

@@ -38,7 +38,7 @@ from robustmarl.envs.skirmish.maps import (
     UnitType,
     map_of,
 )
-from robustmarl.spec import TeamSpec
+from robustmarl.joint import TeamSpec
 
 __all__ = ["DIFFICULTIES", "SkirmishEngine"]
 

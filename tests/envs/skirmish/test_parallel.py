@@ -9,7 +9,7 @@ from robustmarl import envs, evaluation
 from robustmarl.data import RandomController
 from robustmarl.envs.skirmish import MAPS, SkirmishEngine, picture, save_replay
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.spec import spec_of
+from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
 
 

@@ -1,0 +1,67 @@
+"""Observation attacks that make a victim act as an adversary would."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl.attacks.gradient import PGD
+from robustmarl.budgets import LinfBall
+from robustmarl.victims import VictimView
+
+__all__ = ["AdversaryOutputs", "toward_adversary"]
+
+
+@dataclass(frozen=True, eq=False)
+class AdversaryOutputs:
+    """A target for gradient attacks: what an adversary would do on the clean observation.
+
+    Args:
+        adversary: with ``outputs(obs, agents, act)``, like ``policies.ByzantinePolicy``.
+    """
+
+    adversary: Any
+
+    def __post_init__(self) -> None:
+        kind = type(self.adversary).__name__
+        if not callable(getattr(self.adversary, "outputs", None)):
+            raise TypeError(
+                f"{type(self).__name__}.adversary must be a ByzantinePolicy, got {kind}. Take the "
+                "`adversary` of a trained ByzantineAttack."
+            )
+
+    @torch.no_grad()
+    def __call__(self, view: VictimView, obs: Tensor) -> Tensor:
+        """Return the adversary's logits or means (M, A) for observations (M, D)."""
+        agents = view.agents
+        check(agents is not None, f"{type(self).__name__}.view", "told its rows' agents", agents)
+        outputs: Tensor = self.adversary.outputs(obs, agents, None)
+        return outputs
+
+
+def toward_adversary(adversary: Any, ball: LinfBall | float, *, steps: int = 5) -> PGD:
+    r"""Return the observation attack that makes a victim act like a trained adversary [Li2024]_.
+
+    .. math:: \hat o_{u+1} = \Pi_{B_\epsilon(o)}\bigl(\hat o_u - \tfrac{\epsilon}{3}\,
+              \mathrm{sgn} \nabla \lVert \pi(\hat o_u) - \hat\pi(o) \rVert^2\bigr)
+
+    on logits of available actions, or on means. The victim keeps its own policy; use it on one
+    agent by ``ObsPerturber(attack, agents=[name])``. Type slots that are no part of the
+    observation stay; where they are, a ball with epsilon 0 for their coordinates keeps them.
+
+    Args:
+        adversary: a ``ByzantinePolicy``, trained against this team as a rule.
+        ball: what may change, or its radius, in observation units.
+        steps: gradient steps of a third of the radius, >= 1.
+    """
+    ball = LinfBall(epsilon=ball) if isinstance(ball, int | float) else ball
+    if not isinstance(ball, LinfBall):
+        raise TypeError(f"toward_adversary.ball must be a LinfBall or a radius, got {ball!r}.")
+    radius = ball.epsilon
+    third = tuple(r / 3 or 1.0 for r in radius) if isinstance(radius, tuple) else radius / 3 or 1.0
+    target = AdversaryOutputs(adversary)
+    return PGD(ball=ball, steps=steps, step_size=third, loss="mse", target=target)

@@ -1,0 +1,207 @@
+"""What a white-box poisoner knows of the attacked steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import torch
+from torch import Tensor
+
+from robustmarl._seeding import Draws
+from robustmarl.joint import StepContext
+from robustmarl.networks import Agents, SeparateAgents
+from robustmarl.networks.calculus.scores import (
+    ActorJacobian,
+    Scope,
+    SeparateJacobian,
+    linearize,
+)
+
+__all__ = ["Outcomes", "PoisonView"]
+
+AdvantageFn = Callable[[StepContext, Tensor, Tensor], Tensor]
+"""Maps (context of R steps, logits (R, N, A), joint actions (K, R, N)) to (K, R, N, A)."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Joint actions of N agents: K alternatives of the others by each own action.
+
+    Attributes:
+        joint: int64 (R, K, A, N).
+        taken: every agent's advantage of its action there, (R, K, A, N).
+        chance: how likely the others' alternatives are, (R, K); rows sum to 1.
+    """
+
+    joint: Tensor
+    taken: Tensor
+    chance: Tensor
+
+
+@lru_cache(maxsize=32)
+def _joint_tables(n: int, size: int, agent: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all joint actions, and how to know every agent's values from few of them.
+
+    An agent's values depend on what the others do. Joint actions whose indices sum to 0 modulo
+    ``size`` have every choice of any N - 1 agents once, so they suffice for all N agents.
+
+    Returns:
+        joint actions (K, A, N), K alternatives of the others by each action of ``agent``; those
+        that suffice, (K, N); where in their values, flat (K, N, A), each agent's is, (K, A, N);
+        and where in the flat policies (N, A) the others' actions are, (K, N - 1).
+    """
+    agents, others = torch.arange(n), [i for i in range(n) if i != agent]
+    place = size ** torch.arange(n - 2, -1, -1)
+    free = torch.arange(size ** (n - 1)).unsqueeze(1) // place % size
+    words = torch.cat([free, (-free.sum(1, keepdim=True)) % size], dim=1)
+    joint = torch.empty(len(free), size, n, dtype=torch.int64)
+    joint[..., others] = free.unsqueeze(1)
+    joint[..., agent] = torch.arange(size)
+    # Agent i's word differs from the joint action in i's own index only.
+    word = joint.unsqueeze(-2).repeat(1, 1, n, 1)
+    word[..., agents, agents] = (joint - joint.sum(-1, keepdim=True)) % size
+    row = (word[..., :-1] * place).sum(-1)
+    entry = (row * n + agents) * size + joint
+    return joint, words, entry, torch.tensor(others, dtype=torch.int64) * size + free
+
+
+class PoisonView:
+    """R attacked steps of one agent, and what a white-box adversary knows of them.
+
+    Everything is computed when first asked for.
+
+    Attributes:
+        logits: of all N agents, (R, N, A), about -1e9 where unavailable.
+        policies: their softmax.
+        agent: index of the attacked one.
+        mask: its available actions, bool (R, A).
+        additive: whether an agent's advantages depend on its own action only.
+
+    Args:
+        network: the team's actor, or one per agent; logits are a multiple of its outputs.
+        context: R steps.
+        logits: (R, N, A).
+        agent: index of the attacked one.
+        draws: makes R rows of random numbers, when first asked.
+        advantage: advantages, or values, of every own action given joint actions.
+        additive: whether they ignore the others' actions.
+    """
+
+    def __init__(
+        self,
+        network: Agents,
+        context: StepContext,
+        logits: Tensor,
+        agent: int,
+        draws: Callable[[], Draws],
+        advantage: AdvantageFn | None,
+        additive: bool,
+    ) -> None:
+        self.logits, self.agent, self.additive = logits, agent, additive
+        self.policies = torch.softmax(logits, dim=-1)
+        self.mask = context.mask[:, agent]
+        self._network, self._context, self._advantage = network, context, advantage
+        self._draws = draws
+        self._jacobians: dict[Scope, ActorJacobian | SeparateJacobian] = {}
+        self._own: dict[Scope, ActorJacobian] = {}
+
+    @property
+    def policy(self) -> Tensor:
+        """The attacked agent's policy, (R, A)."""
+        return self.policies[:, self.agent]
+
+    @cached_property
+    def draws(self) -> Draws:
+        """R rows of random numbers."""
+        return self._draws()
+
+    @property
+    def others(self) -> list[int]:
+        """Indices of the other agents."""
+        return [i for i in range(self.logits.shape[1]) if i != self.agent]
+
+    @property
+    def shared(self) -> bool:
+        """Whether agents share parameters; if not, their gradients are orthogonal."""
+        return not isinstance(self._network, SeparateAgents)
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether the actor was updated yet."""
+        return any(p.grad is not None for p in self._network.parameters())
+
+    def advantages(self, act: Tensor) -> Tensor:
+        """Return advantages of every own action, (K, R, N, A), given joint actions (K, R, N)."""
+        if self._advantage is None:
+            raise TypeError("PoisonView.advantages must be given by a learner, got None.")
+        values = self._advantage(self._context, self.logits, act)
+        values = values.masked_fill(~self._context.mask, 0.0)
+        return values - (self.policies * values).sum(-1, keepdim=True)
+
+    @cached_property
+    def own_advantages(self) -> Tensor:
+        """Advantages of all agents' own actions where they are additive, (R, N, A)."""
+        none = torch.zeros_like(self._context.alive, dtype=torch.int64)
+        return self.advantages(none.unsqueeze(0))[0]
+
+    def jacobian(self, scope: Scope) -> ActorJacobian | SeparateJacobian:
+        """Return all agents' d logits / d parameters, (R, N) rows."""
+        if scope not in self._jacobians:
+            self._jacobians[scope] = self._linearize(scope, slice(None))
+        return self._jacobians[scope]
+
+    def own_jacobian(self, scope: Scope) -> ActorJacobian:
+        """Return the attacked agent's, (R, 1) rows."""
+        if scope not in self._own:
+            jacobian = self._jacobians.get(scope)
+            if isinstance(jacobian, ActorJacobian):
+                self._own[scope] = jacobian.agents((self.agent,))
+            else:
+                found = self._linearize(scope, slice(self.agent, self.agent + 1))
+                self._own[scope] = found if isinstance(found, ActorJacobian) else found.parts[0]
+        return self._own[scope]
+
+    def outcomes(self, samples: int) -> Outcomes:
+        """Return what the others may do beside each own action.
+
+        All of it, each once, where a critic looks at no more joint actions for that than for
+        ``samples`` draws; else that many draws.
+        """
+        rows, n, size = self.policies.shape
+        if size ** (n - 1) > samples * size:
+            joint = self.sample_others(samples)
+            values = self.advantages(joint.flatten(0, 1)).view(*joint.shape, size)
+            taken = values.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
+            chance = taken.new_full((rows, samples), 1.0 / samples)
+            return Outcomes(joint.permute(2, 0, 1, 3), taken.permute(2, 0, 1, 3), chance)
+        tables = (t.to(self.logits.device) for t in _joint_tables(n, size, self.agent))
+        joint, words, entry, other = tables
+        values = self.advantages(words.unsqueeze(1).expand(-1, rows, -1))
+        taken = values.transpose(0, 1).flatten(1)[:, entry]
+        chance = self.policies.flatten(1)[:, other].prod(-1)
+        return Outcomes(joint.expand(rows, -1, -1, -1), taken, chance)
+
+    def sample_others(self, samples: int) -> Tensor:
+        """Return joint actions (K, A, R, N): K draws of the others by each own action."""
+        rows, n, size = self.policies.shape
+        cumulative = self.policies.cumsum(dim=-1)
+        uniform = self.draws.uniform(samples * n).view(rows, samples, n).transpose(0, 1)
+        point = uniform.unsqueeze(-1) * cumulative[..., -1:]
+        drawn = (cumulative <= point).sum(-1)
+        joint = drawn.unsqueeze(1).repeat(1, size, 1, 1)
+        joint[..., self.agent] = torch.arange(size, device=joint.device)[:, None]
+        return joint
+
+    def _linearize(self, scope: Scope, where: slice) -> ActorJacobian | SeparateJacobian:
+        context = self._context
+        seen = context.seen[:, where]
+        return linearize(
+            self._network,
+            seen,
+            torch.arange(self.logits.shape[1], device=seen.device)[where],
+            context.last_act[:, where],
+            None if context.hidden is None else context.hidden[:, where],
+            scope,
+        )

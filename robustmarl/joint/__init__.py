@@ -1,0 +1,23 @@
+"""The joint arrays of a team: their sizes, one tick of them, and whole episodes."""
+
+from robustmarl.joint.batch import joint_state, last_actions
+from robustmarl.joint.context import StepContext, rows_of
+from robustmarl.joint.describe import Described, describe
+from robustmarl.joint.engine import VectorEngine
+from robustmarl.joint.masks import MASKED
+from robustmarl.joint.spec import TeamSpec, check_parallel, spec_of, split_obs
+
+__all__ = [
+    "MASKED",
+    "Described",
+    "StepContext",
+    "TeamSpec",
+    "VectorEngine",
+    "check_parallel",
+    "describe",
+    "joint_state",
+    "last_actions",
+    "rows_of",
+    "spec_of",
+    "split_obs",
+]

@@ -1,0 +1,64 @@
+"""Environments that state what their spaces do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pettingzoo.utils import BaseParallelWrapper
+
+from robustmarl._checks import check, check_choice, check_int, check_names
+from robustmarl.joint.spec import check_parallel
+from robustmarl.typing import Env, TeamReward
+
+__all__ = ["Described", "describe"]
+
+
+class Described(BaseParallelWrapper[str, Any, Any]):
+    """An environment that says what :func:`spec_of` cannot see; made by :func:`describe`."""
+
+    def __init__(self, env: Env, metadata: dict[str, Any]) -> None:
+        super().__init__(env)
+        self.metadata = {**env.metadata, **metadata}
+
+
+def describe(
+    env: Env,
+    *,
+    team_reward: TeamReward | None = None,
+    horizon: int | None = None,
+    teams: Mapping[str, tuple[str, ...]] | None = None,
+    metrics: tuple[str, ...] | None = None,
+) -> Env:
+    """Return ``env`` stating its team reward, its horizon and its teams.
+
+    Args:
+        env: any parallel environment.
+        team_reward: ``"sum"`` or ``"mean"`` over a team's agents; never guessed.
+        horizon: the most steps an episode can take, >= 1.
+        teams: team name to agent names; every agent belongs to exactly one team.
+        metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``.
+
+    Raises:
+        TypeError: if ``env`` is not a parallel environment.
+        ValueError: for unknown agents, an agent in no team or in two, or a bad value.
+    """
+    check_parallel("describe.env", env)
+    stated: dict[str, Any] = {}
+    if team_reward is not None:
+        check_choice("describe.team_reward", team_reward, ("sum", "mean"))
+        stated["team_reward"] = team_reward
+    if horizon is not None:
+        stated["horizon"] = check_int("describe.horizon", horizon, 1)
+    if teams is not None:
+        named = [
+            a
+            for t, m in teams.items()
+            for a in check_names(f"describe.teams[{t!r}]", m, env.possible_agents)
+        ]
+        whole = sorted(named) == sorted(env.possible_agents)
+        check(whole, "describe.teams", "a partition of the agents", dict(teams))
+        stated["teams"] = {team: tuple(members) for team, members in teams.items()}
+    if metrics is not None:
+        stated["episode_metrics"] = tuple(metrics)
+    return Described(env, stated)

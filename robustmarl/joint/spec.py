@@ -1,0 +1,255 @@
+"""What the arrays of a team look like: agents, sizes, rewards, horizon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice
+from robustmarl.typing import Env, TeamReward
+
+__all__ = ["TeamSpec", "check_parallel", "spec_of", "split_obs"]
+
+Layout = Literal["joint", "per_agent", "concatenated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeamSpec:
+    """Sizes of the joint arrays, for N agents of possibly different spaces.
+
+    Attributes:
+        agents: all possible agents, in the environment's order; the N axis of every array.
+        teams: team name to the indices of its agents; one team named ``team`` by default.
+        obs_sizes: true observation size per agent; arrays are padded to ``obs_size``.
+        action_sizes: number of actions, or of action coordinates, per agent.
+        continuous: whether actions are vectors in [-1, 1] instead of indices.
+        action_low: per agent the lower ends of its action box (continuous only).
+        action_high: per agent the upper ends (continuous only).
+        state_size: S, the size of the global state.
+        state_layout: ``joint`` (S,), ``per_agent`` (N, S), or ``concatenated`` observations.
+        team_reward: whether a team's reward is the sum or the mean over its agents.
+        horizon: the most steps in an episode.
+        metrics: names of per-episode figures that the environment reports in its last infos.
+    """
+
+    agents: tuple[str, ...]
+    teams: Mapping[str, tuple[int, ...]]
+    obs_sizes: tuple[int, ...]
+    action_sizes: tuple[int, ...]
+    continuous: bool
+    state_size: int
+    state_layout: Layout
+    team_reward: TeamReward
+    horizon: int
+    action_low: tuple[tuple[float, ...], ...] = ()
+    action_high: tuple[tuple[float, ...], ...] = ()
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def num_agents(self) -> int:
+        """N."""
+        return len(self.agents)
+
+    @property
+    def obs_size(self) -> int:
+        """D, the largest observation."""
+        return max(self.obs_sizes)
+
+    @property
+    def num_actions(self) -> int:
+        """A, the largest number of actions or action coordinates."""
+        return max(self.action_sizes)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """(S,) or (N, S)."""
+        one = (self.state_size,)
+        return (self.num_agents, *one) if self.state_layout == "per_agent" else one
+
+    def team_indices(self, team: str | None = None) -> tuple[int, ...]:
+        """Return the agent indices of ``team``; None is the only team.
+
+        Raises:
+            ValueError: for an unknown team, or None where there are several.
+        """
+        if team is None:
+            rule = f"one of {list(self.teams)} where there are several teams"
+            check(len(self.teams) == 1, "team", rule, team)
+            (team,) = self.teams
+        check_choice("team", team, list(self.teams))
+        return self.teams[team]
+
+    def of_team(self, team: str | None = None) -> TeamSpec:
+        """Return the spec of one team's slice of the arrays; the state stays the global one."""
+        rows = self.team_indices(team)
+        if len(rows) == self.num_agents:
+            return self
+
+        def pick(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[i] for i in rows) if values else ()
+
+        (name,) = (n for n, r in self.teams.items() if r == rows)
+        return replace(
+            self,
+            agents=pick(self.agents),
+            teams={name: tuple(range(len(rows)))},
+            obs_sizes=pick(self.obs_sizes),
+            action_sizes=pick(self.action_sizes),
+            action_low=pick(self.action_low),
+            action_high=pick(self.action_high),
+        )
+
+    def action_shape(self) -> tuple[int, ...]:
+        """Return the shape of one joint action: (N,) indices or (N, A) vectors."""
+        return (self.num_agents, self.num_actions) if self.continuous else (self.num_agents,)
+
+    def empty(self, *lead: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """Return zeroed arrays of one step: keys ``obs mask state alive act rew_agents``."""
+        n = self.num_agents
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(*lead, *shape, dtype=dtype, device=device)
+
+        act = torch.float32 if self.continuous else torch.int64
+        return {
+            "obs": zeros(n, self.obs_size),
+            "mask": zeros(n, self.num_actions, dtype=torch.bool),
+            "state": zeros(*self.state_shape),
+            "alive": zeros(n, dtype=torch.bool),
+            "act": zeros(*self.action_shape(), dtype=act),
+            "rew_agents": zeros(n),
+        }
+
+    def describe_difference(self, other: TeamSpec) -> str:
+        """Return the fields in which two specs differ, '' if none; for error messages."""
+        names = [n for n in self.__dataclass_fields__ if getattr(self, n) != getattr(other, n)]
+        return ", ".join(f"{n}: {getattr(self, n)!r} != {getattr(other, n)!r}" for n in names)
+
+
+def check_parallel(where: str, env: Any) -> None:
+    """Raise ``TypeError`` unless ``env`` is a parallel environment."""
+    if not hasattr(env, "possible_agents") or hasattr(env, "agent_iter"):
+        raise TypeError(
+            f"{where} must be a PettingZoo ParallelEnv, got {type(env).__name__}. "
+            "Convert an AEC environment with pettingzoo.utils.conversions.aec_to_parallel."
+        )
+
+
+def split_obs(obs: Any) -> tuple[Any, Any]:
+    """Return (observation, action mask or None) of one agent's raw observation."""
+    if isinstance(obs, Mapping):
+        return obs["observation"], obs.get("action_mask")
+    return obs, None
+
+
+def spec_of(env: Env) -> TeamSpec:
+    """Return the spec of a PettingZoo parallel environment.
+
+    Raises:
+        ValueError: if observations are not flat boxes (with the wrapper that flattens them),
+            if actions are mixed or unbounded, or if team reward or horizon are not stated.
+        TypeError: if ``env`` is not a parallel environment.
+    """
+    check_parallel("spec_of.env", env)
+    agents = tuple(env.possible_agents)
+    check(len(agents) > 0, "spec_of.env.possible_agents", "non-empty", agents)
+    obs_sizes = tuple(_obs_size(env, agent) for agent in agents)
+    spaces = [env.action_space(agent) for agent in agents]
+    kinds = {type(space) for space in spaces}
+    discrete = kinds == {gymnasium.spaces.Discrete}
+    continuous = kinds == {gymnasium.spaces.Box}
+    rule = "all Discrete or all Box"
+    check(discrete or continuous, "env.action_space", rule, sorted(k.__name__ for k in kinds))
+    low: tuple[tuple[float, ...], ...] = ()
+    high: tuple[tuple[float, ...], ...] = ()
+    if continuous:
+        boxes = cast("list[gymnasium.spaces.Box]", spaces)
+        for agent, box in zip(agents, boxes, strict=True):
+            flat = len(box.shape) == 1 and bool(np.isfinite([box.low, box.high]).all())
+            check(flat, f"env.action_space({agent!r})", "a bounded Box of one axis", box)
+        low = tuple(tuple(box.low.tolist()) for box in boxes)
+        high = tuple(tuple(box.high.tolist()) for box in boxes)
+        sizes = tuple(int(box.shape[0]) for box in boxes)
+    else:
+        choices = cast("list[gymnasium.spaces.Discrete]", spaces)
+        for agent, choice in zip(agents, choices, strict=True):
+            check(choice.start == 0, f"env.action_space({agent!r}).start", "0", choice)
+        sizes = tuple(int(choice.n) for choice in choices)
+    layout, state_size = _state(env, obs_sizes)
+    return TeamSpec(
+        agents=agents,
+        teams=_teams(env, agents),
+        obs_sizes=obs_sizes,
+        action_sizes=sizes,
+        continuous=continuous,
+        state_size=state_size,
+        state_layout=layout,
+        team_reward=_team_reward(env, agents),
+        horizon=_horizon(env),
+        action_low=low,
+        action_high=high,
+        metrics=tuple(env.metadata.get("episode_metrics", ())),
+    )
+
+
+def _obs_size(env: Env, agent: str) -> int:
+    space = env.observation_space(agent)
+    if isinstance(space, gymnasium.spaces.Dict) and "observation" in space.spaces:
+        space = space["observation"]
+    where = f"env.observation_space({agent!r})"
+    shape = space.shape if isinstance(space, gymnasium.spaces.Box) else ()
+    remedy = "Flatten it, e.g. with supersuit.flatten_v0(env)."
+    if isinstance(space, gymnasium.spaces.Dict):
+        remedy = (
+            "Keep the keys 'observation' and 'action_mask', and flatten the rest into the first."
+        )
+    check(len(shape) == 1, where, "a Box of one axis (or a Dict with 'observation')", space, remedy)
+    return int(shape[0])
+
+
+def _state(env: Env, obs_sizes: tuple[int, ...]) -> tuple[Layout, int]:
+    space = getattr(env, "state_space", None)
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) in (1, 2):
+        if len(space.shape) == 2:
+            rule = "(S,) or (N, S) with one row per agent"
+            check(space.shape[0] == len(obs_sizes), "env.state_space.shape", rule, space.shape)
+            return "per_agent", int(space.shape[1])
+        return "joint", int(space.shape[0])
+    return "concatenated", sum(obs_sizes)
+
+
+def _teams(env: Env, agents: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    stated = env.metadata.get("teams")
+    if stated is None:
+        return {"team": tuple(range(len(agents)))}
+    return {team: tuple(agents.index(a) for a in members) for team, members in stated.items()}
+
+
+def _team_reward(env: Env, agents: tuple[str, ...]) -> TeamReward:
+    stated = env.metadata.get("team_reward")
+    if stated is None and len(agents) == 1:
+        return "sum"
+    remedy = "State it: envs.describe(env, team_reward='sum')."
+    check(
+        stated in ("sum", "mean"), "env.metadata['team_reward']", "'sum' or 'mean'", stated, remedy
+    )
+    return cast(TeamReward, stated)
+
+
+def _horizon(env: Env) -> int:
+    horizon = env.metadata.get("horizon")
+    unwrapped = getattr(env, "unwrapped", env)
+    for name in ("max_cycles", "max_steps", "episode_limit"):
+        if horizon is None:
+            horizon = getattr(unwrapped, name, None)
+    remedy = "State it: envs.describe(env, horizon=100)."
+    whole = isinstance(horizon, int | np.integer) and not isinstance(horizon, bool)
+    good = whole and int(cast(int, horizon)) >= 1
+    check(good, "env.metadata['horizon']", "an int >= 1, steps", horizon, remedy)
+    return int(cast(int, horizon))

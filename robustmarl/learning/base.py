@@ -1,0 +1,157 @@
+"""What all learners of teams share: construction from an environment, devices, rows, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl._seeding import mix, stream_id
+from robustmarl.joint import TeamSpec, spec_of
+from robustmarl.learning.optim import own_state_dict
+from robustmarl.networks import AgentNetwork, Agents, SeparateAgents
+from robustmarl.policies.base import TeamPolicy
+from robustmarl.typing import Env
+from robustmarl.victims import NetworkVictim, VictimRows
+
+__all__ = ["TeamAlgorithm", "TeamTrainingStats", "team_rows"]
+
+
+@dataclass(kw_only=True)
+class TeamTrainingStats(TrainingStats):
+    """Named figures of one update."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def _get_self_dict(self) -> dict[str, Any]:
+        return dict(self.metrics)
+
+
+class TeamAlgorithm(Algorithm[Any, Any]):
+    """Mixed in left of Tianshou's on- or off-policy base class."""
+
+    policy: TeamPolicy
+    seed: int = 0
+    _rows: Callable[[], VictimRows] | None = None
+    _made: tuple[TeamSpec, dict[str, Any]] | None = None
+
+    @classmethod
+    def for_env(
+        cls,
+        env: Env | TeamSpec,
+        *,
+        team: str | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """Return the algorithm with networks of the right sizes for ``env``.
+
+        Args:
+            env: an environment (only its spaces and metadata are read), or a spec.
+            team: which of several teams it learns for.
+            device: where networks and episodes live.
+            seed: of the initial weights and of minibatches; torch's global generator is left
+                as it was.
+            settings: hyper-parameters: keywords of the class, and of
+                :class:`~robustmarl.networks.AgentNetwork`; ``shared=False`` gives every agent a
+                network of its own.
+
+        Raises:
+            TypeError: for an optimizer that is not a factory.
+        """
+        for key, value in settings.items():
+            if key.endswith("optim") and not isinstance(value, OptimizerFactory | None):
+                raise TypeError(
+                    f"{cls.__name__}.{key} must be an optimizer factory, got {value!r}. "
+                    "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
+                )
+        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
+            algorithm = cls._build(spec, **settings)
+        algorithm._made = (spec, dict(settings))
+        algorithm.seed = seed
+        return algorithm.to(device)
+
+    def untrained(self, seed: int = 0) -> Self:
+        """Return a fresh algorithm with the same settings: the untrained baseline.
+
+        Raises:
+            ValueError: if this one was not made by :meth:`for_env`.
+        """
+        made = self._made
+        check(made is not None, f"{type(self).__name__}.untrained", "of for_env's making", self)
+        assert made is not None
+        return type(self).for_env(made[0], device=self.device, seed=seed, **made[1])
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        raise TypeError(f"{cls.__name__} must implement _build.")
+
+    @property
+    def spec(self) -> TeamSpec:
+        """The team's."""
+        return self.policy.spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.policy.device
+
+    def victim(self) -> NetworkVictim:
+        """Return the live view of its policy that attacks query."""
+        return self.policy.victim()
+
+    def victim_rows(self) -> VictimRows:
+        """Return the rows of the optimizer step that is about to be taken."""
+        check(self._rows is not None, type(self).__name__, "within an update", "no rows yet")
+        assert self._rows is not None
+        return self._rows()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights and optimizers; the caller's dictionary is left as it is."""
+        own = own_state_dict(state_dict)
+        return super().load_state_dict(own, strict=strict, assign=assign)
+
+
+NETWORK_SETTINGS = (
+    "hidden",
+    "recurrent",
+    "agent_id",
+    "last_action",
+    "activation",
+    "layer_norm",
+    "output_gain",
+    "columns",
+)
+
+
+def build_network(spec: TeamSpec, settings: dict[str, Any], **defaults: Any) -> Agents:
+    """Return the agents' network, taking its keywords out of ``settings``."""
+    own = {key: settings.pop(key) for key in NETWORK_SETTINGS if key in settings}
+    own = defaults | own
+    kind = AgentNetwork if settings.pop("shared", True) else SeparateAgents
+    return kind(spec.obs_size, spec.num_agents, spec.num_actions, continuous=spec.continuous, **own)
+
+
+def team_rows(
+    obs: Tensor, mask: Tensor, last_act: Tensor | None, before: Tensor | None, rows: Tensor
+) -> VictimRows:
+    """Return :class:`VictimRows` of the agent-steps selected by ``rows``, bool (B, T, N)."""
+    agents = torch.arange(rows.shape[-1], device=rows.device).expand(rows.shape)
+    return VictimRows(
+        obs=obs[rows],
+        mask=mask[rows],
+        hidden=None if before is None else before[rows],
+        last_act=None if last_act is None else last_act[rows],
+        agents=agents[rows],
+    )

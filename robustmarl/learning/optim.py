@@ -1,0 +1,31 @@
+"""Optimizer factories, and their state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tianshou.algorithm.algorithm_base import Algorithm
+from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
+
+__all__ = ["adam", "own_state_dict"]
+
+
+def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
+    """Return Adam with fused kernels: for small networks the loop over tensors is the cost."""
+    return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
+
+
+def own_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy that Tianshou may take the optimizers from.
+
+    Their state is copied, too: torch's optimizers keep the very tensors they are given, and
+    would go on to change them.
+    """
+    key = Algorithm._STATE_DICT_KEY_OPTIMIZERS
+    own = dict(state_dict)
+    if key in own:
+        own[key] = copy.deepcopy(own[key])
+    return own

@@ -1,0 +1,273 @@
+"""Who is poisoned, when, and how much: TRAM in the loop that collects experience."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice, check_names, check_number
+from robustmarl._seeding import Draws, stream_id
+from robustmarl.attacks.poison.budget import log_likelihood, poison
+from robustmarl.attacks.poison.directions import PoisonAttack
+from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
+from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
+from robustmarl.networks import AgentNetwork, SeparateAgents
+from robustmarl.perturbers.base import Perturber
+from robustmarl.victims import Victim
+
+__all__ = ["ActionPoisonPerturber", "When"]
+
+When = Literal["training", "always"]
+
+
+class ActionPoisonPerturber(Perturber):
+    r"""Draw one agent's actions from a policy near its own while the team learns [Wu2022]_.
+
+    At an attacked step the agent's action is drawn from
+
+    .. math:: \pi'_k = \mathrm{softmax}(l_k + \beta\hat\delta), \qquad
+              KL(\pi'_k \,\|\, \pi_k) \le KL^U
+
+    and the team's usual exploration acts afterwards. The learner is told the executed action, and
+    its log-probability under its own policy. Observations, rewards, parameters and the other
+    agents' draws are never touched; at the other steps, and in evaluation, nothing is.
+
+    Records ``poison_attacked`` bool (E,), ``poison_kl`` and ``poison_scale`` (E,), and
+    ``poison_log_likelihood`` (E,): :math:`\sum_a q(a) \log\pi(a)` with q the policy played, whose
+    mean over steps estimates Eq. 3.
+
+    Args:
+        attack: the direction: a :class:`VarianceAttack`, :class:`JAttack`,
+            :class:`RandomAttack`, or any callable of a :class:`PoisonView`.
+        learner: the live algorithm that plays; asked anew each step.
+        agent: the attacked agent's name.
+        attack_frequency: :math:`f_A`, probability that a step is attacked, in [0, 1].
+        kl_budget: :math:`KL^U` > 0, nats.
+        when: ``"training"`` only, or ``"always"``: a frozen team in evaluation, too.
+        advantage_fn: advantages or values of every agent's own actions, (E, N, A), of a step's
+            context, for learners that have none. Centred here.
+        temperature: of a softmax over Q-values, > 0: needed to poison value-based learners,
+            which is our addition. At attacked steps the agent draws from the shifted softmax.
+
+    Raises:
+        TypeError: if ``attack`` or ``learner`` is of the wrong kind, or if the attack needs
+            advantages and there are none.
+        ValueError: for numbers out of range, continuous actions, an unknown agent, or a
+            temperature that does not fit the learner; at ``bind`` for another learner's policy.
+    """
+
+    act_told = "executed"
+    _totals: list[float]
+
+    def __init__(
+        self,
+        attack: PoisonAttack | Callable[[PoisonView], Tensor],
+        *,
+        learner: Any,
+        agent: str,
+        attack_frequency: float = 1.0,
+        kl_budget: float = 6.0,
+        when: When = "training",
+        advantage_fn: Callable[[StepContext], Tensor] | None = None,
+        temperature: float | None = None,
+    ) -> None:
+        name = type(self).__name__
+        if not callable(attack) or isinstance(attack, type):
+            raise TypeError(
+                f"{name}.attack must be an attack or a callable of a PoisonView, got {attack!r}."
+            )
+        policy = getattr(learner, "policy", None)
+        network = getattr(policy, "network", None)
+        if not isinstance(network, AgentNetwork | SeparateAgents):
+            raise TypeError(
+                f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}."
+            )
+        self.spec: TeamSpec = learner.spec
+        rule = "of discrete actions: the attack shifts logits"
+        check(not self.spec.continuous, f"{name}.learner", rule, "a Box of actions")
+        if not isinstance(agent, str):
+            raise TypeError(f"{name}.agent must be an agent's name, got {agent!r}.")
+        check_names(f"{name}.agent", (agent,), self.spec.agents)
+        self.attack, self.learner, self.agent = attack, learner, agent
+        self.attack_frequency = check_number(f"{name}.attack_frequency", attack_frequency, 0.0, 1.0)
+        self.kl_budget = check_number(
+            f"{name}.kl_budget", kl_budget, 0.0, open_low=True, unit="nats"
+        )
+        check_choice(f"{name}.when", when, get_args(When))
+        self.when = when
+        self.temperature = self._temperature(temperature, hasattr(policy, "log_prob"))
+        self._advantage, self._additive = self._advantages(advantage_fn)
+        if getattr(attack, "needs_advantages", False) and self._advantage is None:
+            raise TypeError(
+                f"{name}.learner must have the advantage of every own action for {attack!r}, got "
+                f"{type(learner).__name__}, which has none. Use COMA or DOP, mix in "
+                "algorithms.OwnActionValues, or give advantage_fn."
+            )
+        self._network = network
+        self._k = self.spec.agents.index(agent)
+        self._start(0)
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+        """Check that the learner is who acts; see :class:`Perturber`."""
+        name = type(self).__name__
+        difference = self.spec.describe_difference(spec)
+        check(not difference, f"{name}.learner", "of the team that plays", difference)
+        acting = getattr(policy, "network", None)
+        rule = "the algorithm whose policy plays"
+        check(policy is None or acting is self._network, f"{name}.learner", rule, self.learner)
+        self._start(depth)
+
+    @property
+    def active(self) -> bool:
+        """Whether it would attack now."""
+        if self.attack_frequency == 0.0:
+            return False
+        return self.when == "always" or bool(self.learner.policy.is_within_training_step)
+
+    @torch.no_grad()
+    def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
+        """Return logits (E, N, A) with all mass on the drawn action at attacked steps."""
+        size = len(logits)
+        self.attacked = torch.zeros(size, dtype=torch.bool, device=logits.device)
+        self.act = torch.full((size,), -1, dtype=torch.int64, device=logits.device)
+        self.kl, self.scale = logits.new_zeros(2, size)
+        k = self._k
+        self.log_likelihood = logits.new_zeros(size)
+        if not self.active:
+            return logits
+        playing = context.live & ~context.terminal & context.alive[:, k]
+        draws = Draws(context.keys).at(context.step, self._stream)
+        chance, which = draws.uniform(2).split(1, dim=1)
+        self.attacked = playing & (chance[:, 0] < self.attack_frequency)
+        soft = logits
+        if self.temperature is not None:
+            soft = (logits / self.temperature).masked_fill(~context.mask, MASKED)
+        if self.attack_frequency < 1.0:
+            own = torch.log_softmax(soft[:, k], dim=-1)
+            self.log_likelihood = torch.where(playing, log_likelihood(own, own.exp()), 0.0)
+        rows = self.attacked.nonzero()[:, 0]
+        if len(rows) == 0:
+            self._count(playing)
+            return logits
+        every = len(rows) == size
+        view = PoisonView(
+            self._network,
+            context if every else rows_of(context, rows),
+            soft if every else soft[rows],
+            k,
+            lambda: Draws(draws.split(1).keys if every else draws.split(1).keys[rows]),
+            self._advantage,
+            self._additive,
+        )
+        direction = self.attack(view)
+        got = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+        if got != (wanted := tuple(view.mask.shape)):
+            raise ValueError(
+                f"{self.attack!r} must return a direction of shape {wanted}, got {got}."
+            )
+        if not bool(torch.isfinite(direction.sum())):
+            raise ValueError(f"{self.attack!r} must return finite directions, got {direction!r}.")
+        found = poison(view.logits[:, k], view.mask, direction, self.kl_budget)
+        cumulative = found.policy.cumsum(dim=-1)
+        which = which if every else which[rows]
+        act = (cumulative <= which.double() * cumulative[:, -1:]).sum(-1)
+        seen = log_likelihood(found.log_policy, found.policy)
+        for name, values in {
+            "act": act,
+            "kl": found.kl,
+            "scale": found.scale,
+            "log_likelihood": seen,
+        }.items():
+            kept = getattr(self, name)
+            if every:
+                setattr(self, name, values.to(kept))
+            else:
+                kept[rows] = values.to(kept)
+        self._count(playing, found.effective, found.scale > 2.0**54)
+        moved = torch.full_like(view.policy, MASKED).scatter_(1, act.unsqueeze(1), 0.0)
+        logits = logits.clone()
+        logits[slice(None) if every else rows, k] = moved
+        return logits
+
+    def record(self) -> dict[str, Tensor]:
+        """Return ``poison_attacked``, ``poison_kl``, ``poison_scale``, and the log-likelihood."""
+        return {
+            "poison_attacked": self.attacked,
+            "poison_kl": self.kl,
+            "poison_scale": self.scale,
+            "poison_log_likelihood": self.log_likelihood,
+        }
+
+    def counters(self) -> dict[str, float]:
+        """Return figures since ``bind``, over steps of the agent while it was to be attacked.
+
+        ``attacked`` of ``steps``; ``ineffective`` of those without a direction, ``saturated``
+        that could not use up the budget; the means ``kl`` over attacked steps and
+        ``log_likelihood`` over all.
+        """
+        steps, attacked, ineffective, saturated, kl, likelihood = self._totals
+        return {
+            "steps": steps,
+            "attacked": attacked,
+            "ineffective": ineffective,
+            "saturated": saturated,
+            "kl": kl / max(attacked, 1.0),
+            "log_likelihood": likelihood / max(steps, 1.0),
+        }
+
+    def _count(
+        self, playing: Tensor, effective: Tensor | None = None, saturated: Tensor | None = None
+    ) -> None:
+        figures = [playing, self.attacked, self.kl, self.log_likelihood]
+        sums = torch.stack([f.double() for f in figures]).sum(-1).tolist()
+        vain = 0.0 if effective is None else float((~effective).sum())
+        full = 0.0 if saturated is None else float(saturated.sum())
+        for i, value in enumerate([*sums[:2], vain, full, *sums[2:]]):
+            self._totals[i] += value
+
+    def _start(self, depth: int) -> None:
+        self._stream = stream_id(f"poison/{depth}")
+        self._totals = [0.0] * 6
+        self.attacked = torch.zeros(0, dtype=torch.bool)
+        self.act = torch.zeros(0, dtype=torch.int64)
+        self.kl = self.scale = self.log_likelihood = torch.zeros(0)
+
+    def _temperature(self, temperature: float | None, stochastic: bool) -> float | None:
+        where = f"{type(self).__name__}.temperature"
+        if stochastic:
+            check(temperature is None, where, "left out for a stochastic policy", temperature)
+            return None
+        rule = "given for a value-based learner: its policy is a softmax over Q / temperature"
+        check(temperature is not None, where, rule, temperature)
+        return check_number(where, temperature, 0.0, open_low=True, unit="rewards")
+
+    def _advantages(
+        self, given: Callable[[StepContext], Tensor] | None
+    ) -> tuple[AdvantageFn | None, bool]:
+        """Return where advantages come from, and whether they ignore the others' actions."""
+        if given is not None:
+            where = f"{type(self).__name__}.advantage_fn"
+            if not callable(given):
+                raise TypeError(f"{where} must be a function of a StepContext, got {given!r}.")
+            return lambda context, logits, act: _expand(_given(where, given, context), act), True
+        if self.temperature is not None:
+            return lambda context, logits, act: _expand(logits, act), True
+        own: AdvantageFn | None = getattr(self.learner, "action_advantages", None)
+        return own, bool(getattr(self.learner, "additive_advantages", True))
+
+
+def _expand(values: Tensor, act: Tensor) -> Tensor:
+    """Return (K, R, N, A) of (R, N, A), K as in ``act``."""
+    return values.unsqueeze(0).expand(len(act), *values.shape)
+
+
+def _given(where: str, function: Callable[[StepContext], Tensor], context: StepContext) -> Tensor:
+    """Return what a user's ``function`` answers, (R, N, A)."""
+    found: Any = function(context)
+    got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    wanted = tuple(context.mask.shape)
+    check(got == wanted, where, f"a function that returns values of shape {wanted}", got)
+    return cast(Tensor, found)

@@ -1,0 +1,241 @@
+"""Byzantine teammates: some agents' actions are chosen by an adversary, for whole episodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, Protocol, cast, get_args
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice
+from robustmarl._seeding import Draws, stream_id
+from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.traitors import AdversaryLike, ByzantinePlay, _Policy, as_adversary
+from robustmarl.perturbers.types import TypeDistribution
+from robustmarl.victims import Victim
+
+__all__ = ["BeliefSource", "ByzantinePerturber", "Slots"]
+
+Slots = Literal["none", "zeros", "truth", "belief"]
+
+
+class BeliefSource(Protocol):
+    """A belief about types from observations, with memory; see ``networks.BeliefNetwork``."""
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+
+    def step(self, obs: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return beliefs (E, N, N) and the next memory (E, N, H) of observations (E, N, D)."""
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless it was made for this team."""
+
+
+def belief_source(where: str, slots: Slots, belief: Any) -> BeliefSource | None:
+    """Return the source of belief slots, None for other slots.
+
+    Raises:
+        ValueError: if a belief is asked of a team without a belief network, or none is given.
+    """
+    check_choice(f"{where}.slots", slots, get_args(Slots))
+    kind = None if belief is None else type(belief).__name__
+    if slots != "belief":
+        rule = "left out unless slots='belief'"
+        check(belief is None, f"{where}.belief", rule, kind)
+        return None
+    source = belief if hasattr(belief, "step") else getattr(belief, "policy", belief)
+    source = source if hasattr(source, "step") else getattr(source, "belief", None)
+    rule = "a belief network, or a team that has one, for slots='belief'"
+    remedy = "Give a trained EIRMAPPO, or choose other slots."
+    check(source is not None, f"{where}.belief", rule, kind, remedy)
+    return cast(BeliefSource, source)
+
+
+class ByzantinePerturber(Perturber):
+    r"""Execute an adversary's actions in place of those of Byzantine agents.
+
+    The attack process of EIR-MAPPO [Li2024]_,
+
+    .. math:: P(\bar a \mid a, \hat\pi, \theta) = \prod_i
+              [\theta^i \hat\pi^i(\bar a^i \mid H^i, \theta) + (1-\theta^i) 1[\bar a^i = a^i]]
+
+    that is ``where(types, adversary, intended)``. Types are drawn per environment at the start
+    of an episode and kept to its end. The learner is told the intended actions.
+
+    Records ``types`` bool (E, N); ``adversary_id`` int64 (E,), the first Byzantine agent or -1;
+    for adversaries with probabilities ``byzantine_act``, of shape as the actions, and
+    ``byzantine_logp`` (E, N), zero where no Byzantine agent lived; and ``slots`` (E, N, N) if
+    asked for. Defenders see none of it: only ``slots="truth"``, an oracle's, tells types.
+
+    Args:
+        adversary: ``"random"`` (uniform over available actions), a policy or algorithm of a team
+            with the same spaces, a :class:`ByzantineAdversary`, or a function of (context,
+            intended actions) that returns actions of all agents.
+        types: who is Byzantine, and how often.
+        slots: what is recorded as ``slots``: nothing, zeros, the types, or a belief.
+        belief: whose belief, a belief network or a team that has one.
+
+    Raises:
+        TypeError: for an adversary or types of another kind.
+        ValueError: at ``bind`` if the adversary or the types do not fit the team; in a step if
+            the adversary plays an unavailable action or one that is not finite.
+    """
+
+    act_told = "intended"
+
+    def __init__(
+        self,
+        adversary: AdversaryLike,
+        *,
+        types: TypeDistribution | None = None,
+        slots: Slots = "none",
+        belief: Any = None,
+    ) -> None:
+        name = type(self).__name__
+        self.adversary = as_adversary(f"{name}.adversary", adversary)
+        types = TypeDistribution() if types is None else types
+        if not isinstance(types, TypeDistribution):
+            raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
+        self.type_distribution = types
+        self._belief = belief_source(name, slots, belief)
+        self.slot_kind: Slots = slots
+        self.slots: Tensor | None = None
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+        """Check that adversary, types and belief fit the team; see :class:`Perturber`."""
+        self.type_distribution.check_spec(spec)
+        self.adversary.check_spec(spec)
+        if self._belief is not None:
+            self._belief.check_spec(spec)
+        self.spec = spec
+        self._type_stream = stream_id(f"types/{depth}")
+        self._act_stream = stream_id(f"byzantine/{depth}")
+        self.types = torch.zeros(0, spec.num_agents, dtype=torch.bool)
+        self._hidden: Tensor | None = None
+        self._last: Tensor | None = None
+        self._memory: Tensor | None = None
+        self._play: ByzantinePlay | None = None
+        self._totals = [0.0, 0.0, 0.0, 0.0]
+
+    @torch.no_grad()
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Draw the types of episodes that begin; observations stay as they are."""
+        begun = context.live & (context.step == 0)
+        if len(self.types) != len(begun):
+            self.types = torch.zeros_like(context.alive)
+        if bool(begun.any()):
+            draws = Draws(context.keys).at(torch.zeros_like(context.step), self._type_stream)
+            drawn = self.type_distribution.sample(self.spec, draws)
+            self.types = torch.where(begun[:, None], drawn, self.types)
+            self._totals[0] += float(begun.sum())
+            self._totals[1] += float((begun & drawn.any(dim=1)).sum())
+        context.types = self.types
+        return context.seen
+
+    @torch.no_grad()
+    def shown(self, context: StepContext) -> None:
+        """Fill the slots, beliefs from what was shown."""
+        e, n = context.alive.shape
+        if self.slot_kind == "zeros":
+            self.slots = context.seen.new_zeros(e, n, n)
+        elif self.slot_kind == "truth":
+            self.slots = self.types.to(context.seen.dtype).unsqueeze(1).repeat(1, n, 1)
+        elif self._belief is not None:
+            begun = (context.step == 0)[:, None, None]
+            if self._memory is not None:
+                self._memory = torch.where(begun, 0.0, self._memory)
+            self.slots, self._memory = self._belief.step(context.seen, self._memory)
+
+    @torch.no_grad()
+    def on_act(self, context: StepContext, act: Tensor) -> Tensor:
+        """Return ``where(types, adversary's, act)``; the dead keep their no-op."""
+        living = context.alive & (context.live & ~context.terminal)[:, None]
+        rows = self.types & living
+        replaced = int(rows.count_nonzero())
+        self._totals[2] += int(living.count_nonzero())
+        self._totals[3] += replaced
+        self._play = None
+        executed = act
+        if replaced:
+            play = self._play = self.adversary.play(self._own(context, act), act, self._of(context))
+            self._check(play.act, act, rows, context.mask)
+            self._hidden = play.hidden
+            wide = rows.unsqueeze(-1) if act.dim() == 3 else rows
+            executed = torch.where(wide, play.act.to(act.dtype), act)
+        self._rows, self._intended, self._last = rows, act, executed
+        return executed
+
+    def byzantine(self, context: StepContext) -> Tensor:
+        """Return the rows whose actions are replaced, bool (E, N): alive and Byzantine."""
+        playing = context.live & ~context.terminal
+        return self.types & context.alive & playing[:, None]
+
+    def record(self) -> dict[str, Tensor]:
+        """Return ``types``, ``adversary_id``, and what else the class names."""
+        first = self.types.int().argmax(dim=1)
+        kept = {
+            "types": self.types,
+            "adversary_id": torch.where(self.types.any(dim=1), first, -1),
+        }
+        if self.slots is not None:
+            kept["slots"] = self.slots
+        if self.with_probabilities:
+            act, logp = torch.zeros_like(self._intended), torch.zeros(self._rows.shape)
+            if self._play is not None and self._play.logp is not None:
+                wide = self._rows.unsqueeze(-1) if act.dim() == 3 else self._rows
+                act = torch.where(wide, self._play.act.to(act.dtype), act)
+                logp = torch.where(self._rows, self._play.logp, 0.0)
+            kept |= {"byzantine_act": act, "byzantine_logp": logp}
+        return kept
+
+    @property
+    def with_probabilities(self) -> bool:
+        """Whether the adversary is a policy, whose log-probabilities are recorded."""
+        return isinstance(self.adversary, _Policy)
+
+    def counters(self) -> dict[str, float]:
+        """Return episodes and agent-steps since ``bind``, and how many of each were Byzantine."""
+        names = ("episodes", "byzantine_episodes", "steps", "replaced")
+        return dict(zip(names, self._totals, strict=True))
+
+    def _of(self, context: StepContext) -> Draws:
+        return Draws(context.keys).at(context.step, self._act_stream)
+
+    def _own(self, context: StepContext, act: Tensor) -> StepContext:
+        """Return the step as the adversary lives it."""
+        begun = context.step == 0
+        none = torch.zeros_like(act) if act.is_floating_point() else torch.full_like(act, -1)
+        last = none if self._last is None or self._last.shape != act.shape else self._last
+        wide = begun.view(-1, *(1,) * (act.dim() - 1))
+        last = torch.where(wide, none, last)
+        hidden = self._hidden
+        width = self.adversary.hidden_size
+        shape = (*context.alive.shape, width)
+        if width and (hidden is None or hidden.shape != shape):
+            hidden = context.obs.new_zeros(shape)
+        if hidden is not None:
+            hidden = torch.where(begun[:, None, None], 0.0, hidden)
+        return replace(context, seen=context.obs, last_act=last, hidden=hidden if width else None)
+
+    def _check(self, found: Any, act: Tensor, rows: Tensor, mask: Tensor) -> None:
+        where = f"{type(self).__name__}.adversary"
+        if not isinstance(found, Tensor) or found.shape != act.shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"{where} must return actions of shape {tuple(act.shape)}, got {got}.")
+        if act.is_floating_point():
+            chosen = found[rows]
+            good = bool(chosen.isfinite().all())
+            check(good, where, "finite in its actions", chosen)
+            return
+        index = found.long()
+        near = index.clamp(0, mask.shape[-1] - 1)
+        bad = rows & ~(mask.gather(-1, near.unsqueeze(-1)).squeeze(-1) & (near == index))
+        if bool(bad.any()):
+            e, i = bad.nonzero()[0].tolist()
+            name, value = self.spec.agents[i], int(found[e, i])
+            rule = f"available to {name!r} in environment {e}"
+            check(False, f"{where}'s action", rule, value, "Choose where context.mask is true.")

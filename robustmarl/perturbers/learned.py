@@ -1,0 +1,140 @@
+"""Observation attacks that are learned: a network emits the perturbation."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from robustmarl._checks import check_int, check_number
+from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl.budgets import Coordinates, LinfBall
+from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers.obs import ObsPerturber
+from robustmarl.victims import Victim, VictimView
+
+__all__ = ["GaussianObsAdversary", "LearnedObsPerturber"]
+
+
+class GaussianObsAdversary(nn.Module):
+    r"""ATLA's adversary [Zhang2021]_: a Gaussian over perturbations given the clean observation.
+
+    .. math:: u \sim N(\mu(o), \sigma^2), \qquad
+              \hat o = \Pi_{B_\epsilon(o)}(o + \epsilon\,\mathrm{clip}(u, -1, 1))
+
+    One actor shared by all attacked agents. Acts by its mean unless ``sampling`` is set, which
+    training does. Trained by :class:`robustmarl.adversaries.ObsAdversaryPPO` or
+    :class:`robustmarl.algorithms.RMAAC`. It needs no victim.
+
+    Args:
+        ball: what it may change.
+        obs_size: D.
+        hidden: widths of the hidden layers.
+        max_std: bound of sigma > 0, which is then this times sigmoid(``log_std``), as RMAAC has
+            it, and begins at sigmoid(1) of it; None is exp(``log_std``), beginning at 1.
+        seed: of the initial weights.
+    """
+
+    needs_victim: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        ball: LinfBall,
+        obs_size: int,
+        *,
+        hidden: tuple[int, ...] = (64, 64),
+        max_std: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if max_std is not None:
+            check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
+        check_int("GaussianObsAdversary.obs_size", obs_size, 1)
+        ball.check_size("GaussianObsAdversary", obs_size)
+        self.ball, self.obs_size, self.max_std, self.sampling = ball, obs_size, max_std, False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("adversary")) & (2**63 - 1))
+            layers: list[nn.Module] = []
+            for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
+                layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+            self.mean = nn.Sequential(*layers, nn.Linear(hidden[-1], obs_size))
+        begin = 0.0 if max_std is None else 1.0
+        self.log_std = nn.Parameter(torch.full((obs_size,), begin))
+        self.last_sample: Tensor | None = None
+        self.last_logp: Tensor | None = None
+
+    def at(self, epsilon: Coordinates) -> Self:
+        """Return the same networks, shared, at another radius."""
+        twin = type(self).__new__(type(self))
+        nn.Module.__init__(twin)
+        twin.ball, twin.obs_size = self.ball.at(epsilon), self.obs_size
+        twin.max_std, twin.sampling = self.max_std, False
+        twin.mean, twin.log_std = self.mean, self.log_std
+        twin.last_sample = twin.last_logp = None
+        return twin
+
+    def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return perturbed observations (M, D); the victim is not queried."""
+        with torch.no_grad():
+            u = mean = self.mean(obs)
+            if self.sampling:
+                draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
+                log_std = self._log_std()
+                u = u + draws.normal(self.obs_size).to(u.dtype) * log_std.exp()
+                self.last_logp = _log_density(u, mean, log_std)
+            self.last_sample = u
+            return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
+
+    def log_prob(self, obs: Tensor, u: Tensor) -> Tensor:
+        """Return the log-density (...,) of the unclipped samples ``u`` (..., D) given ``obs``."""
+        return _log_density(u, self.mean(obs), self._log_std())
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, a scalar."""
+        return (self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+
+    def _log_std(self) -> Tensor:
+        if self.max_std is not None:
+            return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
+        return self.log_std.clamp(-5.0, 2.0)
+
+
+def _log_density(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    z = (u - mean) * (-log_std).exp()
+    return (-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+
+
+class LearnedObsPerturber(ObsPerturber):
+    """Plays a :class:`GaussianObsAdversary` in training and records what it needs to learn.
+
+    Records ``adversary_act``, the unclipped samples (E, N, D), and ``adversary_logp`` (E, N);
+    rows that were not attacked are zero.
+    """
+
+    attack: GaussianObsAdversary
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+        """Resolve agents; see :class:`ObsPerturber`."""
+        super().bind(spec, policy, depth)
+        self._sample = torch.zeros(0)
+
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Return perturbed observations (E, N, D), sampled."""
+        self.attack.last_sample = self.attack.last_logp = None
+        self.attack.sampling = True
+        try:
+            seen = super().on_obs(context)
+        finally:
+            self.attack.sampling = False
+        self._sample = torch.zeros_like(context.seen)
+        self._logp = context.seen.new_zeros(context.seen.shape[:2])
+        u, logp = self.attack.last_sample, self.attack.last_logp
+        if u is not None and logp is not None:
+            self._sample, self._logp = self._spread(u, self._sample), self._spread(logp, self._logp)
+        return seen
+
+    def record(self) -> dict[str, Tensor]:
+        """Return ``adversary_act`` and ``adversary_logp``."""
+        return {"adversary_act": self._sample, "adversary_logp": self._logp}

@@ -1,0 +1,186 @@
+"""Who plays for Byzantine agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice
+from robustmarl._seeding import Draws
+from robustmarl.joint import MASKED, StepContext, TeamSpec
+
+__all__ = ["ByzantineAdversary", "ByzantinePlay", "WorstOfPopulation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByzantinePlay:
+    """What an adversary would have all agents do in one step.
+
+    Attributes:
+        act: (E, N) int64 or (E, N, A) float; only the rows of Byzantine agents are executed.
+        logp: their log-probabilities (E, N), or None.
+        hidden: the adversary's next memory (E, N, H), or None.
+    """
+
+    act: Tensor
+    logp: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+@runtime_checkable
+class ByzantineAdversary(Protocol):
+    """Chooses what Byzantine agents do."""
+
+    @property
+    def hidden_size(self) -> int:
+        """H, 0 without memory."""
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        """Return its actions for all agents.
+
+        Args:
+            context: with clean observations as ``seen``, the executed actions as ``last_act``,
+                its own memory as ``hidden``, and the types.
+            act: what the agents would do, (E, N) or (E, N, A).
+            draws: E rows of random numbers.
+        """
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless it can play for this team."""
+
+
+AdversaryLike: TypeAlias = (
+    "ByzantineAdversary | Callable[[StepContext, Tensor], Tensor] | Literal['random'] | Any"
+)
+
+
+class _Uniform:
+    """Uniform over available actions, or over the box."""
+
+    hidden_size = 0
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        if act.is_floating_point():
+            unit = draws.uniform(act.shape[1] * act.shape[2]).view(act.shape)
+            return ByzantinePlay(act=unit * 2.0 - 1.0)
+        order = context.mask.cumsum(dim=-1)
+        nth = (draws.uniform(act.shape[1]) * order[..., -1]).long() + 1
+        drawn = ((order == nth.unsqueeze(-1)) & context.mask).int().argmax(dim=-1)
+        return ByzantinePlay(act=drawn)
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Accept any team."""
+
+
+class _Script(_Uniform):
+    """A user's function."""
+
+    def __init__(self, script: Callable[[StepContext, Tensor], Tensor]) -> None:
+        self.script = script
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        return ByzantinePlay(act=self.script(context, act))
+
+
+class _Policy:
+    """A team's policy that plays for its Byzantine members."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.policy.hidden_size)
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        told = (act,) if getattr(self.policy, "sees_actions", False) else ()
+        output, hidden = self.policy.infer(context, *told)
+        if not act.is_floating_point():
+            output = output.masked_fill(~context.mask, MASKED)
+        chosen, logp = self.policy.select(output, context.mask, draws, False)
+        return ByzantinePlay(act=chosen, logp=logp, hidden=hidden)
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        self.policy.check_spec(spec)
+
+
+class WorstOfPopulation:
+    """Plays the one of several adversaries under which the team's return was the lowest.
+
+    Args:
+        adversaries: at least one, of any kind that :class:`ByzantinePerturber` takes.
+        returns: measured mean return of the team under each; set the attribute anew between
+            episodes whenever they are measured again.
+
+    Raises:
+        ValueError: unless there is one finite return per adversary.
+    """
+
+    def __init__(self, adversaries: Sequence[AdversaryLike], returns: Sequence[float]) -> None:
+        name = type(self).__name__
+        if isinstance(adversaries, str) or not isinstance(adversaries, Sequence):
+            raise TypeError(f"{name}.adversaries must be a sequence, got {adversaries!r}.")
+        check(len(adversaries) > 0, f"{name}.adversaries", "at least one", adversaries)
+        self._all = [as_adversary(f"{name}.adversaries", one) for one in adversaries]
+        self.returns = returns
+
+    @property
+    def returns(self) -> tuple[float, ...]:
+        """The team's mean return under each adversary."""
+        return self._returns
+
+    @returns.setter
+    def returns(self, returns: Sequence[float]) -> None:
+        where = f"{type(self).__name__}.returns"
+        try:
+            values = torch.tensor(list(returns), dtype=torch.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{where} must be a sequence of numbers, got {returns!r}.") from error
+        good = len(values) == len(self._all) and bool(values.isfinite().all())
+        rule = f"{len(self._all)} finite numbers, one per adversary"
+        check(good, where, rule, returns)
+        self._returns = tuple(values.tolist())
+        self._worst = self._all[int(values.argmin())]
+
+    @property
+    def hidden_size(self) -> int:
+        """H of the worst."""
+        return self._worst.hidden_size
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        """Return what the worst of them plays."""
+        return self._worst.play(context, act, draws)
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless all of them can play for this team."""
+        for one in self._all:
+            one.check_spec(spec)
+
+
+def as_adversary(where: str, adversary: AdversaryLike) -> ByzantineAdversary:
+    """Return ``adversary`` as a :class:`ByzantineAdversary`.
+
+    Raises:
+        TypeError: if it is nothing that plays.
+    """
+    if isinstance(adversary, str):
+        check_choice(where, adversary, ("random",))
+        return _Uniform()
+    kind = type(adversary).__name__
+    if isinstance(adversary, type):  # its methods are not bound
+        kind, adversary = f"the class {adversary.__name__}", None
+    policy = adversary if hasattr(adversary, "infer") else getattr(adversary, "policy", None)
+    if hasattr(adversary, "play") and hasattr(adversary, "check_spec"):
+        return cast(ByzantineAdversary, adversary)
+    if hasattr(policy, "infer") and hasattr(policy, "select"):
+        return _Policy(policy)
+    if callable(adversary) and not isinstance(adversary, torch.nn.Module):
+        return _Script(adversary)
+    raise TypeError(
+        f"{where} must be 'random', a policy or algorithm, a ByzantineAdversary, or a function of "
+        f"(context, actions), got {kind}."
+    )

@@ -1,0 +1,117 @@
+"""Who is Byzantine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice, check_int, check_names, check_number
+from robustmarl._seeding import Draws
+from robustmarl.joint import TeamSpec
+
+__all__ = ["Choice", "TypeDistribution"]
+
+Choice = Literal["uniform", "fixed", "adaptive"]
+
+
+class TypeDistribution:
+    r"""Who is Byzantine: nobody with probability 1 - p, else 1 to k agents.
+
+    The number is uniform in 1..k. Which agents, is drawn without replacement: uniformly, or by
+
+    .. math:: p(j) \propto \exp(-R_j / c)
+
+    with :math:`R_j` the last known return of the team while j was Byzantine, so that agents that
+    hurt more are drawn more often. ``"fixed"`` takes all of ``agents`` at once.
+
+    Args:
+        p: probability that an episode has Byzantine agents, in [0, 1].
+        choice: ``"uniform"``, ``"fixed"`` or ``"adaptive"``.
+        agents: names among which is drawn; None is all.
+        k: the most Byzantine agents in an episode, >= 1; ``"fixed"`` ignores it.
+        scale: c > 0, in units of returns; small values come close to the arg-min.
+
+    Raises:
+        ValueError: for numbers out of range; when drawing, for unknown agents or k > N.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        choice: Choice = "uniform",
+        agents: Collection[str] | None = None,
+        k: int = 1,
+        scale: float = 1.0,
+    ) -> None:
+        name = type(self).__name__
+        self.p = check_number(f"{name}.p", p, 0.0, 1.0)
+        check_choice(f"{name}.choice", choice, get_args(Choice))
+        self.k = check_int(f"{name}.k", k, 1)
+        self.scale = check_number(f"{name}.scale", scale, 0.0, open_low=True, unit="returns")
+        if agents is not None:
+            agents = check_names(f"{name}.agents", agents, agents)
+            check(len(agents) > 0, f"{name}.agents", "at least one name, or None for all", agents)
+        given = choice != "fixed" or agents is not None
+        check(given, f"{name}.agents", "given for a fixed choice", agents)
+        self.choice, self.agents = choice, agents
+        self.returns: Tensor | None = None
+
+    def check_spec(self, spec: TeamSpec) -> tuple[int, ...]:
+        """Return the indices among which is drawn.
+
+        Raises:
+            ValueError: if agents are unknown, or fewer than k.
+        """
+        name = type(self).__name__
+        names = spec.agents if self.agents is None else self.agents
+        names = check_names(f"{name}.agents", names, spec.agents)
+        rule = f"at most {len(names)}, the agents to draw from"
+        check(self.choice == "fixed" or self.k <= len(names), f"{name}.k", rule, self.k)
+        return tuple(spec.agents.index(agent) for agent in names)
+
+    def update(self, returns: Tensor) -> None:
+        """Take the returns (N,) under an attack by each agent; NaN keeps what was known.
+
+        Raises:
+            ValueError: unless there is one per agent, or as many as before.
+        """
+        returns = torch.as_tensor(returns, dtype=torch.float32)
+        old = torch.zeros_like(returns) if self.returns is None else self.returns
+        good = returns.dim() == 1 and returns.shape == old.shape
+        where = f"{type(self).__name__}.update.returns"
+        check(good, where, "one number per agent, (N,)", tuple(returns.shape))
+        self.returns = torch.where(returns.isnan(), old, returns)
+
+    def weights(self, spec: TeamSpec) -> Tensor:
+        """Return the probability that each agent is drawn first, (N,)."""
+        rows = list(self.check_spec(spec))
+        logits = torch.full((spec.num_agents,), -torch.inf)
+        logits[rows] = 0.0
+        if self.choice == "adaptive" and self.returns is not None:
+            size, where = len(self.returns), f"{type(self).__name__}.returns"
+            check(size == len(logits), where, f"{len(logits)} numbers, one per agent", size)
+            logits[rows] = -self.returns.cpu().to(logits)[rows] / self.scale
+        return torch.softmax(logits, dim=0)
+
+    def sample(self, spec: TeamSpec, draws: Draws) -> Tensor:
+        """Return types, bool (E, N), one row per key of ``draws``."""
+        weights = self.weights(spec).to(draws.keys.device)
+        chance, number, order = draws.uniform(2 + spec.num_agents).split(
+            [1, 1, spec.num_agents], dim=1
+        )
+        most = int((weights > 0).sum()) if self.choice == "fixed" else self.k
+        count = torch.full_like(number, most) if self.choice == "fixed" else 1 + number * most
+        # The largest of log w - log(-log u) are a draw without replacement (Gumbel).
+        score = weights.log() - (-order.clamp(min=2.0**-24).log()).log()
+        rank = score.argsort(dim=1, descending=True).argsort(dim=1)
+        return (rank < count.floor()) & (chance < self.p) & (weights > 0)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(p={self.p}, choice={self.choice!r}, agents={self.agents}, "
+            f"k={self.k})"
+        )

@@ -1,0 +1,102 @@
+"""Stochastic and deterministic actors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check_number
+from robustmarl._seeding import Draws
+from robustmarl.joint import TeamSpec
+from robustmarl.networks import Agents
+from robustmarl.policies.base import TeamPolicy
+from robustmarl.schedules import Schedule, as_schedule
+
+__all__ = ["ActorPolicy", "DeterministicPolicy"]
+
+
+class ActorPolicy(TeamPolicy):
+    """Softmax over logits, or a Gaussian around means in [-1, 1]; evaluated as trained.
+
+    Args:
+        spec: the team's.
+        network: its agents.
+        deterministic_eval: act greedily outside training; a team trained to mix may fail so.
+    """
+
+    def __init__(self, spec: TeamSpec, network: Agents, deterministic_eval: bool = False) -> None:
+        super().__init__(spec, network)
+        self.deterministic_eval = deterministic_eval
+
+    def select(
+        self, output: Tensor, mask: Tensor, draws: Draws, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return drawn actions and their log-probabilities (E, N)."""
+        if self.spec.continuous:
+            return self._select_box(output, draws, training)
+        logp = torch.log_softmax(output, dim=-1)
+        if self.deterministic_eval and not training:
+            act = logp.argmax(dim=-1)
+        else:
+            cumulative = logp.exp().cumsum(dim=-1)
+            point = draws.uniform(logp.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
+            act = (cumulative <= point).sum(dim=-1)
+        return act, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+
+    def _select_box(
+        self, mean: Tensor, draws: Draws, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        act = mean
+        if training or not self.deterministic_eval:
+            noise = draws.normal(mean.shape[1] * mean.shape[2]).view(mean.shape)
+            act = mean + noise * self._log_std().exp()
+        return act, self.log_prob(mean, act)
+
+    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
+        """Return log-probabilities of ``act`` (...,) or (..., A) given outputs (..., A)."""
+        if self.spec.continuous:
+            log_std = self._log_std()
+            z = (act - output) * (-log_std).exp()
+            each = -0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)
+            return each.sum(dim=-1)
+        logp = torch.log_softmax(output, dim=-1)
+        return logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self, output: Tensor) -> Tensor:
+        """Return entropies (...,) in nats given outputs (..., A)."""
+        if self.spec.continuous:
+            each = self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)
+            return each.sum(dim=-1).expand(output.shape[:-1])
+        logp = torch.log_softmax(output, dim=-1)
+        return -(logp.exp() * logp).sum(dim=-1)
+
+    def _log_std(self) -> Tensor:
+        assert self.network.log_std is not None  # continuous networks have one
+        return self.network.log_std.clamp(-5.0, 2.0)
+
+
+class DeterministicPolicy(TeamPolicy):
+    r"""Actions :math:`\mu(o)` in [-1, 1]; in training with Gaussian noise, clipped to the box.
+
+    Args:
+        spec: the team's; continuous actions.
+        network: its agents, with ``squash``.
+        exploration: the noise's standard deviation >= 0 over time, in units of the box's half.
+    """
+
+    def __init__(self, spec: TeamSpec, network: Agents, exploration: float | Schedule) -> None:
+        super().__init__(spec, network)
+        self.exploration = as_schedule("DeterministicPolicy.exploration", exploration)
+
+    def select(
+        self, output: Tensor, mask: Tensor, draws: Draws, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return actions (E, N, A), and None: they have no density."""
+        value = self.exploration(self.counted(self.exploration.unit))
+        scale = check_number("DeterministicPolicy.exploration()", value, 0.0)
+        if not training or scale == 0.0:
+            return output, None
+        noise = draws.normal(output.shape[1] * output.shape[2]).view(output.shape)
+        return (output + scale * noise).clamp(-1.0, 1.0), None

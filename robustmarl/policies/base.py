@@ -1,0 +1,115 @@
+"""Policies of whole teams."""
+
+from __future__ import annotations
+
+from typing import Any, cast, get_args
+
+import gymnasium
+import torch
+from tianshou.algorithm.algorithm_base import Policy
+from tianshou.data import Batch
+from torch import Tensor
+
+from robustmarl._seeding import Draws
+from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.networks import Agents
+from robustmarl.typing import Unit
+from robustmarl.victims import NetworkVictim
+
+__all__ = ["UNITS", "TeamPolicy"]
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+
+class TeamPolicy(Policy):
+    """N agents that share one network, acting on what they see.
+
+    It plays through :meth:`infer` and :meth:`select`, which the collector calls; ``forward`` is
+    the same for Tianshou's batches. How often it was updated, and over how many episodes and
+    steps, is counted in a buffer and travels with the weights.
+
+    Args:
+        spec: the team's.
+        network: its agents.
+    """
+
+    counts: Tensor
+    _agents: Tensor
+
+    def __init__(self, spec: TeamSpec, network: Agents) -> None:
+        space: gymnasium.Space[Any] = (
+            gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
+            if spec.continuous
+            else gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
+        )
+        bound = "clip" if spec.continuous else None
+        super().__init__(action_space=space, action_bound_method=cast(Any, bound))
+        self.spec, self.network = spec, network
+        self.register_buffer("counts", torch.zeros(len(UNITS), dtype=torch.int64))
+        self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
+        self._victim = NetworkVictim(network, continuous=spec.continuous)
+
+    @staticmethod
+    def _compile() -> None:
+        """Skip compiling Tianshou's return estimators, which teams do not use."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.first.weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        """H, 0 without memory."""
+        return self.network.hidden_size
+
+    def count(self, unit: Unit, number: int) -> None:
+        """Add to the number of ``updates``, ``episodes`` or ``env_steps``."""
+        self.counts[UNITS.index(unit)] += number
+
+    def counted(self, unit: Unit) -> int:
+        """Return the number of ``updates``, ``episodes`` or ``env_steps`` so far."""
+        return int(self.counts[UNITS.index(unit)])
+
+    def victim(self) -> NetworkVictim:
+        """Return the live view that attacks query."""
+        return self._victim
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless this policy was made for such a team."""
+        if difference := self.spec.describe_difference(spec):
+            raise ValueError(f"policy must be made for this environment, got {difference}.")
+
+    def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
+        """Return unmasked outputs (E, N, A) for ``context.seen``, and the next hidden state."""
+        extra = self.network.extra(self._agents, context.last_act)
+        return self.network.step(context.seen, extra, context.hidden)
+
+    def select(
+        self, output: Tensor, mask: Tensor, draws: Draws, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return actions and their log-probabilities; see ``data.Controller``."""
+        raise TypeError(f"{type(self).__name__} must implement select.")
+
+    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Any:
+        """Return Tianshou's ``Batch(act, logits, state)`` for joint observations.
+
+        Args:
+            batch: ``obs`` with ``seen`` or ``obs`` (E, N, D), and ``mask`` (E, N, A) if any.
+            state: the hidden state (E, N, H), or None.
+            kwargs: unused.
+        """
+        obs = batch.obs
+        seen = obs.get("seen", obs.get("obs")) if isinstance(obs, Batch) else obs
+        seen = torch.as_tensor(seen, dtype=torch.float32, device=self.device)
+        mask = obs.get("mask") if isinstance(obs, Batch) else None
+        network = self._victim.network
+        extra = network.extra(self._agents, None)
+        output, hidden = network.step(seen, extra, state)
+        if mask is None:
+            mask = torch.ones(output.shape, dtype=torch.bool, device=self.device)
+        if not self.spec.continuous:
+            output = output.masked_fill(~torch.as_tensor(mask, device=self.device), MASKED)
+        draws = Draws.fresh(len(seen), self.device)
+        act, logp = self.select(output, mask, draws, self.is_within_training_step)
+        return Batch(act=act, logits=output, logp=logp, state=hidden)

@@ -1,0 +1,105 @@
+"""Policies that play for Byzantine agents."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustmarl._checks import check
+from robustmarl._seeding import mix, stream_id
+from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.networks import AgentNetwork
+from robustmarl.policies.actor import ActorPolicy
+
+__all__ = ["ByzantinePolicy"]
+
+
+class ByzantinePolicy(ActorPolicy):
+    """An adversary that plays for Byzantine agents: a stochastic actor shared by all of them.
+
+    It sees its own clean observation, its index and, with ``sees_actions``, what the others are
+    about to do (one-hot, or their vectors), as a released EIR-MAPPO adversary in training. An
+    observation with N more or fewer entries, type slots, is cut or filled with zeros.
+
+    Args:
+        spec: the team's.
+        sees_actions: whether it sees the others' intended actions of the step.
+        hidden: widths of the hidden layers.
+        layer_norm: normalise before each activation.
+        seed: of the initial weights; torch's global generator is left as it was.
+    """
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        *,
+        sees_actions: bool = False,
+        hidden: tuple[int, ...] = (128, 128, 128),
+        layer_norm: bool = True,
+        seed: int = 0,
+    ) -> None:
+        n, a = spec.num_agents, spec.num_actions
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed, stream_id("byzantine")) & (2**63 - 1))
+            network = AgentNetwork(
+                spec.obs_size,
+                n,
+                a,
+                hidden=hidden,
+                layer_norm=layer_norm,
+                continuous=spec.continuous,
+                output_gain=0.01,
+            )
+            table = torch.empty(n * a, hidden[0]).uniform_(-1.0, 1.0) * (n * a) ** -0.5
+        super().__init__(spec, network)
+        self.sees_actions = sees_actions
+        self.others_table = nn.Parameter(table) if sees_actions else None
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        """Raise ``ValueError`` unless agents and actions are those it was made for."""
+        own = self.spec
+        names = ("num_agents", "action_sizes", "continuous")
+        other = [f"{x}: {getattr(own, x)!r} != {getattr(spec, x)!r}" for x in names]
+        other = [text for text in other if len(set(text.split(": ", 1)[1].split(" != "))) > 1]
+        check(not other, "ByzantinePolicy", "made for this team's spaces", ", ".join(other))
+        self._check_size(spec.obs_size)
+
+    def _check_size(self, size: int) -> None:
+        own, n = self.spec.obs_size, self.spec.num_agents
+        rule = f"made for observations of size {size}, or {n} type slots more or fewer"
+        check(abs(own - size) in (0, n), "ByzantinePolicy", rule, own)
+
+    def infer(
+        self, context: StepContext, act: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return unmasked outputs (E, N, A) for all agents as if all were Byzantine, and None."""
+        agents = self._agents.expand(context.seen.shape[:2])
+        if act is not None:
+            act = act.unsqueeze(1).expand(-1, len(self._agents), *act.shape[1:])
+        return self.outputs(context.seen, agents, act), None
+
+    def outputs(self, obs: Tensor, agents: Tensor, act: Tensor | None) -> Tensor:
+        """Return outputs (..., A) for observations (..., D) of ``agents`` (...,).
+
+        Args:
+            obs: clean observations, with or without type slots.
+            agents: whose they are, int64.
+            act: the team's intended actions, (..., N) or (..., N, A); used with ``sees_actions``.
+        """
+        self._check_size(obs.shape[-1])
+        missing = self.spec.obs_size - obs.shape[-1]
+        obs = F.pad(obs, (0, missing)) if missing > 0 else obs[..., : self.spec.obs_size]
+        extra = cast(Tensor, self.network.extra(agents, None))
+        if self.others_table is not None and act is not None:
+            extra = extra + self._others(act, agents) @ self.others_table
+        return self.network.step(obs, extra, None)[0]
+
+    def _others(self, act: Tensor, agents: Tensor) -> Tensor:
+        """Return the others' actions, one-hot or as they are, (..., N * A), zero for oneself."""
+        if not self.spec.continuous:
+            act = F.one_hot(act, self.spec.num_actions).to(self.network.first.weight.dtype)
+        own = F.one_hot(agents, self.spec.num_agents).to(act.dtype).unsqueeze(-1)
+        return (act * (1.0 - own)).flatten(-2)

@@ -1,0 +1,190 @@
+"""Actors that act on what they believe of their teammates' types."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check, check_choice, check_number
+from robustmarl._seeding import Draws, stream_id
+from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.networks import BeliefNetwork, TypedAgentNetwork
+from robustmarl.policies.actor import ActorPolicy
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.victims import NetworkVictim
+
+__all__ = ["TypedPolicy"]
+
+SlotKind = Literal["zeros", "truth", "belief"]
+
+BeliefReads = Literal["seen", "clean"]
+
+_FORCE = stream_id("teacher_forcing")
+
+
+class TypedPolicy(ActorPolicy):
+    r"""An actor on observations and N type slots: zeros, the truth, or its own belief.
+
+    In training each agent is shown the truth instead of its belief with the probability
+    ``teacher_forcing`` (one coin per agent, step and environment), where types are known.
+    Outside of training it never is. An oracle sees zeros where nobody draws types.
+
+    Args:
+        spec: the team's.
+        network: its actor.
+        slots: ``"zeros"``, ``"truth"`` or ``"belief"``.
+        belief: the belief network, for ``"belief"``. It reads what the agents are shown.
+        teacher_forcing: probability in [0, 1] over time.
+        hard_belief: round beliefs to 0 or 1.
+        deterministic_eval: act greedily outside training.
+        belief_reads: ``"seen"``, what agents are shown, or ``"clean"`` observations: under an
+            observation attack the actor alone is then deceived. May be set anew at any time.
+    """
+
+    network: TypedAgentNetwork
+
+    def __init__(
+        self,
+        spec: TeamSpec,
+        network: TypedAgentNetwork,
+        *,
+        slots: SlotKind,
+        belief: BeliefNetwork | None = None,
+        teacher_forcing: float | Schedule = 0.0,
+        hard_belief: bool = False,
+        deterministic_eval: bool = False,
+        belief_reads: BeliefReads = "seen",
+    ) -> None:
+        super().__init__(spec, network, deterministic_eval)
+        check_choice("TypedPolicy.belief_reads", belief_reads, get_args(BeliefReads))
+        self.belief_reads = belief_reads
+        rule = "given for slots='belief', and only then"
+        check((belief is not None) == (slots == "belief"), "TypedPolicy.belief", rule, belief)
+        self.slot_kind: SlotKind = slots
+        self.belief = belief
+        self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
+        self.hard_belief = hard_belief
+        self.slots: Tensor | None = None
+        if belief is not None:
+            self._victim = NetworkVictim(_Believer(self), continuous=spec.continuous)
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the belief's memory, 0 without."""
+        return 0 if self.belief is None else self.belief.hidden_size
+
+    @property
+    def forcing(self) -> float:
+        """The present probability of teacher forcing."""
+        value = self.teacher_forcing(self.counted(self.teacher_forcing.unit))
+        return check_number("TypedPolicy.teacher_forcing()", value, 0.0, 1.0)
+
+    def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
+        """Return unmasked outputs (E, N, A), and the belief's next memory."""
+        hidden = context.hidden
+        if self.slot_kind == "zeros":
+            self.slots = None
+        elif self.belief is None:
+            self.slots = self._truth(context)
+        else:
+            read = context.obs if self.belief_reads == "clean" else context.seen
+            belief, hidden = self.belief.step(read, context.hidden)
+            self.slots = self._forced(self.rounded(belief), context)
+        agents = self._agents
+        extra = self.network.extra(agents, context.last_act)
+        return self.network.step(context.seen, extra, None, self.slots)[0], hidden
+
+    def victim(self) -> NetworkVictim:
+        """Return the live view that attacks query, through the belief if it reads the same."""
+        apart = self.belief is not None and self.belief_reads == "clean"
+        return _ToldVictim(self) if apart else super().victim()
+
+    def rounded(self, belief: Tensor) -> Tensor:
+        """Return the belief as the actor is shown it."""
+        return (belief > 0.5).to(belief.dtype) if self.hard_belief else belief
+
+    def _forced(self, belief: Tensor, context: StepContext) -> Tensor:
+        if not self.is_within_training_step or context.types is None:
+            return belief
+        probability = self.forcing
+        if probability == 0.0:
+            return belief
+        coins = Draws(context.keys).at(context.step, _FORCE).uniform(belief.shape[1])
+        return torch.where((coins < probability).unsqueeze(-1), self._truth(context), belief)
+
+    def _truth(self, context: StepContext) -> Tensor:
+        e, n = context.alive.shape
+        if context.types is None:
+            return context.seen.new_zeros(e, n, n)
+        return context.types.to(context.seen.dtype).unsqueeze(1).expand(e, n, n)
+
+
+class _Believer:
+    """Belief and actor as one network, as attacks query it; gradients pass through both."""
+
+    def __init__(self, policy: TypedPolicy) -> None:
+        self._policy = policy
+
+    @property
+    def obs_size(self) -> int:
+        return self._policy.network.obs_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self._policy.hidden_size
+
+    def parameters(self) -> Any:
+        return self._policy.network.parameters()
+
+    def plain(self) -> None:
+        return None
+
+    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor:
+        """Return the actor's extra with the agents' indices in one more column."""
+        network = self._policy.network
+        ids = torch.zeros(1, dtype=torch.int64) if agents is None else agents
+        column = ids.to(network.first.weight).unsqueeze(-1)
+        own = network.extra(agents, last_act)
+        if own is None:
+            return column
+        return torch.cat([own, column.expand(*own.shape[:-1], 1)], dim=-1)
+
+    def step(
+        self, obs: Tensor, extra: Tensor, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        belief_net = cast(BeliefNetwork, self._policy.belief)
+        belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
+        own = extra[..., :-1] if extra.shape[-1] > 1 else None
+        return self._policy.network.step(obs, own, None, self._policy.rounded(belief))[0], after
+
+
+class _Told:
+    """An actor whose slots come in place of a memory, and stay whatever is observed."""
+
+    def __init__(self, network: TypedAgentNetwork) -> None:
+        self._network = network
+        self.hidden_size, self.obs_size = network.num_agents, network.obs_size
+        self.extra, self.parameters = network.extra, network.parameters
+
+    def plain(self) -> None:
+        return None
+
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        return self._network.step(obs, extra, None, hidden)[0], hidden
+
+
+class _ToldVictim(NetworkVictim):
+    """A team whose beliefs do not read what the attack changes."""
+
+    def __init__(self, policy: TypedPolicy) -> None:
+        super().__init__(_Told(policy.network), continuous=policy.spec.continuous)
+        self._policy = policy
+
+    def told(self, context: StepContext) -> Tensor:
+        """Return the slots (E, N, N) of a step."""
+        belief = cast(BeliefNetwork, self._policy.belief).step(context.obs, context.hidden)[0]
+        return self._policy.rounded(belief)

@@ -1,0 +1,218 @@
+"""ATLA's adversary: its density, its loss written out, and a bandit that it must solve."""
+
+import copy
+
+import pytest
+import torch
+from learners import sgd
+from tianshou.data import Batch
+
+from robustmarl._seeding import Draws
+from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.budgets import LinfBall
+from robustmarl.envs import SignalMatching, ToyGame
+from robustmarl.learning.optim import adam
+from robustmarl.networks import Critic
+from robustmarl.perturbers import GaussianObsAdversary
+
+BALL = LinfBall(epsilon=0.5)
+
+
+def standard(size):
+    """Return an adversary with mean 0 and standard deviation 1."""
+    adversary = GaussianObsAdversary(BALL, size, hidden=(4,))
+    with torch.no_grad():
+        for p in adversary.mean.parameters():
+            p.zero_()
+    return adversary
+
+
+def test_a_share_of_coordinates_saturates():
+    """2 (1 - Phi(1)) = 0.3173 of standard normal draws lie beyond one."""
+    adversary = standard(10)
+    adversary.sampling = True
+    obs = torch.zeros(20_000, 10)
+    moved = adversary(None, obs, Draws(torch.arange(20_000)))
+
+    assert float(moved.abs().max()) == 0.5
+    assert float((moved.abs() == 0.5).float().mean()) == pytest.approx(0.3173, abs=0.005)
+
+
+def test_the_density_is_that_of_the_unclipped_sample():
+    adversary = standard(1)
+    found = adversary.log_prob(torch.zeros(1, 1), torch.full((1, 1), 3.0))
+    assert found.item() == pytest.approx(-5.4189, abs=1e-4)
+    two = standard(2).log_prob(torch.zeros(1, 2), torch.full((1, 2), 3.0))
+    assert two.item() == pytest.approx(2 * -5.4189, abs=2e-4)  # summed over coordinates
+    assert standard(2).entropy().item() == pytest.approx(2 * 1.418939, abs=1e-5)
+
+
+def learner(size=3, state=2, **settings):
+    torch.manual_seed(0)
+    settings = {"optim": sgd(0.1), "epochs": 1, "max_grad_norm": 1e9} | settings
+    adversary = GaussianObsAdversary(BALL, size, hidden=(4,))
+    return ObsAdversaryPPO(adversary, Critic(state, hidden=(4,)), **settings)
+
+
+def view(lengths=(4, 2, 3), steps=4, agents=2, size=3):
+    """Return episodes as an adversary lives them; agent 1 dies in the first one."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    count = len(lengths)
+    batch, obs = Batch(), Batch()
+    alive = torch.ones(count, steps + 1, agents, dtype=torch.bool)
+    alive[0, 2:, 1] = False
+    valid = torch.arange(steps) < torch.tensor(lengths)[:, None]
+    terminated = torch.zeros(count, steps, dtype=torch.bool)
+    terminated[1, 1] = True  # the others end by a time limit
+    obs.__dict__.update(
+        obs=draw(count, steps + 1, agents, size), state=draw(count, steps + 1, 2), alive=alive
+    )
+    batch.__dict__.update(
+        obs=obs,
+        act=draw(count, steps, agents, size),
+        logp=-5 + 0.5 * draw(count, steps, agents),
+        rew=draw(count, steps),
+        terminated=terminated,
+        valid=valid,
+    )
+    return batch
+
+
+def hand_loss(made, batch):
+    adversary, critic = made.adversary, made.critic
+    advantages, ratios, errors = [], [], []
+    for b, length in enumerate(batch.valid.sum(1).tolist()):
+        values, following = critic(batch.obs.state[b]), 0.0
+        for t in reversed(range(length)):
+            v, v_next = values[t].detach(), values[t + 1].detach()
+            bootstrap = 0.0 if batch.terminated[b, t] else 1.0
+            delta = batch.rew[b, t] + made.gamma * bootstrap * v_next - v
+            over = t == length - 1
+            following = delta + (0.0 if over else made.gamma * made.gae_lambda) * following
+            errors.append((values[t] - following - v).square())
+            for i in range(2):
+                if batch.obs.alive[b, t, i] and batch.logp[b, t, i] != 0:
+                    density = torch.distributions.Normal(
+                        adversary.mean(batch.obs.obs[b, t, i]), adversary.log_std.exp()
+                    )
+                    logp = density.log_prob(batch.act[b, t, i]).sum()
+                    advantages.append(following)
+                    ratios.append((logp - batch.logp[b, t, i]).exp())
+    advantage, ratio = torch.stack(advantages), torch.stack(ratios)
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    clipped = ratio.clamp(1 - made.clip, 1 + made.clip)
+    surrogate = torch.minimum(ratio * advantage, clipped * advantage).mean()
+    entropy = torch.distributions.Normal(0.0, adversary.log_std.exp()).entropy().sum()
+    return -surrogate + 0.5 * torch.stack(errors).mean() - made.entropy_coef * entropy
+
+
+def test_an_epoch_is_one_sgd_step_on_the_written_loss():
+    made = learner(gamma=0.9, gae_lambda=0.8, entropy_coef=0.01)
+    batch = view()
+    batch.logp[2, 0, 0] = 0.0  # was not attacked
+    twin = copy.deepcopy(made)
+    loss = hand_loss(twin, batch)
+    loss.backward()
+    stats = made.update(batch)
+
+    assert stats.metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    for before, after in zip(twin.parameters(), made.parameters(), strict=True):
+        torch.testing.assert_close(after, before - 0.1 * before.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_padding_does_not_matter():
+    one, other = learner(), learner()
+    batch, dirty = view(), view()
+    for b, length in enumerate((4, 2, 3)):
+        dirty.obs.obs[b, length + 1 :] = 50.0
+        dirty.obs.state[b, length + 1 :] = 50.0
+        dirty.rew[b, length:] = 1e4
+        dirty.act[b, length:] = 2.0
+        dirty.terminated[b, length:] = True
+    assert one.update(batch).metrics == other.update(dirty).metrics
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_nothing_attacked_is_nothing_learned():
+    made, batch = learner(), view()
+    batch.logp[:] = 0.0
+    before = [p.clone() for p in made.parameters()]
+    assert made.update(batch).metrics == {}
+    assert all(torch.equal(p, q) for p, q in zip(before, made.parameters(), strict=True))
+
+
+def test_the_ratio_is_one_on_the_first_epoch():
+    made, batch = learner(), view()
+    with torch.no_grad():
+        batch.logp = made.adversary.log_prob(batch.obs.obs[:, :-1], batch.act)
+    assert made.update(batch).metrics["policy_loss"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_learns_to_lower_the_reward_of_a_bandit():
+    """The team earns the first coordinate of the perturbation, so it must become negative."""
+    torch.manual_seed(0)
+    made = learner(size=2, state=1, optim=adam(3e-3), epochs=10, max_grad_norm=0.5)
+    obs, valid = torch.zeros(64, 2, 1, 2), torch.ones(64, 1, dtype=torch.bool)
+    for number in range(100):
+        draws = Draws(torch.arange(64) + 64 * number)
+        made.adversary.sampling = True
+        team_reward = made.adversary(None, obs[:, 0, 0], draws)[:, 0] / BALL.epsilon
+        u = made.adversary.last_sample
+        inner, batch = Batch(), Batch()
+        alive = torch.ones(64, 2, 1, dtype=torch.bool)
+        inner.__dict__.update(obs=obs, state=torch.zeros(64, 2, 1), alive=alive)
+        with torch.no_grad():
+            logp = made.adversary.log_prob(obs[:, 0, 0], u)[:, None, None]
+        batch.__dict__.update(
+            obs=inner, act=u[:, None, None], logp=logp, valid=valid, terminated=valid
+        )
+        batch.__dict__["rew"] = -team_reward[:, None]
+        made.update(batch)
+
+    assert made.adversary.mean(obs[0, 0])[0, 0].item() < -0.5
+
+
+def test_for_env_reads_sizes_and_leaves_torchs_generator_alone():
+    before = torch.get_rng_state()
+    made = ObsAdversaryPPO.for_env(SignalMatching(), BALL, seed=3, hidden=(8,))
+    assert torch.equal(before, torch.get_rng_state())
+    assert made.adversary.obs_size == 2
+    assert made.critic.first.in_features == 2
+    same = ObsAdversaryPPO.for_env(SignalMatching(), BALL, seed=3, hidden=(8,))
+    for p, q in zip(made.parameters(), same.parameters(), strict=True):
+        assert torch.equal(p, q)
+    per_agent = ObsAdversaryPPO.for_env(ToyGame(), BALL)
+    assert per_agent.critic.first.in_features == 2 * 5
+
+
+def test_a_batch_of_the_teams_is_refused():
+    batch = view()
+    del batch.__dict__["logp"]
+    with pytest.raises(ValueError, match=r"update\.batch must be an adversary view with 'logp'"):
+        learner().update(batch)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "text"),
+    [
+        ({"gamma": 2.0}, ValueError, r"ObsAdversaryPPO\.gamma must be a number in \[0, 1\], got 2"),
+        ({"gae_lambda": "x"}, TypeError, r"gae_lambda must be a number in \[0, 1\], got 'x'"),
+        ({"clip": 0.0}, ValueError, r"clip must be a number > 0, got 0\.0"),
+        ({"entropy_coef": -1e-3}, ValueError, r"entropy_coef must be a number >= 0, got -0\.001"),
+        ({"epochs": 0}, ValueError, r"epochs must be an int >= 1, got 0"),
+        ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm must be a number > 0, got 0\.0"),
+    ],
+)
+def test_bad_settings(settings, kind, text):
+    with pytest.raises(kind, match=text):
+        learner(**settings)
+
+
+def test_a_ball_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"ball\.epsilon must be one number or 2 numbers"):
+        ObsAdversaryPPO.for_env(SignalMatching(), LinfBall(epsilon=(0.1, 0.2, 0.3)))

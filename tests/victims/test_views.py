@@ -1,0 +1,127 @@
+"""Views: masks, memory, gradients, and what counts as a victim."""
+
+import pytest
+import torch
+from torch import nn
+
+from robustmarl.attacks import Margin
+from robustmarl.joint import MASKED
+from robustmarl.networks.agents import AgentNetwork, feed_forward
+from robustmarl.networks.calculus.vjp import PlainMLP
+from robustmarl.victims import FunctionVictim, NetworkVictim, PolicyVictim, VictimRows, as_victim
+
+
+@pytest.mark.parametrize(
+    ("module", "plain"),
+    [
+        (feed_forward((3, 4, 2)), True),
+        (feed_forward((3, 4, 2), "tanh", layer_norm=True), True),
+        (nn.Linear(3, 2), True),
+        (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2), nn.ReLU()), True),
+        (nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Identity()), nn.Tanh()), True),
+        (nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), False),
+        (nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Tanh()), False),
+        (nn.Sequential(nn.Linear(3, 2), nn.Softplus()), False),
+        (nn.Sequential(), False),
+    ],
+)
+def test_plain_mlps_are_recognised(module, plain):
+    assert (PlainMLP.of(module) is not None) == plain
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_vjp_is_autograds_also_after_an_update(activation, layer_norm):
+    network = feed_forward((3, 8, 8, 2), activation, layer_norm).double()
+    plain = PlainMLP.of(network)
+    x, cotangent = torch.randn(5, 3).double(), torch.randn(5, 2).double()
+    for _ in range(2):
+        (expected,) = torch.autograd.grad(network(xx := x.clone().requires_grad_()), xx, cotangent)
+        torch.testing.assert_close(plain.vjp(x, lambda _: cotangent), expected)
+        for parameter in network.parameters():  # weights are referenced, not copied
+            parameter.data.add_(0.1)
+
+
+def test_masks():
+    view = FunctionVictim(lambda obs: obs).at(mask=torch.tensor([[True, False, True]]))
+    obs = torch.tensor([[1.0, 5.0, 0.0]])
+
+    assert view.logits(obs).tolist() == [[1.0, MASKED, 0.0]]
+    assert view.output(obs).softmax(-1)[0, 1] == 0.0
+    gradient = view.input_gradient(obs, Margin(torch.tensor([0])))
+    assert gradient.tolist() == [[-1.0, 0.0, 1.0]]
+    assert not gradient.requires_grad
+
+
+def test_the_wrong_kind_of_output_is_refused():
+    with pytest.raises(ValueError, match="victim must be discrete to have logits"):
+        FunctionVictim(lambda obs: obs, continuous=True).at().logits(torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="victim must be continuous to have a mean"):
+        FunctionVictim(lambda obs: obs).at().mean(torch.zeros(1, 2))
+
+
+def test_network_victims_bind_ids_last_actions_and_memory():
+    network = AgentNetwork(4, 3, 5, hidden=(8,), recurrent=True, last_action=True)
+    victim = NetworkVictim(network, continuous=False)
+    obs, agents, last = torch.randn(6, 4), torch.arange(6) % 3, torch.arange(6) - 1
+    hidden = torch.randn(6, 8)
+    view = victim.at(hidden=hidden, last_act=last, agents=agents)
+    expected, after = network.step(obs, network.extra(agents, last), hidden)
+
+    assert victim.hidden_size == 8
+    assert torch.equal(view.logits(obs), expected)
+    assert torch.equal(view.advance(obs), after)
+    assert not torch.equal(victim.at(agents=agents).logits(obs), expected)
+    assert NetworkVictim(AgentNetwork(4, 3, 5), continuous=False).at().advance(obs) is None
+
+
+def test_rows_select_and_bind():
+    rows = VictimRows(obs=torch.arange(6.0).view(3, 2), agents=torch.tensor([0, 1, 2]))
+    some = rows.select(torch.tensor([2, 0]))
+
+    assert len(some) == 2
+    assert some.obs.tolist() == [[4.0, 5.0], [0.0, 1.0]]
+    assert some.agents.tolist() == [2, 0]
+    assert some.mask is None
+    view = some.view(FunctionVictim(lambda obs: obs))
+    assert torch.equal(view.logits(some.obs), some.obs)
+
+
+class Policy:
+    """Looks like a Tianshou policy: an actor that returns ((mean, sigma), state)."""
+
+    action_type = "continuous"
+
+    def __init__(self):
+        self.actor = Actor()
+
+
+class Actor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, obs):
+        return (self.layer(obs), torch.ones(len(obs), 2)), None
+
+
+def test_policies_and_algorithms_are_adapted():
+    class Algorithm:
+        policy = Policy()
+
+    victim, obs = as_victim("X.victim", Algorithm()), torch.randn(4, 3)
+    assert isinstance(victim, PolicyVictim)
+    assert torch.equal(victim.at().mean(obs), Algorithm.policy.actor.layer(obs))
+
+    class Ours:
+        def victim(self):
+            return victim
+
+    assert as_victim("X.victim", Ours()) is victim
+    assert as_victim("X.victim", victim) is victim
+
+
+@pytest.mark.parametrize("value", [3, None, "qmix"])
+def test_what_is_no_victim(value):
+    with pytest.raises(TypeError, match=r"X\.victim must be a Victim.*algorithm\.victim\(\)"):
+        as_victim("X.victim", value)
