@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, SupportsInt
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.envs._base import CheckedEnv, masked_spaces
+from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
 from robustmarl.typing import Env, ResetResult, StepResult
 
@@ -26,7 +26,7 @@ _ID = re.compile(
 )
 
 
-class ForagingParallelEnv(CheckedEnv):
+class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -63,7 +63,7 @@ class ForagingParallelEnv(CheckedEnv):
         return self._observe(obs), {agent: {} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsInt]) -> StepResult:
         agents, engine = self.agents, self.engine
         obs, rewards, over, _, _ = engine.step([int(actions[agent]) for agent in agents])
         terminated = over and not engine.field.any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
@@ -20,7 +21,7 @@ __all__ = ["MPEParallelEnv", "SpreadEnv", "prepare_display", "spread"]
 _UNDERFLOW = -746.0  # exp(x) is exactly 0.0 below
 
 
-class MPEParallelEnv(CheckedEnv):
+class MPEParallelEnv(CheckedEnv[Array, Any]):
     """Steps the world of an mpe2 ``raw_env`` once per joint action.
 
     Observations, rewards, terminations and truncations are bit for bit those of mpe2's own
@@ -58,7 +59,7 @@ class MPEParallelEnv(CheckedEnv):
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, Any]) -> StepResult:
         agents = self.agents
         rewards = self._advance([actions[agent] for agent in agents])
         self._steps += 1

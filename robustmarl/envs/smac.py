@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -18,11 +18,11 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_known, check_names, check_seed
 from robustmarl._seeding import mix
-from robustmarl.envs._base import CheckedEnv, masked_spaces
-from robustmarl.envs.skirmish.engine import DIFFICULTIES
-from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout, read_action
+from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
+from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout
 from robustmarl.envs.skirmish.maps import MAPS
 from robustmarl.envs.skirmish.render import Figure, draw
+from robustmarl.envs.skirmish.rules import DIFFICULTIES
 from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SmacParallelEnv", "smac"]
@@ -33,7 +33,7 @@ _SEEDS = 2**32  # StarCraft II's are 32 bits wide
 _GUIDE = "See 'SMAC' in the documentation."
 
 
-class SmacParallelEnv(CheckedEnv):
+class SmacParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
     """A team of units fights StarCraft II's own AI; see :func:`smac`.
 
     Spaces, keys and infos are those of ``envs.skirmish`` on the same map.
@@ -120,7 +120,7 @@ class SmacParallelEnv(CheckedEnv):
         return self._look(obs, self.agents), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents, game = self.agents, self.game
         reward, over, info = game.step(self._legal(actions))
         crashed = "battle_won" not in info
@@ -239,7 +239,7 @@ class SmacParallelEnv(CheckedEnv):
         }
         return {agent: shown[agent] for agent in agents}
 
-    def _legal(self, actions: dict[str, Any]) -> list[int]:
+    def _legal(self, actions: Mapping[str, SupportsIndex]) -> list[int]:
         """Return one available action per possible agent, counting those that had to change."""
         present, joint = frozenset(self.agents), []
         for agent, mask in zip(self.possible_agents, self._mask, strict=True):
