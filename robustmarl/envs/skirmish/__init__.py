@@ -2,14 +2,14 @@
 
 ``skirmish`` makes one battle, ``SkirmishEngine`` steps many of them as arrays. ``SkirmishMap``
 and ``UnitType`` describe battles of your own.
-
-To read it from the ground up: ``rules`` has the numbers of the game, ``units`` and ``maps`` who
-there is and who fights whom, ``formations`` where they start, ``layout`` what an observation, a
-state and an action are made of. ``tables`` turns a map into arrays, ``battles`` holds the state of
-many battles, ``dynamics`` plays a step of them, ``referee`` says what it was worth, ``encoder``
-what agents see of it. ``engine`` puts these together, ``parallel`` makes one battle of it, and
-``render`` draws.
 """
+
+# To read it from the ground up: rules has the numbers of the game, units and maps who
+# there is and who fights whom, formations where they start, layout what an observation, a
+# state and an action are made of. tables turns a map into arrays, battles holds the state of
+# many battles, dynamics plays a step of them, referee says what it was worth, encoder
+# what agents see of it. engine puts these together, parallel makes one battle of it, and
+# render draws.
 
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import MAPS, SkirmishMap

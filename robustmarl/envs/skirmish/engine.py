@@ -158,7 +158,7 @@ class SkirmishEngine:
         battles.target[...] = self._tables.first_target
         battles.act[...] = -1
         encoder.write()
-        for key in ("rew_agents", "terminated", "truncated"):
+        for key in ("rew_agents", "terminated", "truncated", "metrics"):
             battles.out[key][...] = 0
         self._put_back(battles, index)
 

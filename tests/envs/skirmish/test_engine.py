@@ -582,6 +582,15 @@ def test_rows_left_out_do_not_change(rows, backend):
     assert asked[rows].eq(4).all()
 
 
+def test_a_new_episode_is_not_won_because_the_last_one_of_another_row_was():
+    engine = SkirmishEngine("3m", 20)
+    engine.battles.health[3:, 3] = 0.0
+    engine.advance(torch.ones(20, 3, dtype=torch.int64), np.array([3]))
+    assert engine.tensors["metrics"][3].tolist() == [1.0]
+    engine.begin(np.array([7]), [0])
+    assert engine.tensors["metrics"][7].tolist() == [0.0]
+
+
 def test_seeds_decide_where_units_start():
     engine = SkirmishEngine("3m", 3)
     engine.begin(np.arange(3), [4, 4, 5])
