@@ -60,7 +60,7 @@ class TeamGame(CheckedEnv[Array, SupportsIndex], ABC):
             for agent in self.possible_agents
         }
         self.state_space = state_space
-        self._actions, self._horizon, self._time_limit = actions, horizon, time_limit
+        self._action_sizes, self._horizon, self._time_limit = actions, horizon, time_limit
         self._rng = np.random.default_rng()
         self._steps = 0
 
@@ -79,7 +79,7 @@ class TeamGame(CheckedEnv[Array, SupportsIndex], ABC):
     def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents = self.agents
         joint = tuple(check_index(f"step.actions[{agent!r}]", actions[agent]) for agent in agents)
-        for agent, action, size in zip(agents, joint, self._actions, strict=True):
+        for agent, action, size in zip(agents, joint, self._action_sizes, strict=True):
             if not 0 <= action < size:
                 check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
         reward = self._play(joint)
