@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-def check(good: bool, where: str, rule: str, value: Any, remedy: str = "") -> None:
+def check(good: bool, where: str, rule: str, value: object, remedy: str = "") -> None:
     """Raise ``ValueError`` in the house wording unless ``good``."""
     if not good:
         raise ValueError(_text(where, rule, value, remedy))
@@ -33,7 +33,7 @@ def check(good: bool, where: str, rule: str, value: Any, remedy: str = "") -> No
 
 def check_number(
     where: str,
-    value: Any,
+    value: object,
     low: float = -math.inf,
     high: float = math.inf,
     *,
@@ -50,7 +50,7 @@ def check_number(
     return float(value)
 
 
-def check_int(where: str, value: Any, low: int = 1, high: float = math.inf) -> int:
+def check_int(where: str, value: object, low: int = 1, high: float = math.inf) -> int:
     """Return ``value`` if it is an int in ``[low, high]``."""
     rule = f"an int{_bounds(low, high, False)}"
     if isinstance(value, bool) or not isinstance(value, int):
@@ -59,22 +59,22 @@ def check_int(where: str, value: Any, low: int = 1, high: float = math.inf) -> i
     return value
 
 
-def check_index(where: str, value: Any) -> int:
+def check_index(where: str, value: object) -> int:
     """Return ``value``, an integer of whatever kind (numpy's, torch's), as an int."""
     try:
-        return operator.index(value)
+        return operator.index(cast(SupportsIndex, value))
     except TypeError:
         raise TypeError(_text(where, "an int", value)) from None
 
 
-def check_seed(where: str, seed: Any) -> int:
+def check_seed(where: str, seed: object) -> int:
     """Return ``seed``, an integer but not a bool, as an int."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise TypeError(_text(where, "an int or None", seed))
     return int(seed)
 
 
-def check_choice(where: str, value: Any, choices: Collection[Any]) -> None:
+def check_choice(where: str, value: object, choices: Collection[object]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     check(value in choices, where, f"one of {list(choices)}", value)
 
@@ -123,7 +123,7 @@ def _bounds(low: float, high: float, open_low: bool) -> str:
     return f" in {'(' if open_low else '['}{low:g}, {high:g}]"
 
 
-def _text(where: str, rule: str, value: Any, remedy: str = "") -> str:
+def _text(where: str, rule: str, value: object, remedy: str = "") -> str:
     return f"{where} must be {rule}, got {value!r}.{' ' + remedy if remedy else ''}"
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
@@ -49,6 +48,6 @@ class StepContext:
 
 def rows_of(context: StepContext, rows: Tensor) -> StepContext:
     """Return the context of the environments ``rows``, int64 (R,)."""
-    values = {f.name: getattr(context, f.name) for f in fields(context)}
-    picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in values.items()}
-    return StepContext(**picked)
+    values = {part.name: getattr(context, part.name) for part in fields(context)}
+    chosen = {name: value[rows] for name, value in values.items() if value is not None}
+    return replace(context, **chosen)
