@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
+from robustmarl._seeding import Draws, stream_id
+
 __all__ = ["StepContext", "rows_of"]
 
 
@@ -44,6 +46,14 @@ class StepContext:
     live: Tensor
     terminal: Tensor
     types: Tensor | None = None
+
+    def draws(self, name: str) -> Draws:
+        """Return this step's random numbers for the purpose ``name``, one row per environment.
+
+        They follow from the episodes' keys, the step and the name alone: the same in a wrapper
+        and in a collector, whatever else draws.
+        """
+        return Draws(self.keys).at(self.step, stream_id(name))
 
 
 def rows_of(context: StepContext, rows: Tensor) -> StepContext:
