@@ -72,12 +72,12 @@ def test_a_copy_follows_at_its_pace(tau):
 def test_a_copy_plays_the_other_side(recurrent):
     team = learner(recurrent=recurrent)
     copy = SlowCopy(team)
-    one = rollout(team, twins, episodes=4, name="red", opponents={"blue": copy})
+    one = rollout(team, twins, episodes=4, team="red", opponents={"blue": copy})
     assert one.returns.shape == (4,)
     with torch.no_grad():
         for p in copy.policy.parameters():
             p.zero_()
-    rollout(copy, twins, episodes=4, name="blue", opponents={"red": team})
+    rollout(copy, twins, episodes=4, team="blue", opponents={"red": team})
 
 
 def test_self_play_resumes_bit_for_bit(tmp_path):
