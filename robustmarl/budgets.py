@@ -86,7 +86,7 @@ class LinfBall:
         """The largest radius of any coordinate."""
         return max(self._values("epsilon"))
 
-    def at(self, epsilon: Coordinates) -> LinfBall:
+    def with_epsilon(self, epsilon: Coordinates) -> LinfBall:
         """Return the same ball with another radius."""
         return replace(self, epsilon=epsilon)
 

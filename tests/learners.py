@@ -1,18 +1,19 @@
 """What tests of learners share: a small game with everything in it, and episodes by hand."""
 
+import copy
+
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import ParallelEnv
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.algorithm.optim import TorchOptimizerFactory
-from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl.algorithms import IPPO, IQL, MAPPO, QMIX, VDN
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import spec_of
+from robustmarl.joint import JointBatch, JointObs, spec_of
 
 TEAMS = (VDN, QMIX, IQL, IPPO, MAPPO)
 VALUE_BASED = (VDN, QMIX, IQL)
@@ -141,11 +142,18 @@ def same_weights(one, other):
 
 def copy_batch(batch):
     """Return a deep copy of a batch of episodes."""
-    twin, obs = Batch(), Batch()
-    obs.__dict__.update({k: v.clone() for k, v in batch.obs.__dict__.items()})
-    rest = {k: v.clone() for k, v in batch.__dict__.items() if k != "obs"}
-    twin.__dict__.update(rest, obs=obs)
-    return twin
+    twin = copy.deepcopy(batch)  # which keeps that `seen` may be `obs`
+    return twin.replace(obs=twin.obs.replace(seen=twin.obs.seen.clone()))
+
+
+def joint_batch(obs, state, alive, **rest):
+    """Return a batch of these arrays, (B, T+1, ...) and (B, T, ...); what is left out is plain."""
+    valid = rest["valid"]
+    rest.setdefault("rew_agents", torch.zeros(alive[:, :-1].shape))
+    rest.setdefault("truncated", torch.zeros_like(valid))
+    mask = torch.ones(*alive.shape, 1, dtype=torch.bool)
+    inner = JointObs(obs=obs, seen=obs, mask=mask, state=state, alive=alive)
+    return JointBatch(obs=inner, **rest)
 
 
 class Recorded:
@@ -164,8 +172,8 @@ class NoAttack:
     def __init__(self, ball):
         self.ball = ball
 
-    def at(self, epsilon):
-        return type(self)(self.ball.at(epsilon))
+    def with_epsilon(self, epsilon):
+        return type(self)(self.ball.with_epsilon(epsilon))
 
     def __call__(self, view, obs, draws=None):
         raise AssertionError("the attack was called")
@@ -177,8 +185,8 @@ class Shift:
     def __init__(self, ball):
         self.ball, self.calls = ball, []
 
-    def at(self, epsilon):
-        return type(self)(self.ball.at(epsilon))
+    def with_epsilon(self, epsilon):
+        return type(self)(self.ball.with_epsilon(epsilon))
 
     def __call__(self, view, obs, draws=None):
         self.calls.append((view, obs.clone()))

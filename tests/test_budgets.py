@@ -74,7 +74,7 @@ def test_is_a_value():
 
     assert array == LinfBall(epsilon=(0.5, 0.25), low=(0, 0), high=1.0)
     assert hash(array) == hash(LinfBall(epsilon=(0.5, 0.25), low=(0, 0), high=1.0))
-    assert array.at(0.1) == LinfBall(epsilon=0.1, low=(0, 0), high=1.0)
+    assert array.with_epsilon(0.1) == LinfBall(epsilon=0.1, low=(0, 0), high=1.0)
 
 
 @pytest.mark.parametrize(

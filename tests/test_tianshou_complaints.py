@@ -162,7 +162,7 @@ def test_any_key_is_kept_and_sequences_are_sampled():
             return {"type": torch.ones(2, 2, 5)}
 
     store = collect(RandomController(spec_of(Scripted())), Scripted, 3, 2, perturb=[Extra()])
-    assert store.sample(2)[0].type.shape == (2, 4, 2, 5)
+    assert store.sample(2)[0].records["perturber"]["type"].shape == (2, 4, 2, 5)
 
 
 def test_an_update_outside_of_training_is_still_refused():

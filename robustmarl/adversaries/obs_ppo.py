@@ -10,9 +10,9 @@ from tianshou.algorithm.algorithm_base import TrainingStats
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import check_int, check_number
 from robustmarl.budgets import LinfBall
-from robustmarl.joint import TeamSpec, spec_of
+from robustmarl.joint import JointBatch, TeamSpec, spec_of
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
@@ -23,10 +23,9 @@ from robustmarl.typing import Env
 __all__ = ["ObsAdversaryPPO", "attacked_rows", "policy_terms"]
 
 
-def attacked_rows(batch: Any, logp: Tensor) -> Tensor:
+def attacked_rows(batch: JointBatch, logp: Tensor) -> Tensor:
     """Return the agent-steps that an adversary of log-probabilities ``logp`` played, (B, T, N)."""
-    rows: Tensor = (logp != 0) & batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
-    return rows
+    return (logp != 0) & batch.living
 
 
 def policy_terms(
@@ -126,21 +125,20 @@ class ObsAdversaryPPO(nn.Module):
             critic = Critic(size, hidden=hidden, layer_norm=True)
         return cls(adversary.to(device), critic.to(device), **settings)
 
-    def update(self, batch: Any) -> TrainingStats:
+    def update(self, batch: JointBatch) -> TrainingStats:
         """Learn from one adversary view of (B, T) steps; see the class."""
-        for key in ("act", "logp"):
-            have = batch.get(key) is not None
-            check(have, "ObsAdversaryPPO.update.batch", f"an adversary view with {key!r}", "none")
+        if batch.logp is None:
+            raise ValueError(
+                "ObsAdversaryPPO.update.batch must be an adversary view with 'logp', got none."
+            )
         state = batch.obs.state.flatten(2)
         attacked = attacked_rows(batch, batch.logp)
         if not bool(attacked.any()):
             return TeamTrainingStats(metrics={})
         with torch.no_grad():
             value = self.critic(state)
-            going_on = batch.valid.float()
-            going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
-            bootstrap = 1.0 - batch.terminated.float()
-            advantage = gae(batch.rew, value, bootstrap, going_on, self.gamma, self.gae_lambda)
+            flags = batch.bootstrap, batch.going_on
+            advantage = gae(batch.rew, value, *flags, self.gamma, self.gae_lambda)
             returns = advantage + value[:, :-1]
             advantage = normalize(advantage.unsqueeze(-1).expand(attacked.shape), attacked)
         played = (batch.obs.obs[:, :-1], batch.act, batch.logp, advantage)

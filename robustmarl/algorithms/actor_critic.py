@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check
-from robustmarl.joint import MASKED, StepContext, TeamSpec, joint_state, last_actions
-from robustmarl.learning.base import TeamAlgorithm, build_network, team_rows
+from robustmarl.joint import (
+    MASKED,
+    JointBatch,
+    JointObs,
+    StepContext,
+    TeamSpec,
+    joint_state,
+    last_actions,
+)
+from robustmarl.learning.base import TeamAlgorithm, build_network
 from robustmarl.learning.returns import masked_mean
 from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.schedules import Linear, Schedule
@@ -57,10 +66,10 @@ class ActionCritics(TeamAlgorithm):
         """
         raise TypeError(f"{type(self).__name__} must implement action_advantages.")
 
-    def _state(self, obs: Any) -> Tensor:
+    def _state(self, obs: JointObs) -> Tensor:
         return joint_state(obs.state, self.spec.state_layout == "per_agent")
 
-    def _outputs(self, obs: Any, act: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def _outputs(self, obs: JointObs, act: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return masked logits (B, T+1, N, A), states before steps, and last actions."""
         network = self.policy.network
         last = last_actions(act, terminal=True) if network.last_table is not None else None
@@ -69,10 +78,9 @@ class ActionCritics(TeamAlgorithm):
 
     def _actor_step(
         self,
-        batch: Any,
+        batch: JointBatch,
         outputs: tuple[Tensor, Tensor | None, Tensor | None],
-        optim: Any,
-        advantage: Any,
+        advantage: Callable[[Tensor], Tensor],
         entropy_coef: float,
     ) -> Tensor:
         r"""Step on :math:`-\overline{A \log\pi} - c H`; return loss, entropy and mean |A|.
@@ -80,7 +88,6 @@ class ActionCritics(TeamAlgorithm):
         Args:
             batch: episodes, with R steps in all.
             outputs: what :meth:`_outputs` made of them, with gradient.
-            optim: the actor's optimizer.
             advantage: maps policies (R, N, A), no gradient, to those of the taken actions.
             entropy_coef: c.
         """
@@ -93,15 +100,7 @@ class ActionCritics(TeamAlgorithm):
         alive = obs.alive[:, :-1][batch.valid]
         entropy = masked_mean(-(policy * logp).sum(-1), alive)
         loss = -masked_mean(gain * taken, alive) - entropy_coef * entropy
-        rows = batch.valid.unsqueeze(-1) & obs.alive[:, :-1]
-        steps = batch.valid.shape[1]
-        self._rows = lambda: team_rows(
-            obs.obs[:, :steps],
-            obs.mask[:, :steps],
-            None if last is None else last[:, :steps],
-            None if before is None else before[:, :steps],
-            rows,
+        self.step_policy(
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
         )
-        optim.step(loss)
-        self._rows = None
         return torch.stack([loss, entropy, masked_mean(gain.abs(), alive)]).detach()

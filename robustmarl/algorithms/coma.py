@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from tianshou.algorithm.algorithm_base import (
     LaggedNetworkFullUpdateAlgorithmMixin,
-    OnPolicyAlgorithm,
 )
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
-from robustmarl.joint import StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import td_lambda_returns
@@ -24,9 +24,7 @@ from robustmarl.policies.exploring import ExploringPolicy
 __all__ = ["COMA"]
 
 
-class COMA(
-    ActionCritics, OnPolicyAlgorithm[ExploringPolicy], LaggedNetworkFullUpdateAlgorithmMixin
-):
+class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     r"""Counterfactual multi-agent policy gradients [Foerster2018]_, on whole episodes.
 
     .. math:: A_i(s, a) = Q(s, a) - \sum_{a'} \pi_i(a' \mid \tau_i)\, Q(s, (a_{-i}, a')), \qquad
@@ -114,7 +112,7 @@ class COMA(
         policy = torch.softmax(logits, dim=-1)
         return q - (policy * q).sum(-1, keepdim=True)
 
-    def targets(self, batch: Any, output: Tensor | None = None) -> Tensor:
+    def targets(self, batch: JointBatch, output: Tensor | None = None) -> Tensor:
         """Return TD(lambda) targets of the taken actions, (B, T, N).
 
         Args:
@@ -136,22 +134,19 @@ class COMA(
             value = q.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
             policy = torch.softmax(output[ends, lengths], dim=-1)
             value[ends, lengths] = (policy * q[ends, lengths]).sum(-1)
-            bootstrap = (1.0 - batch.terminated.float()).unsqueeze(-1)
-            going_on = batch.valid.float()
-            going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+            bootstrap = batch.bootstrap.unsqueeze(-1)
             reward = (self.reward_scale * batch.rew).unsqueeze(-1).expand(value[:, 1:].shape)
             return td_lambda_returns(
                 reward,
                 value[:, 1:],
                 bootstrap,
-                going_on.unsqueeze(-1),
+                batch.going_on.unsqueeze(-1),
                 self.gamma,
                 self.td_lambda,
             )
 
-    def _update_with_batch(
-        self, batch: Any, batch_size: int | None, repeat: int
-    ) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         obs, valid = batch.obs, batch.valid
         outputs = self._outputs(obs, batch.act)
         # Padding is half of a batch and more once episodes get shorter: critics skip it.
@@ -159,7 +154,7 @@ class COMA(
         act = batch.act[valid]
         losses = []
         target = None
-        for _ in range(repeat):
+        for _ in range(epochs):
             if target is None:  # the dead earn on, and targets ask for it
                 target = self.targets(batch, outputs[0].detach())[valid]
             q = self.critic(state, seen, act)
@@ -177,7 +172,7 @@ class COMA(
             taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
             return taken - (policy * q).sum(-1)
 
-        figures = self._actor_step(batch, outputs, self.optim, advantage, self.entropy_coef)
+        figures = self._actor_step(batch, outputs, advantage, self.entropy_coef)
         self.policy.count("updates", 1)
         means = [*figures.tolist(), float(torch.stack(losses).mean())]
         names = ("policy_loss", "entropy", "advantage", "critic_loss")

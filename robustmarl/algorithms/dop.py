@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from tianshou.algorithm.algorithm_base import (
     LaggedNetworkFullUpdateAlgorithmMixin,
-    OffPolicyAlgorithm,
 )
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
-from robustmarl.joint import StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.returns import td_lambda_returns
 from robustmarl.networks import ActionCritic, WeightedMixer
@@ -77,9 +77,7 @@ class _Critics(nn.Module):
         return self.critic(state, obs), self.mixer.weights(state)
 
 
-class DOP(
-    ActionCritics, OffPolicyAlgorithm[ExploringPolicy], LaggedNetworkFullUpdateAlgorithmMixin
-):
+class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     r"""Off-policy decomposed policy gradients [Wang2021]_, on whole episodes.
 
     .. math:: Q_{tot} = \sum_i k_i(s) Q_i(s, o_i, a_i), \qquad
@@ -198,7 +196,7 @@ class DOP(
         return batch
 
     @torch.no_grad()
-    def _ingredients(self, batch: Any, output: Tensor | None = None) -> dict[str, Tensor]:
+    def _ingredients(self, batch: JointBatch, output: Tensor | None = None) -> dict[str, Tensor]:
         """Return what targets are made of, each (B, T)."""
         obs, act = batch.obs, batch.act
         if output is None:
@@ -208,18 +206,16 @@ class DOP(
         taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
         chosen = logp[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
         expected = (weights * (logp.exp() * q).sum(-1)).sum(-1)
-        going_on = batch.valid.float()
-        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
         return {
             "taken": (weights[:, :-1] * taken).sum(-1),
             "expected": expected[:, 1:],
             "probability": chosen.sum(-1).exp(),
             "reward": self.reward_scale * batch.rew,
-            "bootstrap": 1.0 - batch.terminated.float(),
-            "going_on": going_on,
+            "bootstrap": batch.bootstrap,
+            "going_on": batch.going_on,
         }
 
-    def on_policy_targets(self, batch: Any, output: Tensor | None = None) -> Tensor:
+    def on_policy_targets(self, batch: JointBatch, output: Tensor | None = None) -> Tensor:
         """Return TD(lambda) targets of the taken joint actions, (B, T).
 
         Args:
@@ -233,12 +229,12 @@ class DOP(
             of["reward"], following, of["bootstrap"], of["going_on"], self.gamma, self.td_lambda
         )
 
-    def off_policy_targets(self, batch: Any) -> Tensor:
+    def off_policy_targets(self, batch: JointBatch) -> Tensor:
         """Return tree-backup targets of the taken joint actions, (B, T)."""
         of = self._ingredients(batch)
         return tree_backup(**of, gamma=self.gamma, lam=self.tree_lambda, steps=self.tree_steps)
 
-    def _critic_loss(self, batch: Any, target: Tensor) -> Tensor:
+    def _critic_loss(self, batch: JointBatch, target: Tensor) -> Tensor:
         valid = batch.valid  # padding may be most of a batch: critics skip it
         q, weights = self.critics(
             self._state(batch.obs)[:, :-1][valid], batch.obs.seen[:, :-1][valid]
@@ -246,7 +242,8 @@ class DOP(
         taken = q.gather(-1, batch.act[valid].unsqueeze(-1)).squeeze(-1)
         return ((weights * taken).sum(-1) - target[valid]).square().mean()
 
-    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch) -> TeamTrainingStats:
+        """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         recent, self._recent = self._recent, None
         outputs = self._outputs(recent.obs, recent.act)
         target = self.on_policy_targets(recent, outputs[0].detach())
@@ -265,7 +262,7 @@ class DOP(
             taken = q.gather(-1, recent.act[valid].unsqueeze(-1)).squeeze(-1)
             return weights * (taken - (policy * q).sum(-1))
 
-        figures = self._actor_step(recent, outputs, self.optim, advantage, self.entropy_coef)
+        figures = self._actor_step(recent, outputs, advantage, self.entropy_coef)
         self.policy.count("updates", 1)
         if self.policy.counted("updates") % self.target_update == 0:
             self._update_lagged_network_weights()

@@ -9,14 +9,13 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
-from tianshou.data import Batch
 from torch import Tensor
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
 from robustmarl.algorithms.mappo import MAPPO
-from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.joint import MASKED, JointBatch, JointObs, StepContext, TeamSpec
 from robustmarl.learning.base import NETWORK_SETTINGS, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, ppo_surrogate
@@ -59,7 +58,7 @@ class _LearnsByzantine(Algorithm[Any, Any]):
     adversary_optim: Algorithm.Optimizer
 
     def _learn_adversary(
-        self, batch: Any, advantage: Tensor, steps: int, clip: float, entropy_coef: float
+        self, batch: JointBatch, advantage: Tensor, steps: int, clip: float, entropy_coef: float
     ) -> dict[str, float]:
         r"""Take ``steps`` steps against the team's ``advantage`` (B, T, N), on Byzantine rows.
 
@@ -70,9 +69,12 @@ class _LearnsByzantine(Algorithm[Any, Any]):
             return {}
         obs, mask = batch.obs.obs[:, :-1][rows], batch.obs.mask[:, :-1][rows]
         agents = torch.arange(rows.shape[-1], device=rows.device).expand(rows.shape)[rows]
-        told = batch.act_intended.unsqueeze(2).expand(*rows.shape, *batch.act_intended.shape[2:])
-        told = told[rows] if self.adversary.sees_actions else None
-        act, old, gain = batch.byzantine_act[rows], batch.byzantine_logp[rows], -advantage[rows]
+        told = None
+        if self.adversary.sees_actions and batch.act_intended is not None:
+            told = batch.act_intended.unsqueeze(2)
+            told = told.expand(*rows.shape, *batch.act_intended.shape[2:])[rows]
+        played = batch.record("byzantine")
+        act, old, gain = played["act"][rows], played["logp"][rows], -advantage[rows]
         figures: list[Tensor] = []
         for _ in range(steps):
             output = self.adversary.outputs(obs, agents, told)
@@ -88,14 +90,13 @@ class _LearnsByzantine(Algorithm[Any, Any]):
         return dict(zip(names, means, strict=True))
 
 
-def byzantine_rows(batch: Any) -> Tensor:
+def byzantine_rows(batch: JointBatch) -> Tensor:
     """Return the agent-steps that an adversary played, bool (B, T, N)."""
-    living: Tensor = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
-    return living & _types(batch)
+    return batch.living & _types(batch)
 
 
-def _types(batch: Any) -> Tensor:
-    types = batch.__dict__.get("types")
+def _types(batch: JointBatch) -> Tensor:
+    types = batch.record("byzantine").get("types")
     return torch.zeros_like(batch.obs.alive[:, :-1]) if types is None else types
 
 
@@ -296,13 +297,12 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         """Return what ``training.run`` adds to the perturbations: the learning adversary."""
         return [] if self._p == 0.0 else [_TrainingPerturber(self)]
 
-    def learning_rows(self, batch: Any) -> Tensor:
+    def learning_rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps the actor learns from: living agents that are not Byzantine."""
         return super().learning_rows(batch) & ~_types(batch)
 
-    def _update_with_batch(
-        self, batch: Any, batch_size: int | None, repeat: int
-    ) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         memory, view = self._with_slots(batch)
         figures: dict[str, float] = {}
         rows = self.learning_rows(view)
@@ -311,12 +311,12 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             advantage = _standard(raw.expand(rows.shape), rows)
         if self.team_learns:
             self._valued = view, (raw, returns)
-            stats = super()._update_with_batch(view, batch_size, repeat)
+            stats = super().learn(view, minibatch, epochs)
             figures |= stats.metrics
         else:
-            figures["value_loss"] = self._learn_critic(view, returns, repeat)
+            figures["value_loss"] = self._learn_critic(view, returns, epochs)
             self.policy.count("updates", 1)
-        steps = repeat * self.adversary_epochs
+        steps = epochs * self.adversary_epochs
         own = self.adversary_clip, self.adversary_entropy_coef
         figures |= self._learn_adversary(batch, advantage, steps, *own)
         if memory is not None:
@@ -324,7 +324,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
         self._note_returns(batch)
         return TeamTrainingStats(metrics=figures)
 
-    def _with_slots(self, batch: Any) -> tuple[Tensor | None, Any]:
+    def _with_slots(self, batch: JointBatch) -> tuple[Tensor | None, JointBatch]:
         """Return the belief's memory after each step, and the batch as the actor lived it."""
         kind, memory = self.slot_kind, None
         if kind == "zeros":
@@ -338,27 +338,25 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             with torch.no_grad():
                 logits, memory = cast(BeliefNetwork, self.belief).unroll(self._read(batch.obs))
                 slots = self.policy.rounded(torch.sigmoid(logits))
-            kept = batch.__dict__.get("policy_slots")
+            kept = batch.record("byzantine").get("policy_slots")
             if kept is not None:  # what it acted on, teacher forcing included
                 acted = torch.where(valid[..., None, None], kept, slots[:, :-1])
                 slots = torch.cat([acted, slots[:, -1:]], dim=1)
-        view, obs = Batch(), Batch()
-        obs.__dict__.update(batch.obs.__dict__)
         state = batch.obs.state
         if state.dim() == 3:
             state = state.unsqueeze(2).expand(-1, -1, n, -1)
-        obs.__dict__["seen"] = torch.cat([batch.obs.seen, slots], dim=-1)
-        obs.__dict__["state"] = torch.cat([state, slots], dim=-1)
-        view.__dict__.update(batch.__dict__)
-        view.__dict__["obs"] = obs
-        return memory, view
+        obs = batch.obs.replace(
+            seen=torch.cat([batch.obs.seen, slots], dim=-1),
+            state=torch.cat([state, slots], dim=-1),
+        )
+        return memory, batch.replace(obs=obs)
 
-    def _read(self, obs: Any) -> Tensor:
+    def _read(self, obs: JointObs) -> Tensor:
         """Return what the belief reads."""
         read: Tensor = obs.obs if self.policy.belief_reads == "clean" else obs.seen
         return read
 
-    def _learn_critic(self, view: Any, returns: Tensor, repeat: int) -> float:
+    def _learn_critic(self, view: JointBatch, returns: Tensor, epochs: int) -> float:
         valued = self.learning_rows(view) | byzantine_rows(view)
         if self.reward == "team":
             valued = view.valid.unsqueeze(-1).expand_as(returns)
@@ -367,14 +365,14 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             returns = self.normalizer.normalize(returns)
         inputs = self._critic_inputs(view.obs)[:, :-1]
         losses = []
-        for _ in range(repeat):
+        for _ in range(epochs):
             value = self.critic(inputs).expand_as(returns)
             loss = masked_mean(self.value_error(value, returns), valued)
             self.optim.step(self.value_coef * loss)
             losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def _learn_belief(self, batch: Any, memory: Tensor) -> float:
+    def _learn_belief(self, batch: JointBatch, memory: Tensor) -> float:
         belief = cast(BeliefNetwork, self.belief)
         obs, valid = self._read(batch.obs)[:, :-1], batch.valid
         n, steps = self.spec.num_agents, valid.shape[1]
@@ -402,7 +400,7 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
                 losses.append(loss.detach())
         return float(torch.stack(losses).mean())
 
-    def _note_returns(self, batch: Any) -> None:
+    def _note_returns(self, batch: JointBatch) -> None:
         """Remember the team's return while each agent was Byzantine, where it was."""
         total = torch.where(batch.valid, batch.rew, 0.0).sum(dim=1)
         was = _types(batch)[:, 0].to(total.dtype)
@@ -516,9 +514,8 @@ class ByzantineAttack(_LearnsByzantine, MAPPO):
         """Return what ``training.run`` adds to the perturbations: the learning adversary."""
         return [ByzantinePerturber(self.adversary, types=self.types)]
 
-    def _update_with_batch(
-        self, batch: Any, batch_size: int | None, repeat: int
-    ) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         rows = byzantine_rows(batch)
         with torch.no_grad():
             raw, returns = self.advantages(batch)
@@ -527,9 +524,9 @@ class ByzantineAttack(_LearnsByzantine, MAPPO):
             if self.normalizer is not None:
                 self.normalizer.update(returns, valued)
                 returns = self.normalizer.normalize(returns)
-        figures = self._learn_adversary(batch, advantage, repeat, self.clip, self.entropy_coef)
+        figures = self._learn_adversary(batch, advantage, epochs, self.clip, self.entropy_coef)
         inputs = self._critic_inputs(batch.obs)[:, :-1]
-        for _ in range(repeat):
+        for _ in range(epochs):
             value = self.critic(inputs).expand_as(returns)
             loss = masked_mean(self.value_error(value, returns), valued)
             self.optim.step(self.value_coef * loss)

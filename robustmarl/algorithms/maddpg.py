@@ -9,7 +9,6 @@ from typing import Any, Self
 import torch
 from tianshou.algorithm.algorithm_base import (
     LaggedNetworkPolyakUpdateAlgorithmMixin,
-    OffPolicyAlgorithm,
 )
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
@@ -19,8 +18,9 @@ from torch.nn import functional as F
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
 from robustmarl.algorithms.ppo_based import CriticInput
-from robustmarl.joint import MASKED, TeamSpec, joint_state, last_actions
-from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats, build_network, team_rows
+from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state, last_actions
+from robustmarl.learning import OffPolicyTeam
+from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, n_step_returns
 from robustmarl.networks import JointCritic
@@ -57,9 +57,7 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
     return hard + (soft - soft.detach())  # the bracket is exactly zero
 
 
-class MADDPG(
-    TeamAlgorithm, OffPolicyAlgorithm[TeamPolicy], LaggedNetworkPolyakUpdateAlgorithmMixin
-):
+class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     r"""Multi-agent deterministic policy gradients [Lowe2017]_ with one critic of the team.
 
     .. math:: y_t = r_t + \gamma c_t\, \bar Q(s_{t+1}, \bar\mu(o_{t+1})), \qquad
@@ -146,7 +144,7 @@ class MADDPG(
         )
         return cls(policy=policy, critic=critic, **settings)
 
-    def _state(self, obs: Any) -> Tensor:
+    def _state(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
             seen: Tensor = obs.seen
             return seen.flatten(-2)
@@ -181,7 +179,7 @@ class MADDPG(
         return torch.Generator(self.device).manual_seed(key & (2**63 - 1))
 
     @torch.no_grad()
-    def targets(self, batch: Any) -> Tensor:
+    def targets(self, batch: JointBatch) -> Tensor:
         """Return n-step targets of the joint actions taken, (B, T, K)."""
         obs = batch.obs
         target: Any = self._target.module
@@ -194,19 +192,17 @@ class MADDPG(
         joint = self._vectors(act, alive).unsqueeze(-3)
         state = self._state(obs)[:, 1:]
         value = critic(state, self.facing(critic, state, joint, alive))
-        going_on = batch.valid.to(value.dtype)
-        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
-        bootstrap = 1.0 - batch.terminated.to(value.dtype)
         return n_step_returns(
             batch.rew.unsqueeze(-1),
             value,
-            bootstrap.unsqueeze(-1),
-            going_on.unsqueeze(-1),
+            batch.bootstrap.unsqueeze(-1),
+            batch.going_on.unsqueeze(-1),
             self.gamma,
             self.n_step,
         )
 
-    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch) -> TeamTrainingStats:
+        """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         obs, valid = batch.obs, batch.valid
         alive = obs.alive[:, :-1][valid]
         state = self._state(obs)[:, :-1][valid]
@@ -222,10 +218,10 @@ class MADDPG(
         names = ("critic_loss", "policy_loss", "q")
         return TeamTrainingStats(metrics=dict(zip(names, figures.tolist(), strict=True)))
 
-    def _actor_step(self, batch: Any, state: Tensor, taken: Tensor, alive: Tensor) -> Tensor:
+    def _actor_step(self, batch: JointBatch, state: Tensor, taken: Tensor, alive: Tensor) -> Tensor:
         """Step on the actor's loss and return it; R valid steps (R, S), (R, N, A), (R, N)."""
         obs, valid = batch.obs, batch.valid
-        network, steps = self.policy.network, batch.valid.shape[1]
+        network = self.policy.network
         last = last_actions(batch.act, terminal=False) if network.last_table is not None else None
         output, before = network.unroll(obs.seen[:, :-1], last)
         output, mask = output[valid], obs.mask[:, :-1][valid]
@@ -243,15 +239,9 @@ class MADDPG(
         loss = -masked_mean(gain, alive)
         if self.output_coef > 0.0:
             loss = loss + self.output_coef * masked_mean(output.square(), counted)
-        self._rows = lambda: team_rows(
-            obs.obs[:, :steps],
-            obs.mask[:, :steps],
-            last,
-            None if before is None else before[:, :steps],
-            obs.alive[:, :steps] & valid.unsqueeze(-1),
+        self.step_policy(
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
         )
-        self.optim.step(loss)
-        self._rows = None
         return loss.detach()
 
 

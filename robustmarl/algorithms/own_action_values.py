@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from tianshou.algorithm.algorithm_base import Algorithm
 from torch import Tensor
 
 from robustmarl._checks import check, check_int, check_number
-from robustmarl.joint import StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import ActionCritic
@@ -17,7 +17,7 @@ from robustmarl.networks import ActionCritic
 __all__ = ["OwnActionValues"]
 
 
-class OwnActionValues(Algorithm[Any, Any]):
+class OwnActionValues(OnPolicyTeam):
     r"""Mixed in left of MAPPO or IPPO: learns Q(s, o_i, i, a_i), which TRAM needs and PPO lacks.
 
     .. math:: L_Q = \overline{\bigl(Q(s, o_i, i, a_i) - G\bigr)^2}
@@ -79,12 +79,13 @@ class OwnActionValues(Algorithm[Any, Any]):
         q = q - (torch.softmax(logits, dim=-1) * q).sum(-1, keepdim=True)
         return q.unsqueeze(0).expand(len(act), *q.shape)
 
-    def _update_with_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Let the learner learn, then the critic."""
         obs, valid, act = batch.obs, batch.valid, batch.act
         with torch.no_grad():
             _, returns = cast(Any, self).advantages(batch)
-        stats = super()._update_with_batch(batch, *args, **kwargs)  # type: ignore[misc]
-        rows = valid.unsqueeze(-1) & obs.alive[:, :-1]
+        stats = super().learn(batch, minibatch, epochs)
+        rows = batch.living
         returns, act = returns.expand(rows.shape)[valid], act[valid]
         state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
         seen, rows = obs.seen[:, :-1][valid], rows[valid]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import torch
-from tianshou.algorithm.algorithm_base import OnPolicyAlgorithm
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
-from robustmarl.joint import MASKED, TeamSpec, last_actions
-from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats, build_network, team_rows
+from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, last_actions
+from robustmarl.learning import OnPolicyTeam
+from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
 from robustmarl.networks import Critic
@@ -25,7 +25,7 @@ __all__ = ["PPOBased"]
 CriticInput = Literal["seen", "state"]
 
 
-class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
+class PPOBased(OnPolicyTeam):
     r"""Clipped PPO on whole episodes, one actor shared by the team.
 
     .. math:: L = -\overline{\min(\rho A, \mathrm{clip}(\rho, 1 \pm c) A)}
@@ -109,12 +109,12 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
     ) -> dict[str, Any]:
         raise TypeError(f"{cls.__name__} must implement _critic.")
 
-    def values(self, obs: Any) -> Tensor:
+    def values(self, obs: JointObs) -> Tensor:
         """Return V, (B, T+1, K) with K = 1 or N, in units of rewards."""
         value = self.critic(self._critic_inputs(obs))
         return value if self.normalizer is None else self.normalizer.denormalize(value)
 
-    def advantages(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each."""
         if self._valued is not None and self._valued[0] is batch:  # a subclass's update asked
             return self._valued[1]
@@ -123,9 +123,7 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
         reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
         value = value.expand(*value.shape[:2], reward.shape[-1])
-        bootstrap = (1.0 - batch.terminated.float()).unsqueeze(-1)
-        going_on = batch.valid.float().unsqueeze(-1)
-        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
         if own:  # a dead agent earns nothing more
             living = batch.obs.alive[:, 1:].float()
             bootstrap, going_on = bootstrap * living, going_on * living
@@ -138,12 +136,11 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
             return (value - target).square()
         return F.huber_loss(value, target, reduction="none", delta=self.huber_delta)
 
-    def learning_rows(self, batch: Any) -> Tensor:
+    def learning_rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
-        rows: Tensor = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
-        return rows
+        return batch.living
 
-    def _critic_inputs(self, obs: Any) -> Tensor:
+    def _critic_inputs(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
             return obs.seen
         if obs.state.dim() == 4:
@@ -152,10 +149,14 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         n = self.spec.num_agents if self.critic.id_table is not None else 1
         return state.expand(-1, -1, n, -1)
 
-    def _update_with_batch(
-        self, batch: Any, batch_size: int | None, repeat: int
-    ) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         obs, valid = batch.obs, batch.valid
+        if batch.logp is None:
+            raise ValueError(
+                f"{type(self).__name__}.update.batch must be with log-probabilities, got none. "
+                "Collect it with the learner's own policy."
+            )
         n = self.spec.num_agents
         rows = self.learning_rows(batch)
         with torch.no_grad():
@@ -187,13 +188,13 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         if not network.recurrent:  # every step is an episode of one step, padding is dropped
             data = {key: values[valid].unsqueeze(1) for key, values in data.items()}
         total, parts = len(data["seen"]), 1
-        if batch_size is not None:
-            parts = max(1, round(int(valid.sum()) / batch_size))
+        if minibatch is not None:
+            parts = max(1, round(int(valid.sum()) / minibatch))
         generator = torch.Generator().manual_seed(
             mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
         )
         figures: list[Tensor] = []
-        for _ in range(repeat):
+        for _ in range(epochs):
             if parts == 1:
                 figures.append(self._step(data, n))
                 continue
@@ -201,7 +202,6 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
             for index in order.chunk(min(parts, total)):
                 part = {key: values[index] for key, values in data.items()}
                 figures.append(self._step(part, n))
-        self._rows = None
         self.policy.count("updates", 1)
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
@@ -219,7 +219,9 @@ class PPOBased(TeamAlgorithm, OnPolicyAlgorithm[ActorPolicy]):
         value = self.critic(data["critic"]).expand_as(data["returns"])
         value_loss = masked_mean(self.value_error(value, data["returns"]), data["valued"])
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        self._rows = lambda: team_rows(data["clean"], data["mask"], data.get("last"), before, rows)
-        self.optim.step(loss)
+        self.step_policy(
+            loss,
+            lambda: self.loss_rows(data["clean"], data["mask"], rows, data.get("last"), before),
+        )
         kl = masked_mean(data["logp"] - logp.detach(), rows)
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustmarl.adversaries.obs_ppo import attacked_rows, policy_terms
 from robustmarl.algorithms.mappo import MAPPO
 from robustmarl.budgets import LinfBall
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import normalize
@@ -70,24 +70,24 @@ class RMAAC(MAPPO):
         """Return what ``training.run`` adds to the perturbations: the sampling noise actor."""
         return [LearnedObsPerturber(self.noise)]
 
-    def _update_with_batch(
-        self, batch: Any, batch_size: int | None, repeat: int
-    ) -> TeamTrainingStats:
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         with torch.no_grad():
             living = self.learning_rows(batch)
             self._valued = batch, self.advantages(batch)
             gain = -normalize(self._valued[1][0].expand(living.shape), living)
-        stats = super()._update_with_batch(batch, batch_size, repeat)
-        if batch.__dict__.get("adversary_act") is not None:
-            stats.metrics.update(self._learn_noise(batch, gain, repeat))
+        stats = super().learn(batch, minibatch, epochs)
+        if batch.record("adversary"):
+            stats.metrics.update(self._learn_noise(batch, gain, epochs))
         return stats
 
-    def _learn_noise(self, batch: Any, gain: Tensor, steps: int) -> dict[str, float]:
-        rows = attacked_rows(batch, batch.adversary_logp)
+    def _learn_noise(self, batch: JointBatch, gain: Tensor, steps: int) -> dict[str, float]:
+        played = batch.record("adversary")
+        rows = attacked_rows(batch, played["logp"])
         if not bool(rows.any()):
             return {}
-        played = (batch.obs.obs[:, :-1], batch.adversary_act, batch.adversary_logp, gain)
-        obs, act, old, gain = (values[rows] for values in played)
+        inputs = (batch.obs.obs[:, :-1], played["act"], played["logp"], gain)
+        obs, act, old, gain = (values[rows] for values in inputs)
         figures: list[Tensor] = []
         for _ in range(steps):
             loss, entropy = policy_terms(self.noise, obs, act, old, gain, self.clip)

@@ -7,14 +7,14 @@ from typing import Any, Literal, Self
 import torch
 from tianshou.algorithm.algorithm_base import (
     LaggedNetworkFullUpdateAlgorithmMixin,
-    OffPolicyAlgorithm,
 )
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.joint import MASKED, TeamSpec, last_actions
-from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats, build_network, team_rows
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, last_actions
+from robustmarl.learning import OffPolicyTeam
+from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.policies.q import QPolicy
@@ -31,7 +31,7 @@ class _Learned(nn.Module):
         self.agents, self.mixer = agents, mixer
 
 
-class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUpdateAlgorithmMixin):
+class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     r"""Q-learning on whole episodes with double-Q targets.
 
     .. math:: y_t = r_t + \gamma c_t\, \bar Q_{tot}\bigl(s_{t+1},
@@ -53,6 +53,7 @@ class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUp
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
+    policy: QPolicy
     last_target_update: Tensor
 
     def __init__(
@@ -101,9 +102,9 @@ class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUp
     def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
         return {}
 
-    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
-        obs, valid, act = batch.obs, batch.valid, batch.act
-        steps = valid.shape[1]
+    def learn(self, batch: JointBatch) -> TeamTrainingStats:
+        """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
+        obs, act = batch.obs, batch.act
         network = self.policy.network
         last = last_actions(act, terminal=True) if network.last_table is not None else None
         q, before = network.unroll(obs.seen, last)
@@ -120,27 +121,19 @@ class ValueBased(TeamAlgorithm, OffPolicyAlgorithm[QPolicy], LaggedNetworkFullUp
             taken = self.mixer(taken, state[:, :-1])
         error = taken - y
         loss = masked_mean(error.square(), learned)
-        self._rows = lambda: team_rows(
-            obs.obs[:, :steps],
-            obs.mask[:, :steps],
-            None if last is None else last[:, :steps],
-            None if before is None else before[:, :steps],
-            obs.alive[:, :steps] & valid.unsqueeze(-1),
+        self.step_policy(
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
         )
-        self.optim.step(loss)
-        self._rows = None
         self.policy.count("updates", 1)
         self._update_target()
         figures = torch.stack([loss.detach(), masked_mean(taken.detach(), learned)])
         return TeamTrainingStats(metrics=dict(zip(("loss", "q"), figures.tolist(), strict=True)))
 
     def _targets(
-        self, batch: Any, q_next: Tensor, mixer: nn.Module | None, state: Tensor
+        self, batch: JointBatch, q_next: Tensor, mixer: nn.Module | None, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return targets and where they count: (B, T), or (B, T, N) without a mixer."""
-        valid, going_on = batch.valid, batch.valid.float()
-        bootstrap = 1.0 - batch.terminated.float()
-        going_on = torch.cat([going_on[:, 1:], torch.zeros_like(going_on[:, :1])], dim=1)
+        valid, going_on, bootstrap = batch.valid, batch.going_on, batch.bootstrap
         if mixer is not None:
             value, reward = mixer(q_next, state[:, 1:]), batch.rew
         else:

@@ -25,7 +25,7 @@ class ObsAttack(Protocol):
     def ball(self) -> LinfBall:
         """What it may change."""
 
-    def at(self, epsilon: Coordinates) -> Self:
+    def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same attack at another radius."""
 
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:

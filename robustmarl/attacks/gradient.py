@@ -112,9 +112,9 @@ class PGD:
         """
         return cls(ball=ball, steps=1, **settings)
 
-    def at(self, epsilon: Coordinates) -> Self:
+    def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same attack at another radius."""
-        return replace(self, ball=self.ball.at(epsilon))
+        return replace(self, ball=self.ball.with_epsilon(epsilon))
 
     @torch.no_grad()
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:

@@ -24,16 +24,16 @@ class UniformNoise:
         ball: what may change; ``epsilon`` in observation units.
 
     Example:
-        >>> UniformNoise(ball=LinfBall(epsilon=0.25)).at(0.5).ball.epsilon
+        >>> UniformNoise(ball=LinfBall(epsilon=0.25)).with_epsilon(0.5).ball.epsilon
         0.5
     """
 
     ball: LinfBall
     needs_victim: ClassVar[bool] = False
 
-    def at(self, epsilon: Coordinates) -> Self:
+    def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same noise at another radius."""
-        return replace(self, ball=self.ball.at(epsilon))
+        return replace(self, ball=self.ball.with_epsilon(epsilon))
 
     @torch.no_grad()
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
@@ -67,9 +67,9 @@ class GaussianNoise:
             for std in self.std if isinstance(self.std, tuple) else (self.std,):
                 check_number("GaussianNoise.std", std, 0.0, unit="observation units")
 
-    def at(self, epsilon: Coordinates) -> Self:
+    def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same noise at another radius."""
-        return replace(self, ball=self.ball.at(epsilon))
+        return replace(self, ball=self.ball.with_epsilon(epsilon))
 
     @torch.no_grad()
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tianshou.data import Batch, ReplayBuffer
+from tianshou.data import ReplayBuffer
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl._seeding import mix, stream_id
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import JointBatch, JointObs, TeamSpec
 
 __all__ = ["OBS_KEYS", "EpisodeBuffer"]
 
@@ -175,45 +175,41 @@ class EpisodeBuffer(ReplayBuffer):
         drawn = self._rng.choice(self._count, batch_size, replace=False, shuffle=False)
         return order[drawn].astype(np.int64)
 
-    def sample(self, batch_size: int | None) -> tuple[Any, NDArray[np.int64]]:
+    def sample(  # type: ignore[override]
+        self, batch_size: int | None
+    ) -> tuple[JointBatch, NDArray[np.int64]]:
         """Return (batch, slots); see :meth:`sample_indices` and :meth:`get`."""
         indices = self.sample_indices(batch_size)
         return self.get_episodes(indices), indices
 
-    def latest(self, episodes: int) -> Any:
+    def latest(self, episodes: int) -> JointBatch:
         """Return the batch of the ``episodes`` newest, oldest first; fewer if it holds fewer."""
         check_int("EpisodeBuffer.latest.episodes", episodes, 1)
         count = min(episodes, self._count)
         return self.get_episodes((np.arange(count) + (self._next - count)) % self.capacity)
 
-    def get_episodes(self, slots: NDArray[np.int64]) -> Any:
-        """Return a batch of episodes, cut to the longest of them.
-
-        Returns:
-            Tianshou ``Batch``: ``obs.obs``, ``obs.seen``, ``obs.mask``, ``obs.state``,
-            ``obs.alive`` of (B, T+1, ...), everything else (B, T, ...), ``valid`` (B, T) bool.
-        """
+    def get_episodes(self, slots: NDArray[np.int64]) -> JointBatch:
+        """Return the episodes in these slots, cut to the longest of them."""
         check(len(slots) > 0, "EpisodeBuffer", "filled before sampling", f"{self._count} episodes")
         index = torch.as_tensor(slots, device=self.device)
         lengths = self.lengths[index]
         steps = int(lengths.max())
-        obs: dict[str, Any] = {}
-        rest: dict[str, Any] = {}
+        obs: dict[str, Tensor] = {}
+        rest: dict[str, Tensor] = {}
+        records: dict[str, dict[str, Tensor]] = {}
         for key, values in self.data.items():
             if key == "seen" and not self._perturbed:
                 continue
+            perturber, slash, name = key.rpartition("/")
             if key in OBS_KEYS:
                 obs[key] = values[:, : steps + 1][index]
+            elif slash:
+                records.setdefault(perturber, {})[name] = values[:, :steps][index]
             else:
                 rest[key] = values[:, :steps][index]
         obs.setdefault("seen", obs["obs"])
         valid = torch.arange(steps, device=self.device) < lengths[:, None]
-        batch = Batch()
-        inner = Batch()
-        # Set directly: Batch's own parsing copies and looks into every value.
-        inner.__dict__.update(obs)
-        batch.__dict__.update(rest, obs=inner, valid=valid)
-        return batch
+        return JointBatch(obs=JointObs(**obs), valid=valid, records=records, **rest)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the held episodes, oldest first, and the sampling stream."""

@@ -15,7 +15,7 @@ from tianshou.data.collector import BaseCollector
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_int
 from robustmarl._seeding import Draws, episode_key, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.buffer import EpisodeBuffer
@@ -24,7 +24,7 @@ from robustmarl.data.opponents import Opponent, Pick, whole, with_rows
 from robustmarl.data.stats import TeamCollectStats
 from robustmarl.joint import MASKED, StepContext, VectorEngine
 from robustmarl.perturbers.base import Perturber
-from robustmarl.perturbers.obs import as_perturber
+from robustmarl.perturbers.stack import PerturberStack
 
 __all__ = ["JointCollector"]
 
@@ -87,15 +87,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
         self._slice = self._index(rows)
         self._opponents = self._bind_opponents(dict(opponents or {}))
-        self.perturbers = [as_perturber(p) for p in perturb]
+        self.stack = PerturberStack(perturb)
         victim = self.controller.victim()
-        for depth, perturber in enumerate(self.perturbers):
-            perturber.bind(self.spec, victim, depth)
-        for perturber in self.perturbers:
-            check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
-        kept = Perturber.on_act
-        self._acts_differ = any(type(p).on_act is not kept for p in self.perturbers)
-        self._told_executed = any(p.act_told == "executed" for p in self.perturbers)
+        self.stack.bind(self.spec, victim)
         self._allocate()
 
     def _allocate(self) -> None:
@@ -106,6 +100,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._terminal = np.zeros(size, dtype=np.bool_)
         self._flags = torch.from_numpy(self._live), torch.from_numpy(self._terminal)
         self._number = np.zeros(size, dtype=np.int64)
+        self._lived = torch.zeros(size, self.spec.num_agents, dtype=torch.bool, device=device)
         self._last_act = self.spec.empty(size, device=device)["act"]
         width = self.controller.hidden_size
         shape = (size, self.spec.num_agents, width)
@@ -227,11 +222,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         )
         metrics = np.asarray(self._metrics, dtype=np.float64).reshape(begun, -1)[order]
         stats.metrics = {name: metrics[:, i] for i, name in enumerate(self.spec.metrics)}
-        stats.counters = {
-            f"{i}/{name}": value
-            for i, perturber in enumerate(self.perturbers)
-            for name, value in perturber.counters().items()
-        }
+        stats.counters = self.stack.counters()
         self.collect_step += played
         self.collect_episode += begun
         return stats
@@ -267,10 +258,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _tick(self) -> int:
         """Advance all live environments by a step; return the number of steps taken."""
         context = self._context(self._slice, self._last_act, self._hidden)
-        for perturber in self.perturbers:
-            context.seen = perturber.on_obs(context)
-        for perturber in self.perturbers:
-            perturber.shown(context)
+        if len(self.stack):
+            context.observed = self._observed(context)
+        self.stack.show(context)
         playing = (self._live & ~self._terminal).nonzero()[0]
         ended = self._terminal.nonzero()[0]
         if self._store is not None:
@@ -290,15 +280,12 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             self._check_mask(context)
             output = self._masked(output, context.mask)
         clean = output
-        for perturber in self.perturbers:
-            output = perturber.on_logits(context, output)
+        output = self.stack.on_logits(context, output)
         draws = Draws(self._keys).at(context.step, _SELECT)
         act, logp = self.controller.select(output, context.mask, draws, self._training)
-        executed = act
-        for perturber in self.perturbers:
-            executed = perturber.on_act(context, executed)
+        executed = self.stack.on_act(context, act)
         told = act
-        if self._told_executed:
+        if self.stack.told_executed:
             told = executed
             if logp is not None and (output is not clean or executed is not act):
                 logp = cast(Any, self.controller).log_prob(clean, told)
@@ -313,10 +300,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             arrays["act"] = told
             if logp is not None:
                 arrays["logp"] = logp
-            if self._acts_differ:
+            if self.stack.acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
-            for perturber in self.perturbers:
-                arrays |= perturber.record()
+            arrays |= self.stack.records()
         self._stage(arrays)
         self._last_act = told
         self._hidden = hidden if self._hidden is not None else None
@@ -380,6 +366,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             mask=shown["mask"],
             state=shown["state"],
             alive=shown["alive"],
+            observed=shown["alive"],
             last_act=last_act,
             hidden=hidden,
             step=step,
@@ -387,6 +374,14 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             live=flags[0],
             terminal=flags[1],
         )
+
+    def _observed(self, context: StepContext) -> Tensor:
+        """Return who has an observation: at an episode's end, who lived until then."""
+        observed = context.alive
+        if self._terminal.any():
+            observed = observed | (context.terminal[:, None] & self._lived)
+        self._lived = context.alive.clone()  # the engine overwrites its own
+        return observed
 
     def _joint_act(self, own: Tensor) -> Tensor:
         joint = torch.zeros(
@@ -421,7 +416,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         }
         if self._direct:
             arrays = {key: self._shown[key] for key in arrays}
-        if self.perturbers:
+        if len(self.stack):
             arrays["seen"] = context.seen
         return arrays
 

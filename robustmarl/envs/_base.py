@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
+import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space
+from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 from typing_extensions import override
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_index
 from robustmarl.typing import StepResult
 
-__all__ = ["CheckedEnv", "masked_spaces"]
+__all__ = ["CheckedEnv", "MaskedObs", "Spaces", "masked_spaces", "read_action"]
+
+ObsT = TypeVar("ObsT")
+ActionT = TypeVar("ActionT")
+
+MaskedObs: TypeAlias = dict[str, NDArray[np.generic]]
+"""An ``observation`` (D,) and an ``action_mask`` (A,)."""
+
+Spaces: TypeAlias = dict[str, Space[Any]]
+"""A space per agent. What it draws is not told: ints, say, are as good as ``Discrete``'s int64."""
 
 
-class CheckedEnv(ParallelEnv[str, Any, Any], ABC):
+class CheckedEnv(ParallelEnv[str, ObsT, ActionT], ABC):
     """An environment whose spaces are made once, and that refuses steps of the wrong agents."""
 
     @override
-    def observation_space(self, agent: str) -> Space[Any]:
+    def observation_space(self, agent: str) -> Space[ObsT]:
         return self.observation_spaces[agent]
 
     @override
-    def action_space(self, agent: str) -> Space[Any]:
+    def action_space(self, agent: str) -> Space[ActionT]:
         return self.action_spaces[agent]
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def step(self, actions: Mapping[str, ActionT]) -> StepResult:
         agents, named = self.agents, list(actions)
         served = all(agent in actions for agent in agents)
         if not served or len(named) > len(agents):
@@ -42,16 +53,31 @@ class CheckedEnv(ParallelEnv[str, Any, Any], ABC):
         return self._step(actions)
 
     @abstractmethod
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, ActionT]) -> StepResult:
         """Play one step; ``actions`` has one of every living agent."""
 
 
-def masked_spaces(
-    agents: Iterable[str], seen: Box, actions: int
-) -> tuple[dict[str, Space[Any]], dict[str, Space[Any]]]:
+def masked_spaces(agents: Iterable[str], seen: Box, actions: int) -> tuple[Spaces, Spaces]:
     """Return observation spaces, ``seen`` beside an action mask, and action spaces."""
     agents = list(agents)
     return (
         {a: Dict({"observation": seen, "action_mask": MultiBinary(actions)}) for a in agents},
         {a: Discrete(actions) for a in agents},
     )
+
+
+def read_action(
+    agent: str, action: SupportsIndex, mask: NDArray[np.generic], *, refuse: bool
+) -> tuple[int, bool]:
+    """Return an agent's action as an int, and whether ``mask`` (A,) has it available.
+
+    Raises:
+        TypeError: if the action is not an integer.
+        ValueError: if it is not available, with ``refuse``.
+    """
+    where = f"step.actions[{agent!r}]"
+    number = check_index(where, action)
+    available = 0 <= number < len(mask) and bool(mask[number])
+    remedy = "See its action_mask, or pass illegal='replace'."
+    check(available or not refuse, where, "an available action", number, remedy)
+    return number, available

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,9 @@ from robustmarl.typing import Array
 
 __all__ = ["Engine", "IndexedPlayer"]
 
+Told: TypeAlias = tuple[Array, list[float], bool, bool, dict[str, object]]
+"""What gymnasium's ``step`` returns, for all players together."""
+
 _ACTIONS = list(Action)
 _MOVES = {
     Action.NORTH: (-1, 0),
@@ -21,7 +25,11 @@ _MOVES = {
     Action.WEST: (0, -1),
     Action.EAST: (0, 1),
 }
-_AVAILABLE = np.array([[True] + [bool(c >> b & 1) for b in range(5)] for c in range(32)], np.int8)
+# What a player may do, by five bits: whether north, south, west and east are free, from the lowest
+# bit up, and whether food is beside it. Doing nothing is always allowed.
+_AVAILABLE = np.array(
+    [[True] + [bool(code >> bit & 1) for bit in range(5)] for code in range(32)], np.int8
+)
 _VALID = [[a for a, good in zip(_ACTIONS, row, strict=True) if good] for row in _AVAILABLE]
 
 
@@ -42,26 +50,30 @@ class IndexedPlayer(Player):
 class Engine(ForagingEnv):
     """The game of lbforaging 2.0; only what the players see is computed otherwise.
 
-    With ``share_cells`` collisions are those of EIR-MAPPO's code [Li2024]_: of the players that
-    would enter one cell the first does, whoever is there already, and the others stay.
+    Args:
+        share_cells: collisions are those of EIR-MAPPO's code [Li2024]_: of the players that would
+            enter one cell the first does, whoever is there already, and the others stay.
+        settings: of ``ForagingEnv``.
 
     Attributes:
         mask: available actions, int8 (players, 6), of the present state.
     """
 
-    def __init__(self, *args: Any, share_cells: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, share_cells: bool = False, **settings: object) -> None:
+        super().__init__(**settings)
         self.share_cells = share_cells
-        self.players: list[Any] = [IndexedPlayer(i) for i in range(self.n_agents)]
+        self.players: list[IndexedPlayer] = [IndexedPlayer(i) for i in range(self.n_agents)]
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[Array, dict[str, object]]:
         for player in self.players:  # else the last episode's positions block new ones
             player.position = None
         return super().reset(seed=seed, options=options)
 
     @override
-    def step(self, actions: Any) -> Any:
+    def step(self, actions: Sequence[int]) -> Told:
         if not self.share_cells:
             return super().step(actions)
         taken: set[tuple[int, int]] = set()
@@ -83,30 +95,30 @@ class Engine(ForagingEnv):
     @override
     def _get_observation_space(self) -> gymnasium.spaces.Box:
         """Return a flat box; lbforaging 2.0 fails here for grid observations."""
-        most = max(self.max_player_level)
+        highest_level = max(self.max_player_level)
         if self.max_food_level is not None:
-            food = max(self.max_food_level)
-        else:
-            food = sum(sorted(self.max_player_level)[:3])
+            highest_food = max(self.max_food_level)
+        else:  # lbforaging's rule: what the three weakest players can load together
+            highest_food = sum(sorted(self.max_player_level)[:3])
         if self._grid_observation:
             cells = (1 + 2 * self.sight) ** 2
-            high = [most if self._observe_agent_levels else 1] * cells + [food] * cells
-            high += [1] * cells
+            high = [highest_level if self._observe_agent_levels else 1] * cells
+            high += [highest_food] * cells + [1] * cells
             low = [0] * len(high)
         else:
             edge = [self.field.shape[1] - 1, self.field.shape[0] - 1]
             if self.field.shape[0] != self.field.shape[1]:  # rows come first in observations
                 edge = [max(edge)] * 2
-            levels, none = ([most], [0]) if self._observe_agent_levels else ([], [])
+            level, no_level = ([highest_level], [0]) if self._observe_agent_levels else ([], [])
             n = len(self.players)
-            high = [*edge, food] * self.max_num_food + (edge + levels) * n
-            low = [-1, -1, 0] * self.max_num_food + ([-1, -1, *none]) * n
+            high = [*edge, highest_food] * self.max_num_food + [*edge, *level] * n
+            low = [-1, -1, 0] * self.max_num_food + [-1, -1, *no_level] * n
         bounds = np.array(low, np.float32), np.array(high, np.float32)
         return gymnasium.spaces.Box(*bounds, dtype=np.float32)
 
     @override
     def _gen_valid_moves(self) -> None:
-        field = self.field.tolist()
+        field = self.field.tolist()  # food levels; 0 is free
         last_row, last_col = len(field) - 1, len(field[0]) - 1
         codes = []
         for player in self.players:
@@ -128,40 +140,46 @@ class Engine(ForagingEnv):
         return self._grids() if self._grid_observation else self._vectors()
 
     def _vectors(self) -> Array:
-        sight, most = self.sight, 2 * self.sight
-        at_rows, at_cols = self.field.nonzero()
-        levels = self.field[at_rows, at_cols].tolist()
-        foods = list(zip(at_rows.tolist(), at_cols.tolist(), levels, strict=True))
-        told = self._observe_agent_levels
-        nothing = [-1, -1, 0] if told else [-1, -1]
-        others = [(player, *player.position, player.level) for player in self.players]
-        values: list[float] = []
-        for player in self.players:
-            row, col = player.position
+        """Return observations as coordinates, (players, D); from the corner of what one sees.
+
+        Food in sight, then the player itself, then the others; what is not seen comes last in
+        its group, as -1, -1 and level 0.
+        """
+        sight, span = self.sight, 2 * self.sight
+        food_rows, food_cols = self.field.nonzero()
+        food_levels = self.field[food_rows, food_cols].tolist()
+        foods = list(zip(food_rows.tolist(), food_cols.tolist(), food_levels, strict=True))
+        with_levels = self._observe_agent_levels
+        unseen_player = [-1, -1, 0] if with_levels else [-1, -1]
+        players = [(player, *player.position, player.level) for player in self.players]
+        values: list[float] = []  # plain ints: cheaper one by one than arrays this small
+        for player, row, col, own_level in players:
             top, left = max(row - sight, 0), max(col - sight, 0)
             bottom, right = row + sight, col + sight
-            seen = 0
-            for r, c, level in foods:
-                if top <= r <= bottom and left <= c <= right:
-                    values += (r - top, c - left, level)
-                    seen += 1
-            values += [-1, -1, 0] * (self.max_num_food - seen)
+            foods_seen = 0
+            for food_row, food_col, level in foods:
+                if top <= food_row <= bottom and left <= food_col <= right:
+                    values += (food_row - top, food_col - left, level)
+                    foods_seen += 1
+            values += [-1, -1, 0] * (self.max_num_food - foods_seen)
             values += (row - top, col - left)
-            if told:
-                values.append(player.level)
-            absent = 0
-            for other, r, c, level in others:
+            if with_levels:
+                values.append(own_level)
+            unseen = 0
+            for other, other_row, other_col, level in players:
                 if other is player:
                     continue
-                y, x = r - top, c - left
-                if 0 <= y <= most and 0 <= x <= most:
-                    values += (y, x, level) if told else (y, x)
+                down, across = other_row - top, other_col - left
+                # lbforaging measures from the corner here: at an edge that is farther than sight
+                if 0 <= down <= span and 0 <= across <= span:
+                    values += (down, across, level) if with_levels else (down, across)
                 else:
-                    absent += 1
-            values += nothing * absent
-        return np.array(values, np.float32).reshape(len(others), -1)
+                    unseen += 1
+            values += unseen_player * unseen
+        return np.array(values, np.float32).reshape(len(players), -1)
 
     def _grids(self) -> Array:
+        """Return observations as three layers around each player, flat, (players, D)."""
         sight, (rows, cols) = self.sight, self.field.shape
         layers = np.zeros((3, rows + 2 * sight, cols + 2 * sight), np.float32)
         agents, foods, access = layers[:, sight : sight + rows, sight : sight + cols]
@@ -179,7 +197,7 @@ class Engine(ForagingEnv):
         )
 
     @override
-    def spawn_players(self, min_player_levels: Any, max_player_levels: Any) -> None:
+    def spawn_players(self, min_player_levels: object, max_player_levels: object) -> None:
         super().spawn_players(min_player_levels, max_player_levels)
         for player in self.players:  # plain ints are several times cheaper to compute with
             row, col = player.position

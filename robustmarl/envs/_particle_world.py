@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from mpe2._mpe_utils.core import Agent, Landmark, World
 from mpe2._mpe_utils.scenario import BaseScenario
 from mpe2._mpe_utils.simple_env import SimpleEnv
 from typing_extensions import override
 
-from robustmarl.envs.particles import HALF, Task, clip_cells, draw_places
+from robustmarl.envs._particle_task import HALF, Array64, Task, clip_cells, draw_places
 
 __all__ = ["ParticleRawEnv"]
+
+
+# Colours of mpe2's simple_spread.
+_BLUE = (0.35, 0.35, 0.85)
+_DARK = (0.25, 0.25, 0.25)
+_WHITE = (1.0, 1.0, 1.0)
 
 
 class _GridWorld(World):
@@ -34,10 +38,11 @@ class _Scenario(BaseScenario):
         world.agents = [Agent() for _ in range(self.task.agents)]
         for i, agent in enumerate(world.agents):
             agent.name, agent.size, agent.silent = f"agent_{i}", self.task.radius, True
-            agent.color = np.array([0.35, 0.35, 0.85])
+            agent.color = np.array(_BLUE)
             if self.grid:
                 agent.accel = 1.0  # one cell
-        world.landmarks = [_mark(f"landmark_{i}", 0.25) for i in range(self.task.landmarks)]
+        names = [f"landmark_{i}" for i in range(self.task.landmarks)]
+        world.landmarks = [_landmark(name, _DARK) for name in names]
         return world
 
     @override
@@ -52,18 +57,18 @@ class _Scenario(BaseScenario):
 
     @override
     def global_reward(self, world: World) -> float:
-        agents, marks = (
+        agents, landmarks = (
             np.array([[entity.state.p_pos for entity in kind]])
             for kind in (world.agents, world.landmarks)
         )
-        return float(self.task.reward(agents, marks)[0])
+        return float(self.task.reward(agents, landmarks)[0])
 
     @override
-    def observation(self, agent: Agent, world: World) -> Any:
-        own = agent.state.p_pos
+    def observation(self, agent: Agent, world: World) -> Array64:
+        here = agent.state.p_pos
         others = [other for other in world.agents if other is not agent]
-        seen = [entity.state.p_pos - own for entity in [*world.landmarks, *others]]
-        return np.concatenate([own, *seen])
+        seen = [entity.state.p_pos - here for entity in [*world.landmarks, *others]]
+        return np.concatenate([here, *seen])
 
 
 class ParticleRawEnv(SimpleEnv):
@@ -90,7 +95,9 @@ class ParticleRawEnv(SimpleEnv):
 
     @override
     def draw(self) -> None:
-        corner = _mark("corner", 1.0)
+        # mpe2 shows what lies farthest out at the picture's edge: for a moment an invisible
+        # landmark lies in a corner of the square
+        corner = _landmark("corner", _WHITE)
         corner.size, corner.state.p_pos = 0.0, np.full(2, HALF)
         self.original_cam_range = 1.0  # one unit of length is drawn as such
         self.world.landmarks.append(corner)
@@ -100,7 +107,7 @@ class ParticleRawEnv(SimpleEnv):
             self.world.landmarks.remove(corner)
 
 
-def _mark(name: str, shade: float) -> Landmark:
-    mark = Landmark()
-    mark.name, mark.collide, mark.color = name, False, np.full(3, shade)
-    return mark
+def _landmark(name: str, colour: tuple[float, float, float]) -> Landmark:
+    landmark = Landmark()
+    landmark.name, landmark.collide, landmark.color = name, False, np.array(colour)
+    return landmark

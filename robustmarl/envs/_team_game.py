@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from typing import SupportsIndex
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -16,7 +17,7 @@ from robustmarl.typing import Array, ResetResult, StepResult
 __all__ = ["TeamGame"]
 
 
-class TeamGame(CheckedEnv, ABC):
+class TeamGame(CheckedEnv[Array, SupportsIndex], ABC):
     """Base of games that are small enough to enumerate.
 
     Subclasses set their tables, then answer :meth:`_begin`, :meth:`_play`, :meth:`_views` and
@@ -59,12 +60,14 @@ class TeamGame(CheckedEnv, ABC):
             for agent in self.possible_agents
         }
         self.state_space = state_space
-        self._actions, self._horizon, self._time_limit = actions, horizon, time_limit
+        self._action_sizes, self._horizon, self._time_limit = actions, horizon, time_limit
         self._rng = np.random.default_rng()
         self._steps = 0
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> ResetResult:
         if seed is not None:
             self._rng = np.random.default_rng(check_seed("reset.seed", seed))
         self._steps = 0
@@ -73,10 +76,10 @@ class TeamGame(CheckedEnv, ABC):
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents = self.agents
         joint = tuple(check_index(f"step.actions[{agent!r}]", actions[agent]) for agent in agents)
-        for agent, action, size in zip(agents, joint, self._actions, strict=True):
+        for agent, action, size in zip(agents, joint, self._action_sizes, strict=True):
             if not 0 <= action < size:
                 check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
         reward = self._play(joint)
@@ -92,7 +95,7 @@ class TeamGame(CheckedEnv, ABC):
             {agent: {} for agent in agents},
         )
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self) -> dict[str, Array]:
         return dict(zip(self.possible_agents, self._views(), strict=True))
 
     @abstractmethod

@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, SupportsInt, TypedDict
 
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
-from typing_extensions import override
+from typing_extensions import Unpack, override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.envs._base import CheckedEnv, masked_spaces
+from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
 from robustmarl.typing import Env, ResetResult, StepResult
 
+if TYPE_CHECKING:  # importing it needs lbforaging
+    from robustmarl.envs._lbf_engine import Engine
+
 __all__ = ["ForagingParallelEnv", "foraging", "foraging_from_id"]
 
-_NUM_ACTIONS = 6
-_CELL = 16  # pixels
+_NUM_ACTIONS = 6  # nothing, north, south, west, east, load
+
+# A picture: pixels of a cell, and between things and the grid; brightness of its parts.
+_CELL, _FOOD_MARGIN, _PLAYER_MARGIN = 16, 2, 4
+_GROUND, _GRID, _OTHER_CHANNELS, _WEAKEST, _STRONGEST = 20, 70, 40, 100, 255
+_RED, _BLUE = 0, 2  # channels
+
 _ID = re.compile(
     r"Foraging(?P<grid>-grid)?(?:-(?P<sight>[1-9]\d*)s)?-(?P<rows>\d+)x(?P<cols>\d+)"
     r"-(?P<players>\d+)p-(?P<foods>\d+)f(?P<coop>-coop)?(?P<ind>-ind)?(?P<pen>-pen)?-v3"
 )
 
 
-class ForagingParallelEnv(CheckedEnv):
+class _Settings(TypedDict, total=False):
+    """Arguments of :func:`foraging`."""
+
+    size: int | tuple[int, int]
+    players: int
+    foods: int
+    coop: bool
+    sight: int | None
+    max_player_level: int | Sequence[int]
+    max_food_level: int | Sequence[int] | None
+    min_player_level: int | Sequence[int]
+    min_food_level: int | Sequence[int]
+    penalty: float
+    horizon: int
+    normalize_reward: bool
+    grid_observation: bool
+    observe_agent_levels: bool
+    share_cells: bool
+    render_mode: str | None
+
+
+class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -38,7 +67,7 @@ class ForagingParallelEnv(CheckedEnv):
         render_mode: ``"rgb_array"`` or None.
     """
 
-    def __init__(self, engine: Any, *, render_mode: str | None = None) -> None:
+    def __init__(self, engine: Engine, *, render_mode: str | None = None) -> None:
         self.engine, self.render_mode = engine, render_mode
         self.metadata = {
             "name": "foraging",
@@ -48,8 +77,7 @@ class ForagingParallelEnv(CheckedEnv):
             "horizon": engine._max_episode_steps,
             "episode_metrics": ("success",),
         }
-        self._names = [f"player_{i}" for i in range(len(engine.players))]
-        self.possible_agents = self._names[:]
+        self.possible_agents = [f"player_{i}" for i in range(len(engine.players))]
         self.agents = []
         box: Box = engine.observation_space[0]
         seen = Box(box.low, box.high, dtype=np.float32)
@@ -57,60 +85,62 @@ class ForagingParallelEnv(CheckedEnv):
         self.observation_spaces, self.action_spaces = spaces
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> ResetResult:
         obs, _ = self.engine.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
         return self._observe(obs), {agent: {} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsInt]) -> StepResult:
         agents, engine = self.agents, self.engine
         obs, rewards, over, _, _ = engine.step([int(actions[agent]) for agent in agents])
         terminated = over and not engine.field.any()
-        infos: dict[str, dict[str, Any]] = {agent: {} for agent in agents}
+        ending = {"success": float(terminated)} if over else {}
         if over:
             self.agents = []
-            infos = {agent: {"success": float(terminated)} for agent in agents}
         return (
             self._observe(obs),
             {agent: float(reward) for agent, reward in zip(agents, rewards, strict=True)},
             dict.fromkeys(agents, bool(terminated)),
             dict.fromkeys(agents, bool(over and not terminated)),
-            infos,
+            {agent: ending.copy() for agent in agents},
         )
 
     @override
     def state(self) -> NDArray[np.float32]:
         """Return all observations in a row."""
-        joint: NDArray[np.float32] = self.engine._make_gym_obs().reshape(-1)
-        return joint
+        return self.engine._make_gym_obs().reshape(-1)
 
     @override
-    def render(self) -> Any:
+    def render(self) -> NDArray[np.uint8]:
         """Return a picture, uint8 (H, W, 3): blue players and red food, brighter if stronger."""
         good = self.render_mode == "rgb_array"
         check(good, "foraging.render_mode", "'rgb_array' to render", self.render_mode)
         engine = self.engine
         rows, cols = engine.field.shape
-        picture = np.full((rows * _CELL, cols * _CELL, 3), 20, np.uint8)
-        picture[::_CELL] = picture[:, ::_CELL] = 70
-        things = [(*p.position, p.level, 2) for p in engine.players]
-        things += [(r, c, engine.field[r, c], 0) for r, c in np.argwhere(engine.field)]
+        picture = np.full((rows * _CELL, cols * _CELL, 3), _GROUND, np.uint8)
+        picture[::_CELL] = picture[:, ::_CELL] = _GRID
+        things = [(*p.position, p.level, _BLUE) for p in engine.players]
+        things += [
+            (row, col, engine.field[row, col], _RED) for row, col in np.argwhere(engine.field)
+        ]
         strongest = max(int(level) for *_, level, _ in things)
         for row, col, level, channel in things:
-            border = 2 if channel == 0 else 4
-            top, left = row * _CELL + 1 + border, col * _CELL + 1 + border
-            size = _CELL - 1 - 2 * border
-            colour = np.full(3, 40, np.uint8)
-            colour[channel] = 100 + 155 * int(level) // strongest
+            margin = _FOOD_MARGIN if channel == _RED else _PLAYER_MARGIN
+            top, left = row * _CELL + 1 + margin, col * _CELL + 1 + margin
+            size = _CELL - 1 - 2 * margin
+            colour = np.full(3, _OTHER_CHANNELS, np.uint8)
+            colour[channel] = _WEAKEST + (_STRONGEST - _WEAKEST) * int(level) // strongest
             picture[top : top + size, left : left + size] = colour
         return picture
 
-    def _observe(self, obs: Any) -> dict[str, Any]:
+    def _observe(self, obs: NDArray[np.float32]) -> dict[str, MaskedObs]:
         mask = self.engine.mask
         return {
             agent: {"observation": row, "action_mask": available}
-            for agent, row, available in zip(self._names, obs, mask, strict=True)
+            for agent, row, available in zip(self.possible_agents, obs, mask, strict=True)
         }
 
 
@@ -195,7 +225,10 @@ def foraging(
     return ForagingParallelEnv(engine, render_mode=render_mode)
 
 
-def foraging_from_id(id: str, **overrides: Any) -> Env:  # noqa: A002 - gymnasium's name for it
+def foraging_from_id(
+    id: str,  # noqa: A002 - gymnasium's name for it
+    **overrides: Unpack[_Settings],
+) -> Env:
     """Return the environment that lbforaging registers under ``id``.
 
     Args:
@@ -208,10 +241,12 @@ def foraging_from_id(id: str, **overrides: Any) -> Env:  # noqa: A002 - gymnasiu
         TypeError: if ``id`` is not a string, or for an argument of a wrong kind.
         ValueError: if ``id`` is not of this family, or for a value out of range.
     """
-    return foraging(**{**_arguments(id), **overrides})
+    settings = _arguments(id)
+    settings.update(overrides)
+    return foraging(**settings)
 
 
-def _arguments(name: str) -> dict[str, Any]:
+def _arguments(name: str) -> _Settings:
     rule = "like 'Foraging-8x8-2p-3f-v3'"
     if not isinstance(name, str):
         raise TypeError(f"foraging_from_id.id must be {rule}, got {name!r}.")
@@ -233,6 +268,7 @@ def _arguments(name: str) -> dict[str, Any]:
 def _check_levels(
     what: str, low: int | Sequence[int], high: int | Sequence[int] | None, count: int
 ) -> None:
+    """Refuse levels that are no ints >= 1, one or ``count`` of them, or not in order."""
     sides = {"min": low} if high is None else {"min": low, "max": high}
     each: dict[str, list[int]] = {}
     for side, value in sides.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
@@ -37,12 +35,11 @@ class MatrixGame(TeamGame):
         good = table.ndim >= 1 and table.size > 0 and bool(np.isfinite(table).all())
         check(good, "MatrixGame.payoff", "finite, with one axis per agent", payoff)
         check_int("MatrixGame.steps", steps, 1)
-        n = table.ndim
         super().__init__(
             name=name,
             actions=table.shape,
-            obs_box=_unit(n),
-            state_space=_unit(1),
+            obs_box=_unit_box(table.ndim),
+            state_space=_unit_box(1),
             horizon=steps,
             time_limit=False,
         )
@@ -67,7 +64,11 @@ class MatrixGame(TeamGame):
 
 
 def climbing(*, steps: int = 1) -> MatrixGame:
-    """Return the climbing game, whose optimum (11, at (0, 0)) is dangerous to look for."""
+    """Return the climbing game, whose optimum (11, at (0, 0)) is dangerous to look for.
+
+    Whoever plays its action 0 alone costs the team 30. Payoffs are those of Claus and Boutilier
+    (1998).
+    """
     payoff = [[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]]
     return MatrixGame(payoff, steps=steps, name="climbing")
 
@@ -91,27 +92,27 @@ class TwoStepGame(TeamGame):
         super().__init__(
             name="two_step",
             actions=(2, 2),
-            obs_box=_unit(3),
-            state_space=_unit(3),
+            obs_box=_unit_box(3),
+            state_space=_unit_box(3),
             horizon=2,
             time_limit=False,
         )
-        self._at = 0
+        self._game_state = 0
 
     @override
     def state(self) -> Array:
         """Return the state, one-hot, shape (3,)."""
-        return np.eye(3, dtype=np.float32)[self._at]
+        return np.eye(3, dtype=np.float32)[self._game_state]
 
     @override
     def _begin(self) -> None:
-        self._at = 0
+        self._game_state = 0
 
     @override
     def _play(self, joint: tuple[int, ...]) -> float:
-        reward = float(self.payoffs[self._at][joint])
-        if self._steps == 0:
-            self._at = 1 + joint[0]
+        reward = float(self.payoffs[self._game_state][joint])
+        if self._steps == 0:  # the first agent has chosen; after the second step it is over
+            self._game_state = 1 + joint[0]
         return reward
 
     @override
@@ -145,8 +146,8 @@ class SignalMatching(TeamGame):
         super().__init__(
             name="signal_matching",
             actions=(2,) * agents,
-            obs_box=_unit(2, margin=self._noise),
-            state_space=_unit(2),
+            obs_box=_unit_box(2, margin=self._noise),
+            state_space=_unit_box(2),
             horizon=horizon,
             time_limit=True,
         )
@@ -169,14 +170,13 @@ class SignalMatching(TeamGame):
 
     @override
     def _views(self) -> Array:
-        clean = np.tile(self.state(), (len(self._actions), 1))
+        clean = np.tile(self.state(), (len(self._action_sizes), 1))
         if self._noise == 0.0:
             return clean
         noise = self._rng.uniform(-self._noise, self._noise, clean.shape)
-        box: Any = self.observation_spaces[self.possible_agents[0]]
-        noisy: Array = (clean + noise).astype(np.float32).clip(box.low, box.high)
-        return noisy
+        return np.asarray(clean + noise, np.float32)
 
 
-def _unit(size: int, margin: float = 0.0) -> Box:
+def _unit_box(size: int, margin: float = 0.0) -> Box:
+    """Return [-margin, 1 + margin] in every coordinate."""
     return Box(-margin, 1.0 + margin, (size,), np.float32)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Any
+from typing import TypeAlias, cast
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl.envs._base import CheckedEnv
 from robustmarl.envs._extras import require
+from robustmarl.envs._mpe2 import ACCELERATION, MOVES, RawEnv, World, prepare_display
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
-__all__ = ["MPEParallelEnv", "SpreadEnv", "prepare_display", "spread"]
+__all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
 
-_UNDERFLOW = -746.0  # exp(x) is exactly 0.0 below
+Motors: TypeAlias = NDArray[np.floating]
+"""A continuous action: five numbers, of which the first does nothing."""
+
+Action: TypeAlias = int | Motors
+
+# exp(x) is exactly 0.0 in double precision from here down: its smallest number is exp(-744.44)
+_UNDERFLOW = -746.0
 
 
-class MPEParallelEnv(CheckedEnv):
+class MPEParallelEnv(CheckedEnv[Array, Action]):
     """Steps the world of an mpe2 ``raw_env`` once per joint action.
 
     Observations, rewards, terminations and truncations are bit for bit those of mpe2's own
@@ -32,7 +40,7 @@ class MPEParallelEnv(CheckedEnv):
         team_reward: how rewards make a team's reward, ``"sum"`` or ``"mean"``.
     """
 
-    def __init__(self, raw: Any, *, name: str, team_reward: str = "sum") -> None:
+    def __init__(self, raw: RawEnv, *, name: str, team_reward: str = "sum") -> None:
         self.raw, self.render_mode = raw, raw.render_mode
         self.metadata = {
             **raw.metadata,
@@ -46,19 +54,21 @@ class MPEParallelEnv(CheckedEnv):
         self.state_space = raw.state_space
         self._continuous: bool = raw.continuous_actions
         self._horizon: int = raw.max_cycles
-        boxes: list[Any] = [self.action_spaces[a] for a in self.possible_agents]
-        self._sizes = [] if self._continuous else [int(box.n) for box in boxes]
-        self._bounds = [(box.low, box.high) for box in boxes] if self._continuous else []
+        spaces = [raw.action_spaces[agent] for agent in self.possible_agents]
+        self._sizes = [int(space.n) for space in spaces if isinstance(space, Discrete)]
+        self._bounds = [(space.low, space.high) for space in spaces if isinstance(space, Box)]
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> ResetResult:
         self.raw.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
         self._steps = 0
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, Action]) -> StepResult:
         agents = self.agents
         rewards = self._advance([actions[agent] for agent in agents])
         self._steps += 1
@@ -77,36 +87,35 @@ class MPEParallelEnv(CheckedEnv):
     @override
     def state(self) -> Array:
         """Return all observations in a row, as mpe2 does, shape (S,)."""
-        joint: Array = self.raw.state()
-        return joint
+        return self.raw.state()
 
     @override
-    def render(self) -> Any:
+    def render(self) -> NDArray[np.uint8] | None:
         return self.raw.render()
 
     @override
     def close(self) -> None:
         self.raw.close()
 
-    def _advance(self, actions: list[Any]) -> dict[str, float]:
+    def _advance(self, actions: list[Action]) -> dict[str, float]:
         self.raw.current_actions = self._legal(actions)
         self.raw._execute_world_step()
         return dict(self.raw.rewards)
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self) -> dict[str, Array]:
         return {agent: self.raw.observe(agent) for agent in self.possible_agents}
 
     def _is_terminal(self) -> bool:
         return bool(self.raw.scenario.is_terminal(self.raw.world))
 
-    def _infos(self) -> dict[str, dict[str, Any]]:
+    def _infos(self) -> dict[str, dict[str, object]]:
         return {agent: dict(self.raw.infos[agent]) for agent in self.possible_agents}
 
-    def _legal(self, actions: list[Any]) -> list[Any]:
+    def _legal(self, actions: list[Action]) -> Sequence[Action]:
         """Return actions clipped to their boxes, or refuse indices out of range."""
         if self._continuous:
-            bounds = zip(actions, self._bounds, strict=True)
-            return [np.clip(action, low, high) for action, (low, high) in bounds]
+            bounds = zip(cast("list[Motors]", actions), self._bounds, strict=True)
+            return [np.clip(motors, low, high) for motors, (low, high) in bounds]
         for agent, action, size in zip(self.possible_agents, actions, self._sizes, strict=True):
             if not 0 <= action < size:
                 check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
@@ -123,21 +132,22 @@ class SpreadEnv(MPEParallelEnv):
         raw: ``mpe2.simple_spread_v3.raw_env`` with full observations and one reward rule.
     """
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: RawEnv) -> None:
         super().__init__(raw, name="simple_spread_v3")
         world = raw.world
         self._n = len(world.agents)
         self._ratio: float = raw.local_ratio
-        self._reach: list[float] = [a.size for a in world.agents]
-        self._push = [5.0 if a.accel is None else float(a.accel) for a in world.agents]
-        self._mass = [float(a.mass) for a in world.agents]
+        self._radius = [agent.size for agent in world.agents]
+        self._accel = [ACCELERATION if a.accel is None else float(a.accel) for a in world.agents]
+        self._mass = [float(agent.mass) for agent in world.agents]
+        # what an agent hears: nobody speaks in this task, but observations keep the place
         self._silence = [0.0] * (world.dim_c * (self._n - 1))
         self._pos: list[tuple[float, float]] = []
         self._vel: list[tuple[float, float]] = []
-        self._marks: list[tuple[float, float]] = []
+        self._landmarks: list[tuple[float, float]] = []
 
     @property
-    def world(self) -> Any:
+    def world(self) -> World:
         """mpe2's world with the present positions and velocities."""
         world = self.raw.world
         for agent, pos, vel in zip(world.agents, self._pos, self._vel, strict=True):
@@ -145,36 +155,38 @@ class SpreadEnv(MPEParallelEnv):
         return world
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> ResetResult:
         self.raw.reset(seed=seed, options=options)
         world = self.raw.world
-        self._pos = [tuple(agent.state.p_pos.tolist()) for agent in world.agents]
-        self._vel = [tuple(agent.state.p_vel.tolist()) for agent in world.agents]
-        self._marks = [tuple(mark.state.p_pos.tolist()) for mark in world.landmarks]
-        self._dist = self._distances()
+        self._pos = [_pair(agent.state.p_pos) for agent in world.agents]
+        self._vel = [_pair(agent.state.p_vel) for agent in world.agents]
+        self._landmarks = [_pair(landmark.state.p_pos) for landmark in world.landmarks]
+        self._pair_distances = self._distances()
         self.agents = self.possible_agents[:]
         self._steps = 0
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
     def state(self) -> Array:
-        return np.array(self._values, np.float32)
+        return np.array(self._joint_obs, np.float32)
 
     @override
-    def render(self) -> Any:
-        _ = self.world
+    def render(self) -> NDArray[np.uint8] | None:
+        _ = self.world  # brings mpe2's objects up to date
         return self.raw.render()
 
     @override
-    def _advance(self, actions: list[Any]) -> dict[str, float]:
-        force = self._forces(self._controls(self._legal(actions)))
+    def _advance(self, actions: list[Action]) -> dict[str, float]:
+        force = self._add_contacts(self._controls(self._legal(actions)))
         world = self.raw.world
         dt, keep = world.dt, 1 - world.damping
-        for i, (px, py) in enumerate(self._pos):
+        for i, (x, y) in enumerate(self._pos):
             (vx, vy), (fx, fy), mass = self._vel[i], force[i], self._mass[i]
-            self._pos[i] = (px + vx * dt, py + vy * dt)
+            self._pos[i] = (x + vx * dt, y + vy * dt)
             self._vel[i] = (vx * keep + fx / mass * dt, vy * keep + fy / mass * dt)
-        self._dist = self._distances()
+        self._pair_distances = self._distances()
         return self._rewards()
 
     @override
@@ -182,31 +194,31 @@ class SpreadEnv(MPEParallelEnv):
         return False
 
     @override
-    def _infos(self) -> dict[str, dict[str, Any]]:
+    def _infos(self) -> dict[str, dict[str, object]]:
         return {agent: {} for agent in self.possible_agents}
 
-    def _controls(self, actions: list[Any]) -> list[list[float]]:
-        """Return what each agent's motor does, [x, y]."""
+    def _controls(self, actions: Sequence[Action]) -> list[list[float]]:
+        """Return the force of each agent's motor, [x, y]."""
         if self._continuous:
-            pairs = [(float(a[2] - a[1]), float(a[4] - a[3])) for a in actions]
+            motors = cast("Sequence[Motors]", actions)
+            moves = [(float(m[2] - m[1]), float(m[4] - m[3])) for m in motors]
         else:
-            moves = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
-            pairs = [moves[a] for a in actions]
+            moves = [MOVES[move] for move in cast("Sequence[int]", actions)]
         # adding 0.0 turns -0.0 into 0.0, as mpe2's zero noise does
-        return [[x * p + 0.0, y * p + 0.0] for (x, y), p in zip(pairs, self._push, strict=True)]
+        return [[x * a + 0.0, y * a + 0.0] for (x, y), a in zip(moves, self._accel, strict=True)]
 
-    def _forces(self, force: list[list[float]]) -> list[list[float]]:
-        """Add the repulsion of agents that touch."""
-        world, reach, pos = self.raw.world, self._reach, self._pos
+    def _add_contacts(self, force: list[list[float]]) -> list[list[float]]:
+        """Add the repulsion of agents that touch: World.get_collision_force of mpe2."""
+        world, radius, pos = self.raw.world, self._radius, self._pos
         strength, margin = world.contact_force, world.contact_margin
-        for (a, b), dist in self._dist.items():
-            depth = -(dist - (reach[a] + reach[b])) / margin
+        for (a, b), distance in self._pair_distances.items():
+            depth = -(distance - (radius[a] + radius[b])) / margin
             if depth < _UNDERFLOW:
                 continue
             penetration = float(np.logaddexp(0, depth)) * margin
             (ax, ay), (bx, by) = pos[a], pos[b]
-            fx = strength * (ax - bx) / dist * penetration
-            fy = strength * (ay - by) / dist * penetration
+            fx = strength * (ax - bx) / distance * penetration
+            fy = strength * (ay - by) / distance * penetration
             force[a][0] += fx
             force[a][1] += fy
             force[b][0] -= fx
@@ -214,53 +226,51 @@ class SpreadEnv(MPEParallelEnv):
         return force
 
     def _distances(self) -> dict[tuple[int, int], float]:
-        found = {}
+        """Return the distance of each pair of agents, the lower number first."""
+        distances = {}
         for a, (ax, ay) in enumerate(self._pos):
             for b in range(a + 1, self._n):
                 bx, by = self._pos[b]
                 dx, dy = ax - bx, ay - by
-                found[a, b] = sqrt(dx * dx + dy * dy)
-        return found
+                distances[a, b] = sqrt(dx * dx + dy * dy)
+        return distances
 
     def _rewards(self) -> dict[str, float]:
-        hits = [0] * self._n
-        for (a, b), dist in self._dist.items():
-            if dist < self._reach[a] + self._reach[b]:
-                hits[a] += 1
-                hits[b] += 1
+        collisions = [0] * self._n
+        for (a, b), distance in self._pair_distances.items():
+            if distance < self._radius[a] + self._radius[b]:
+                collisions[a] += 1
+                collisions[b] += 1
         shared = 0.0
-        for x, y in self._marks:
+        for x, y in self._landmarks:
             shared -= min([sqrt((px - x) * (px - x) + (py - y) * (py - y)) for px, py in self._pos])
         common = shared * (1 - self._ratio)
         return {
-            agent: common + (0.0 - hit) * self._ratio
-            for agent, hit in zip(self.possible_agents, hits, strict=True)
+            agent: common + (0.0 - count) * self._ratio
+            for agent, count in zip(self.possible_agents, collisions, strict=True)
         }
 
     @override
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self) -> dict[str, Array]:
         pos = self._pos
         values: list[float] = []
         for i, (x, y) in enumerate(pos):
             values += self._vel[i]
             values += (x, y)
-            for mx, my in self._marks:
-                values += (mx - x, my - y)
-            for j, (ox, oy) in enumerate(pos):
+            for landmark_x, landmark_y in self._landmarks:
+                values += (landmark_x - x, landmark_y - y)
+            for j, (other_x, other_y) in enumerate(pos):
                 if j != i:
-                    values += (ox - x, oy - y)
+                    values += (other_x - x, other_y - y)
             values += self._silence
-        self._values = values
+        self._joint_obs = values
         rows = np.array(values, np.float32).reshape(self._n, -1)
         return dict(zip(self.possible_agents, rows, strict=True))
 
 
-def prepare_display() -> None:
-    """Let pygame, which mpe2 draws with, be silent and need no display."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    displays = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
-    if sys.platform.startswith("linux") and displays.isdisjoint(os.environ):
-        os.environ["SDL_VIDEODRIVER"] = "dummy"
+def _pair(vector: NDArray[np.float64]) -> tuple[float, float]:
+    x, y = vector.tolist()
+    return x, y
 
 
 def spread(
@@ -270,7 +280,7 @@ def spread(
     max_cycles: int = 25,
     continuous_actions: bool = False,
     render_mode: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> Env:
     r"""Return mpe2's simple_spread: N agents cover N landmarks without colliding.
 

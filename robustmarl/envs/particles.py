@@ -6,9 +6,7 @@ Each is a parallel environment on mpe2's physics, and a batch that computes the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,7 +16,21 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.envs._extras import require
-from robustmarl.envs.mpe import MPEParallelEnv, prepare_display
+from robustmarl.envs._mpe2 import ACCELERATION, MOVES, prepare_display
+from robustmarl.envs._particle_task import (
+    EDGE,
+    SMALL_RADIUS,
+    SPREAD_RADIUS,
+    Array64,
+    Task,
+    clip_cells,
+    draw_places,
+    formation_reward,
+    gather_reward,
+    lengths,
+    tram_spread_reward,
+)
+from robustmarl.envs.mpe import MPEParallelEnv
 from robustmarl.joint import spec_of
 
 __all__ = [
@@ -33,89 +45,7 @@ __all__ = [
     "tram_spread_reward",
 ]
 
-EDGE = 5
-SPREAD_RADIUS = 0.15  # mpe2's simple_spread
-HALF = EDGE / 2
-_LAST_CELL = (EDGE - 1) / 2
-_MOVES = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
-
-Array64 = NDArray[np.float64]
-
-
-def tram_spread_reward(agents: Array64, landmarks: Array64) -> Array64:
-    r"""Return :math:`-\sum_l \min_i \|x_i - y_l\|` minus the pairs of agents that overlap, (E,).
-
-    Bodies of radius 0.15 overlap closer than 0.3.
-
-    Args:
-        agents: positions, (E, N, 2).
-        landmarks: positions, (E, L, 2).
-    """
-    nearest = _distances(agents, landmarks).min(axis=1)
-    overlap = _distances(agents, agents) < 2.0 * SPREAD_RADIUS
-    pairs = (overlap.sum(axis=(1, 2)) - agents.shape[1]) // 2
-    return np.asarray(-nearest.sum(axis=1) - pairs)
-
-
-def gather_reward(agents: Array64, landmarks: Array64) -> Array64:
-    r"""Return :math:`-\sum_i \|x_i - y\|`, (E,), of positions (E, N, 2) and (E, 1, 2)."""
-    return np.asarray(-_distances(agents, landmarks)[:, :, 0].sum(axis=1))
-
-
-def formation_reward(agents: Array64, landmarks: Array64) -> Array64:
-    r"""Return how far N agents are from a regular polygon around the landmark, (E,).
-
-    .. math:: -\sum_i |\beta_i - \bar\beta| + |d_i - \bar d|, \qquad
-              \beta_i = \alpha_i - 2 \pi i / N
-
-    with distances d and sorted angles :math:`\alpha` in :math:`[0, 2\pi)` seen from the landmark.
-
-    Args:
-        agents: positions, (E, N, 2).
-        landmarks: positions, (E, 1, 2).
-    """
-    n = agents.shape[1]
-    arm = agents - landmarks
-    angle = np.sort(np.mod(np.arctan2(arm[..., 1], arm[..., 0]), 2.0 * np.pi), axis=1)
-    beta = angle - np.arange(n) * (2.0 * np.pi / n)
-    distance = _distances(agents, landmarks)[:, :, 0]
-    off = sum(np.abs(v - v.mean(axis=1, keepdims=True)) for v in (beta, distance))
-    return np.asarray(-np.asarray(off).sum(axis=1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is played.
-
-    Attributes:
-        name: of the environment.
-        agents: N.
-        landmarks: L.
-        radius: of an agent's body.
-        reward: the team's, (E,), of positions (E, N, 2) and (E, L, 2).
-    """
-
-    name: str
-    agents: int
-    landmarks: int
-    radius: float
-    reward: Callable[[Array64, Array64], Array64]
-
-
-def draw_places(rng: np.random.Generator, task: Task, grid: bool) -> Array64:
-    """Return first positions of the agents, then of the landmarks, (N + L, 2).
-
-    In cells, no two agents share one, nor do two landmarks.
-    """
-    if not grid:
-        return rng.uniform(-HALF, HALF, (task.agents + task.landmarks, 2))
-    cells = [rng.choice(EDGE * EDGE, k, replace=False) for k in (task.agents, task.landmarks)]
-    return np.stack(np.divmod(np.concatenate(cells), EDGE), axis=-1) - _LAST_CELL
-
-
-def clip_cells(places: Array64) -> Array64:
-    """Return the nearest cells of the grid."""
-    return np.clip(places, -_LAST_CELL, _LAST_CELL)
+_MOVES = np.array(MOVES)
 
 
 class ParticleEnv(MPEParallelEnv):
@@ -172,11 +102,11 @@ class ParticleEngine:
         self.velocity = np.zeros((num_envs, self._n, 2))
         self._steps = np.zeros(num_envs, np.int64)
         accel = self._world.agents[0].accel
-        self._push = 5.0 if accel is None else accel  # mpe2's rule
+        self._accel = ACCELERATION if accel is None else accel
+        # what each agent sees: numbers of the landmarks, then of the other agents, (N, L + N - 1)
         landmarks = list(range(self._n, self.places.shape[1]))
-        self._seen = np.array(
-            [landmarks + [j for j in range(self._n) if j != i] for i in range(self._n)]
-        )
+        agents = range(self._n)
+        self._seen = np.array([landmarks + [j for j in agents if j != i] for i in agents])
         self._itself = np.eye(self._n, dtype=bool)
         self.tensors = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"} | {
             "terminated": torch.zeros(num_envs, dtype=torch.bool),
@@ -228,7 +158,7 @@ class ParticleEngine:
             check(False, "ParticleEngine.advance.act", rule, joint.tolist())
         places = self.places[rows]
         agents = places[:, : self._n]
-        control = _MOVES[joint] * self._push + 0.0  # no -0.0
+        control = _MOVES[joint] * self._accel + 0.0  # turns -0.0 into 0.0, as mpe2's noise does
         if self.grid:
             agents[:] = clip_cells(agents + control)
         else:
@@ -244,8 +174,8 @@ class ParticleEngine:
         """Integrate mpe2's equations of motion over one step, with its order of operations."""
         world = self._world
         gap = agents[:, :, None] - agents[:, None]
-        distance = np.sqrt(np.square(gap[..., 0]) + np.square(gap[..., 1]))
-        distance[:, self._itself] = np.inf
+        distance = lengths(gap)
+        distance[:, self._itself] = np.inf  # nobody pushes itself
         depth = -(distance - 2.0 * self.task.radius) / world.contact_margin
         penetration = np.logaddexp(0, depth) * world.contact_margin
         if penetration.any():
@@ -258,10 +188,11 @@ class ParticleEngine:
         self.velocity[rows] = velocity * (1 - world.damping) + force / mass * world.dt
 
     def _show(self, rows: NDArray[np.int64], places: Array64) -> None:
-        own = places[:, : self._n]
+        """Write the observations and states of places (R, N + L, 2)."""
+        agents = places[:, : self._n]
         obs = np.empty((len(rows), self._n, self.spec.obs_size), np.float32)
-        obs[..., :2] = own
-        relative = places[:, self._seen] - own[:, :, None]
+        obs[..., :2] = agents
+        relative = places[:, self._seen] - agents[:, :, None]
         obs[..., 2:] = relative.reshape(*obs.shape[:2], self.spec.obs_size - 2)
         self._out["obs"][rows] = obs
         self._out["state"][rows] = obs.reshape(len(rows), self.spec.state_size)
@@ -308,7 +239,9 @@ def gather(
     The reward is :func:`gather_reward`; bodies have mpe2's radius 0.05. Arguments, errors and
     everything else are as in :func:`tram_spread`.
     """
-    task = Task(name="gather", agents=agents, landmarks=1, radius=0.05, reward=gather_reward)
+    task = Task(
+        name="gather", agents=agents, landmarks=1, radius=SMALL_RADIUS, reward=gather_reward
+    )
     return _make(task, grid, horizon, render_mode)
 
 
@@ -320,7 +253,9 @@ def formation(
     The square may be of any size. The reward is :func:`formation_reward`; bodies have mpe2's
     radius 0.05. Arguments, errors and everything else are as in :func:`tram_spread`.
     """
-    task = Task(name="formation", agents=agents, landmarks=1, radius=0.05, reward=formation_reward)
+    task = Task(
+        name="formation", agents=agents, landmarks=1, radius=SMALL_RADIUS, reward=formation_reward
+    )
     return _make(task, grid, horizon, render_mode)
 
 
@@ -332,8 +267,3 @@ def _make(task: Task, grid: bool, horizon: int, render_mode: str | None) -> Part
     check_int(f"{name}.horizon", horizon, 1)
     check_choice(f"{name}.render_mode", render_mode, (None, "rgb_array", "human"))
     return ParticleEnv(task, grid=grid, horizon=horizon, render_mode=render_mode)
-
-
-def _distances(one: Array64, other: Array64) -> Any:
-    gap = one[:, :, None] - other[:, None]
-    return np.sqrt(np.square(gap[..., 0]) + np.square(gap[..., 1]))

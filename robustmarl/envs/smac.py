@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import warnings
-from collections.abc import Callable
-from importlib.machinery import PathFinder
-from importlib.util import find_spec
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, SupportsIndex
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -18,11 +14,12 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_known, check_names, check_seed
 from robustmarl._seeding import mix
-from robustmarl.envs._base import CheckedEnv, masked_spaces
-from robustmarl.envs.skirmish.engine import DIFFICULTIES
-from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout, read_action
+from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
+from robustmarl.envs._smac_install import import_part, require_binary, require_package
+from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout
 from robustmarl.envs.skirmish.maps import MAPS
 from robustmarl.envs.skirmish.render import Figure, draw
+from robustmarl.envs.skirmish.rules import DIFFICULTIES
 from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SmacParallelEnv", "smac"]
@@ -30,10 +27,43 @@ __all__ = ["SmacParallelEnv", "smac"]
 _LEVELS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "A")
 _RESERVED = ("map_name", "difficulty", "seed", "continuing_episode")  # ours to set
 _SEEDS = 2**32  # StarCraft II's are 32 bits wide
-_GUIDE = "See 'SMAC' in the documentation."
 
 
-class SmacParallelEnv(CheckedEnv):
+class _Place(Protocol):
+    x: float
+    y: float
+
+
+class _Unit(Protocol):
+    pos: _Place
+    radius: float
+    health: float
+    health_max: float
+    shield: float
+    shield_max: float
+
+
+class _Game(Protocol):
+    """``smac.env.StarCraft2Env``, as far as it is used."""
+
+    map_name: str
+    map_x: int
+    map_y: int
+    force_restarts: int
+    agents: Mapping[int, _Unit]
+    enemies: Mapping[int, _Unit]
+
+    def get_env_info(self) -> dict[str, int]: ...
+    def reset(self) -> object: ...
+    def step(self, actions: Sequence[int]) -> tuple[float, bool, Mapping[str, object]]: ...
+    def get_obs(self) -> Sequence[NDArray[np.float32]]: ...
+    def get_state(self) -> NDArray[np.float32]: ...
+    def get_avail_actions(self) -> Sequence[Sequence[int]]: ...
+    def save_replay(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class SmacParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
     """A team of units fights StarCraft II's own AI; see :func:`smac`.
 
     Spaces, keys and infos are those of ``envs.skirmish`` on the same map.
@@ -52,7 +82,7 @@ class SmacParallelEnv(CheckedEnv):
 
     def __init__(
         self,
-        make_game: Callable[[int | None], Any],
+        make_game: Callable[[int | None], _Game],
         *,
         dead: str = "stay",
         illegal: str = "replace",
@@ -61,41 +91,43 @@ class SmacParallelEnv(CheckedEnv):
         check_choice("smac.dead", dead, ("stay", "leave"))
         check_choice("smac.illegal", illegal, ("replace", "refuse"))
         check_choice("smac.render_mode", render_mode, (None, "rgb_array"))
-        self._make, self.render_mode = make_game, render_mode
+        self._make_game, self.render_mode = make_game, render_mode
         self._leave, self._refuse = dead == "leave", illegal == "refuse"
-        self.game = game = make_game(None)
-        name, size = game.map_name, game.get_env_info()
+        self.game: _Game = make_game(None)
+        game, name, sizes = self.game, self.game.map_name, self.game.get_env_info()
         self.metadata = {
             "name": f"smac_{name}",
             "render_modes": ["rgb_array"],
             "render_fps": 3,
             "team_reward": "sum" if self._leave else "mean",
-            "horizon": size["episode_limit"],
+            "horizon": sizes["episode_limit"],
             "episode_metrics": ("battle_won",),
             "relaunches_to_seed": True,
         }
-        n, actions = size["n_agents"], size["n_actions"]
+        n, actions = sizes["n_agents"], sizes["n_actions"]
         self.possible_agents = [f"agent_{i}" for i in range(n)]
         self.agents = []
-        # StarCraft2Env counts the time step twice in sizes, and appends it after both places
-        wide = int(getattr(game, "obs_timestep_number", False))
-        joint = getattr(game, "obs_instead_of_state", False)
-        seen = Box(-1.0, 1.0, (size["obs_shape"] + wide,), np.float32)
+        # with the time step, observations are one feature longer than StarCraft2Env states
+        with_time = int(getattr(game, "obs_timestep_number", False))
+        obs_as_state = getattr(game, "obs_instead_of_state", False)
+        seen = Box(-1.0, 1.0, (sizes["obs_shape"] + with_time,), np.float32)
         spaces = masked_spaces(self.possible_agents, seen, actions)
         self.observation_spaces, self.action_spaces = spaces
         high = Layout(MAPS[name]).max_state if name in MAPS else np.inf
-        states = size["state_shape"] + (n * wide if joint else 0)
-        self.state_space = Box(-1.0, high, (states,), np.float32)
+        state_size = sizes["state_shape"] + (n * with_time if obs_as_state else 0)
+        self.state_space = Box(-1.0, high, (state_size,), np.float32)
         self._mask = np.zeros((n, actions), np.int8)
-        self._state = np.zeros(states, np.float32)
-        self._root: int | None = None
-        self._relaunches = 0
+        self._state = np.zeros(state_size, np.float32)
+        self._seed: int | None = None  # the last one that a reset was given
+        self._relaunches = 0  # without another seed since
         self._begun = False  # whether this game has been reset
         self._goes_on = False  # whether it can be reset again
         self._illegal = 0
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> ResetResult:
         """Start an episode.
 
         A seed launches the game anew, which takes several seconds. Without one, the next
@@ -107,7 +139,7 @@ class SmacParallelEnv(CheckedEnv):
             TypeError: if the seed is not an int.
         """
         if seed is not None:
-            self._root, self._relaunches = check_seed("reset.seed", seed), 0
+            self._seed, self._relaunches = check_seed("reset.seed", seed), 0
             self._relaunch()
         elif self._begun and not self._goes_on:
             # reset again before its first end, a game would launch twice, and count twice the
@@ -117,10 +149,10 @@ class SmacParallelEnv(CheckedEnv):
         obs = self._begin()
         self.agents = self.possible_agents[:]
         self._illegal = 0
-        return self._look(obs, self.agents), {agent: {"alive": True} for agent in self.agents}
+        return self._show(obs, self.agents), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents, game = self.agents, self.game
         reward, over, info = game.step(self._legal(actions))
         crashed = "battle_won" not in info
@@ -130,7 +162,7 @@ class SmacParallelEnv(CheckedEnv):
         terminated = bool(over and not truncated)
         if over:
             self._goes_on = not crashed
-        obs = self._see()
+        obs = self._read()
         alive = self._mask[:, NO_OP] == 0
         if terminated:  # after an end there are no agents, hence only no-ops
             alive[:] = False
@@ -148,7 +180,7 @@ class SmacParallelEnv(CheckedEnv):
         elif self._leave:
             self.agents = [agent for agent in agents if living[agent]]
         return (
-            self._look(obs, agents),
+            self._show(obs, agents),
             dict.fromkeys(agents, share),
             gone,
             {agent: truncated and not gone[agent] for agent in agents},
@@ -161,7 +193,7 @@ class SmacParallelEnv(CheckedEnv):
         return self._state.copy()
 
     @override
-    def render(self) -> Any:
+    def render(self) -> NDArray[np.uint8]:
         """Return a picture like skirmish's, uint8 (H, W, 3), of the whole map.
 
         It needs no display, unlike smac's renderer, which pysc2 4.0 does not let run on
@@ -210,12 +242,13 @@ class SmacParallelEnv(CheckedEnv):
         """Quit the game; the one that takes its place launches when it is reset."""
         self.game.close()
         self._begun = self._goes_on = False
-        seed = self._root
+        seed = self._seed
         if seed is not None and self._relaunches:  # not the same episodes again
             seed = mix(seed, self._relaunches)
-        self.game = self._make(None if seed is None else seed % _SEEDS)
+        self.game = self._make_game(None if seed is None else seed % _SEEDS)
 
     def _begin(self) -> NDArray[np.float32]:
+        """Start an episode in the game at hand, and return its observations (N, D)."""
         restarts = self.game.force_restarts
         self.game.reset()
         if self.game.force_restarts != restarts:  # what it shows may be from before the crash
@@ -224,14 +257,15 @@ class SmacParallelEnv(CheckedEnv):
             if self.game.force_restarts:
                 raise RuntimeError("StarCraft II must start an episode, got a crash, twice.")
         self._begun = True
-        return self._see()
+        return self._read()
 
-    def _see(self) -> NDArray[np.float32]:
+    def _read(self) -> NDArray[np.float32]:
+        """Take over what the game shows, and return its observations (N, D)."""
         self._mask[:] = self.game.get_avail_actions()
         self._state = np.asarray(self.game.get_state(), np.float32)
         return np.asarray(self.game.get_obs(), np.float32)
 
-    def _look(self, obs: NDArray[np.float32], agents: list[str]) -> dict[str, Any]:
+    def _show(self, obs: NDArray[np.float32], agents: list[str]) -> dict[str, MaskedObs]:
         mask = self._mask.copy()
         shown = {
             agent: {"observation": row, "action_mask": available}
@@ -239,7 +273,7 @@ class SmacParallelEnv(CheckedEnv):
         }
         return {agent: shown[agent] for agent in agents}
 
-    def _legal(self, actions: dict[str, Any]) -> list[int]:
+    def _legal(self, actions: Mapping[str, SupportsIndex]) -> list[int]:
         """Return one available action per possible agent, counting those that had to change."""
         present, joint = frozenset(self.agents), []
         for agent, mask in zip(self.possible_agents, self._mask, strict=True):
@@ -258,7 +292,7 @@ def smac(
     dead: str = "stay",
     illegal: str = "replace",
     render_mode: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> SmacParallelEnv:
     """Return one of SMAC's battles, played by StarCraft II.
 
@@ -298,77 +332,17 @@ def smac(
     remedy = "StarCraft II's difficulties are not those of skirmish." if foreign else ""
     rule = f"one of {list(_LEVELS)}"
     check(difficulty in _LEVELS, "smac.difficulty", rule, difficulty, remedy)
-    _require_package()
-    game = _import("smac.env").StarCraft2Env
-    check_known("smac.map", map, _import("smac.env.starcraft2.maps.smac_maps").map_param_registry)
-    known = [name for name in inspect.signature(game).parameters if name not in _RESERVED]
+    require_package()
+    game_class = import_part("smac.env").StarCraft2Env
+    registry = import_part("smac.env.starcraft2.maps.smac_maps").map_param_registry
+    check_known("smac.map", map, registry)
+    known = [name for name in inspect.signature(game_class).parameters if name not in _RESERVED]
     check_names("smac.options", options, known)
-    _require_binary(map, options.get("game_version"))
+    require_binary(map, options.get("game_version"))
 
-    def make(seed: int | None) -> Any:
-        return game(
+    def make(seed: int | None) -> _Game:
+        return game_class(
             map_name=map, difficulty=difficulty, seed=seed, continuing_episode=True, **options
         )
 
     return SmacParallelEnv(make, dead=dead, illegal=illegal, render_mode=render_mode)
-
-
-def _require_package() -> None:
-    """Raise unless ``smac`` is the StarCraft one; SMAC3, of that name too, is not imported."""
-    install = (
-        "Install it with: pip install --no-deps git+https://github.com/oxwhirl/smac.git "
-        "&& pip install pysc2 s2clientprotocol pygame."
-    )
-    found = find_spec("smac")
-    if found is None:
-        raise ImportError(
-            f"envs.smac needs the package 'smac', the StarCraft one. {install} {_GUIDE}"
-        )
-    if PathFinder.find_spec("smac.env", found.submodule_search_locations or []) is None:
-        raise ImportError(
-            f"envs.smac needs the package 'smac' of StarCraft, got another one at {found.origin}. "
-            "PyPI's 'smac' is AutoML's SMAC3, with the same import name: use an environment "
-            f"without it. {install} {_GUIDE}"
-        )
-
-
-def _import(module: str) -> ModuleType:
-    try:
-        with warnings.catch_warnings():  # about what their own dependencies deprecate
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", UserWarning)
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"envs.smac needs the package {error.name!r}, on which 'smac' depends. "
-            f"Install it with pip. {_GUIDE}"
-        ) from error
-    except TypeError as error:
-        if "Descriptors cannot be created directly" not in str(error):
-            raise
-        raise ImportError(
-            "envs.smac needs a protobuf that reads StarCraft II's old messages, got a newer one. "
-            "Set the environment variable PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python before "
-            f"Python starts, or install 'protobuf<3.21'. {_GUIDE}"
-        ) from error
-
-
-def _require_binary(name: str, version: str | None) -> None:
-    """Raise unless pysc2 finds StarCraft II and the map."""
-    launch_error: type[Exception] = _import("pysc2.lib.sc_process").SC2LaunchError
-    try:
-        config = _import("pysc2.run_configs").get(version=version)
-    except (OSError, launch_error) as error:
-        raise FileNotFoundError(
-            f"envs.smac needs StarCraft II where pysc2 looks for it, got: {error}. Install it, "
-            "and set the environment variable SC2PATH to its folder unless that is "
-            f"~/StarCraftII. {_GUIDE}"
-        ) from error
-    path = _import("pysc2.maps").get(name).path
-    try:
-        config.map_data(path)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"envs.smac needs the map file {path!r} in the folder Maps of StarCraft II, got: "
-            f"{error} Put smac's folder SMAC_Maps there. {_GUIDE}"
-        ) from error

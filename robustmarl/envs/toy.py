@@ -55,24 +55,24 @@ class ToyGame(TeamGame):
         check_int("ToyGame.horizon", horizon, 1)
         check_choice("ToyGame.dynamics", dynamics, get_args(ToyDynamics))
         self._dynamics: ToyDynamics = dynamics
-        self._size = 2 if memoryless else 5
+        self._obs_size = 2 if memoryless else 5
         super().__init__(
             name="eir_toy",
             actions=(2, 2),
-            obs_box=Box(0.0, 1.0, (self._size,), np.float32),
-            state_space=Box(0.0, 1.0, (2, self._size), np.float32),
+            obs_box=Box(0.0, 1.0, (self._obs_size,), np.float32),
+            state_space=Box(0.0, 1.0, (2, self._obs_size), np.float32),
             horizon=horizon,
             time_limit=True,
         )
-        self._at = 0
-        self._last = (0, 0, 0)
+        self._game_state = 0
+        self._last = (0, 0, 0)  # the state before, and what both played in it
 
     def make_engine(self, num_envs: int) -> ToyEngine:
         """Return ``num_envs`` games like this one, stepped together; training uses it."""
         return ToyEngine(
             num_envs,
             horizon=self._horizon,
-            memoryless=self._size == 2,
+            memoryless=self._obs_size == 2,
             dynamics=self._dynamics,
         )
 
@@ -83,20 +83,23 @@ class ToyGame(TeamGame):
 
     @override
     def _begin(self) -> None:
-        self._at, self._last = _first_state(self._rng), (0, 0, 0)
+        self._game_state, self._last = _first_state(self._rng), (0, 0, 0)
 
     @override
     def _play(self, joint: tuple[int, ...]) -> float:
         first, second = joint
-        success = (first == second) == (self._at == 0)
-        self._last = (self._at, first, second)
-        self._at = int(success != (self._dynamics == "alternating" and self._at == 1))
+        success = (first == second) == (self._game_state == 0)
+        self._last = (self._game_state, first, second)
+        # published: 1 after a success, 0 after a failure; alternating: the other state after a
+        # success, which from state 1 is just the reverse
+        reverse = self._dynamics == "alternating" and self._game_state == 1
+        self._game_state = int(success != reverse)
         return float(success)
 
     @override
     def _views(self) -> Array:
-        rows = [[self._at, agent, *self._last] for agent in (0, 1)]
-        return np.array(rows, np.float32)[:, : self._size].copy()
+        rows = [[self._game_state, agent, *self._last] for agent in (0, 1)]
+        return np.array(rows, np.float32)[:, : self._obs_size].copy()
 
 
 class ToyEngine:
@@ -125,14 +128,14 @@ class ToyEngine:
             self.tensors[key] = torch.zeros(num_envs, dtype=torch.bool)
         self.tensors["metrics"] = torch.zeros(num_envs, 0)
         self.tensors["mask"][:] = self.tensors["alive"][:] = True
-        self.tensors["obs"][:, 1, 1] = self.tensors["state"][:, 1, 1] = 1.0  # agents' numbers
+        self.tensors["obs"][:, 1, 1] = self.tensors["state"][:, 1, 1] = 1.0  # agent 1's number
         self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}
-        self._at = np.zeros(num_envs, np.int64)
+        self._game_state = np.zeros(num_envs, np.int64)
         self._steps = np.zeros(num_envs, np.int64)
-        self._memory = not memoryless
+        self._has_memory = not memoryless
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._game_state)
 
     @property
     def action_space(self) -> MultiDiscrete:
@@ -142,7 +145,7 @@ class ToyEngine:
     def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
         """Start new episodes in ``rows``, each from its seed."""
         out = self._out
-        self._at[rows] = [_first_state(np.random.default_rng(seed)) for seed in seeds]
+        self._game_state[rows] = [_first_state(np.random.default_rng(seed)) for seed in seeds]
         self._steps[rows] = 0
         out["rew_agents"][rows] = 0.0
         out["truncated"][rows] = False
@@ -153,21 +156,22 @@ class ToyEngine:
         played = act.numpy()[rows]
         if ((played < 0) | (played > 1)).any():
             check(False, "ToyEngine.advance.act", "indices below 2", played.tolist())
-        at = self._at[rows]
-        success = (played[:, 0] == played[:, 1]) == (at == 0)
-        self._at[rows] = success != (self._alternating & (at == 1))
+        state = self._game_state[rows]
+        success = (played[:, 0] == played[:, 1]) == (state == 0)
+        self._game_state[rows] = success != (self._alternating & (state == 1))  # see ToyGame._play
         self._steps[rows] += 1
         self._out["rew_agents"][rows] = success[:, None]
         self._out["truncated"][rows] = self._steps[rows] >= self.spec.horizon
-        self._show(rows, np.column_stack([at, played])[:, None])
+        self._show(rows, np.column_stack([state, played])[:, None])
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""
 
     def _show(self, rows: NDArray[np.int64], last: NDArray[np.int64] | float) -> None:
+        """Write observations; ``last`` is the state before and both actions, (R, 1, 3)."""
         obs = self._out["obs"]
-        obs[rows, :, 0] = self._at[rows, None]
-        if self._memory:
+        obs[rows, :, 0] = self._game_state[rows, None]
+        if self._has_memory:
             obs[rows, :, 2:] = last
         self._out["state"][rows] = obs[rows]
 

@@ -1,6 +1,6 @@
 """The joint arrays of a team: their sizes, one tick of them, and whole episodes."""
 
-from robustmarl.joint.batch import joint_state, last_actions
+from robustmarl.joint.batch import JointBatch, JointObs, joint_state, last_actions
 from robustmarl.joint.context import StepContext, rows_of
 from robustmarl.joint.describe import Described, describe
 from robustmarl.joint.engine import VectorEngine
@@ -10,6 +10,8 @@ from robustmarl.joint.spec import TeamSpec, check_parallel, spec_of, split_obs
 __all__ = [
     "MASKED",
     "Described",
+    "JointBatch",
+    "JointObs",
     "StepContext",
     "TeamSpec",
     "VectorEngine",

@@ -2,10 +2,104 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
 import torch
 from torch import Tensor
 
-__all__ = ["joint_state", "last_actions"]
+__all__ = ["JointBatch", "JointObs", "joint_state", "last_actions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointObs:
+    """What B episodes of at most T steps looked like, the last observation included.
+
+    Attributes:
+        obs: what the environment showed: clean, (B, T+1, N, D).
+        seen: what the agents saw, (B, T+1, N, D); the same tensor where nothing perturbed.
+        mask: available actions, bool (B, T+1, N, A).
+        state: the global state, (B, T+1, S) or (B, T+1, N, S).
+        alive: bool (B, T+1, N).
+    """
+
+    obs: Tensor
+    seen: Tensor
+    mask: Tensor
+    state: Tensor
+    alive: Tensor
+
+    def replace(self, **changes: Tensor) -> Self:
+        """Return the same with other tensors for some."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointBatch:
+    """B episodes of at most T steps of one team with N agents.
+
+    Attributes:
+        obs: observations, (B, T+1, ...) each.
+        act: what the learner is told was done, int64 (B, T, N) or float (B, T, N, A).
+        rew: the team's reward, (B, T).
+        rew_agents: the agents' own, (B, T, N).
+        terminated: whether a step ended its episode for good, bool (B, T).
+        truncated: whether it was cut off, by a time limit: values bootstrap, bool (B, T).
+        valid: which steps were played, bool (B, T); the others are padding.
+        logp: on-policy, the log-probability of ``act`` when it was drawn, (B, T, N), or None.
+        act_intended: what the policy chose, like ``act``, where ``on_act`` hooks were; or None.
+        act_exec: what the environment was given, likewise.
+        records: what each perturber recorded, by its name in the stack, (B, T, ...) each.
+    """
+
+    obs: JointObs
+    act: Tensor
+    rew: Tensor
+    rew_agents: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    valid: Tensor
+    logp: Tensor | None = None
+    act_intended: Tensor | None = None
+    act_exec: Tensor | None = None
+    records: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @property
+    def living(self) -> Tensor:
+        """The agent-steps of living agents that were played, bool (B, T, N)."""
+        return self.valid.unsqueeze(-1) & self.obs.alive[:, :-1]
+
+    @property
+    def going_on(self) -> Tensor:
+        """1 where the episode goes on after a step, 0 at its last, (B, T)."""
+        valid = self.valid.float()
+        return torch.cat([valid[:, 1:], torch.zeros_like(valid[:, :1])], dim=1)
+
+    @property
+    def bootstrap(self) -> Tensor:
+        """1 where the next value counts, 0 after a termination, (B, T)."""
+        return 1.0 - self.terminated.float()
+
+    def record(self, name: str) -> Mapping[str, Tensor]:
+        """Return what the perturber ``name`` recorded; nothing if there was none."""
+        return self.records.get(name, {})
+
+    def flat(self) -> dict[str, Tensor]:
+        """Return all tensors by name, as ``obs.seen``, ``act``, ``byzantine/types``."""
+        found = {f"obs.{part.name}": getattr(self.obs, part.name) for part in fields(self.obs)}
+        own = {part.name: getattr(self, part.name) for part in fields(self)}
+        found |= {name: values for name, values in own.items() if isinstance(values, Tensor)}
+        for perturber, record in self.records.items():
+            found |= {f"{perturber}/{name}": values for name, values in record.items()}
+        return found
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same with other values for some attributes."""
+        return replace(self, **changes)
 
 
 def joint_state(state: Tensor, per_agent: bool) -> Tensor:

@@ -20,6 +20,8 @@ class StepContext:
         mask: available actions (E, N, A).
         state: global state (E, S) or (E, N, S).
         alive: (E, N).
+        observed: which agents have an observation, bool (E, N): the living, and at an episode's
+            end those that lived until then.
         last_act: (E, N) int64, -1 at the first step, or (E, N, A) float, zeros at the first step.
         hidden: the acting policy's hidden state before this step, (E, N, H), or None.
         step: steps since the episode began, int64 (E,).
@@ -35,6 +37,7 @@ class StepContext:
     mask: Tensor
     state: Tensor
     alive: Tensor
+    observed: Tensor
     last_act: Tensor
     hidden: Tensor | None
     step: Tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import gymnasium
@@ -126,10 +127,25 @@ class TeamSpec:
             "rew_agents": zeros(n),
         }
 
+    def obs_mask(self, device: torch.device | str = "cpu") -> Tensor | None:
+        """Return which coordinates of observations exist, bool (N, D); None if all do."""
+        return _existing(self.obs_sizes, torch.device(device))
+
+    def action_mask(self, device: torch.device | str = "cpu") -> Tensor | None:
+        """Return which actions, or action coordinates, exist, bool (N, A); None if all do."""
+        return _existing(self.action_sizes, torch.device(device))
+
     def describe_difference(self, other: TeamSpec) -> str:
         """Return the fields in which two specs differ, '' if none; for error messages."""
         names = [n for n in self.__dataclass_fields__ if getattr(self, n) != getattr(other, n)]
         return ", ".join(f"{n}: {getattr(self, n)!r} != {getattr(other, n)!r}" for n in names)
+
+
+@lru_cache(maxsize=64)
+def _existing(sizes: tuple[int, ...], device: torch.device) -> Tensor | None:
+    if len(set(sizes)) == 1:
+        return None
+    return torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
 
 
 def check_parallel(where: str, env: Any) -> None:

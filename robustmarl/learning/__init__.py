@@ -1,6 +1,6 @@
 """What all learners of teams share: construction, returns, optimizers."""
 
-from robustmarl.learning.base import TeamAlgorithm, TeamTrainingStats
+from robustmarl.learning.base import OffPolicyTeam, OnPolicyTeam, TeamAlgorithm, TeamTrainingStats
 from robustmarl.learning.optim import adam
 
-__all__ = ["TeamAlgorithm", "TeamTrainingStats", "adam"]
+__all__ = ["OffPolicyTeam", "OnPolicyTeam", "TeamAlgorithm", "TeamTrainingStats", "adam"]

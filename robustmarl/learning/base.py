@@ -7,20 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-from tianshou.algorithm.algorithm_base import Algorithm, OffPolicyAlgorithm, TrainingStats
+from tianshou.algorithm.algorithm_base import (
+    Algorithm,
+    OffPolicyAlgorithm,
+    OnPolicyAlgorithm,
+    TrainingStats,
+)
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
 from robustmarl._checks import check
 from robustmarl._seeding import mix, stream_id
-from robustmarl.joint import TeamSpec, spec_of
+from robustmarl.joint import JointBatch, TeamSpec, spec_of
 from robustmarl.learning.optim import own_state_dict
 from robustmarl.networks import AgentNetwork, Agents, SeparateAgents
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.typing import Env
-from robustmarl.victims import NetworkVictim, VictimRows
+from robustmarl.victims import LossRows, NetworkVictim, Rows
 
-__all__ = ["TeamAlgorithm", "TeamTrainingStats", "team_rows"]
+__all__ = [
+    "NETWORK_SETTINGS",
+    "OffPolicyTeam",
+    "OnPolicyTeam",
+    "TeamAlgorithm",
+    "TeamTrainingStats",
+    "build_network",
+]
 
 
 @dataclass(kw_only=True)
@@ -38,7 +50,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
 
     policy: TeamPolicy
     seed: int = 0
-    _rows: Callable[[], VictimRows] | None = None
+    optim: Algorithm.Optimizer
     _made: tuple[TeamSpec, dict[str, Any]] | None = None
 
     @classmethod
@@ -122,11 +134,48 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """Return the live view of its policy that attacks query."""
         return self.policy.victim()
 
-    def victim_rows(self) -> VictimRows:
-        """Return the rows of the optimizer step that is about to be taken."""
-        check(self._rows is not None, type(self).__name__, "within an update", "no rows yet")
-        assert self._rows is not None
-        return self._rows()
+    def step_policy(self, loss: Tensor, rows: Callable[[], LossRows]) -> None:
+        """Take the policy's optimizer step on ``loss``: the one door to it.
+
+        Loss mixins add their terms here. Steps of critics and beliefs do not pass it.
+
+        Args:
+            loss: a scalar with gradient.
+            rows: makes the agent-steps learned from, when they are asked for.
+        """
+        self.optim.step(loss)
+
+    def loss_rows(
+        self,
+        obs: Tensor,
+        mask: Tensor,
+        where: Tensor,
+        last_act: Tensor | None,
+        before: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> LossRows:
+        """Return the agent-steps selected by ``where``, bool (B, T, N).
+
+        Args:
+            obs: clean observations, (B, T, N, D), or T+1 of them.
+            mask: available actions, (B, T, N, A), or T+1 of them.
+            where: which are learned from.
+            last_act: actions before each step, (B, T, N, ...), or None.
+            before: hidden states before each step, (B, T, N, H), or None.
+            side: further inputs of the policy by name, (B, T, N, ...) each.
+        """
+        steps = where.shape[1]
+        agents = torch.arange(where.shape[-1], device=where.device).expand(where.shape)[where]
+        real = self.spec.obs_mask(where.device)
+        rows = Rows(
+            mask=mask[:, :steps][where],
+            obs_mask=None if real is None else real[agents],
+            hidden=None if before is None else before[:, :steps][where],
+            last_act=None if last_act is None else last_act[:, :steps][where],
+            agents=agents,
+            side={name: values[:, :steps][where] for name, values in (side or {}).items()},
+        )
+        return LossRows(obs=obs[:, :steps][where], rows=rows)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -134,6 +183,36 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """Load weights and optimizers; the caller's dictionary is left as it is."""
         own = own_state_dict(state_dict)
         return super().load_state_dict(own, strict=strict, assign=assign)
+
+
+class OffPolicyTeam(TeamAlgorithm, OffPolicyAlgorithm[Any]):
+    """A learner from replayed episodes: it implements :meth:`learn`."""
+
+    def learn(self, batch: JointBatch) -> TeamTrainingStats:
+        """Take one update's steps on the sampled episodes."""
+        raise NotImplementedError(f"{type(self).__name__} must implement learn.")
+
+    def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
+        return self.learn(batch)  # Tianshou passes on what the buffer sampled, unread
+
+
+class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
+    """A learner from the newest episodes: it implements :meth:`learn`."""
+
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes.
+
+        Args:
+            batch: the episodes.
+            minibatch: valid steps per optimizer step; None is all at once.
+            epochs: passes over the episodes, >= 1.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement learn.")
+
+    def _update_with_batch(
+        self, batch: Any, batch_size: int | None, repeat: int
+    ) -> TeamTrainingStats:
+        return self.learn(batch, batch_size, repeat)  # see OffPolicyTeam
 
 
 NETWORK_SETTINGS = (
@@ -154,17 +233,3 @@ def build_network(spec: TeamSpec, settings: dict[str, Any], **defaults: Any) -> 
     own = defaults | own
     kind = AgentNetwork if settings.pop("shared", True) else SeparateAgents
     return kind(spec.obs_size, spec.num_agents, spec.num_actions, continuous=spec.continuous, **own)
-
-
-def team_rows(
-    obs: Tensor, mask: Tensor, last_act: Tensor | None, before: Tensor | None, rows: Tensor
-) -> VictimRows:
-    """Return :class:`VictimRows` of the agent-steps selected by ``rows``, bool (B, T, N)."""
-    agents = torch.arange(rows.shape[-1], device=rows.device).expand(rows.shape)
-    return VictimRows(
-        obs=obs[rows],
-        mask=mask[rows],
-        hidden=None if before is None else before[rows],
-        last_act=None if last_act is None else last_act[rows],
-        agents=agents[rows],
-    )

@@ -14,13 +14,13 @@ from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.losses.mixin import LossMixin
 from robustmarl.schedules import Schedule, as_schedule
-from robustmarl.victims import Victim, VictimRows
+from robustmarl.victims import LossRows, Victim
 
 __all__ = ["ActionLoss", "ActionLossRegularizer", "action_loss"]
 
 
 def action_loss(
-    victim: Victim, rows: VictimRows, attack: ObsAttack, draws: Draws | None = None
+    victim: Victim, rows: LossRows, attack: ObsAttack, draws: Draws | None = None
 ) -> Tensor:
     r"""Return the mean over rows of the action loss.
 
@@ -57,7 +57,7 @@ class ActionLoss:
         if self.max_rows is not None:
             check_int("ActionLoss.max_rows", self.max_rows, 1)
 
-    def loss(self, victim: Victim, rows: VictimRows, draws: Draws) -> Tensor:
+    def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return :func:`action_loss` of the rows."""
         return action_loss(victim, rows, self.attack, draws)
 

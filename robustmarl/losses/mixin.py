@@ -13,7 +13,7 @@ from torch import Tensor
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.schedules import Schedule
-from robustmarl.victims import Victim, VictimRows, as_victim
+from robustmarl.victims import LossRows, Rows, Victim, as_victim
 
 __all__ = ["LossMixin", "Term"]
 
@@ -29,7 +29,7 @@ class Term(Protocol):
     def max_rows(self) -> int | None:
         """It is estimated on at most so many rows, drawn at random; None takes all."""
 
-    def loss(self, victim: Victim, rows: VictimRows, draws: Draws) -> Tensor:
+    def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the unweighted penalty, a scalar that carries gradients."""
 
 
@@ -74,6 +74,7 @@ class LossMixin(Algorithm[Any, Any]):
     """
 
     _terms: dict[str, Term]
+    _penalised = False
     penalty_steps: Tensor
     penalty_updates: Tensor
 
@@ -84,7 +85,7 @@ class LossMixin(Algorithm[Any, Any]):
             self._figures: dict[str, list[Tensor]] = {}
             self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
-        if not getattr(self, "_penalised", False):
+        if not (self._steps_by_door() or self._penalised):
             raise TypeError(
                 f"{type(self).__name__} must take gradient steps on its policy through an "
                 "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
@@ -98,10 +99,11 @@ class LossMixin(Algorithm[Any, Any]):
     def _create_optimizer(self, module: Any, factory: Any, max_grad_norm: Any = None) -> Any:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
         policy = {id(p) for p in self.policy.parameters()}
-        if policy.isdisjoint(id(p) for p in module.parameters()):
-            return inner  # a critic's own optimizer
+        foreign = policy.isdisjoint(id(p) for p in module.parameters())  # a critic's own
+        if foreign or self._steps_by_door():
+            return inner
         self._penalised = True
-        return _PenalisedOptimizer(inner, self._penalty)
+        return _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
 
     def _update_with_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
         self._batch = batch
@@ -120,7 +122,19 @@ class LossMixin(Algorithm[Any, Any]):
             return stats
         return _TermStats(stats, figures) if figures else stats
 
-    def _penalty(self) -> Tensor | None:
+    @classmethod
+    def _steps_by_door(cls) -> bool:
+        """Return whether the algorithm takes its policy's steps by ``step_policy``, as ours do."""
+        others = (c for c in cls.__mro__ if not issubclass(c, LossMixin))
+        return any("step_policy" in vars(c) for c in others)
+
+    def step_policy(self, loss: Tensor, rows: Callable[[], LossRows]) -> None:
+        """Add the terms to the loss of the step."""
+        penalty = self._penalty(rows)
+        total = loss if penalty is None else loss + penalty
+        super().step_policy(total, rows)  # type: ignore[misc]
+
+    def _penalty(self, make_rows: Callable[[], LossRows]) -> Tensor | None:
         total: Tensor | None = None
         step = int(self.penalty_steps)
         self.penalty_steps += 1
@@ -129,7 +143,7 @@ class LossMixin(Algorithm[Any, Any]):
             if weight == 0.0:
                 continue
             victim = as_victim(type(self).__name__, self)
-            rows = self._rows_to_learn(victim)
+            rows = make_rows()
             key = mix(stream_id(name), step)
             if term.max_rows is not None and len(rows) > term.max_rows:
                 generator = torch.Generator().manual_seed(key & (2**63 - 1))
@@ -141,18 +155,17 @@ class LossMixin(Algorithm[Any, Any]):
             total = weight * value if total is None else total + weight * value
         return total
 
-    def _rows_to_learn(self, victim: Victim) -> VictimRows:
-        own: Callable[[], VictimRows] | None = getattr(self, "victim_rows", None)
-        if own is not None:
-            return own()
+    def _stock_rows(self) -> LossRows:
+        """Return the rows of a batch of Tianshou's own."""
+        device = as_victim(type(self).__name__, self).device
         obs = self._batch.obs
         mask = None
         if isinstance(obs, Batch):
             obs, mask = obs.obs, obs.get("mask")
-        obs = torch.as_tensor(obs, dtype=torch.float32, device=victim.device)
+        obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
         if mask is not None:
-            mask = torch.as_tensor(mask, dtype=torch.bool, device=victim.device)
-        return VictimRows(obs=obs, mask=mask)
+            mask = torch.as_tensor(mask, dtype=torch.bool, device=device)
+        return LossRows(obs=obs, rows=Rows(mask=mask))
 
     def _counted(self, unit: Any) -> int:
         counted: Callable[[Any], int] | None = getattr(self.policy, "counted", None)

@@ -15,7 +15,7 @@ from robustmarl.joint import MASKED
 from robustmarl.losses.action import check_attack
 from robustmarl.losses.mixin import LossMixin
 from robustmarl.schedules import Schedule, as_schedule
-from robustmarl.victims import Victim, VictimRows
+from robustmarl.victims import LossRows, Victim
 
 __all__ = ["Form", "PolicyLoss", "PolicyRegularizer", "policy_loss"]
 
@@ -84,10 +84,10 @@ class PolicyLoss:
         if self.max_rows is not None:
             check_int("PolicyLoss.max_rows", self.max_rows, 1)
 
-    def loss(self, victim: Victim, rows: VictimRows, draws: Draws) -> Tensor:
+    def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the mean of :func:`policy_loss` over rows with a choice to make."""
-        if rows.mask is not None:
-            choice = rows.mask.sum(dim=-1) > 1
+        if rows.rows.mask is not None:
+            choice = rows.rows.mask.sum(dim=-1) > 1
             rows, draws = rows.select(choice), Draws(draws.keys[choice])
         if len(rows) == 0:
             return rows.obs.new_zeros(())

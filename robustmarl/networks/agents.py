@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -126,12 +127,18 @@ class AgentNetwork(nn.Module):
         spread = continuous and not squash
         self.log_std = nn.Parameter(torch.zeros(num_actions)) if spread else None
 
-    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor | None:
-        """Return what ids and last actions add to the first layer, (..., H) or None.
+    def extra(
+        self,
+        agents: Tensor | None,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> Tensor | None:
+        """Return what ids, last actions and side inputs add to the first layer, (..., H) or None.
 
         Args:
             agents: indices, int64, any shape; None is agent 0.
             last_act: last actions, int64 like ``agents`` with -1 for none, or float (..., A).
+            side: further inputs by name; this network knows none.
         """
         extra = None
         if self.id_table is not None:
@@ -237,7 +244,12 @@ class SeparateAgents(nn.Module):
         each = [cast(AgentNetwork, net).log_std for net in self.nets]
         return None if each[0] is None else torch.stack(cast("list[Tensor]", each))
 
-    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor:
+    def extra(
+        self,
+        agents: Tensor | None,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Return the agents' indices and last actions as columns, which :meth:`step` takes."""
         ids = torch.zeros((), dtype=torch.int64) if agents is None else agents
         column = ids.to(self.first.weight).unsqueeze(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -147,26 +148,27 @@ class TypedAgentNetwork(AgentNetwork):
         bound = self.first.in_features**-0.5
         nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
 
-    def step(
+    def extra(
         self,
-        obs: Tensor,
-        extra: Tensor | None,
-        hidden: Tensor | None,
-        slots: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None.
+        agents: Tensor | None,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> Tensor | None:
+        """Return what ids, last actions and ``side["slots"]`` (..., N) add to the first layer."""
+        extra = super().extra(agents, last_act)
+        if side is None or "slots" not in side:
+            return extra
+        of_slots = side["slots"] @ self.slot_table
+        return of_slots if extra is None else extra + of_slots
 
-        Args:
-            obs: observations, with the slots at their end unless these are given apart.
-            extra: added to the first layer, (..., H), or None.
-            hidden: unused.
-            slots: (..., N), or None.
-        """
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None."""
         if obs.shape[-1] > self.obs_size:
             obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
-        if slots is not None:
-            own = slots @ self.slot_table
-            extra = own if extra is None else extra + own
+            of_slots = slots @ self.slot_table
+            extra = of_slots if extra is None else extra + of_slots
         return super().step(obs, extra, hidden)
 
 

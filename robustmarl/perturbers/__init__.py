@@ -1,10 +1,11 @@
 """What changes a step of a team: the cores that collector and wrappers adapt."""
 
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber
-from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
+from robustmarl.perturbers.stack import PerturberStack, places
 from robustmarl.perturbers.traitors import ByzantineAdversary, ByzantinePlay, WorstOfPopulation
 from robustmarl.perturbers.types import TypeDistribution
 
@@ -17,7 +18,10 @@ __all__ = [
     "LearnedObsPerturber",
     "ObsPerturber",
     "Perturber",
+    "PerturberStack",
+    "Place",
     "TypeDistribution",
     "WorstOfPopulation",
     "as_perturber",
+    "places",
 ]

@@ -15,7 +15,7 @@ from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
 from robustmarl.networks import AgentNetwork, SeparateAgents
-from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.victims import Victim
 
 __all__ = ["ActionPoisonPerturber", "When"]
@@ -35,8 +35,8 @@ class ActionPoisonPerturber(Perturber):
     its log-probability under its own policy. Observations, rewards, parameters and the other
     agents' draws are never touched; at the other steps, and in evaluation, nothing is.
 
-    Records ``poison_attacked`` bool (E,), ``poison_kl`` and ``poison_scale`` (E,), and
-    ``poison_log_likelihood`` (E,): :math:`\sum_a q(a) \log\pi(a)` with q the policy played, whose
+    Records, as ``poison``, ``attacked`` bool (E,), ``kl`` and ``scale`` (E,), and
+    ``log_likelihood`` (E,): :math:`\sum_a q(a) \log\pi(a)` with q the policy played, whose
     mean over steps estimates Eq. 3.
 
     Args:
@@ -59,6 +59,7 @@ class ActionPoisonPerturber(Perturber):
             temperature that does not fit the learner; at ``bind`` for another learner's policy.
     """
 
+    kind = "poison"
     act_told = "executed"
     _totals: list[float]
 
@@ -108,17 +109,18 @@ class ActionPoisonPerturber(Perturber):
             )
         self._network = network
         self._k = self.spec.agents.index(agent)
-        self._start(0)
+        self.start(Place(0, self.kind))
 
-    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the learner is who acts; see :class:`Perturber`."""
+        super().bind(spec, policy, place)
         name = type(self).__name__
         difference = self.spec.describe_difference(spec)
         check(not difference, f"{name}.learner", "of the team that plays", difference)
         acting = getattr(policy, "network", None)
         rule = "the algorithm whose policy plays"
         check(policy is None or acting is self._network, f"{name}.learner", rule, self.learner)
-        self._start(depth)
+        self.start(place)
 
     @property
     def active(self) -> bool:
@@ -193,12 +195,12 @@ class ActionPoisonPerturber(Perturber):
         return logits
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``poison_attacked``, ``poison_kl``, ``poison_scale``, and the log-likelihood."""
+        """Return ``attacked``, ``kl``, ``scale`` and ``log_likelihood``."""
         return {
-            "poison_attacked": self.attacked,
-            "poison_kl": self.kl,
-            "poison_scale": self.scale,
-            "poison_log_likelihood": self.log_likelihood,
+            "attacked": self.attacked,
+            "kl": self.kl,
+            "scale": self.scale,
+            "log_likelihood": self.log_likelihood,
         }
 
     def counters(self) -> dict[str, float]:
@@ -228,8 +230,10 @@ class ActionPoisonPerturber(Perturber):
         for i, value in enumerate([*sums[:2], vain, full, *sums[2:]]):
             self._totals[i] += value
 
-    def _start(self, depth: int) -> None:
-        self._stream = stream_id(f"poison/{depth}")
+    def start(self, place: Place) -> None:
+        """Begin to count, and to draw, anew at ``place``."""
+        self.place = place
+        self._stream = stream_id(f"poison/{place.depth}")
         self._totals = [0.0] * 6
         self.attacked = torch.zeros(0, dtype=torch.bool)
         self.act = torch.zeros(0, dtype=torch.int64)

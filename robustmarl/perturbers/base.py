@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.victims import Victim
 
-__all__ = ["Perturber"]
+__all__ = ["Perturber", "Place"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A perturber's place among those that act on one team.
+
+    Attributes:
+        depth: its position, 0 for the innermost; names its random streams.
+        name: under which its records are kept, its own among them.
+    """
+
+    depth: int
+    name: str
 
 
 class Perturber:
@@ -19,6 +34,9 @@ class Perturber:
     ``on_act`` -> environment. ``on_obs`` is also called on terminal observations.
     """
 
+    kind: ClassVar[str] = "perturber"
+    """Its name in a stack, while no other of the kind is there."""
+
     act_told: Literal["intended", "executed"] = "intended"
     """Which action the learner is told where ``on_act`` changes it.
 
@@ -26,8 +44,11 @@ class Perturber:
     whatever ``on_logits`` made of it.
     """
 
-    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
-        """Prepare for a team: its spec, the acting policy, and the position in the stack."""
+    place: Place
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
+        """Prepare for a team: its spec, the acting policy, and the place in the stack."""
+        self.place = place
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return what the agents see, (E, N, D), given ``context.seen``."""
@@ -44,8 +65,11 @@ class Perturber:
         """Return the executed actions, shape as ``act``."""
         return act
 
-    def record(self) -> dict[str, Tensor]:
-        """Return further keys of this step for the batch, each (E, ...)."""
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what is to be kept of this step by name, (E, ...) each.
+
+        The batch has it as ``records[place.name]``.
+        """
         return {}
 
     def counters(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.traitors import AdversaryLike, ByzantinePlay, _Policy, as_adversary
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.victims import Victim
@@ -66,9 +66,9 @@ class ByzantinePerturber(Perturber):
     that is ``where(types, adversary, intended)``. Types are drawn per environment at the start
     of an episode and kept to its end. The learner is told the intended actions.
 
-    Records ``types`` bool (E, N); ``adversary_id`` int64 (E,), the first Byzantine agent or -1;
-    for adversaries with probabilities ``byzantine_act``, of shape as the actions, and
-    ``byzantine_logp`` (E, N), zero where no Byzantine agent lived; and ``slots`` (E, N, N) if
+    Records, as ``byzantine``, ``types`` bool (E, N); ``adversary_id`` int64 (E,), the first
+    Byzantine agent or -1; for adversaries with probabilities their ``act``, of shape as the
+    actions, and ``logp`` (E, N), zero where no Byzantine agent lived; and ``slots`` (E, N, N) if
     asked for. Defenders see none of it: only ``slots="truth"``, an oracle's, tells types.
 
     Args:
@@ -85,6 +85,7 @@ class ByzantinePerturber(Perturber):
             the adversary plays an unavailable action or one that is not finite.
     """
 
+    kind = "byzantine"
     act_told = "intended"
 
     def __init__(
@@ -105,15 +106,16 @@ class ByzantinePerturber(Perturber):
         self.slot_kind: Slots = slots
         self.slots: Tensor | None = None
 
-    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that adversary, types and belief fit the team; see :class:`Perturber`."""
+        super().bind(spec, policy, place)
         self.type_distribution.check_spec(spec)
         self.adversary.check_spec(spec)
         if self._belief is not None:
             self._belief.check_spec(spec)
         self.spec = spec
-        self._type_stream = stream_id(f"types/{depth}")
-        self._act_stream = stream_id(f"byzantine/{depth}")
+        self._type_stream = stream_id(f"types/{place.depth}")
+        self._act_stream = stream_id(f"byzantine/{place.depth}")
         self.types = torch.zeros(0, spec.num_agents, dtype=torch.bool)
         self._hidden: Tensor | None = None
         self._last: Tensor | None = None
@@ -133,7 +135,7 @@ class ByzantinePerturber(Perturber):
             self.types = torch.where(begun[:, None], drawn, self.types)
             self._totals[0] += float(begun.sum())
             self._totals[1] += float((begun & drawn.any(dim=1)).sum())
-        context.types = self.types
+        context.types = self.types if context.types is None else context.types | self.types
         return context.seen
 
     @torch.no_grad()
@@ -189,7 +191,7 @@ class ByzantinePerturber(Perturber):
                 wide = self._rows.unsqueeze(-1) if act.dim() == 3 else self._rows
                 act = torch.where(wide, self._play.act.to(act.dtype), act)
                 logp = torch.where(self._rows, self._play.logp, 0.0)
-            kept |= {"byzantine_act": act, "byzantine_logp": logp}
+            kept |= {"act": act, "logp": logp}
         return kept
 
     @property

@@ -12,6 +12,7 @@ from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
 
@@ -65,11 +66,11 @@ class GaussianObsAdversary(nn.Module):
         self.last_sample: Tensor | None = None
         self.last_logp: Tensor | None = None
 
-    def at(self, epsilon: Coordinates) -> Self:
+    def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same networks, shared, at another radius."""
         twin = type(self).__new__(type(self))
         nn.Module.__init__(twin)
-        twin.ball, twin.obs_size = self.ball.at(epsilon), self.obs_size
+        twin.ball, twin.obs_size = self.ball.with_epsilon(epsilon), self.obs_size
         twin.max_std, twin.sampling = self.max_std, False
         twin.mean, twin.log_std = self.mean, self.log_std
         twin.last_sample = twin.last_logp = None
@@ -109,15 +110,16 @@ def _log_density(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 class LearnedObsPerturber(ObsPerturber):
     """Plays a :class:`GaussianObsAdversary` in training and records what it needs to learn.
 
-    Records ``adversary_act``, the unclipped samples (E, N, D), and ``adversary_logp`` (E, N);
+    Records, as ``adversary``, ``act``, the unclipped samples (E, N, D), and ``logp`` (E, N);
     rows that were not attacked are zero.
     """
 
+    kind = "adversary"
     attack: GaussianObsAdversary
 
-    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents; see :class:`ObsPerturber`."""
-        super().bind(spec, policy, depth)
+        super().bind(spec, policy, place)
         self._sample = torch.zeros(0)
 
     def on_obs(self, context: StepContext) -> Tensor:
@@ -136,5 +138,5 @@ class LearnedObsPerturber(ObsPerturber):
         return seen
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``adversary_act`` and ``adversary_logp``."""
-        return {"adversary_act": self._sample, "adversary_logp": self._logp}
+        """Return ``act`` and ``logp``."""
+        return {"act": self._sample, "logp": self._logp}

@@ -13,9 +13,9 @@ from robustmarl._checks import check, check_device, check_int, check_names, chec
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.typing import RobustnessWarning
-from robustmarl.victims import FunctionVictim, Victim, as_victim
+from robustmarl.victims import FunctionVictim, Rows, Victim, as_victim
 
 __all__ = ["ObsPerturber", "as_perturber"]
 
@@ -35,6 +35,8 @@ class ObsPerturber(Perturber):
         ValueError: at construction for bad numbers; at ``bind`` for unknown agents.
     """
 
+    kind = "obs"
+
     def __init__(
         self,
         attack: ObsAttack,
@@ -47,8 +49,8 @@ class ObsPerturber(Perturber):
     ) -> None:
         if not isinstance(attack, ObsAttack):
             raise TypeError(
-                "ObsPerturber.attack must be an ObsAttack with `ball`, `at` and `__call__`, "
-                f"got {attack!r}."
+                "ObsPerturber.attack must be an ObsAttack with `ball`, `with_epsilon` and "
+                f"`__call__`, got {attack!r}."
             )
         self.attack = attack
         self.every = check_int("ObsPerturber.every", every, 1)
@@ -63,29 +65,31 @@ class ObsPerturber(Perturber):
         self._attacked = self._unchanged = 0.0
         self.size = torch.zeros(0)
 
-    def bind(self, spec: TeamSpec, policy: Victim | None, depth: int) -> None:
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents and victim; see :class:`Perturber`."""
+        super().bind(spec, policy, place)
         names = spec.agents if self.agents is None else self.agents
         names = check_names("ObsPerturber.agents", names, spec.agents)
-        self._named = torch.tensor([name in names for name in spec.agents])
-        self._victim = policy if self.victim is None else self.victim
+        named = [name in names for name in spec.agents]
         self._asked = getattr(self.attack, "needs_victim", True)
+        victim = policy if self.victim is None else self.victim
         if not self._asked:
-            self._victim = FunctionVictim(_unasked, device=_device_of(self._victim))
-        if self._victim is None:
+            device = torch.device("cpu") if victim is None else victim.device
+            victim = FunctionVictim(_unasked, device=device)
+        if victim is None:
             raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
         if policy is not None:
-            check_device("ObsPerturber.victim", self._victim.device, policy.device)
-        size = getattr(self._victim, "obs_size", spec.obs_size)
-        rule = f"a policy for observations of size {spec.obs_size}"
-        check(size == spec.obs_size, "ObsPerturber.victim", rule, f"one for size {size}")
-        self.attack.ball.check_size(type(self.attack).__name__, spec.obs_size)
-        foreign = policy is None or (self._victim is not policy)
+            check_device("ObsPerturber.victim", victim.device, policy.device)
+        foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
-        check(not (foreign and hasattr(self._victim, "told")), "ObsPerturber.victim", rule, "other")
-        self._own_memory = foreign and self._victim.hidden_size > 0
+        check(not (foreign and victim.acting_only), "ObsPerturber.victim", rule, "other")
+        self._victim, self._own_memory = victim, foreign and victim.hidden_size > 0
         self._hidden = None
-        self._stream = stream_id(f"obs/{depth}")
+        self._named = torch.tensor(named)
+        self._ids = torch.tensor(_own_indices(victim, spec, named))
+        self._width, self._choices, self._real = _sizes(victim, spec, named)
+        self.attack.ball.check_size(type(self.attack).__name__, self._width)
+        self._stream = stream_id(f"obs/{place.depth}")
         self._attacked = self._unchanged = 0.0
 
     @torch.no_grad()
@@ -102,8 +106,7 @@ class ObsPerturber(Perturber):
             rows = rows & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             rows = rows & (draws.uniform(1)[:, 0] < self.probability)
-        shown = (context.alive | context.terminal[:, None]) & rows[:, None]
-        shown = shown & self._named.to(device)
+        shown = context.observed & rows[:, None] & self._named.to(device)
         envs, agents = self.attacked_index = shown.nonzero().unbind(1)
         self.size = context.seen.new_zeros(shown.shape)
         if len(envs) == 0:
@@ -113,17 +116,31 @@ class ObsPerturber(Perturber):
         def pick(values: Tensor) -> Tensor:
             return values.flatten(0, 1) if whole else values[envs, agents]
 
-        clean = pick(context.seen)
-        told: dict[str, Tensor | None] = {"mask": pick(context.mask), "agents": agents}
+        clean = pick(context.seen)[:, : self._width]
+        real = None if self._real is None else self._real.to(device)[agents]
+        bound: dict[str, Tensor] = {}
+        side: dict[str, Tensor] = {}
         if self._asked:
             hidden, state = self._hidden_of(context), context.state
-            told["hidden"] = None if hidden is None else pick(hidden)
-            told["last_act"] = pick(context.last_act)
-            told["state"] = pick(state) if state.dim() == 3 else state[envs]
-        view = self._victim.at(**told)  # type: ignore[union-attr]
+            if hidden is not None:
+                bound["hidden"] = pick(hidden)
+            bound["last_act"] = pick(context.last_act)
+            bound["state"] = pick(state) if state.dim() == 3 else state[envs]
+            side = {name: pick(values) for name, values in self._victim.side(context).items()}
+        view = self._victim.at(
+            Rows(
+                mask=pick(context.mask)[:, : self._choices],
+                obs_mask=real,
+                agents=self._ids.to(device)[agents],
+                side=side,
+                **bound,
+            )
+        )
         own = Draws(pick(draws.split(shown.shape[1]).keys.view(shown.shape)))
-        found = self.attack(view, clean, own)
+        found = self.attack(view, clean.clone(), own)  # it may write into what it is given
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
+        if real is not None:
+            found = torch.where(real, found, clean)
         seen = self._spread(found, context.seen)
         self.size = self._spread((found - clean).abs().amax(dim=-1), self.size)
         counted = shown & context.alive & ~context.terminal[:, None]
@@ -135,17 +152,18 @@ class ObsPerturber(Perturber):
         """Advance a foreign recurrent victim on what was shown."""
         if not self._own_memory:
             return
-        assert self._victim is not None  # set by bind
-        envs, agents, size = *context.seen.shape[:2], context.seen.shape[-1]
+        envs, agents = context.seen.shape[:2]
         hidden = self._hidden_of(context)
-        ids = torch.arange(agents, device=context.seen.device).repeat(envs)
         view = self._victim.at(
-            hidden=None if hidden is None else hidden.reshape(envs * agents, -1),
-            last_act=context.last_act.reshape(envs * agents, *context.last_act.shape[2:]),
-            agents=ids,
+            Rows(
+                hidden=None if hidden is None else hidden.flatten(0, 1),
+                last_act=context.last_act.flatten(0, 1),
+                agents=self._ids.to(context.seen.device).repeat(envs),
+                side={k: v.flatten(0, 1) for k, v in self._victim.side(context).items()},
+            )
         )
         with torch.no_grad():
-            after = view.advance(context.seen.reshape(-1, size))
+            after = view.advance(context.seen.flatten(0, 1)[:, : self._width])
         assert after is not None  # hidden_size > 0
         self._hidden = after.view(envs, agents, -1)
 
@@ -165,16 +183,20 @@ class ObsPerturber(Perturber):
 
     def _spread(self, values: Tensor, others: Tensor) -> Tensor:
         """Return ``others`` (E, N, ...) with the ``values`` (M, ...) of attacked agents."""
-        if len(values) == others.shape[:2].numel():
-            return values.view(others.shape)
+        if values.shape[1:] == others.shape[2:]:
+            if len(values) == others.shape[:2].numel():
+                return values.view(others.shape)
+            spread = others.clone()
+            spread[self.attacked_index] = values
+            return spread
         spread = others.clone()
-        spread[self.attacked_index] = values
+        envs, agents = self.attacked_index
+        spread[envs, agents, : self._width] = values
         return spread
 
     def _hidden_of(self, context: StepContext) -> Tensor | None:
         if not self._own_memory:
-            told: Tensor | None = getattr(self._victim, "told", lambda now: now.hidden)(context)
-            return told
+            return context.hidden
         if self._hidden is None:
             return None
         begun = (context.step == 0)[:, None, None]
@@ -193,5 +215,43 @@ def _unasked(obs: Tensor) -> Tensor:
     raise RuntimeError("an attack with needs_victim=False queried the victim.")
 
 
-def _device_of(victim: Victim | None) -> torch.device:
-    return torch.device("cpu") if victim is None else victim.device
+def _own_indices(victim: Victim, spec: TeamSpec, named: list[bool]) -> list[int]:
+    """Return which of the victim's agents each of the spec's agents is, 0 where it is none.
+
+    By name; a policy of as many agents under other names (a transferred one) is taken in order.
+    """
+    own = victim.agents
+    if own is None or own == spec.agents:
+        return list(range(spec.num_agents))
+    index = {agent: i for i, agent in enumerate(own)}
+    attacked = [agent for agent, is_named in zip(spec.agents, named, strict=True) if is_named]
+    if all(agent in index for agent in attacked):
+        return [index.get(agent, 0) for agent in spec.agents]
+    rule = f"a policy of the attacked agents {attacked}"
+    remedy = "Attack its agents only: ObsPerturber(attack, agents=[...])."
+    check(len(own) == spec.num_agents, "ObsPerturber.victim", rule, f"one of {list(own)}", remedy)
+    return list(range(spec.num_agents))
+
+
+def _sizes(victim: Victim, spec: TeamSpec, named: list[bool]) -> tuple[int, int, Tensor | None]:
+    """Return how wide observations and masks are cut for the victim, and what is no padding.
+
+    Returns:
+        D and A as the victim takes them, and the coordinates that exist, bool (N, D), None
+        where all do.
+    """
+
+    def width(own: int | None, sizes: tuple[int, ...], joint: int) -> int:
+        """Return the victim's size: its own, else the attacked agents' where they have one."""
+        attacked = {size for size, is_named in zip(sizes, named, strict=True) if is_named}
+        return own or (attacked.pop() if len(attacked) == 1 else joint)
+
+    size = width(victim.obs_size, spec.obs_sizes, spec.obs_size)
+    attacked = [s for s, is_named in zip(spec.obs_sizes, named, strict=True) if is_named]
+    fits = max(attacked, default=0) <= size <= spec.obs_size
+    rule = f"a policy for observations of size {spec.obs_size}"
+    check(fits, "ObsPerturber.victim", rule, f"one for size {size}")
+    real = torch.arange(size) < torch.tensor(spec.obs_sizes)[:, None]
+    padded = bool((~real[torch.tensor(named)]).any())
+    choices = width(victim.num_actions, spec.action_sizes, spec.num_actions)
+    return size, choices, real if padded else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 import gymnasium
@@ -47,7 +48,9 @@ class TeamPolicy(Policy):
         self.spec, self.network = spec, network
         self.register_buffer("counts", torch.zeros(len(UNITS), dtype=torch.int64))
         self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
-        self._victim = NetworkVictim(network, continuous=spec.continuous)
+        self._victim = NetworkVictim(
+            network, continuous=spec.continuous, agents=spec.agents, side=self.side
+        )
 
     @staticmethod
     def _compile() -> None:
@@ -63,6 +66,11 @@ class TeamPolicy(Policy):
         """H, 0 without memory."""
         return self.network.hidden_size
 
+    @property
+    def whole(self) -> Any:
+        """The network from observations to outputs, all of the memory included."""
+        return self.network
+
     def count(self, unit: Unit, number: int) -> None:
         """Add to the number of ``updates``, ``episodes`` or ``env_steps``."""
         self.counts[UNITS.index(unit)] += number
@@ -75,6 +83,10 @@ class TeamPolicy(Policy):
         """Return the live view that attacks query."""
         return self._victim
 
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return further inputs of the network, (E, N, ...) each, that no attack touches."""
+        return {}
+
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless this policy was made for such a team."""
         if difference := self.spec.describe_difference(spec):
@@ -82,7 +94,7 @@ class TeamPolicy(Policy):
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return unmasked outputs (E, N, A) for ``context.seen``, and the next hidden state."""
-        extra = self.network.extra(self._agents, context.last_act)
+        extra = self.network.extra(self._agents, context.last_act, self.side(context))
         return self.network.step(context.seen, extra, context.hidden)
 
     def select(
@@ -103,7 +115,7 @@ class TeamPolicy(Policy):
         seen = obs.get("seen", obs.get("obs")) if isinstance(obs, Batch) else obs
         seen = torch.as_tensor(seen, dtype=torch.float32, device=self.device)
         mask = obs.get("mask") if isinstance(obs, Batch) else None
-        network = self._victim.network
+        network = self.whole
         extra = network.extra(self._agents, None)
         output, hidden = network.step(seen, extra, state)
         if mask is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -68,7 +69,16 @@ class TypedPolicy(ActorPolicy):
         self.hard_belief = hard_belief
         self.slots: Tensor | None = None
         if belief is not None:
-            self._victim = NetworkVictim(_Believer(self), continuous=spec.continuous)
+            self._through_belief = NetworkVictim(
+                _Believer(self), continuous=spec.continuous, agents=spec.agents
+            )
+            self._beside_belief = NetworkVictim(
+                network,
+                continuous=spec.continuous,
+                agents=spec.agents,
+                side=self.side,
+                acting_only=True,
+            )
 
     @property
     def hidden_size(self) -> int:
@@ -81,6 +91,11 @@ class TypedPolicy(ActorPolicy):
         value = self.teacher_forcing(self.counted(self.teacher_forcing.unit))
         return check_number("TypedPolicy.teacher_forcing()", value, 0.0, 1.0)
 
+    @property
+    def whole(self) -> Any:
+        """The actor, with the belief that it acts on."""
+        return self.network if self.belief is None else self._through_belief.network
+
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return unmasked outputs (E, N, A), and the belief's next memory."""
         hidden = context.hidden
@@ -92,14 +107,23 @@ class TypedPolicy(ActorPolicy):
             read = context.obs if self.belief_reads == "clean" else context.seen
             belief, hidden = self.belief.step(read, context.hidden)
             self.slots = self._forced(self.rounded(belief), context)
-        agents = self._agents
-        extra = self.network.extra(agents, context.last_act)
-        return self.network.step(context.seen, extra, None, self.slots)[0], hidden
+        side = {} if self.slots is None else {"slots": self.slots}
+        extra = self.network.extra(self._agents, context.last_act, side)
+        return self.network.step(context.seen, extra, None)[0], hidden
+
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the slots that do not depend on what an attack shows."""
+        if self.slot_kind == "truth":
+            return {"slots": self._truth(context)}
+        if self.belief is None or self.belief_reads == "seen":
+            return {}
+        return {"slots": self.rounded(self.belief.step(context.obs, context.hidden)[0])}
 
     def victim(self) -> NetworkVictim:
         """Return the live view that attacks query, through the belief if it reads the same."""
-        apart = self.belief is not None and self.belief_reads == "clean"
-        return _ToldVictim(self) if apart else super().victim()
+        if self.belief is None:
+            return super().victim()
+        return self._through_belief if self.belief_reads == "seen" else self._beside_belief
 
     def rounded(self, belief: Tensor) -> Tensor:
         """Return the belief as the actor is shown it."""
@@ -132,6 +156,10 @@ class _Believer:
         return self._policy.network.obs_size
 
     @property
+    def num_actions(self) -> int:
+        return self._policy.network.num_actions
+
+    @property
     def hidden_size(self) -> int:
         return self._policy.hidden_size
 
@@ -141,7 +169,12 @@ class _Believer:
     def plain(self) -> None:
         return None
 
-    def extra(self, agents: Tensor | None, last_act: Tensor | None) -> Tensor:
+    def extra(
+        self,
+        agents: Tensor | None,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """Return the actor's extra with the agents' indices in one more column."""
         network = self._policy.network
         ids = torch.zeros(1, dtype=torch.int64) if agents is None else agents
@@ -157,34 +190,6 @@ class _Believer:
         belief_net = cast(BeliefNetwork, self._policy.belief)
         belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
         own = extra[..., :-1] if extra.shape[-1] > 1 else None
-        return self._policy.network.step(obs, own, None, self._policy.rounded(belief))[0], after
-
-
-class _Told:
-    """An actor whose slots come in place of a memory, and stay whatever is observed."""
-
-    def __init__(self, network: TypedAgentNetwork) -> None:
-        self._network = network
-        self.hidden_size, self.obs_size = network.num_agents, network.obs_size
-        self.extra, self.parameters = network.extra, network.parameters
-
-    def plain(self) -> None:
-        return None
-
-    def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        return self._network.step(obs, extra, None, hidden)[0], hidden
-
-
-class _ToldVictim(NetworkVictim):
-    """A team whose beliefs do not read what the attack changes."""
-
-    def __init__(self, policy: TypedPolicy) -> None:
-        super().__init__(_Told(policy.network), continuous=policy.spec.continuous)
-        self._policy = policy
-
-    def told(self, context: StepContext) -> Tensor:
-        """Return the slots (E, N, N) of a step."""
-        belief = cast(BeliefNetwork, self._policy.belief).step(context.obs, context.hidden)[0]
-        return self._policy.rounded(belief)
+        of_slots = self._policy.rounded(belief) @ self._policy.network.slot_table
+        own = of_slots if own is None else own + of_slots
+        return self._policy.network.step(obs, own, None)[0], after

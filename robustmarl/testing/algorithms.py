@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,17 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
-from tianshou.data import Batch
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, StepContext
+from robustmarl.joint import MASKED, JointBatch, StepContext
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env
+from robustmarl.victims import Rows
 
 __all__ = ["check_algorithm"]
 
@@ -86,23 +87,23 @@ def check_algorithm(
     _require(_equal(ended, _weights(other)), "end with the same bits when trained twice")
     _check_victim(one, buffer)
 
-    copy = make()
+    twin = make()
     state = one.state_dict()
     keys = list(state)
-    copy.load_state_dict(state)
+    twin.load_state_dict(state)
     _require(list(state) == keys, "leave the dictionary that it loads as it was")
-    _require(_equal(ended, _weights(copy)), "load all its weights")
-    episodes = [_play(a, make_env, num_envs, seed + 1, training=False) for a in (one, copy)]
+    _require(_equal(ended, _weights(twin)), "load all its weights")
+    episodes = [_play(a, make_env, num_envs, seed + 1, training=False) for a in (one, twin)]
     _require(_same_batch(*(e.latest(num_envs) for e in episodes)), "act the same after loading")
     batch = _Fixed(buffer)
-    kept = _copy(batch.batch)
+    kept = copy.deepcopy(batch.batch)
     generator = torch.get_rng_state()
     _update(one, batch)
     untouched = torch.equal(generator, torch.get_rng_state())
     _require(untouched, "leave torch's global generator alone when it learns")
     _require(_same_batch(batch.batch, kept), "leave the batch that it learns from unmodified")
-    _update(copy, batch)
-    _require(_equal(_weights(one), _weights(copy)), "learn the same after loading")
+    _update(twin, batch)
+    _require(_equal(_weights(one), _weights(twin)), "learn the same after loading")
 
 
 class _Fixed:
@@ -189,6 +190,7 @@ def _check_victim(algorithm: TeamAlgorithm, buffer: EpisodeBuffer) -> None:
             mask=mask,
             state=batch.obs.state[:, step],
             alive=batch.obs.alive[:, step],
+            observed=batch.obs.alive[:, step],
             last_act=last_act,
             hidden=hidden,
             step=torch.full_like(yes, step, dtype=torch.int64),
@@ -201,10 +203,13 @@ def _check_victim(algorithm: TeamAlgorithm, buffer: EpisodeBuffer) -> None:
             output = output.masked_fill(~mask, MASKED)
         rows = obs.flatten(0, 1)
         view = victim.at(
-            mask=mask.flatten(0, 1),
-            hidden=None if hidden is None else hidden.flatten(0, 1),
-            last_act=last_act.flatten(0, 1),
-            agents=ids,
+            Rows(
+                mask=mask.flatten(0, 1),
+                hidden=None if hidden is None else hidden.flatten(0, 1),
+                last_act=last_act.flatten(0, 1),
+                agents=ids,
+                side={k: v.flatten(0, 1) for k, v in victim.side(context).items()},
+            )
         )
         same = torch.allclose(view.output(rows), output.flatten(0, 1), rtol=1e-4, atol=1e-5)
         _require(same, "have a victim that gives what the policy acts on")
@@ -225,22 +230,8 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def _flat(batch: Any) -> dict[str, Tensor]:
-    """Return all tensors of a batch by name."""
-    flat = {f"obs.{key}": values for key, values in batch.obs.__dict__.items()}
-    return flat | {key: v for key, v in batch.__dict__.items() if isinstance(v, Tensor)}
-
-
-def _same_batch(one: Any, other: Any) -> bool:
-    return _equal(_flat(one), _flat(other))
-
-
-def _copy(batch: Any) -> Any:
-    twin, obs = Batch(), Batch()
-    obs.__dict__.update({key: values.clone() for key, values in batch.obs.__dict__.items()})
-    rest = {key: values.clone() for key, values in batch.__dict__.items() if key != "obs"}
-    twin.__dict__.update(rest, obs=obs)
-    return twin
+def _same_batch(one: JointBatch, other: JointBatch) -> bool:
+    return _equal(one.flat(), other.flat())
 
 
 def _require(good: bool, promise: str) -> None:

@@ -12,7 +12,7 @@ from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.budgets import LinfBall
 from robustmarl.testing._error import ContractError
-from robustmarl.victims import FunctionVictim, Victim
+from robustmarl.victims import FunctionVictim, Rows, Victim
 
 __all__ = ["check_attack"]
 
@@ -57,7 +57,7 @@ def check_attack(
     bound = None if victim.continuous else mask
 
     def attacked(attack: ObsAttack, pick: slice = slice(None)) -> Tensor:
-        view = victim.at(mask=None if bound is None else bound[pick])
+        view = victim.at(Rows(mask=None if bound is None else bound[pick]))
         with torch.no_grad():
             return attack(view, obs[pick].clone(), Draws(keys[pick]))
 
@@ -70,8 +70,8 @@ def check_attack(
         if epsilon == 0.0:
             _require(torch.equal(found, obs), "be the identity, bit for bit, with zero budget")
         _require(attack.ball.contains(found, obs), f"stay in its ball, epsilon={epsilon}")
-        same = attacked(make_attack(0.25).at(epsilon))
-        _require(torch.equal(same, found), "be the same attack after at(epsilon)")
+        same = attacked(make_attack(0.25).with_epsilon(epsilon))
+        _require(torch.equal(same, found), "be the same attack after with_epsilon(epsilon)")
     attack = make_attack(0.5)
     whole = attacked(attack)
     _require(torch.equal(whole, attacked(attack)), "return the same for the same draws")
@@ -79,7 +79,7 @@ def check_attack(
     near = torch.allclose(half, whole[rows // 2 :], rtol=0.0, atol=1e-6)
     _require(near, "treat rows independently of each other")
     given = obs.clone()
-    attack(victim.at(mask=bound), given, Draws(keys))
+    attack(victim.at(Rows(mask=bound)), given, Draws(keys))
     _require(torch.equal(given, obs), "leave its input unmodified")
     _per_coordinate(make_attack, attacked, obs)
     after = _snapshot(victim, network)

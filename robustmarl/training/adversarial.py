@@ -7,13 +7,12 @@ from typing import Any, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
-from tianshou.data import Batch
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.adversaries import ObsAdversaryPPO
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import TeamAlgorithm, TeamTrainingStats
 from robustmarl.learning.optim import own_state_dict
 from robustmarl.perturbers.base import Perturber
@@ -22,31 +21,25 @@ from robustmarl.perturbers.learned import LearnedObsPerturber
 __all__ = ["AdversarialTraining", "adversary_view"]
 
 
-def adversary_view(batch: Any) -> Any:
+def adversary_view(batch: JointBatch) -> JointBatch:
     """Return the same episodes as the adversary lives them.
 
     Returns:
-        ``Batch`` with clean observations, ``act`` and ``logp`` of the adversary's own, the
-        team's reward with its sign turned, and the same ``terminated`` and ``valid``.
+        The batch with clean observations, ``act`` and ``logp`` of the adversary's own, and the
+        team's reward with its sign turned.
 
     Raises:
         ValueError: if no adversary played in these episodes.
     """
-    played = "adversary_act" in batch.__dict__
+    played = batch.record("adversary")
     remedy = "Collect with AdversarialTraining.perturbers()."
-    check(played, "adversary_view.batch", "collected with an adversary", "none", remedy)
-    view, obs = Batch(), Batch()
-    obs.__dict__.update(batch.obs.__dict__)
-    obs.__dict__["seen"] = batch.obs.obs
-    view.__dict__.update(
-        obs=obs,
-        act=batch.adversary_act,
-        logp=batch.adversary_logp,
+    check(bool(played), "adversary_view.batch", "collected with an adversary", "none", remedy)
+    return batch.replace(
+        obs=batch.obs.replace(seen=batch.obs.obs),
+        act=played["act"],
+        logp=played["logp"],
         rew=-batch.rew,
-        terminated=batch.terminated,
-        valid=batch.valid,
     )
-    return view
 
 
 class AdversarialTraining(Algorithm[Any, Any]):

@@ -1,15 +1,16 @@
 """What attacks see of a policy: logits or means, and the gradient with respect to its input."""
 
-from robustmarl.victims.protocol import OutputLoss, Victim, VictimRows, VictimView
+from robustmarl.victims.protocol import LossRows, OutputLoss, Rows, Victim, VictimView
 from robustmarl.victims.views import FunctionVictim, NetworkVictim, PolicyVictim, as_victim
 
 __all__ = [
     "FunctionVictim",
+    "LossRows",
     "NetworkVictim",
     "OutputLoss",
     "PolicyVictim",
+    "Rows",
     "Victim",
-    "VictimRows",
     "VictimView",
     "as_victim",
 ]

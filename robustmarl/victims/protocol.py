@@ -1,19 +1,22 @@
 """What attacks see of a policy: logits or means, and the gradient with respect to its input.
 
-A victim is asked live: weights are never copied. ``victim.at(...)`` fixes what the attack does
-not touch (mask, hidden state, last action, agent index, global state) for M rows, one row per
-agent and environment, and returns the bound :class:`VictimView` that attacks call.
+A victim is asked live: weights are never copied. ``victim.at(rows)`` binds what the attack does
+not touch (:class:`Rows`), one row per agent and environment, and returns the
+:class:`VictimView` that attacks call.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-__all__ = ["OutputLoss", "Victim", "VictimRows", "VictimView"]
+from robustmarl.joint import StepContext
+
+__all__ = ["UNBOUND", "LossRows", "OutputLoss", "Rows", "Victim", "VictimView"]
 
 
 class OutputLoss(Protocol):
@@ -36,7 +39,7 @@ class VictimView(Protocol):
 
     @property
     def mask(self) -> Tensor | None:
-        """Available actions (M, A), None where all are."""
+        """Available actions, or action coordinates that exist, (M, A); None where all are."""
 
     @property
     def agents(self) -> Tensor | None:
@@ -61,6 +64,51 @@ class VictimView(Protocol):
         """Return the hidden state (M, H) after ``obs`` was shown; None without memory."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Everything about M agent-steps that an attack or a loss term does not touch.
+
+    Attributes:
+        mask: available actions, or the action coordinates that exist, bool (M, A); None is all.
+        obs_mask: the observation's coordinates that exist, bool (M, D); None is all. The others
+            are padding of agents with smaller observations: a view shows them as zeros.
+        hidden: hidden state before the observation, (M, H), detached; None is zeros.
+        last_act: last actions, int64 (M,), -1 for none yet, or float (M, A); None is none yet.
+        agents: index of each row's agent in the victim's own order, int64 (M,); None is agent 0.
+        state: global state, (M, S); only victims that act on it need it.
+        side: further inputs of the policy by name, (M, ...) each, which stay as they are while
+            the observation is perturbed: beliefs, the neighbours' mean action, messages.
+    """
+
+    mask: Tensor | None = None
+    obs_mask: Tensor | None = None
+    hidden: Tensor | None = None
+    last_act: Tensor | None = None
+    agents: Tensor | None = None
+    state: Tensor | None = None
+    side: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def select(self, index: Tensor) -> Rows:
+        """Return the rows ``index``, int64 (K,) or bool (M,)."""
+
+        def pick(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[index]
+
+        return Rows(
+            mask=pick(self.mask),
+            obs_mask=pick(self.obs_mask),
+            hidden=pick(self.hidden),
+            last_act=pick(self.last_act),
+            agents=pick(self.agents),
+            state=pick(self.state),
+            side={name: values[index] for name, values in self.side.items()},
+        )
+
+
+UNBOUND = Rows()
+"""Rows of which nothing is told: all actions available, no memory, agent 0."""
+
+
 class Victim(Protocol):
     """A live policy that attacks may query."""
 
@@ -76,52 +124,48 @@ class Victim(Protocol):
     def hidden_size(self) -> int:
         """H, 0 for a policy without memory."""
 
-    def at(
-        self,
-        mask: Tensor | None = None,
-        hidden: Tensor | None = None,
-        last_act: Tensor | None = None,
-        agents: Tensor | None = None,
-        state: Tensor | None = None,
-    ) -> VictimView:
-        """Return the view of M rows.
+    @property
+    def agents(self) -> tuple[str, ...] | None:
+        """Names of its agents in its own order, None where it does not tell agents apart."""
 
-        Args:
-            mask: available actions, bool (M, A); None: all.
-            hidden: hidden state before the observation, (M, H); None: zeros.
-            last_act: last actions, int64 (M,) or float (M, A); None: none yet. -1 is no action.
-            agents: index of each row's agent, int64 (M,); None: all agent 0.
-            state: global state, (M, S); only victims that act on it need it.
-        """
+    @property
+    def obs_size(self) -> int | None:
+        """D, the size of the observations it acts on; None where any will do."""
+
+    @property
+    def num_actions(self) -> int | None:
+        """A, the size of its outputs; None where any will do."""
+
+    @property
+    def acting_only(self) -> bool:
+        """Whether it can be asked only while it acts itself: ``side`` needs its memory."""
+
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return what :class:`Rows` calls ``side``, (E, N, ...) each, of one tick of its team."""
+
+    def at(self, rows: Rows = UNBOUND) -> VictimView:
+        """Return the view of M rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VictimRows:
-    """M rows an algorithm learns from, with all that its policy needs to act on them.
+class LossRows:
+    """M agent-steps an algorithm learns from.
 
     Attributes:
         obs: clean observations, (M, D).
-        mask: available actions, bool (M, A), or None.
-        hidden: hidden state before the observation, (M, H), detached, or None.
-        last_act: last actions, (M,) or (M, A), or None.
-        agents: index of each row's agent, int64 (M,), or None.
+        rows: all else that its policy acts on.
     """
 
     obs: Tensor
-    mask: Tensor | None = None
-    hidden: Tensor | None = None
-    last_act: Tensor | None = None
-    agents: Tensor | None = None
+    rows: Rows = field(default_factory=Rows)
 
     def __len__(self) -> int:
         return len(self.obs)
 
-    def select(self, index: Tensor) -> VictimRows:
+    def select(self, index: Tensor) -> LossRows:
         """Return the rows ``index``, int64 (K,) or bool (M,)."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        chosen: Any = {k: None if v is None else v[index] for k, v in values.items()}
-        return VictimRows(**chosen)
+        return LossRows(obs=self.obs[index], rows=self.rows.select(index))
 
     def view(self, victim: Victim) -> VictimView:
         """Return ``victim`` bound to these rows."""
-        return victim.at(self.mask, self.hidden, self.last_act, self.agents)
+        return victim.at(self.rows)

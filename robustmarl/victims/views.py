@@ -2,69 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check
-from robustmarl.joint import MASKED
+from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks.calculus.vjp import PlainMLP
-from robustmarl.victims.protocol import OutputLoss, Victim, VictimView
+from robustmarl.victims.protocol import UNBOUND, OutputLoss, Rows, Victim, VictimView
 
 __all__ = ["FunctionVictim", "NetworkVictim", "PolicyVictim", "as_victim"]
 
 
 class _View:
-    """A view made of a function from observations to outputs."""
+    """A view made of a function from observations to outputs.
+
+    Coordinates of observations that do not exist are zeros whatever an attack makes of them, and
+    so is their gradient; action coordinates that do not exist are zeros in every output.
+    """
 
     def __init__(
         self,
         function: Callable[[Tensor], Tensor],
+        rows: Rows,
         *,
         continuous: bool,
-        mask: Tensor | None = None,
         plain: PlainMLP | None = None,
         extra: Tensor | None = None,
         advance: Callable[[Tensor], Tensor | None] | None = None,
-        agents: Tensor | None = None,
     ) -> None:
-        self.continuous, self.mask, self.agents = continuous, mask, agents
-        self._blocked = None if mask is None else ~mask
+        self.continuous, self.mask, self.agents = continuous, rows.mask, rows.agents
+        self._blocked = None if rows.mask is None else ~rows.mask
+        self._padding = None if rows.obs_mask is None else ~rows.obs_mask
+        self._unmasked = 0.0 if continuous else MASKED
         self._function, self._plain, self._extra, self._advance = function, plain, extra, advance
 
     def logits(self, obs: Tensor) -> Tensor:
         check(not self.continuous, "victim", "discrete to have logits", "a continuous victim")
-        return self._masked(self._function(obs))
+        return self.output(obs)
 
     def mean(self, obs: Tensor) -> Tensor:
         check(self.continuous, "victim", "continuous to have a mean", "a discrete victim")
-        return self._function(obs)
+        return self.output(obs)
 
     def output(self, obs: Tensor) -> Tensor:
-        return self._function(obs) if self.continuous else self._masked(self._function(obs))
+        return self._masked(self._function(self._real(obs)))
 
     def input_gradient(self, obs: Tensor, loss: OutputLoss) -> Tensor:
         def cotangent(output: Tensor) -> Tensor:
-            if self.continuous:
-                return loss.gradient(output)
             gradient = loss.gradient(self._masked(output))
             return gradient if self._blocked is None else gradient.masked_fill(self._blocked, 0.0)
 
+        obs = self._real(obs)
         if self._plain is not None:
-            return self._plain.vjp(obs, cotangent, self._extra)
+            return self._real(self._plain.vjp(obs, cotangent, self._extra))
         x = obs.detach().requires_grad_()
         with torch.enable_grad():  # callers may act under no_grad
             output = self._function(x)
         (gradient,) = torch.autograd.grad(output, x, cotangent(output.detach()))
-        return gradient
+        return self._real(gradient)
 
     def advance(self, obs: Tensor) -> Tensor | None:
-        return None if self._advance is None else self._advance(obs)
+        return None if self._advance is None else self._advance(self._real(obs))
 
     def _masked(self, output: Tensor) -> Tensor:
-        return output if self._blocked is None else output.masked_fill(self._blocked, MASKED)
+        blocked = self._blocked
+        return output if blocked is None else output.masked_fill(blocked, self._unmasked)
+
+    def _real(self, obs: Tensor) -> Tensor:
+        """Return ``obs``, or its gradient, with zeros where there is only padding."""
+        return obs if self._padding is None else obs.masked_fill(self._padding, 0.0)
 
 
 class FunctionVictim:
@@ -77,6 +86,10 @@ class FunctionVictim:
     """
 
     hidden_size = 0
+    agents: tuple[str, ...] | None = None
+    obs_size: int | None = None
+    num_actions: int | None = None
+    acting_only = False
 
     def __init__(
         self,
@@ -89,18 +102,13 @@ class FunctionVictim:
         self.device = torch.device(device)
         self._plain = PlainMLP.of(function) if isinstance(function, nn.Module) else None
 
-    def at(
-        self,
-        mask: Tensor | None = None,
-        hidden: Tensor | None = None,
-        last_act: Tensor | None = None,
-        agents: Tensor | None = None,
-        state: Tensor | None = None,
-    ) -> VictimView:
-        """Return the view of M rows; only ``mask`` matters here."""
-        return _View(
-            self.function, continuous=self.continuous, mask=mask, plain=self._plain, agents=agents
-        )
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return nothing: a function has no further inputs."""
+        return {}
+
+    def at(self, rows: Rows = UNBOUND) -> VictimView:
+        """Return the view of M rows; only their masks matter here."""
+        return _View(self.function, rows, continuous=self.continuous, plain=self._plain)
 
 
 class NetworkVictim:
@@ -111,11 +119,23 @@ class NetworkVictim:
             (output, hidden), ``plain()``, ``obs_size`` and ``hidden_size``, like
             ``networks.AgentNetwork``.
         continuous: whether its outputs are means.
+        agents: names of its agents in its own order, None where it does not know them.
+        side: its further inputs in a tick, as its policy works them out; None is none.
+        acting_only: whether ``side`` needs the memory of the policy that acts.
     """
 
-    def __init__(self, network: Any, *, continuous: bool) -> None:
-        self.network, self.continuous = network, continuous
-        self._plain = network.plain()
+    def __init__(
+        self,
+        network: Any,
+        *,
+        continuous: bool,
+        agents: tuple[str, ...] | None = None,
+        side: Callable[[StepContext], Mapping[str, Tensor]] | None = None,
+        acting_only: bool = False,
+    ) -> None:
+        self.network, self.continuous, self.agents = network, continuous, agents
+        self.acting_only = acting_only
+        self._plain, self._side = network.plain(), side
 
     @property
     def device(self) -> torch.device:
@@ -132,31 +152,32 @@ class NetworkVictim:
         """D, the size of the observations it acts on."""
         return int(self.network.obs_size)
 
-    def at(
-        self,
-        mask: Tensor | None = None,
-        hidden: Tensor | None = None,
-        last_act: Tensor | None = None,
-        agents: Tensor | None = None,
-        state: Tensor | None = None,
-    ) -> VictimView:
+    @property
+    def num_actions(self) -> int:
+        """A, the size of its outputs."""
+        return int(self.network.num_actions)
+
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return its policy's further inputs, (E, N, ...) each."""
+        return {} if self._side is None else self._side(context)
+
+    def at(self, rows: Rows = UNBOUND) -> VictimView:
         """Return the view of M rows."""
-        extra = self.network.extra(agents, last_act)
+        extra = self.network.extra(rows.agents, rows.last_act, rows.side)
 
         def output(obs: Tensor) -> Tensor:
-            return cast(Tensor, self.network.step(obs, extra, hidden)[0])
+            return cast(Tensor, self.network.step(obs, extra, rows.hidden)[0])
 
         def advance(obs: Tensor) -> Tensor | None:
-            return cast("Tensor | None", self.network.step(obs, extra, hidden)[1])
+            return cast("Tensor | None", self.network.step(obs, extra, rows.hidden)[1])
 
         return _View(
             output,
+            rows,
             continuous=self.continuous,
-            mask=mask,
             plain=self._plain,
             extra=None if extra is None else extra.detach(),
             advance=advance,
-            agents=agents,
         )
 
 

@@ -8,14 +8,41 @@ from typing import Any
 
 import numpy as np
 import torch
+from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, split_obs
+from robustmarl.perturbers import Place, places
 from robustmarl.typing import Env
 
-__all__ = ["Episode", "begun"]
+__all__ = ["Episode", "PerturbingWrapper", "begun"]
+
+
+class PerturbingWrapper(BaseParallelWrapper[str, Any, Any]):
+    """A wrapper that perturbs, at its place among those in one stack.
+
+    Args:
+        env: a parallel environment.
+        kind: of its perturber.
+
+    Attributes:
+        place: its depth and name, as a collector's stack of the same perturbers has them.
+    """
+
+    kind: str
+    place: Place
+
+    def __init__(self, env: Env, kind: str) -> None:
+        super().__init__(env)
+        kinds = [kind]
+        below: Any = env
+        while below is not None:
+            if isinstance(below, PerturbingWrapper):
+                kinds.insert(0, below.kind)
+            below = vars(below).get("env") or vars(below).get("aec_env")
+        self.kind, self.place = kind, places(kinds)[-1]
 
 
 def begun(where: str, context: StepContext | None) -> StepContext:
@@ -46,6 +73,7 @@ class Episode:
     def __init__(self, spec: TeamSpec, device: torch.device) -> None:
         self._spec, self._device = spec, device
         self._seed, self._number, self.step = secrets.randbits(63), -1, 0
+        self._lived = np.zeros(spec.num_agents, dtype=np.bool_)
         self.last_act = self._no_act()
 
     def begin(self, seed: int | None) -> None:
@@ -104,7 +132,9 @@ class Episode:
                 continue
             row, available = split_obs(obs[agent])
             seen[i, : spec.obs_sizes[i]] = row
-            clean[i, : spec.obs_sizes[i]] = info.get("clean_obs", row)
+            truth = np.asarray(info.get("clean_obs", row))
+            same = truth.shape == (spec.obs_sizes[i],)  # a wrapper between may stack frames
+            clean[i, : spec.obs_sizes[i]] = truth if same else row
             if alive[i]:
                 available = info.get("action_mask") if available is None else available
                 mask[i, : spec.action_sizes[i]] = True if available is None else available
@@ -112,10 +142,16 @@ class Episode:
             state = np.concatenate([clean[i, :size] for i, size in enumerate(spec.obs_sizes)])
         else:
             state = np.asarray(env.state(), dtype=np.float32)
+        terminal = not env.agents
+        observed = alive.copy()
+        if terminal:
+            shown = np.array([agent in obs for agent in spec.agents])
+            observed |= self._lived & shown
+        self._lived = alive.copy()
         one = torch.ones(1, dtype=torch.bool, device=self._device)
+        arrays |= {"seen": seen, "state": state, "observed": observed}
         tensors = {
-            key: torch.from_numpy(array[None]).to(self._device)
-            for key, array in {**arrays, "seen": seen, "state": state}.items()
+            key: torch.from_numpy(array[None]).to(self._device) for key, array in arrays.items()
         }
         return StepContext(
             obs=tensors["obs"],
@@ -123,12 +159,13 @@ class Episode:
             mask=tensors["mask"],
             state=tensors["state"],
             alive=tensors["alive"],
+            observed=tensors["observed"],
             last_act=self.last_act,
             hidden=hidden,
             step=torch.tensor([self.step], device=self._device),
             keys=torch.tensor([episode_key(self._seed, self._number)], device=self._device),
             live=one,
-            terminal=torch.full_like(one, not env.agents),
+            terminal=torch.full_like(one, terminal),
         )
 
     def _no_act(self) -> Tensor:

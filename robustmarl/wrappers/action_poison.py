@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
-from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,12 +15,12 @@ from robustmarl.attacks.poison.view import PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec, describe, spec_of
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, When
 from robustmarl.typing import Env, ResetResult, StepResult
-from robustmarl.wrappers._episode import Episode, begun
+from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun
 
 __all__ = ["ActionPoisonWrapper"]
 
 
-class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
+class ActionPoisonWrapper(PerturbingWrapper):
     r"""Execute one agent's action as drawn from :math:`\pi'_k` instead of the one submitted.
 
     The environment side of :class:`~robustmarl.perturbers.ActionPoisonPerturber`, with the same
@@ -73,7 +72,7 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
         temperature: float | None = None,
     ) -> None:
         name = type(self).__name__
-        super().__init__(env)
+        super().__init__(env, ActionPoisonPerturber.kind)
         spec = spec_of(describe(env, team_reward="sum", horizon=1))  # of sizes only
         known = agent in spec.agents
         check(known, f"{name}.agent", f"one of {list(spec.agents)}", agent)
@@ -96,6 +95,7 @@ class ActionPoisonWrapper(BaseParallelWrapper[str, Any, Any]):
                 advantage_fn=advantage_fn,
                 temperature=temperature,
             )
+        self._poison.start(self.place)
         self.agent, self._spec, self._learner = agent, spec, learner
         self._device = learner.policy.device
         self._k = spec.agents.index(agent)

@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Dict, Space
-from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
@@ -18,12 +17,12 @@ from robustmarl.perturbers.byzantine import ByzantinePerturber, Slots
 from robustmarl.perturbers.traitors import AdversaryLike
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.typing import Array, Env, ResetResult, StepResult
-from robustmarl.wrappers._episode import Episode, begun
+from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun
 
 __all__ = ["BayesianTypeWrapper"]
 
 
-class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
+class BayesianTypeWrapper(PerturbingWrapper):
     r"""Execute an adversary's actions in place of those of Byzantine agents [Li2024]_.
 
     The environment side of :class:`~robustmarl.perturbers.ByzantinePerturber`, with the same
@@ -68,12 +67,11 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         slots: Slots = "none",
         belief: Any = None,
     ) -> None:
-        super().__init__(env)
+        super().__init__(env, ByzantinePerturber.kind)
         self._spec = _spec(env)
-        self.depth = _depth(env)
         with speaking_for(self, ByzantinePerturber):
             self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
-            self._perturber.bind(self._spec, None, self.depth)
+            self._perturber.bind(self._spec, None, self.place)
         policy = getattr(self._perturber.adversary, "policy", None)
         self._device = torch.device(getattr(policy, "device", "cpu"))
         self._episode = Episode(self._spec, self._device)
@@ -139,7 +137,11 @@ class BayesianTypeWrapper(BaseParallelWrapper[str, Any, Any]):
         wide = {}
         for agent, raw in obs.items():
             row = np.asarray(split_obs(raw)[0])
-            row = np.concatenate([row, slots[self._spec.agents.index(agent)].astype(row.dtype)])
+            own = slots[self._spec.agents.index(agent)].astype(row.dtype)
+            clean = infos[agent].get("clean_obs")
+            if clean is not None and np.shape(clean) == row.shape:  # it is of what is shown
+                infos[agent]["clean_obs"] = np.concatenate([clean, own])
+            row = np.concatenate([row, own])
             wide[agent] = {**raw, "observation": row} if isinstance(raw, Mapping) else row
         return wide, infos
 
@@ -182,12 +184,3 @@ def _spec(env: Env) -> TeamSpec:
         return spec_of(env)
     except ValueError:  # of sizes only, where reward or horizon are not stated
         return spec_of(describe(env, team_reward="sum", horizon=1))
-
-
-def _depth(env: Any) -> int:
-    """Return how many attacking wrappers ``env`` has."""
-    depth = 0
-    while env is not None:
-        depth += "depth" in vars(env)
-        env = vars(env).get("env") or vars(env).get("aec_env")
-    return depth

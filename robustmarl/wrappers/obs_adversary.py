@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import gymnasium
 import numpy as np
 import torch
-from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 from typing_extensions import override
 
@@ -19,12 +18,12 @@ from robustmarl.joint import StepContext, describe, spec_of, split_obs
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import Env, ResetResult, RobustnessWarning, StepResult
 from robustmarl.victims import as_victim
-from robustmarl.wrappers._episode import Episode
+from robustmarl.wrappers._episode import Episode, PerturbingWrapper
 
 __all__ = ["ObsAdversaryWrapper"]
 
 
-class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
+class ObsAdversaryWrapper(PerturbingWrapper):
     r"""Show attacked agents :math:`\hat o^i \in B_\epsilon(o^i)` in place of :math:`o^i`.
 
     The OD-POMDP of ATSA, Sec. 2.2 [Zhou2025]_: spaces, states, rewards and terminations are those
@@ -73,7 +72,7 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
         episodes: float = 1.0,
     ) -> None:
         name = type(self).__name__
-        super().__init__(env)
+        super().__init__(env, ObsPerturber.kind)
         with speaking_for(self, ObsPerturber):
             perturber = ObsPerturber(
                 attack,
@@ -96,9 +95,8 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
                 f"{name}.victim must be given for {type(attack).__name__}, got None. "
                 "Write algorithm.victim()."
             )
-        self.depth = _depth(env)
         self._outermost = True
-        perturber.bind(self._spec, None, self.depth)
+        perturber.bind(self._spec, None, self.place)
         self._perturber = perturber
         self._below = env if isinstance(env, ObsAdversaryWrapper) else None
         if self._below is not None:
@@ -240,12 +238,3 @@ class ObsAdversaryWrapper(BaseParallelWrapper[str, Any, Any]):
 def _box(env: Env, agent: str) -> Any:
     space = env.observation_space(agent)
     return space["observation"] if isinstance(space, gymnasium.spaces.Dict) else space
-
-
-def _depth(env: Any) -> int:
-    """Return the number of these wrappers in ``env``, itself included."""
-    depth = 0
-    while env is not None:
-        depth += isinstance(env, ObsAdversaryWrapper)
-        env = vars(env).get("env") or vars(env).get("aec_env")
-    return depth

@@ -4,8 +4,7 @@ import copy
 
 import pytest
 import torch
-from learners import sgd
-from tianshou.data import Batch
+from learners import joint_batch, sgd
 
 from robustmarl._seeding import Draws
 from robustmarl.adversaries import ObsAdversaryPPO
@@ -62,24 +61,21 @@ def view(lengths=(4, 2, 3), steps=4, agents=2, size=3):
         return torch.randn(*shape, generator=generator)
 
     count = len(lengths)
-    batch, obs = Batch(), Batch()
     alive = torch.ones(count, steps + 1, agents, dtype=torch.bool)
     alive[0, 2:, 1] = False
     valid = torch.arange(steps) < torch.tensor(lengths)[:, None]
     terminated = torch.zeros(count, steps, dtype=torch.bool)
     terminated[1, 1] = True  # the others end by a time limit
-    obs.__dict__.update(
-        obs=draw(count, steps + 1, agents, size), state=draw(count, steps + 1, 2), alive=alive
-    )
-    batch.__dict__.update(
-        obs=obs,
+    return joint_batch(
+        draw(count, steps + 1, agents, size),
+        draw(count, steps + 1, 2),
+        alive,
         act=draw(count, steps, agents, size),
         logp=-5 + 0.5 * draw(count, steps, agents),
         rew=draw(count, steps),
         terminated=terminated,
         valid=valid,
     )
-    return batch
 
 
 def hand_loss(made, batch):
@@ -149,7 +145,8 @@ def test_nothing_attacked_is_nothing_learned():
 def test_the_ratio_is_one_on_the_first_epoch():
     made, batch = learner(), view()
     with torch.no_grad():
-        batch.logp = made.adversary.log_prob(batch.obs.obs[:, :-1], batch.act)
+        logp = made.adversary.log_prob(batch.obs.obs[:, :-1], batch.act)
+        batch = batch.replace(logp=logp)
     assert made.update(batch).metrics["policy_loss"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -163,15 +160,19 @@ def test_learns_to_lower_the_reward_of_a_bandit():
         made.adversary.sampling = True
         team_reward = made.adversary(None, obs[:, 0, 0], draws)[:, 0] / BALL.epsilon
         u = made.adversary.last_sample
-        inner, batch = Batch(), Batch()
         alive = torch.ones(64, 2, 1, dtype=torch.bool)
-        inner.__dict__.update(obs=obs, state=torch.zeros(64, 2, 1), alive=alive)
         with torch.no_grad():
             logp = made.adversary.log_prob(obs[:, 0, 0], u)[:, None, None]
-        batch.__dict__.update(
-            obs=inner, act=u[:, None, None], logp=logp, valid=valid, terminated=valid
+        batch = joint_batch(
+            obs,
+            torch.zeros(64, 2, 1),
+            alive,
+            act=u[:, None, None],
+            logp=logp,
+            valid=valid,
+            terminated=valid,
+            rew=-team_reward[:, None],
         )
-        batch.__dict__["rew"] = -team_reward[:, None]
         made.update(batch)
 
     assert made.adversary.mean(obs[0, 0])[0, 0].item() < -0.5
@@ -191,8 +192,7 @@ def test_for_env_reads_sizes_and_leaves_torchs_generator_alone():
 
 
 def test_a_batch_of_the_teams_is_refused():
-    batch = view()
-    del batch.__dict__["logp"]
+    batch = view().replace(logp=None)
     with pytest.raises(ValueError, match=r"update\.batch must be an adversary view with 'logp'"):
         learner().update(batch)
 

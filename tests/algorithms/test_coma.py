@@ -48,6 +48,7 @@ def context_of(batch, step):
         mask=batch.obs.mask[:, step],
         state=batch.obs.state[:, step],
         alive=batch.obs.alive[:, step],
+        observed=batch.obs.alive[:, step],
         last_act=batch.act[:, step],
         hidden=None,
         step=torch.zeros(len(yes), dtype=torch.int64),
@@ -165,8 +166,7 @@ def test_the_actor_gradient_is_that_of_the_surrogate():
 
 def test_rewards_are_scaled_before_the_critic_learns_them():
     batch = everything(collected(make()))
-    scaled = copy_batch(batch)
-    scaled.rew = 0.25 * batch.rew
+    scaled = batch.replace(rew=0.25 * batch.rew)
     assert torch.allclose(make(reward_scale=0.25).targets(batch), make().targets(scaled))
 
 
@@ -190,7 +190,7 @@ def test_padding_teaches_nothing():
     outside = ~batch.valid
     spoilt.rew[outside] = 1e6
     spoilt.act[outside] = 3
-    spoilt.obs.seen = spoilt.obs.seen.clone()
+    spoilt = spoilt.replace(obs=spoilt.obs.replace(seen=spoilt.obs.seen.clone()))
     spoilt.obs.seen[:, 1:][outside] = 7.0
     assert outside.any()
 
@@ -209,7 +209,7 @@ def test_the_dead_have_values_and_no_say():
     spoilt = copy_batch(batch)
     dead = (~batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)).nonzero()
     assert len(dead) > 0
-    spoilt.obs.seen = spoilt.obs.seen.clone()
+    spoilt = spoilt.replace(obs=spoilt.obs.replace(seen=spoilt.obs.seen.clone()))
     spoilt.obs.seen[tuple(dead.T)] = 7.0
     assert not torch.allclose(learner.targets(batch), learner.targets(spoilt))
     update(learner, Recorded(batch))

@@ -60,17 +60,17 @@ def test_ours_with_terms(cls):
 class Noisy(QMIX):
     """Draws from torch's global generator while it learns."""
 
-    def _update_with_batch(self, batch):
+    def learn(self, batch):
         torch.rand(3)
-        return super()._update_with_batch(batch)
+        return super().learn(batch)
 
 
 class Greedy(QMIX):
     """Writes into the batch."""
 
-    def _update_with_batch(self, batch):
-        batch.rew += 1.0
-        return super()._update_with_batch(batch)
+    def learn(self, batch):
+        batch.rew.add_(1.0)
+        return super().learn(batch)
 
 
 class Forgetful(QMIX):
@@ -98,8 +98,8 @@ class Unlike(QMIX):
 
 
 class Uncounted(QMIX):
-    def _update_with_batch(self, batch):
-        stats = super()._update_with_batch(batch)
+    def learn(self, batch):
+        stats = super().learn(batch)
         self.policy.counts.zero_()
         return stats
 

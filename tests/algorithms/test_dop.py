@@ -91,6 +91,7 @@ def test_advantages():
         mask=batch.obs.mask[:, 0],
         state=batch.obs.state[:, 0],
         alive=batch.obs.alive[:, 0],
+        observed=batch.obs.alive[:, 0],
         last_act=batch.act[:, 0],
         hidden=None,
         step=zero,
@@ -236,8 +237,7 @@ def test_the_actor_gradient_is_that_of_the_surrogate():
 
 def test_rewards_are_scaled_before_the_critic_learns_them():
     batch = everything(collected(make()))
-    scaled = copy_batch(batch)
-    scaled.rew = 0.25 * batch.rew
+    scaled = batch.replace(rew=0.25 * batch.rew)
     for targets in ("on_policy_targets", "off_policy_targets"):
         found = getattr(make(reward_scale=0.25), targets)(batch)
         assert torch.allclose(found, getattr(make(), targets)(scaled))

@@ -27,10 +27,11 @@ from robustmarl.data import JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.learning.returns import ppo_surrogate
-from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution
+from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, Place, TypeDistribution
 from robustmarl.policies import ByzantinePolicy
 from robustmarl.schedules import Linear
 from robustmarl.testing import check_algorithm
+from robustmarl.victims import Rows
 from robustmarl.wrappers import BayesianTypeWrapper
 
 TEAMS = (EIRMAPPO, EARMAPPO, TrueTypeMAPPO)
@@ -133,8 +134,8 @@ def test_ear_is_eir_with_empty_slots():
 def test_true_type_slots_are_the_types_of_the_attacked():
     algorithm = made(TrueTypeMAPPO, p=0.5)
     batch = batch_of(algorithm, 16)
-    want = batch.types.float().unsqueeze(2).expand(-1, -1, 3, -1)
-    assert torch.equal(batch.policy_slots[batch.valid], want[batch.valid])
+    want = batch.record("byzantine")["types"].float().unsqueeze(2).expand(-1, -1, 3, -1)
+    assert torch.equal(batch.record("byzantine")["policy_slots"][batch.valid], want[batch.valid])
     assert 0.0 < float(want[batch.valid].mean()) < 0.5
     _, view = algorithm._with_slots(batch)
     slots = view.obs.seen[..., 3:]
@@ -155,8 +156,10 @@ def test_the_actor_acts_on_the_belief_that_it_learns_with():
     assert torch.equal(memory, states)
     rows = batch.valid
     belief = torch.sigmoid(logits)[:, :-1][rows]
-    assert torch.allclose(batch.policy_slots[rows], belief, atol=1e-5)
-    assert torch.equal(view.obs.seen[:, :-1][rows][..., 3:], batch.policy_slots[rows])
+    assert torch.allclose(batch.record("byzantine")["policy_slots"][rows], belief, atol=1e-5)
+    assert torch.equal(
+        view.obs.seen[:, :-1][rows][..., 3:], batch.record("byzantine")["policy_slots"][rows]
+    )
     assert float(belief.detach().std()) > 0.01
     output, _ = algorithm.policy.network.unroll(view.obs.seen[:, :-1], None)
     output = output.masked_fill(~batch.obs.mask[:, :-1], -1e9)
@@ -193,21 +196,26 @@ def test_the_belief_loss_is_the_written_one_however_it_is_cut(chunk):
         for i in range(3):
             for j in range(3):
                 p = torch.sigmoid(logits[b, t, i, j])
-                terms.append(-torch.log(p if batch.types[b, t, j] else 1.0 - p))
+                terms.append(
+                    -torch.log(p if batch.record("byzantine")["types"][b, t, j] else 1.0 - p)
+                )
     found = algorithm._learn_belief(batch, memory.detach())
     assert found == pytest.approx(float(torch.stack(terms).mean().detach()), rel=1e-4)
 
 
 def test_hard_beliefs_are_zero_or_one():
     batch = batch_of(loud(made(hard_belief=True)))
-    assert set(batch.policy_slots[batch.valid].flatten().tolist()) == {0.0, 1.0}
+    assert set(batch.record("byzantine")["policy_slots"][batch.valid].flatten().tolist()) == {
+        0.0,
+        1.0,
+    }
 
 
 def test_teacher_forcing_shows_the_truth_that_often_in_training_only():
     algorithm = loud(made(p=0.9, teacher_forcing=0.3))
     batch = batch_of(algorithm, 200)
-    truth = batch.types.float().unsqueeze(2).expand(-1, -1, 3, -1)
-    forced = (batch.policy_slots == truth).all(dim=-1)[batch.valid]
+    truth = batch.record("byzantine")["types"].float().unsqueeze(2).expand(-1, -1, 3, -1)
+    forced = (batch.record("byzantine")["policy_slots"] == truth).all(dim=-1)[batch.valid]
     assert float(forced.float().mean()) == pytest.approx(0.3, abs=0.03)
     assert int((forced.sum(dim=1) == 1).sum()) > 0  # a coin per agent
     collector = JointCollector(
@@ -222,8 +230,8 @@ def test_what_the_actor_is_shown_does_not_reach_the_belief():
     """Truth in the slots or not: the belief's memory, and what it learns from, are the same."""
     forced, free = (loud(made(p=0.7, teacher_forcing=share)) for share in (1.0, 0.0))
     batch = batch_of(forced)
-    truth = batch.types.float().unsqueeze(2).expand(-1, -1, 3, -1)
-    assert torch.equal(batch.policy_slots[batch.valid], truth[batch.valid])
+    truth = batch.record("byzantine")["types"].float().unsqueeze(2).expand(-1, -1, 3, -1)
+    assert torch.equal(batch.record("byzantine")["policy_slots"][batch.valid], truth[batch.valid])
     (memory, _), (other, _) = (a._with_slots(batch) for a in (forced, free))
     assert torch.equal(memory, other)
     _, states = forced.belief.unroll(batch.obs.obs)
@@ -277,7 +285,7 @@ def test_the_adversarys_surrogate_is_that_of_the_sheet():
 def test_the_adversary_learns_by_that_surrogate(ratio, advantage, expected):
     algorithm = made(p=1.0)
     changed = copy_batch(batch_of(algorithm))
-    changed.byzantine_logp -= float(np.log(ratio))
+    changed.record("byzantine")["logp"].sub_(float(np.log(ratio)))
     steady = torch.full(byzantine_rows(changed).shape, advantage)
     figures = algorithm._learn_adversary(changed, steady, 1, 0.05, 0.0)
     assert figures["adversary/policy_loss"] == pytest.approx(expected, rel=1e-4)
@@ -302,9 +310,10 @@ def test_gradients_of_team_and_adversary_have_opposite_signs():
     told = batch.act_intended.unsqueeze(2).expand(*rows.shape, 3)[rows]
     output = adversary.outputs(batch.obs.obs[:, :-1][rows], agents, told)
     logp = adversary.log_prob(
-        output.masked_fill(~batch.obs.mask[:, :-1][rows], -1e9), batch.byzantine_act[rows]
+        output.masked_fill(~batch.obs.mask[:, :-1][rows], -1e9),
+        batch.record("byzantine")["act"][rows],
     )
-    assert torch.allclose(logp, batch.byzantine_logp[rows], atol=1e-5)
+    assert torch.allclose(logp, batch.record("byzantine")["logp"][rows], atol=1e-5)
     objective = (logp * advantage[rows]).mean()  # at ratio 1: the team's would rise
     adversary.zero_grad()
     objective.backward()
@@ -419,7 +428,7 @@ def test_the_team_learns_in_every_so_many_rounds(interval, rounds):
         before = {name: weights(part) for name, part in parts.items()}
         assert algorithm.present_p == (0.5 if number % interval == 0 else 1.0)
         batch = batch_of(algorithm, 12, seed=number)
-        everywhere = bool(batch.types[:, 0].any(dim=1).all())
+        everywhere = bool(batch.record("byzantine")["types"][:, 0].any(dim=1).all())
         assert everywhere == (number % interval != 0)
         update(algorithm, Recorded(batch), repeat=1)
         for name, part in parts.items():
@@ -452,7 +461,7 @@ def test_adaptive_types_use_the_latest_returns():
         own = [
             float(batch.rew[b][batch.valid[b]].sum())
             for b in range(30)
-            if bool(batch.types[b, 0, j])
+            if bool(batch.record("byzantine")["types"][b, 0, j])
         ]
         assert float(algorithm.type_returns[j]) == pytest.approx(np.mean(own), rel=1e-5)
     batch_of(algorithm, 4)
@@ -496,7 +505,7 @@ def test_an_adversary_runs_with_and_without_type_slots():
     with pytest.raises(ValueError, match=text):
         adversary.outputs(torch.randn(5, 5), agents, None)
     with pytest.raises(ValueError, match="ByzantinePolicy must be made for this team's spaces"):
-        ByzantinePerturber(adversary).bind(made(env=envs.ToyGame).spec, None, 0)
+        ByzantinePerturber(adversary).bind(made(env=envs.ToyGame).spec, None, Place(0, "it"))
 
 
 def test_a_trained_adversary_saves_and_loads_like_a_team(tmp_path):
@@ -517,7 +526,9 @@ def test_the_attack_phase_moves_the_adversary_alone(cls):
     counts = victim.policy.counts.clone()
     buffer = played(attack)
     batch = buffer.sample(0)[0]
-    assert batch.types[batch.valid].tolist() == [[True, False, False]] * int(batch.valid.sum())
+    assert batch.record("byzantine")["types"][batch.valid].tolist() == [[True, False, False]] * int(
+        batch.valid.sum()
+    )
     update(attack, buffer, repeat=2)
     assert all(torch.equal(v, before[k]) for k, v in weights(victim).items())
     assert torch.equal(counts, victim.policy.counts)
@@ -574,7 +585,7 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
     assert victim.hidden_size == algorithm.belief.hidden_size
     obs, hidden = torch.randn(6, 3), torch.randn(6, 16)
     agents = torch.arange(3).repeat(2)
-    view = victim.at(hidden=hidden, agents=agents)
+    view = victim.at(Rows(hidden=hidden, agents=agents))
     belief, after = algorithm.belief.step_rows(obs, agents, hidden)
     network = algorithm.policy.network
     want, _ = network.step(torch.cat([obs, belief], -1), network.extra(agents, None), None)
@@ -586,7 +597,9 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
     stack = [attack, *algorithm.perturbers()]
     batch = collected(algorithm, 4, perturb=stack).sample(0)[0]
     seen = torch.sigmoid(algorithm.belief.unroll(batch.obs.seen)[0])[:, :-1]
-    assert torch.allclose(batch.policy_slots[batch.valid], seen[batch.valid], atol=1e-5)
+    assert torch.allclose(
+        batch.record("byzantine")["policy_slots"][batch.valid], seen[batch.valid], atol=1e-5
+    )
     assert not torch.equal(batch.obs.seen, batch.obs.obs)
 
 
@@ -599,11 +612,14 @@ def test_a_belief_that_reads_clean_observations_is_not_deceived():
     assert 0.0 < float(moved[:, 1].abs().max()) <= 0.3 + 1e-6
     assert not moved[:, [0, 2]].any()
     clean = torch.sigmoid(algorithm.belief.unroll(batch.obs.obs)[0])[:, :-1]
-    assert torch.allclose(batch.policy_slots[batch.valid], clean[batch.valid], atol=1e-5)
+    assert torch.allclose(
+        batch.record("byzantine")["policy_slots"][batch.valid], clean[batch.valid], atol=1e-5
+    )
     obs, slots, agents = torch.randn(6, 3), torch.rand(6, 3), torch.arange(3).repeat(2)
     victim, network = algorithm.victim(), algorithm.policy.network
-    want, _ = network.step(obs, network.extra(agents, None), None, slots)
-    assert torch.equal(victim.at(hidden=slots, agents=agents).logits(obs), want)
+    side = {"slots": slots}
+    want, _ = network.step(obs, network.extra(agents, None, side), None)
+    assert torch.equal(victim.at(Rows(agents=agents, side=side)).logits(obs), want)
     foreign, other = ObsPerturber(attack.attack, victim=algorithm), made()
     with pytest.raises(ValueError, match="the acting team itself where its beliefs read clean"):
         collected(other, 1, perturb=[foreign])
@@ -632,9 +648,9 @@ def test_eleven_attacks_play_against_any_team(cls):
     for name, attack in attacks.items():
         batch = collected(algorithm, 2, perturb=[attack]).sample(0)[0]
         if not name.startswith("observation"):
-            assert batch.types[batch.valid].tolist() == [[False, True, False]] * int(
-                batch.valid.sum()
-            )
+            assert batch.record("byzantine")["types"][batch.valid].tolist() == [
+                [False, True, False]
+            ] * int(batch.valid.sum())
             continue
         moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid].abs()
         assert 0.0 < float(moved[:, 1].max()) <= float(name.split()[1]) + 1e-6

@@ -29,6 +29,7 @@ from robustmarl.losses import ActionLoss, ActionLossRegularizer
 from robustmarl.policies import DeterministicPolicy
 from robustmarl.schedules import Linear
 from robustmarl.testing import check_algorithm
+from robustmarl.victims import Rows
 
 BOTH = (MADDPG, M3DDPG)
 VARIANTS = {
@@ -247,7 +248,7 @@ def test_padding_does_not_matter(cls, variant):
     dirty = copy_batch(batch)
     for b, length in enumerate(batch.valid.sum(1).tolist()):
         for key in ("obs", "seen", "state"):
-            dirty.obs[key][b, length + 1 :] = 77.0
+            dirty.flat()[f"obs.{key}"][b, length + 1 :] = 77.0
         dirty.obs.mask[b, length + 1 :] = True
         dirty.obs.alive[b, length + 1 :] = True
         dirty.rew[b, length:] = 1e4
@@ -354,7 +355,7 @@ def test_outputs_of_continuous_actors_are_bounded():
     assert team.policy.network.log_std is None
     shake(team.policy.network)
     network, obs = team.policy.network, 3.0 * torch.arange(15.0).view(5, 3).sin()
-    found = team.victim().at(agents=torch.ones(5, dtype=torch.int64)).mean(obs)
+    found = team.victim().at(Rows(agents=torch.ones(5, dtype=torch.int64))).mean(obs)
     before = network.rest[:-1](network.first(obs) + network.id_table[1])
     torch.testing.assert_close(found, before.tanh())
     assert float(before.detach().abs().max()) > 1.0

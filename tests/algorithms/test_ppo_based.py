@@ -110,7 +110,8 @@ def test_an_epoch_is_one_sgd_step_on_the_written_loss(cls, network, continuous, 
     )
     batch = played(algorithm)
     assert bool((batch.valid.sum(1) < batch.valid.shape[1]).any())
-    batch.logp += 0.3 * torch.randn(batch.logp.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(batch.logp.shape, generator=torch.Generator().manual_seed(0))
+    batch.logp.add_(0.3 * noise)
     actor, critic = copy.deepcopy(algorithm.policy.network), copy.deepcopy(algorithm.critic)
     learned = torch.nn.ModuleList([actor, critic])
     loss = hand_loss(algorithm, actor, critic, batch)
@@ -178,12 +179,12 @@ def test_padding_does_not_matter(cls, network, continuous):
     generator = torch.Generator().manual_seed(0)
     for b, length in enumerate(batch.valid.sum(1).tolist()):
         for key in ("obs", "seen", "state"):
-            rows = dirty.obs[key][b, length + 1 :]
+            rows = dirty.flat()[f"obs.{key}"][b, length + 1 :]
             rows.copy_(100 * torch.randn(rows.shape, generator=generator))
         dirty.obs.mask[b, length + 1 :] = True
         dirty.obs.alive[b, length + 1 :] = True
         for key in ("rew", "rew_agents"):
-            dirty[key][b, length:] = 1e4
+            dirty.flat()[key][b, length:] = 1e4
         dirty.act[b, length:] = 1
         dirty.logp[b, length:] = -3.0
         dirty.terminated[b, length:] = True
@@ -257,10 +258,10 @@ def test_mappo_does_not_let_agents_see_the_state():
     algorithm = build(MAPPO)
     batch = played(algorithm)
     changed = copy_batch(batch)
-    changed.obs.state += 1.0
+    changed.obs.state.add_(1.0)
     assert not torch.allclose(algorithm.values(batch.obs), algorithm.values(changed.obs))
     changed = copy_batch(batch)
-    changed.obs.seen += 1.0
+    changed.obs.seen.add_(1.0)
     assert torch.equal(algorithm.values(batch.obs), algorithm.values(changed.obs))
 
 

@@ -77,8 +77,8 @@ def test_all_living_agents_are_shown_noise_of_the_stated_law():
     assert float(moved.mean()) == pytest.approx(0.0, abs=0.02)
     assert float(moved.std()) == pytest.approx(float(sigma), abs=0.02)
     normal = torch.distributions.Normal(0.0, sigma)
-    logp = normal.log_prob(batch.adversary_act[living]).sum(-1)
-    torch.testing.assert_close(batch.adversary_logp[living], logp)
+    logp = normal.log_prob(batch.records["adversary"]["act"][living]).sum(-1)
+    torch.testing.assert_close(batch.records["adversary"]["logp"][living], logp)
 
 
 def test_evaluation_is_clean():
@@ -95,11 +95,11 @@ def hand_losses(algorithm, batch, steps, lr):
     with torch.no_grad():
         raw = algorithm.advantages(batch)[0].expand(living.shape)
     gain = -normalize(raw, living)[living]
-    obs, n = batch.obs.obs[:, :-1][living], batch.adversary_act[living]
+    obs, n = batch.obs.obs[:, :-1][living], batch.records["adversary"]["act"][living]
     for _ in range(steps):
         sigma = 0.5 * torch.sigmoid(noise.log_std)
         density = torch.distributions.Normal(noise.mean(obs), sigma)
-        ratio = (density.log_prob(n).sum(-1) - batch.adversary_logp[living]).exp()
+        ratio = (density.log_prob(n).sum(-1) - batch.records["adversary"]["logp"][living]).exp()
         clipped = ratio.clamp(1 - algorithm.clip, 1 + algorithm.clip)
         entropy = density.entropy()[0].sum()
         loss = -torch.minimum(ratio * gain, clipped * gain).mean()
@@ -150,10 +150,10 @@ def test_the_noise_needs_no_victim():
     JointCollector(script, engine, buffer, perturb=algorithm.perturbers()).collect(n_episode=4)
     batch = buffer.sample(0)[0]
     living = batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)
-    act = batch.adversary_act[living]
+    act = batch.records["adversary"]["act"][living]
     logp = algorithm.noise.log_prob(batch.obs.obs[:, :-1][living], act).detach()
-    torch.testing.assert_close(batch.adversary_logp[living], logp)
-    assert not batch.adversary_logp[~living].any()
+    torch.testing.assert_close(batch.records["adversary"]["logp"][living], logp)
+    assert not batch.records["adversary"]["logp"][~living].any()
 
 
 def test_episodes_without_noise_leave_the_noise_actor_alone():
@@ -207,7 +207,7 @@ def test_a_fresh_adversary_attacks_it():
 
 def test_the_bounded_standard_deviation():
     noise = GaussianObsAdversary(LinfBall(epsilon=1.0), 4, max_std=0.5)
-    twin = noise.at(2.0)
+    twin = noise.with_epsilon(2.0)
     assert twin.max_std == 0.5
     obs = torch.zeros(1, 4)
     for value in (-50.0, 0.0, 50.0):

@@ -180,12 +180,12 @@ def test_padding_does_not_matter(cls, network):
     generator = torch.Generator().manual_seed(0)
     for b, length in enumerate(batch.valid.sum(1).tolist()):
         for key in ("obs", "seen", "state"):
-            rows = dirty.obs[key][b, length + 1 :]
+            rows = dirty.flat()[f"obs.{key}"][b, length + 1 :]
             rows.copy_(100 * torch.randn(rows.shape, generator=generator))
         dirty.obs.mask[b, length + 1 :] = True
         dirty.obs.alive[b, length + 1 :] = True
         for key in ("rew", "rew_agents"):
-            dirty[key][b, length:] = 1e4
+            dirty.flat()[key][b, length:] = 1e4
         dirty.act[b, length:] = 3
         dirty.terminated[b, length:] = True
     first, second = update(one, Recorded(batch)), update(other, Recorded(dirty))
@@ -231,9 +231,9 @@ def test_vdn_is_invariant_to_permuting_agents_together_with_their_ids():
     batch = buffer.get_episodes(buffer.sample_indices(0))
     order = torch.tensor([2, 0, 1])
     turned = copy_batch(batch)
-    for values, keys in ((turned.obs, ("obs", "seen", "mask", "alive")), (turned, ("act",))):
-        for key in keys:
-            values[key].copy_(values[key][:, :, order])
+    for key in ("obs.obs", "obs.seen", "obs.mask", "obs.alive", "act"):
+        values = turned.flat()[key]
+        values.copy_(values[:, :, order])
     for network in (other.policy.network, other._target.module.agents):
         with torch.no_grad():
             network.id_table.copy_(network.id_table[order])

@@ -20,7 +20,7 @@ from robustmarl.attacks import PGD, CrossEntropy, Margin
 from robustmarl.budgets import LinfBall
 from robustmarl.networks.agents import AgentNetwork, feed_forward
 from robustmarl.testing.attacks import check_attack
-from robustmarl.victims import FunctionVictim, NetworkVictim
+from robustmarl.victims import FunctionVictim, NetworkVictim, Rows
 
 CONTINUOUS = {"random_start": True}
 
@@ -161,7 +161,7 @@ def test_unavailable_actions_are_neither_label_nor_aim():
     mask = torch.tensor([[True, True, False], [True, False, False]])
     obs = torch.tensor([[0.3, 0.1], [0.3, 0.1]], dtype=torch.float64)
 
-    found = PGD.fgsm(LinfBall(epsilon=0.5))(victim.at(mask=mask), obs)
+    found = PGD.fgsm(LinfBall(epsilon=0.5))(victim.at(Rows(mask=mask)), obs)
     torch.testing.assert_close(found[0], obs[0] + torch.tensor([-0.5, 0.5], dtype=torch.float64))
     assert torch.equal(found[1], obs[1])
 
@@ -181,12 +181,14 @@ def test_unavailable_targets_leave_rows_alone():
     mask = torch.tensor([[True, True, False, True]] * 3)
     obs = normal(3, 6)
 
-    found = PGD(ball=LinfBall(epsilon=1.0), target=2)(FunctionVictim(mlp()).at(mask=mask), obs)
+    found = PGD(ball=LinfBall(epsilon=1.0), target=2)(
+        FunctionVictim(mlp()).at(Rows(mask=mask)), obs
+    )
     assert torch.equal(found, obs)
 
 
 def test_a_target_that_is_no_action_is_refused():
-    view = FunctionVictim(mlp()).at(mask=torch.ones(3, 4, dtype=torch.bool))
+    view = FunctionVictim(mlp()).at(Rows(mask=torch.ones(3, 4, dtype=torch.bool)))
     with pytest.raises(ValueError, match=r"PGD\.target must be an action, an int below 4, got 4\."):
         PGD(ball=LinfBall(epsilon=1.0), target=4)(view, normal(3, 6))
 
@@ -262,8 +264,8 @@ def test_plain_mlp_gradient_is_autograds(activation, kind, masked):
     mask = normal(32, 4, seed=5) > -0.5
     mask[:, 0] = True
     mask = mask if masked else None
-    plain = FunctionVictim(network).at(mask=mask)
-    auto = FunctionVictim(lambda x: network(x)).at(mask=mask)
+    plain = FunctionVictim(network).at(Rows(mask=mask))
+    auto = FunctionVictim(lambda x: network(x)).at(Rows(mask=mask))
     loss = kind(plain.logits(obs).argmax(-1))
 
     ours = plain.input_gradient(obs, loss)
@@ -285,14 +287,14 @@ def test_ids_and_last_actions_enter_the_gradient(recurrent):
     victim = NetworkVictim(network, continuous=False)
     obs, agents = normal(9, 5, dtype=torch.float64), torch.arange(9) % 3
     last, hidden = torch.arange(9) % 5 - 1, normal(9, 8, seed=2, dtype=torch.float64)
-    view = victim.at(hidden=hidden if recurrent else None, last_act=last, agents=agents)
+    view = victim.at(Rows(hidden=hidden if recurrent else None, last_act=last, agents=agents))
     loss = Margin(view.logits(obs).argmax(-1))
     x = obs.clone().requires_grad_()
     (reference,) = torch.autograd.grad(loss(view.logits(x)).sum(), x)
 
     torch.testing.assert_close(view.input_gradient(obs, loss), reference)
     if recurrent:
-        assert victim.at(agents=agents).advance(obs).shape == (9, 8)
+        assert victim.at(Rows(agents=agents)).advance(obs).shape == (9, 8)
 
 
 # Other libraries
@@ -437,11 +439,11 @@ def test_existing_gradients_survive():
 
 
 def test_at_rescales_and_keeps_the_rest():
-    attack = PGD.fgsm(LinfBall(epsilon=0.1, low=-1.0), loss="margin").at(0.3)
+    attack = PGD.fgsm(LinfBall(epsilon=0.1, low=-1.0), loss="margin").with_epsilon(0.3)
 
     assert attack == PGD.fgsm(LinfBall(epsilon=0.3, low=-1.0), loss="margin")
     assert hash(attack) == hash(PGD.fgsm(LinfBall(epsilon=0.3, low=-1.0), loss="margin"))
-    assert PGD(ball=LinfBall(epsilon=0.1), step_size=0.01).at(0.5).step_size == 0.01
+    assert PGD(ball=LinfBall(epsilon=0.1), step_size=0.01).with_epsilon(0.5).step_size == 0.01
 
 
 def test_a_gradient_that_is_not_finite_is_an_error():

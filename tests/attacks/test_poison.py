@@ -57,6 +57,7 @@ def make_context(network, rows=2, n=3, obs=3, mask=None):
         mask=torch.ones(rows, n, size, dtype=torch.bool) if mask is None else mask,
         state=torch.zeros(rows, 1),
         alive=yes[:, None].expand(rows, n),
+        observed=yes[:, None].expand(rows, n),
         last_act=torch.randint(-1, size, (rows, n)),
         hidden=torch.randn(rows, n, hidden, dtype=F64) if hidden else None,
         step=torch.zeros(rows, dtype=torch.int64),

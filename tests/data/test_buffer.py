@@ -34,6 +34,9 @@ def staged(*numbers, seen=False, first=0):
         "alive": torch.ones(len(numbers), t, 2, dtype=torch.bool),
         "act": value[:, :, None].expand(-1, -1, 2).long().clone(),
         "rew": value.clone(),
+        "rew_agents": value[:, :, None].expand(-1, -1, 2).clone(),
+        "terminated": torch.zeros(len(numbers), t, dtype=torch.bool),
+        "truncated": torch.zeros(len(numbers), t, dtype=torch.bool),
     }
     if seen:
         arrays["seen"] = -arrays["obs"]
@@ -57,10 +60,10 @@ def numbers(batch):
 def test_arrays_of_the_episodes_alone_keep_to_them_when_some_do_not_fit():
     store = EpisodeBuffer(SPEC, 2)
     flags = np.array([[[k, step] for step in range(4)] for k in (5, 6, 7)])
-    add(store, staged(1, 2, 3), [0, 1, 2], [3, 2, 3], whole={"extra": flags})
+    add(store, staged(1, 2, 3), [0, 1, 2], [3, 2, 3], whole={"audit/flags": flags})
     batch, _ = store.sample(None)
     assert numbers(batch) == [2, 3]
-    assert batch.extra[:, :, 0].tolist() == [[6] * 3, [7] * 3]
+    assert batch.records["audit"]["flags"][:, :, 0].tolist() == [[6] * 3, [7] * 3]
 
 
 @pytest.mark.parametrize("tensors", [False, True])
@@ -72,7 +75,7 @@ def test_episodes_begin_anywhere_in_the_ring(first, tensors):
     batch, expected = store.sample(None)[0], plain.sample(None)[0]
     for k, length in enumerate((4, 2)):  # what lies behind an episode's end means nothing
         for key in OBS_KEYS:
-            held, known = batch.obs[key][k], expected.obs[key][k]
+            held, known = (b.flat()[f"obs.{key}"][k] for b in (batch, expected))
             assert torch.equal(held[: length + 1], known[: length + 1]), key
         assert torch.equal(batch.act[k, :length], expected.act[k, :length])
 
@@ -87,13 +90,15 @@ def test_what_goes_in_comes_out_cut_to_the_longest():
     assert batch.valid.tolist() == [[True, True, True], [True, False, False]]
     for key in OBS_KEYS:
         source = arrays["obs" if key == "seen" else key]
-        assert batch.obs[key].shape[:2] == (2, 4)
-        assert torch.equal(batch.obs[key][0], source[:4, 2]), key
-        assert torch.equal(batch.obs[key][1, :2], source[:2, 0]), key
+        held = batch.flat()[f"obs.{key}"]
+        assert held.shape[:2] == (2, 4)
+        assert torch.equal(held[0], source[:4, 2]), key
+        assert torch.equal(held[1, :2], source[:2, 0]), key
     for key in ("act", "rew"):
-        assert batch[key].shape[:2] == (2, 3)
-        assert torch.equal(batch[key][0], arrays[key][:3, 2])
-        assert torch.equal(batch[key][1, :1], arrays[key][:1, 0])
+        held = batch.flat()[key]
+        assert held.shape[:2] == (2, 3)
+        assert torch.equal(held[0], arrays[key][:3, 2])
+        assert torch.equal(held[1, :1], arrays[key][:1, 0])
     assert len(store) == store.num_episodes == 2
 
 

@@ -102,11 +102,9 @@ def entries(batch):
     """Yield (key, values) of what was really played: (B, T+1, ...) or (B, T, ...) selected."""
     valid = batch.valid
     reached = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
-    for key, values in batch.obs.__dict__.items():
-        yield f"obs.{key}", values[reached]
-    for key, values in batch.__dict__.items():
-        if key not in ("obs", "valid"):
-            yield key, values[valid]
+    for key, values in batch.flat().items():
+        if key != "valid":
+            yield key, values[reached if key.startswith("obs.") else valid]
 
 
 def assert_same(a, b, *, exact=True):
@@ -262,8 +260,8 @@ def test_the_policy_acts_on_what_it_sees():
 
 def test_what_a_perturber_records_is_in_the_batch():
     batch = play(qmix(Scripted()), Scripted, 3, 2, perturb=[Recorder()])[0]
-    assert batch.when.tolist() == [[0, 1, 2, 3]] * 3
-    assert batch.twice.shape == (3, 4, 2)
+    assert batch.records["perturber"]["when"].tolist() == [[0, 1, 2, 3]] * 3
+    assert batch.records["perturber"]["twice"].shape == (3, 4, 2)
 
 
 @pytest.mark.parametrize("told", ["intended", "executed"])
@@ -278,7 +276,7 @@ def test_the_learner_is_told_the_intended_or_the_executed_action(told):
     executed = torch.where(odd, 1 - batch.act_intended, batch.act_intended)
     assert torch.equal(batch.act_exec[valid], executed[valid])
     assert torch.equal(
-        batch.act[valid], batch[{"intended": "act_intended"}.get(told, "act_exec")][valid]
+        batch.act[valid], batch.flat()[{"intended": "act_intended"}.get(told, "act_exec")][valid]
     )
     received = sorted(tuple(map(int, a.values())) for a in collector.engine.joint[0].env.received)
     assert received == sorted(map(tuple, batch.act_exec[valid].tolist()))
@@ -291,7 +289,7 @@ def test_the_learner_is_told_the_intended_or_the_executed_action(told):
 
 def test_without_such_a_perturber_there_is_nothing_to_audit():
     batch = play(qmix(Scripted()), Scripted, 1, perturb=[NOISE])[0]
-    assert "act_exec" not in batch.__dict__
+    assert batch.act_exec is None
 
 
 def test_an_unknown_way_of_telling_is_refused():
@@ -383,8 +381,8 @@ def test_the_dead_are_not_attacked():
 @pytest.mark.parametrize(
     "idle",
     [
-        NOISE.at(0.0),
-        ATTACK.at(0.0),
+        NOISE.with_epsilon(0.0),
+        ATTACK.with_epsilon(0.0),
         ObsPerturber(ATTACK, probability=0.0),
         ObsPerturber(ATTACK, episodes=0.0),
     ],
@@ -454,7 +452,7 @@ def test_an_attack_cannot_leave_its_ball():
     class Cheat:
         ball: ClassVar = LinfBall(epsilon=0.1, low=0.0)
 
-        def at(self, epsilon):
+        def with_epsilon(self, epsilon):
             return self
 
         def __call__(self, view, obs, draws=None):

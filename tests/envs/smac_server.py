@@ -15,7 +15,7 @@ from s2clientprotocol import common_pb2, raw_pb2, sc2api_pb2
 
 from robustmarl._seeding import mix
 from robustmarl.envs.skirmish import SkirmishEngine
-from robustmarl.envs.skirmish.maps import TICKS_PER_STEP
+from robustmarl.envs.skirmish.rules import TICKS_PER_STEP
 
 OURS, THEIRS = 1, 2
 _STOP, _MOVE, _ATTACK, _HEAL = 4, 16, 23, 386  # StarCraft II's abilities
@@ -105,7 +105,7 @@ class Server:
                 shield_max=unit.shield,
                 energy=battles.energy[i, 0] if unit.heal else 0.0,
                 energy_max=200.0 if unit.heal else 0.0,
-                weapon_cooldown=0.0 if unit.heal else battles.wait[i, 0],
+                weapon_cooldown=0.0 if unit.heal else battles.weapon_cooldown[i, 0],
             )
 
     def _action(self, request, response):

@@ -113,7 +113,8 @@ def test_any_battle_looks_the_same(start, name):
         dead = rng.random(len(units)) < 0.2
         battles.pos[..., 0] = np.where(dead, 1e4 + 100 * np.arange(len(units)), place)
         battles.pools[..., 0] = full * (1 - rng.random(full.shape)) * ~dead
-        battles.wait[..., 0] = rng.integers(0, 10, len(units)) * [not u.heal for u in units]
+        armed = [not unit.heal for unit in units]
+        battles.weapon_cooldown[..., 0] = rng.integers(0, 10, len(units)) * armed
         battles.energy[..., 0] = 200 * rng.random(len(units))
         engine.encode()
         env._obs = env._controller.observe()

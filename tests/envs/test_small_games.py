@@ -107,7 +107,7 @@ def test_toy_transitions(dynamics, column):
     for (state, first, second), row in TOY.items():
         env = ToyGame(dynamics=dynamics)
         env.reset(seed=0)
-        env._at = state
+        env._game_state = state
         obs, rewards, *_ = env.step({"agent_0": first, "agent_1": second})
         after = row[column]
         assert rewards == dict.fromkeys(rewards, float(row[0]))
@@ -141,7 +141,7 @@ def test_toy_attacked_team_that_plays_uniformly_gets_one_half():
 def test_toy_memoryless_observes_state_and_agent_only():
     env = ToyGame(memoryless=True)
     obs, _ = env.reset(seed=3)
-    assert [o.tolist() for o in obs.values()] == [[env._at, 0], [env._at, 1]]
+    assert [o.tolist() for o in obs.values()] == [[env._game_state, 0], [env._game_state, 1]]
     assert spec_of(env).state_shape == (2, 2)
 
 

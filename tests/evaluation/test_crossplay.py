@@ -138,7 +138,9 @@ def test_a_team_and_its_adversary_are_a_victim_as_the_team_is():
 
 def test_an_attack_without_effect_is_reported():
     with pytest.warns(RobustnessWarning, match="no budget"):
-        crossplay({"QMIX": qmix()}, {"none": NOISE.at(0.0)}, game, baselines=False, **SMALL)
+        crossplay(
+            {"QMIX": qmix()}, {"none": NOISE.with_epsilon(0.0)}, game, baselines=False, **SMALL
+        )
 
 
 def test_bad_arguments():

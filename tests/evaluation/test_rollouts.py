@@ -71,7 +71,7 @@ def test_an_attack_does_what_it_says():
     )
     assert attacked.returns.tolist() == [0.0] * 5
     assert attacked.counters == {"0/attacked": 100.0, "0/unchanged": 0.0}
-    small = ObsPerturber(FLIP.at(0.4), victim=victim)
+    small = ObsPerturber(FLIP.with_epsilon(0.4), victim=victim)
     assert rollout(script, SignalMatching, episodes=5, perturb=[small]).returns.min() == 10.0
     half = ObsPerturber(FLIP, victim=victim, every=2)
     assert rollout(script, SignalMatching, episodes=5, perturb=half).returns.tolist() == [5.0] * 5
@@ -126,7 +126,7 @@ def test_warnings():
     with pytest.warns(RobustnessWarning, match="changed none of 40 observations"):
         rollout(script, SignalMatching, episodes=2, perturb=ObsPerturber(FLIP, victim=flat))
     with pytest.warns(RobustnessWarning, match="has no budget"):
-        rollout(script, SignalMatching, episodes=2, perturb=NOISE.at(0.0))
+        rollout(script, SignalMatching, episodes=2, perturb=NOISE.with_epsilon(0.0))
 
 
 def test_environments_are_closed_even_after_an_error():

@@ -16,8 +16,8 @@ from robustmarl.budgets import LinfBall
 from robustmarl.envs import ToyGame, TwoStepGame
 from robustmarl.joint import MASKED, describe, last_actions, spec_of
 from robustmarl.learning import TeamAlgorithm
-from robustmarl.learning.base import team_rows
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
+from robustmarl.victims import Rows
 
 SMALL = {"hidden": (8,)}
 
@@ -204,26 +204,19 @@ def test_last_actions_are_shifted_by_one():
     assert last_actions(vectors, terminal=False)[:, 0].tolist() == [[[0.0] * 3]]
 
 
-def test_team_rows_keep_rows_together():
+def test_loss_rows_keep_rows_together():
     rows = torch.tensor([[[True, False, True], [False, True, False]]])
     obs = torch.arange(6.0).view(1, 2, 3, 1)
     mask = torch.ones(1, 2, 3, 4, dtype=torch.bool)
-    found = team_rows(obs, mask, torch.arange(6).view(1, 2, 3), obs + 10, rows)
+    team = IPPO.for_env(Arena(), **SMALL)
+    made = team.loss_rows(obs, mask, rows, torch.arange(6).view(1, 2, 3), obs + 10)
+    found = made.rows
 
-    assert found.obs[:, 0].tolist() == [0, 2, 4]
+    assert made.obs[:, 0].tolist() == [0, 2, 4]
     assert found.last_act.tolist() == [0, 2, 4]
     assert found.hidden[:, 0].tolist() == [10, 12, 14]
     assert found.agents.tolist() == [0, 2, 1]
     assert found.mask.shape == (3, 4)
-
-
-def test_rows_are_there_within_an_update_only():
-    algorithm = IPPO.for_env(Arena(), **SMALL)
-    with pytest.raises(ValueError, match=r"IPPO must be within an update, got 'no rows yet'"):
-        algorithm.victim_rows()
-    update(algorithm, collected(algorithm))
-    with pytest.raises(ValueError, match=r"IPPO must be within an update"):
-        algorithm.victim_rows()
 
 
 def test_base_classes_are_not_learners():
@@ -239,7 +232,7 @@ def test_every_setting_is_known(cls):
 
 def test_a_victim_is_live():
     algorithm = VDN.for_env(Arena(), **SMALL)
-    view = algorithm.victim().at(agents=torch.tensor([0, 1]))
+    view = algorithm.victim().at(Rows(agents=torch.tensor([0, 1])))
     obs = torch.ones(2, 3)
     before = view.logits(obs).detach()
     buffer = collected(algorithm)

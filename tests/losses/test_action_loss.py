@@ -10,7 +10,7 @@ from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
 from robustmarl.losses import ActionLoss, action_loss
-from robustmarl.victims import FunctionVictim, VictimRows
+from robustmarl.victims import FunctionVictim, LossRows, Rows
 
 D = torch.float64
 BALL = LinfBall(epsilon=0.3)
@@ -24,12 +24,12 @@ def network(seed=0):
 
 def rows(mask=None):
     generator = torch.Generator().manual_seed(0)
-    return VictimRows(obs=torch.randn(7, 3, dtype=D, generator=generator), mask=mask)
+    return LossRows(obs=torch.randn(7, 3, dtype=D, generator=generator), rows=Rows(mask=mask))
 
 
 def test_without_budget_it_is_minus_log_of_the_greatest_probability():
     net = network()
-    loss = action_loss(FunctionVictim(net), rows(), PGD(ball=BALL.at(0.0)))
+    loss = action_loss(FunctionVictim(net), rows(), PGD(ball=BALL.with_epsilon(0.0)))
     loss.backward()
 
     expected = -net(rows().obs).log_softmax(-1).amax(-1).mean()
@@ -57,7 +57,7 @@ def test_the_label_is_the_clean_greedy_action_and_gradients_flow_through_the_pol
 def test_an_attack_makes_it_larger():
     victim = FunctionVictim(network())
     losses = [
-        action_loss(victim, rows(), PGD(ball=BALL.at(epsilon))).item()
+        action_loss(victim, rows(), PGD(ball=BALL.with_epsilon(epsilon))).item()
         for epsilon in (0.0, 0.1, 0.3, 1.0)
     ]
     assert losses == sorted(losses)

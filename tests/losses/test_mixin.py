@@ -177,10 +177,12 @@ def test_attacks_get_clean_observations_of_the_living_with_their_masks():
 
 def test_action_loss_without_budget_still_sharpens_the_policy():
     """At epsilon 0 cross entropy is -log of the greatest probability, a KL divergence is 0."""
-    sharp = build(robust(IPPO), action_loss=ActionLoss(attack=PGD(ball=BALL.at(0.0)), weight=1.0))
+    sharp = build(
+        robust(IPPO), action_loss=ActionLoss(attack=PGD(ball=BALL.with_epsilon(0.0)), weight=1.0)
+    )
     still = build(
         regular(IPPO),
-        policy_loss=PolicyLoss(attack=PGD(ball=BALL.at(0.0)), weight=1.0, form="kl"),
+        policy_loss=PolicyLoss(attack=PGD(ball=BALL.with_epsilon(0.0)), weight=1.0, form="kl"),
     )
     plain = build(IPPO)
     batch = batch_for(plain)

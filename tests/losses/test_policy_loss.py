@@ -14,7 +14,7 @@ from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED
 from robustmarl.losses import PolicyLoss, policy_loss
-from robustmarl.victims import FunctionVictim, VictimRows
+from robustmarl.victims import FunctionVictim, LossRows, Rows
 
 D = torch.float64
 CLEAN, MOVED = torch.tensor([[2.0, 1.0, -1.0]], dtype=D), torch.tensor([[0.0, 3.0, -1.0]], dtype=D)
@@ -81,7 +81,9 @@ class Constant(nn.Module):
 
 def rows(count=6, size=3, mask=None):
     generator = torch.Generator().manual_seed(0)
-    return VictimRows(obs=torch.randn(count, size, dtype=D, generator=generator), mask=mask)
+    return LossRows(
+        obs=torch.randn(count, size, dtype=D, generator=generator), rows=Rows(mask=mask)
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_divergences_learn_through_both_sides():
 
 
 def test_zero_budget_is_zero_divergence():
-    term = PolicyLoss(attack=PGD(ball=BALL.at(0.0)), form="kl")
+    term = PolicyLoss(attack=PGD(ball=BALL.with_epsilon(0.0)), form="kl")
     network = linear()
     loss = term.loss(FunctionVictim(network), rows(), Draws(torch.arange(6)))
     loss.backward()

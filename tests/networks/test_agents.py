@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from robustmarl.attacks import CrossEntropy, Margin, SquaredError
 from robustmarl.joint import MASKED
 from robustmarl.networks import AgentNetwork, SeparateAgents
-from robustmarl.victims import NetworkVictim
+from robustmarl.victims import NetworkVictim, Rows
 
 N, D, A = 3, 4, 5
 
@@ -154,10 +154,12 @@ def test_input_gradient_is_that_of_autograd(settings, seed, kind):
     mask = whole(9, A, high=3, seed=seed) > 0
     mask[:, :2] = True
     view = NetworkVictim(net, continuous=False).at(
-        mask=mask,
-        hidden=draw(9, net.hidden_size, seed=seed) if net.recurrent else None,
-        last_act=whole(9, low=-1, seed=seed),
-        agents=whole(9, high=N, seed=seed),
+        Rows(
+            mask=mask,
+            hidden=draw(9, net.hidden_size, seed=seed) if net.recurrent else None,
+            last_act=whole(9, low=-1, seed=seed),
+            agents=whole(9, high=N, seed=seed),
+        )
     )
     obs = draw(9, D, seed=seed).requires_grad_()
     logits = view.logits(obs)
@@ -175,7 +177,7 @@ def test_input_gradient_is_that_of_autograd(settings, seed, kind):
 def test_input_gradient_of_a_continuous_victim(recurrent):
     net = network(continuous=True, recurrent=recurrent)
     agents = whole(9, high=N)
-    view = NetworkVictim(net, continuous=True).at(agents=agents)
+    view = NetworkVictim(net, continuous=True).at(Rows(agents=agents))
     obs = draw(9, D).requires_grad_()
     loss = SquaredError(draw(9, A, seed=1))
     (expected,) = torch.autograd.grad(loss(view.mean(obs)).sum(), obs)
@@ -187,7 +189,7 @@ def test_a_victim_follows_its_network_and_advances_its_memory():
     net = network(recurrent=True)
     victim = NetworkVictim(net, continuous=False)
     obs, hidden, agents = draw(9, D), draw(9, 8), whole(9, high=N)
-    view = victim.at(hidden=hidden, agents=agents)
+    view = victim.at(Rows(hidden=hidden, agents=agents))
     out, after = net.step(obs, net.extra(agents, None), hidden)
 
     assert victim.hidden_size == 8
@@ -280,7 +282,7 @@ def test_gradients_pass_through_separate_agents():
 def test_the_victim_of_separate_agents_gives_their_gradients():
     net = separate()
     agents, obs = torch.tensor([2, 0, 0, 1, 2, 2, 1]), draw(7, D)
-    view = NetworkVictim(net, continuous=False).at(agents=agents)
+    view = NetworkVictim(net, continuous=False).at(Rows(agents=agents))
     loss = CrossEntropy(view.logits(obs).argmax(-1))
     found = view.input_gradient(obs, loss)
     for row, i in enumerate(agents.tolist()):

@@ -13,7 +13,7 @@ from robustmarl.attacks import JAttack, RandomAttack, VarianceAttack
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED, StepContext
-from robustmarl.perturbers import ActionPoisonPerturber
+from robustmarl.perturbers import ActionPoisonPerturber, Place
 
 ATTACKS = {"random": RandomAttack(), "variance": VarianceAttack(samples=2), "J": JAttack(samples=2)}
 SMALL = {"hidden": (8,), "exploration": 0.0}
@@ -66,8 +66,7 @@ def played(learner, perturb=(), *, training=True, episodes=6, seed=0):
 
 
 def tensors(batch):
-    flat = {f"obs.{k}": v for k, v in batch.obs.__dict__.items()}
-    flat |= {k: v for k, v in batch.__dict__.items() if isinstance(v, torch.Tensor)}
+    flat = batch.flat()
     return {k: v for k, v in flat.items() if not k.startswith("poison")}
 
 
@@ -81,7 +80,7 @@ def test_silent_means_bit_identical(name, settings, training):
     one, other = tensors(clean), tensors(silent)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[k], other[k]) for k in one)
-    assert not silent.poison_attacked.any()
+    assert not silent.records["poison"]["attacked"].any()
     assert stats.counters["0/attacked"] == 0
     assert torch.equal(generator, torch.get_rng_state())
 
@@ -119,8 +118,8 @@ def test_only_the_attacked_agents_actions_differ(name, attack):
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert torch.equal(generator, torch.get_rng_state())
     alive = poisoned.valid & poisoned.obs.alive[:, :-1, 1]
-    assert torch.equal(poisoned.poison_attacked, alive)
-    assert (poisoned.poison_kl <= 2.0 + 1e-6).all()
+    assert torch.equal(poisoned.records["poison"]["attacked"], alive)
+    assert (poisoned.records["poison"]["kl"] <= 2.0 + 1e-6).all()
     assert stats.counters["0/attacked"] == alive.sum() == stats.counters["0/steps"]
     available = poisoned.obs.mask[:, :-1].gather(-1, poisoned.act.unsqueeze(-1)).squeeze(-1)
     assert available[poisoned.valid].all()
@@ -147,14 +146,16 @@ def test_likelihood_and_kl_are_those_of_the_policies(name):
     learner = make_learner(name)
     perturber = make(learner, "random", kl_budget=50.0)
     batch, stats = played(learner, [perturber])
-    attacked = batch.poison_attacked
-    found = batch.poison_log_likelihood[attacked]
-    assert torch.allclose(found, -batch.poison_kl[attacked], atol=1e-5)
+    attacked = batch.record("poison")["attacked"]
+    found = batch.record("poison")["log_likelihood"][attacked]
+    assert torch.allclose(found, -batch.record("poison")["kl"][attacked], atol=1e-5)
     if name not in VALUE_BASED:
         assert torch.allclose(found, batch.logp[..., 1][attacked], atol=1e-5)
     assert stats.counters["0/saturated"] == attacked.sum()
     mean = stats.counters["0/log_likelihood"]
-    assert mean == pytest.approx(float(batch.poison_log_likelihood[attacked].mean()), abs=1e-5)
+    assert mean == pytest.approx(
+        float(batch.record("poison")["log_likelihood"][attacked].mean()), abs=1e-5
+    )
 
 
 def test_likelihood_of_steps_left_alone_is_minus_the_entropy():
@@ -163,10 +164,10 @@ def test_likelihood_of_steps_left_alone_is_minus_the_entropy():
     last = torch.cat([torch.full_like(batch.act[:, :1], -1), batch.act[:, :-1]], dim=1)
     output, _ = learner.policy.network.unroll(batch.obs.seen[:, :-1], last)
     logp = torch.log_softmax(output.masked_fill(~batch.obs.mask[:, :-1], MASKED), -1)[:, :, 1]
-    rows = batch.valid & batch.obs.alive[:, :-1, 1] & ~batch.poison_attacked
+    rows = batch.valid & batch.obs.alive[:, :-1, 1] & ~batch.record("poison")["attacked"]
     assert 0 < rows.sum() < batch.valid.sum()
     entropy = -(logp.exp() * logp).sum(-1)
-    assert torch.allclose(batch.poison_log_likelihood[rows], -entropy[rows], atol=1e-5)
+    assert torch.allclose(batch.record("poison")["log_likelihood"][rows], -entropy[rows], atol=1e-5)
     assert stats.counters["0/steps"] > stats.counters["0/attacked"] > 0
 
 
@@ -180,6 +181,7 @@ def many(learner, size, **kept):
         mask=torch.ones_like(arrays["mask"]),
         state=arrays["state"],
         alive=torch.ones_like(arrays["alive"]),
+        observed=torch.ones_like(arrays["alive"]),
         last_act=arrays["act"],
         hidden=torch.zeros(size, spec.num_agents, learner.policy.hidden_size),
         step=torch.zeros(size, dtype=torch.int64),
@@ -241,9 +243,9 @@ def test_an_attack_on_one_who_dies():
     batch, _ = played(learner, [make(learner, agent="unit_2")])
     dead = ~batch.obs.alive[:, :-1, 2] & batch.valid
     assert dead.any()
-    assert not batch.poison_attacked[dead].any()
+    assert not batch.record("poison")["attacked"][dead].any()
     assert (batch.act[..., 2][dead] == 0).all()  # its no-op
-    assert (batch.poison_log_likelihood[dead] == 0).all()
+    assert (batch.record("poison")["log_likelihood"][dead] == 0).all()
 
 
 def test_a_single_available_action_is_in_vain():
@@ -341,15 +343,15 @@ def test_a_value_based_agent_is_a_softmax_over_values(name):
     )
     batch, _ = played(learner, [perturber], episodes=2)
     assert len(checked) > 3
-    assert float(batch.poison_kl.max()) <= 0.5
-    assert float(batch.poison_kl.max()) > 0.4
+    assert float(batch.record("poison")["kl"].max()) <= 0.5
+    assert float(batch.record("poison")["kl"].max()) > 0.4
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_frozen_team_can_be_attacked_in_evaluation(name):
     learner = make_learner(name)
     batch, stats = played(learner, [make(learner, when="always")], training=False)
-    assert batch.poison_attacked.any()
+    assert batch.record("poison")["attacked"].any()
     assert stats.counters["0/attacked"] > 0
 
 
@@ -449,7 +451,7 @@ def test_another_learners_policy_is_refused():
     with pytest.raises(ValueError, match=r"learner must be the algorithm whose policy plays"):
         played(one, [make(other)])
     with pytest.raises(ValueError, match=r"learner must be of the team that plays, got 'horizon"):
-        make(one).bind(arena_spec(horizon=9), None, 0)
+        make(one).bind(arena_spec(horizon=9), None, Place(0, "it"))
 
 
 @pytest.mark.parametrize(

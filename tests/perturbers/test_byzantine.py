@@ -22,10 +22,11 @@ from robustmarl.networks import BeliefNetwork
 from robustmarl.perturbers import (
     ByzantinePerturber,
     ByzantinePlay,
+    Place,
     TypeDistribution,
     WorstOfPopulation,
 )
-from robustmarl.victims import FunctionVictim
+from robustmarl.victims import FunctionVictim, Rows
 
 
 def spec(n=4, **keywords):
@@ -50,6 +51,7 @@ def context(n=2, rows=1, *, step=0, mask=None, continuous=False, seed=0, alive=N
         mask=torch.ones(rows, n, 3, dtype=torch.bool) if mask is None else mask,
         state=arrays["state"],
         alive=torch.ones(rows, n, dtype=torch.bool) if alive is None else alive,
+        observed=torch.ones(rows, n, dtype=torch.bool) if alive is None else alive,
         last_act=arrays["act"],
         hidden=None,
         step=torch.full((rows,), step),
@@ -61,7 +63,7 @@ def context(n=2, rows=1, *, step=0, mask=None, continuous=False, seed=0, alive=N
 
 def bound(adversary, types=None, *, n=2, continuous=False, **keywords):
     made = ByzantinePerturber(adversary, types=types, **keywords)
-    made.bind(spec(n, continuous=continuous), None, 0)
+    made.bind(spec(n, continuous=continuous), None, Place(0, "it"))
     return made
 
 
@@ -343,7 +345,7 @@ def test_types_stay_for_an_episode_and_do_not_depend_on_the_number_of_environmen
         batch = buffer_of(make, ByzantinePerturber("random"), episodes=40, num_envs=num_envs)
         rows = {}
         for b in range(40):
-            types = batch.types[b][batch.valid[b]]
+            types = batch.record("byzantine")["types"][b][batch.valid[b]]
             assert bool((types == types[0]).all())
             rows[float(batch.obs.obs[b, 0, 0, 0])] = types[0].tolist()
         assert len(rows) == 40
@@ -373,7 +375,7 @@ def test_labels_are_those_of_the_same_environment_and_step_when_episodes_end_any
     # what the environment felt: the last action is in the next observation
     for b in range(60):
         for t in range(int(batch.valid[b].sum())):
-            types = batch.types[b, t]
+            types = batch.record("byzantine")["types"][b, t]
             felt = batch.obs.obs[b, t + 1, :, 3]
             assert felt.tolist() == (2.0 * types).tolist()
             assert batch.act[b, t].tolist() == [0, 0, 0]
@@ -381,7 +383,7 @@ def test_labels_are_those_of_the_same_environment_and_step_when_episodes_end_any
             assert batch.act_exec[b, t].tolist() == (2 * types).tolist()
             first = types.nonzero()
             expected = int(first[0]) if len(first) else -1
-            assert int(batch.adversary_id[b, t]) == expected
+            assert int(batch.record("byzantine")["adversary_id"][b, t]) == expected
 
 
 def test_observations_and_policies_of_defenders_do_not_depend_on_the_types():
@@ -420,16 +422,16 @@ def test_a_policy_as_adversary_is_recorded_with_its_probabilities(continuous):
     team, other = (MAPPO.for_env(make(), seed=seed) for seed in (0, 1))
     perturber = ByzantinePerturber(other, types=TypeDistribution(0.8, k=2))
     batch = collected(team, 8, make_env=make, perturb=[perturber]).sample(0)[0]
-    rows = batch.types & batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)
+    rows = batch.record("byzantine")["types"] & batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)
     assert 0 < int(rows.sum()) < rows.numel()
     output, _ = other.policy.network.unroll(batch.obs.obs[:, :-1], None)
     if not continuous:
         output = output.masked_fill(~batch.obs.mask[:, :-1], -1e9)
-    logp = other.policy.log_prob(output, batch.byzantine_act)
-    assert torch.allclose(logp[rows], batch.byzantine_logp[rows], atol=1e-5)
+    logp = other.policy.log_prob(output, batch.record("byzantine")["act"])
+    assert torch.allclose(logp[rows], batch.record("byzantine")["logp"][rows], atol=1e-5)
     others = ~rows & batch.valid.unsqueeze(-1)
-    assert not bool(batch.byzantine_logp[others].any())
-    assert torch.equal(batch.byzantine_act[rows], batch.act_exec[rows])
+    assert not bool(batch.record("byzantine")["logp"][others].any())
+    assert torch.equal(batch.record("byzantine")["act"][rows], batch.act_exec[rows])
     assert torch.equal(batch.act[others], batch.act_exec[others])
 
 
@@ -453,8 +455,10 @@ def test_slots_are_zeros_or_the_truth():
     for kind in ("zeros", "truth"):
         perturber = ByzantinePerturber("random", slots=kind)
         batch = buffer_of(lambda: Scripted(3, lengths=(2, 5)), perturber)
-        expected = batch.types.unsqueeze(-2).expand(-1, -1, 3, -1).float() * (kind == "truth")
-        assert torch.equal(batch.slots[batch.valid], expected[batch.valid])
+        expected = batch.record("byzantine")["types"].unsqueeze(-2).expand(
+            -1, -1, 3, -1
+        ).float() * (kind == "truth")
+        assert torch.equal(batch.record("byzantine")["slots"][batch.valid], expected[batch.valid])
 
 
 def test_beliefs_in_slots_are_those_of_the_episode_so_far():
@@ -472,7 +476,9 @@ def test_beliefs_in_slots_are_those_of_the_episode_so_far():
         batch = buffer_of(make, perturber, episodes=20)
         with torch.no_grad():
             expected = torch.sigmoid(belief.unroll(batch.obs.seen[:, :-1])[0])
-        assert torch.allclose(batch.slots[batch.valid], expected[batch.valid], atol=1e-6)
+        assert torch.allclose(
+            batch.record("byzantine")["slots"][batch.valid], expected[batch.valid], atol=1e-6
+        )
         assert float(expected[batch.valid].std()) > 0.05
 
 
@@ -523,7 +529,7 @@ def test_the_observation_attack_comes_near_the_adversary_within_its_radius(
     torch.manual_seed(seed)
     obs, goal = torch.randn(5, 3), Linear(torch.randn(3, 3), 500.0 * torch.randn(3).sign())
     victim = FunctionVictim(lambda x: x @ WEIGHT.T, continuous=continuous)
-    view = victim.at(agents=torch.zeros(5, dtype=torch.int64))
+    view = victim.at(Rows(agents=torch.zeros(5, dtype=torch.int64)))
     found = toward_adversary(goal, epsilon)(view, obs)
     distance = obs @ WEIGHT.T - goal.outputs(obs, torch.zeros(5), None)
     corner = obs - epsilon * (distance @ WEIGHT).sign()
@@ -538,7 +544,7 @@ def test_the_observation_attack_ignores_unavailable_actions_and_knows_the_agent(
     victim = FunctionVictim(lambda x: x @ WEIGHT.T)
     obs, agents = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
     mask = torch.tensor([[True, True, False]] * 4)
-    view = victim.at(mask=mask, agents=agents)
+    view = victim.at(Rows(mask=mask, agents=agents))
     plain = Linear(WEIGHT.flip(0))
     absurd = Linear(WEIGHT.flip(0), torch.tensor([0.0, 0.0, 1e6]))
     found = toward_adversary(plain, 0.3)(view, obs)
@@ -549,7 +555,7 @@ def test_the_observation_attack_ignores_unavailable_actions_and_knows_the_agent(
 
 
 def test_coordinates_with_no_radius_stay():
-    view = FunctionVictim(lambda x: x @ WEIGHT.T).at(agents=torch.zeros(4, dtype=torch.int64))
+    view = FunctionVictim(lambda x: x @ WEIGHT.T).at(Rows(agents=torch.zeros(4, dtype=torch.int64)))
     obs = torch.randn(4, 3)
     ball = LinfBall(epsilon=(0.5, 0.5, 0.0))
     found = toward_adversary(Linear(WEIGHT.flip(0), 9.0), ball)(view, obs)
@@ -566,7 +572,9 @@ def test_bad_observation_attacks_are_refused():
     with pytest.raises(ValueError, match=r"AdversaryOutputs\.view must be told its rows' agents"):
         toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
     mask = torch.ones(2, 2, dtype=torch.bool)
-    view = FunctionVictim(lambda x: x @ WEIGHT[:2].T).at(mask=mask, agents=torch.tensor([0, 1]))
+    view = FunctionVictim(lambda x: x @ WEIGHT[:2].T).at(
+        Rows(mask=mask, agents=torch.tensor([0, 1]))
+    )
     with pytest.raises(ValueError, match=r"PGD\.target must be 2 logits, one per action, got 3"):
         toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
     attack = PGD(ball=LinfBall(epsilon=0.1), loss="mse", target=1)

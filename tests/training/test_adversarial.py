@@ -83,29 +83,29 @@ def test_the_adversary_lives_the_same_episodes_with_the_reward_turned(kind):
     assert torch.equal(view.obs.obs, batch.obs.obs)
     assert torch.equal(view.obs.seen, batch.obs.obs)  # clean, although the team saw otherwise
     assert not torch.equal(batch.obs.seen, batch.obs.obs)
-    assert torch.equal(view.act, batch.adversary_act)
+    assert torch.equal(view.act, batch.records["adversary"]["act"])
     for key in ("terminated", "valid"):
-        assert torch.equal(view[key], batch[key])
+        assert torch.equal(view.flat()[key], batch.flat()[key])
     assert torch.equal(view.obs.state, batch.obs.state)
 
 
 def test_what_was_recorded_is_what_was_shown():
     algorithm = both()
     batch = Rounds(algorithm).collect()
-    clean, u = batch.obs.obs[:, :-1], batch.adversary_act
+    clean, u = batch.obs.obs[:, :-1], batch.records["adversary"]["act"]
     shown = BALL.project(clean + 0.75 * u.clamp(-1.0, 1.0), clean)
     torch.testing.assert_close(batch.obs.seen[:, :-1], shown)
     with torch.no_grad():
         logp = algorithm.adversary.adversary.log_prob(clean, u)
-    torch.testing.assert_close(batch.adversary_logp, logp, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(batch.records["adversary"]["logp"], logp, rtol=1e-5, atol=1e-5)
     assert float(u.abs().max()) > 1.0  # before clipping
 
 
 def test_only_attacked_agents_are_recorded():
     algorithm = both(agents=["agent_1"])
     batch = Rounds(algorithm).collect()
-    assert not batch.adversary_act[:, :, 0].any()
-    assert not batch.adversary_logp[:, :, 0].any()
+    assert not batch.records["adversary"]["act"][:, :, 0].any()
+    assert not batch.records["adversary"]["logp"][:, :, 0].any()
     assert torch.equal(batch.obs.seen[:, :, 0], batch.obs.obs[:, :, 0])
     assert not torch.equal(batch.obs.seen[:, :, 1], batch.obs.obs[:, :, 1])
 
@@ -137,7 +137,7 @@ def test_the_adversary_learns_from_the_newest_episodes_only_and_once():
 
     assert len(seen) == 3
     for batch, new in zip(seen, newest, strict=True):
-        assert torch.equal(batch.act, new.adversary_act)
+        assert torch.equal(batch.act, new.records["adversary"]["act"])
 
 
 @pytest.mark.parametrize("kind", TEAMS)
@@ -240,7 +240,7 @@ def test_the_adversary_breaks_a_team_that_stands_still(seed):
 
 def test_a_zero_ball_is_plain_training():
     settings = {"num_envs": 4, "env_steps": 100, "log": QUIET}
-    one, plain = both(ball=BALL.at(0.0)), both().team
+    one, plain = both(ball=BALL.with_epsilon(0.0)), both().team
     run(one, game, **settings)
     run(plain, game, **settings)
     assert same(parameters(one.team), parameters(plain))

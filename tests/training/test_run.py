@@ -223,7 +223,7 @@ def test_testing_does_not_change_training(kind):
 def test_training_against_no_budget_is_plain_training(kind):
     plain, against = MAKERS[kind](), MAKERS[kind]()
     train(plain)
-    train(against, perturb=[ATTACK.at(0.0)])
+    train(against, perturb=[ATTACK.with_epsilon(0.0)])
     assert_equal(plain.state_dict(), against.state_dict())
 
 

@@ -8,7 +8,14 @@ from robustmarl.attacks import Margin
 from robustmarl.joint import MASKED
 from robustmarl.networks.agents import AgentNetwork, feed_forward
 from robustmarl.networks.calculus.vjp import PlainMLP
-from robustmarl.victims import FunctionVictim, NetworkVictim, PolicyVictim, VictimRows, as_victim
+from robustmarl.victims import (
+    FunctionVictim,
+    LossRows,
+    NetworkVictim,
+    PolicyVictim,
+    Rows,
+    as_victim,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +50,7 @@ def test_vjp_is_autograds_also_after_an_update(activation, layer_norm):
 
 
 def test_masks():
-    view = FunctionVictim(lambda obs: obs).at(mask=torch.tensor([[True, False, True]]))
+    view = FunctionVictim(lambda obs: obs).at(Rows(mask=torch.tensor([[True, False, True]])))
     obs = torch.tensor([[1.0, 5.0, 0.0]])
 
     assert view.logits(obs).tolist() == [[1.0, MASKED, 0.0]]
@@ -65,24 +72,24 @@ def test_network_victims_bind_ids_last_actions_and_memory():
     victim = NetworkVictim(network, continuous=False)
     obs, agents, last = torch.randn(6, 4), torch.arange(6) % 3, torch.arange(6) - 1
     hidden = torch.randn(6, 8)
-    view = victim.at(hidden=hidden, last_act=last, agents=agents)
+    view = victim.at(Rows(hidden=hidden, last_act=last, agents=agents))
     expected, after = network.step(obs, network.extra(agents, last), hidden)
 
     assert victim.hidden_size == 8
     assert torch.equal(view.logits(obs), expected)
     assert torch.equal(view.advance(obs), after)
-    assert not torch.equal(victim.at(agents=agents).logits(obs), expected)
+    assert not torch.equal(victim.at(Rows(agents=agents)).logits(obs), expected)
     assert NetworkVictim(AgentNetwork(4, 3, 5), continuous=False).at().advance(obs) is None
 
 
 def test_rows_select_and_bind():
-    rows = VictimRows(obs=torch.arange(6.0).view(3, 2), agents=torch.tensor([0, 1, 2]))
+    rows = LossRows(obs=torch.arange(6.0).view(3, 2), rows=Rows(agents=torch.tensor([0, 1, 2])))
     some = rows.select(torch.tensor([2, 0]))
 
     assert len(some) == 2
     assert some.obs.tolist() == [[4.0, 5.0], [0.0, 1.0]]
-    assert some.agents.tolist() == [2, 0]
-    assert some.mask is None
+    assert some.rows.agents.tolist() == [2, 0]
+    assert some.rows.mask is None
     view = some.view(FunctionVictim(lambda obs: obs))
     assert torch.equal(view.logits(some.obs), some.obs)
 

@@ -120,11 +120,14 @@ def test_wrapper_and_collector_play_the_same(name, attack, agent):
         for t, (_, rewards, info) in enumerate(played):
             reward = [rewards.get(n, 0.0) for n in learner.spec.agents]
             assert batch.rew_agents[slot, t].tolist() == reward
-            attacked = bool(batch.poison_attacked[slot, t])
+            attacked = bool(batch.record("poison")["attacked"][slot, t])
             assert info.get("poisoned", False) == attacked
             poisoned += attacked
             if info:
-                kl, seen = float(batch.poison_kl[slot, t]), batch.poison_log_likelihood[slot, t]
+                kl, seen = (
+                    float(batch.record("poison")["kl"][slot, t]),
+                    batch.record("poison")["log_likelihood"][slot, t],
+                )
                 assert info["poison_kl"] == pytest.approx(kl, abs=1e-5)
                 assert info["poison_log_likelihood"] == pytest.approx(float(seen), abs=1e-5)
                 if name != "QMIX":

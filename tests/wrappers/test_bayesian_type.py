@@ -126,12 +126,15 @@ def test_the_wrapper_is_the_collectors_twin(continuous, slots, under):
             here = [i for i in there if last or bool(batch.obs.alive[b, t, i])]  # not who just died
             assert np.array_equal(rows[here, :size], batch.obs.seen[b, t].numpy()[here])
             if not last:
-                seen_types.add(tuple(batch.types[b, t].tolist()))
+                seen_types.add(tuple(batch.record("byzantine")["types"][b, t].tolist()))
                 for agent in obs:
-                    assert infos[agent]["types"].tolist() == batch.types[b, t].tolist()
+                    assert (
+                        infos[agent]["types"].tolist()
+                        == batch.record("byzantine")["types"][b, t].tolist()
+                    )
                     i = spec.agents.index(agent)
                     if slots != "none" and i in here:
-                        own = batch.slots[b, t, i].numpy()
+                        own = batch.record("byzantine")["slots"][b, t, i].numpy()
                         assert np.allclose(rows[i, size:], own, atol=1e-6)
             for agent, reward in rewards.items():
                 assert reward == pytest.approx(

@@ -17,10 +17,10 @@ from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import StepContext, describe, spec_of
 from robustmarl.networks.agents import AgentNetwork, feed_forward
-from robustmarl.perturbers import ObsPerturber
+from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.testing import ContractError, check_attack, check_wrapper
 from robustmarl.typing import RobustnessWarning
-from robustmarl.victims import FunctionVictim, NetworkVictim
+from robustmarl.victims import FunctionVictim, NetworkVictim, Rows
 from robustmarl.wrappers import ObsAdversaryWrapper
 
 BALL = LinfBall(epsilon=0.25)
@@ -233,7 +233,7 @@ def test_equals_the_attack_called_by_hand():
     clean = play(Toy(mask="dict"), seed=11, episodes=2)
     perturber = ObsPerturber(attack, victim=target)
     spec = spec_of(describe(Toy(mask="dict"), team_reward="sum", horizon=6))
-    perturber.bind(spec, None, 0)
+    perturber.bind(spec, None, Place(0, "it"))
     names, episode, step, last = Toy().possible_agents, -1, 0, [-1] * 3
     for (obs, *_), (obs_adv, *_) in zip(clean, told, strict=True):
         if len(obs) == 3 and (episode < 0 or step == 6):
@@ -255,6 +255,7 @@ def test_equals_the_attack_called_by_hand():
             mask=mask,
             state=torch.zeros(1, 11),
             alive=torch.tensor([[a in obs for a in names]]),
+            observed=torch.tensor([[a in obs for a in names]]),
             last_act=torch.tensor([last]),
             hidden=None,
             step=torch.tensor([step]),
@@ -301,8 +302,8 @@ def test_stacked_noise_draws_apart_and_keeps_the_truth():
     truth = play(Toy())
     once = play(ObsAdversaryWrapper(Toy(), noise))
 
-    assert (inner.depth, env.depth) == (0, 1)
-    assert ObsAdversaryWrapper(supersuit.dtype_v0(env, np.float32), noise).depth == 2
+    assert (inner.place.depth, env.place.depth) == (0, 1)
+    assert ObsAdversaryWrapper(supersuit.dtype_v0(env, np.float32), noise).place.depth == 2
     for (obs, *_), (obs_one, *_), (obs_two, *_, infos, _) in zip(
         truth, once, play(env), strict=True
     ):
@@ -354,7 +355,7 @@ def test_remains_a_parallel_environment():
             lambda mask=mask: Toy(mask=mask),
         )
     check_wrapper(
-        lambda env: ObsAdversaryWrapper(env, PGD(ball=BALL).at(0.0), victim=victim()),
+        lambda env: ObsAdversaryWrapper(env, PGD(ball=BALL).with_epsilon(0.0), victim=victim()),
         Toy,
         identity=True,
     )
@@ -372,7 +373,7 @@ def unrolled(target, told, *, stop):
             if agent in obs:
                 rows[i, : len(obs[agent])] = torch.from_numpy(obs[agent])
         with torch.no_grad():
-            view = target.at(hidden=hidden, last_act=last, agents=torch.arange(3))
+            view = target.at(Rows(hidden=hidden, last_act=last, agents=torch.arange(3)))
             hidden = view.advance(rows)
         last = torch.tensor([(step + i) % 2 for i in range(3)])
     return hidden, last
@@ -390,10 +391,12 @@ def test_memory_advances_on_what_was_shown(stacked):
     for begin in (0, 7):
         hidden, last = unrolled(target, told[begin:], stop=2)
         view = target.at(
-            mask=torch.ones(3, 3, dtype=torch.bool),
-            hidden=hidden,
-            last_act=last,
-            agents=torch.arange(3),
+            Rows(
+                mask=torch.ones(3, 3, dtype=torch.bool),
+                hidden=hidden,
+                last_act=last,
+                agents=torch.arange(3),
+            )
         )
         row = told[begin + 2]
         clean = torch.zeros(3, 4)
@@ -414,9 +417,14 @@ def test_continuous_victims_see_actions_in_their_own_range():
 
     class Spy:
         continuous, hidden_size, device = True, 0, torch.device("cpu")
+        agents = obs_size = num_actions = None
+        acting_only = False
 
-        def at(self, mask=None, hidden=None, last_act=None, agents=None, state=None):
-            asked.append((last_act.clone(), state.clone()))
+        def side(self, context):
+            return {}
+
+        def at(self, rows):
+            asked.append((rows.last_act.clone(), rows.state.clone()))
             return FunctionVictim(lambda obs: obs[:, :2], continuous=True).at()
 
     attack = PGD(ball=BALL, random_start=True)
@@ -517,8 +525,10 @@ class Broken:
     def __init__(self, ball, fault):
         self.ball, self.fault = ball, fault
 
-    def at(self, epsilon):
-        return Broken(self.ball.at(2 * epsilon if self.fault == "at" else epsilon), self.fault)
+    def with_epsilon(self, epsilon):
+        return Broken(
+            self.ball.with_epsilon(2 * epsilon if self.fault == "at" else epsilon), self.fault
+        )
 
     def __call__(self, view, obs, draws=None):
         found = self.ball.sample(obs, draws)
@@ -550,13 +560,13 @@ class Broken:
         ("budget", "stay in its ball"),
         ("identity", "identity"),
         ("dtype", "keep shape, dtype"),
-        ("draws", "same draws|at\\(epsilon\\)"),
+        ("draws", "same draws|with_epsilon"),
         ("rows", "independently"),
         ("input", "input unmodified"),
         ("grad", "weights and gradients alone"),
         ("coordinates", "radius per coordinate"),
         ("graph", "detached"),
-        ("at", "at\\(epsilon\\)"),
+        ("at", "with_epsilon"),
     ],
 )
 def test_check_attack_catches(fault, text):

@@ -4,10 +4,19 @@
 and ``UnitType`` describe battles of your own.
 """
 
-from robustmarl.envs.skirmish.engine import DIFFICULTIES, SkirmishEngine
-from robustmarl.envs.skirmish.maps import MAPS, UNITS, SkirmishMap, UnitType
+# To read it from the ground up: rules has the numbers of the game, units and maps who
+# there is and who fights whom, formations where they start, layout what an observation, a
+# state and an action are made of. tables turns a map into arrays, battles holds the state of
+# many battles, dynamics plays a step of them, referee says what it was worth, encoder
+# what agents see of it. engine puts these together, parallel makes one battle of it, and
+# render draws.
+
+from robustmarl.envs.skirmish.engine import SkirmishEngine
+from robustmarl.envs.skirmish.maps import MAPS, SkirmishMap
 from robustmarl.envs.skirmish.parallel import SkirmishParallelEnv, skirmish
 from robustmarl.envs.skirmish.render import picture, save_replay
+from robustmarl.envs.skirmish.rules import DIFFICULTIES
+from robustmarl.envs.skirmish.units import UNITS, UnitType
 
 __all__ = [
     "DIFFICULTIES",

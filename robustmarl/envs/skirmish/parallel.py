@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any
+from collections.abc import Mapping
+from typing import SupportsIndex, TypedDict
 
 import numpy as np
 import torch
@@ -13,19 +14,24 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_seed
 from robustmarl._seeding import mix
-from robustmarl.envs._base import CheckedEnv, masked_spaces
+from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
 from robustmarl.envs.skirmish.engine import SkirmishEngine
-from robustmarl.envs.skirmish.layout import read_action
 from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.render import picture
 from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SkirmishParallelEnv", "skirmish"]
 
-_ROW = np.zeros(1, np.int64)
+_ONLY_ROW = np.zeros(1, np.int64)  # of an engine of one environment
 
 
-class SkirmishParallelEnv(CheckedEnv):
+class _Settings(TypedDict):
+    difficulty: str
+    illegal: str
+    reward: str
+
+
+class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
     """A team of units fights one that the engine plays; see :func:`skirmish`.
 
     Agents that die stay, as in SMAC: they see zeros, have only the no-op, and share the team's
@@ -50,7 +56,7 @@ class SkirmishParallelEnv(CheckedEnv):
         render_mode: str | None = None,
     ) -> None:
         check_choice("skirmish.render_mode", render_mode, (None, "rgb_array"))
-        self._settings: dict[str, Any] = {
+        self._settings: _Settings = {
             "difficulty": difficulty,
             "illegal": illegal,
             "reward": reward,
@@ -83,21 +89,23 @@ class SkirmishParallelEnv(CheckedEnv):
         return SkirmishEngine(self.game, num_envs, device=device, backend=backend, **self._settings)
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(
+        self, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> ResetResult:
         if seed is not None:
             self._seed, self._episode = check_seed("reset.seed", seed), 0
             seed = self._seed
         else:
             self._episode += 1
             seed = mix(self._seed, self._episode)
-        self.engine.begin(_ROW, [seed])
+        self.engine.begin(_ONLY_ROW, [seed])
         self.agents = self.possible_agents[:]
         return self._observe(), {agent: {"alive": True} for agent in self.agents}
 
     @override
-    def _step(self, actions: dict[str, Any]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents, arrays = self.agents, self._arrays
-        self.engine.advance(self._joint(actions), _ROW)
+        self.engine.advance(self._joint(actions), _ONLY_ROW)
         terminated, truncated = bool(arrays["terminated"][0]), bool(arrays["truncated"][0])
         common = {
             "battle_won": bool(arrays["metrics"][0, 0]),
@@ -124,21 +132,25 @@ class SkirmishParallelEnv(CheckedEnv):
         return state
 
     @override
-    def render(self) -> Any:
+    def render(self) -> NDArray[np.uint8]:
         """Return a picture, uint8 (H, W, 3): allies blue, enemies red, health as brightness."""
         good = self.render_mode == "rgb_array"
         check(good, "skirmish.render_mode", "'rgb_array' to render", self.render_mode)
         return picture(self.engine)
 
-    def _joint(self, actions: dict[str, Any]) -> torch.Tensor:
-        """Return the team's actions (1, N); those out of range by one."""
+    def _joint(self, actions: Mapping[str, SupportsIndex]) -> torch.Tensor:
+        """Return the team's actions (1, N).
+
+        What is out of range becomes the nearest such number, which the engine replaces and
+        counts: an int of Python may be too large for a tensor.
+        """
         size, joint = self.engine.layout.num_actions, []
         for agent, mask in zip(self.agents, self._arrays["mask"][0], strict=True):
             action, _ = read_action(agent, actions[agent], mask, refuse=self._refuse)
             joint.append(min(max(action, -1), size))
         return torch.tensor([joint])
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self) -> dict[str, MaskedObs]:
         obs, mask = self._arrays["obs"][0].copy(), self._arrays["mask"][0].astype(np.int8)
         return {
             agent: {"observation": row, "action_mask": available}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,11 @@ from robustmarl.envs.skirmish.engine import SkirmishEngine
 
 __all__ = ["Figure", "draw", "picture", "save_replay"]
 
+Colour: TypeAlias = tuple[int, int, int]
+
 _CELL = 20  # pixels
+_BAR, _BAR_HEIGHT = 16, 2  # pixels: how long a bar of full health is, and how high
+_HEALTH_ABOVE, _SHIELD_ABOVE = 4, 7  # pixels between a unit's top and its bars' top
 _GROUND, _EDGE = (24, 28, 24), (60, 66, 60)
 _BLUE, _RED = (70, 140, 255), (255, 80, 60)
 _HEALTH, _SHIELD = (90, 220, 90), (170, 220, 255)
@@ -29,7 +33,10 @@ def picture(engine: SkirmishEngine, env: int = 0) -> NDArray[np.uint8]:
         ValueError: if there is no such environment.
     """
     check_int("picture.env", env, 0, len(engine) - 1)
-    pos, pools = (_numpy(part[:, :, env]) for part in (engine.battles.pos, engine.battles.pools))
+    battles, host = engine.battles, engine.ops.host
+    pos, pools = (
+        np.asarray(host(array[:, :, env]), np.float32) for array in (battles.pos, battles.pools)
+    )
     units = [
         Figure(
             x=pos[0, i],
@@ -74,9 +81,9 @@ def draw(bounds: tuple[int, int, int, int], units: Iterable[Figure]) -> NDArray[
         radius = unit.radius * _CELL
         inside = (x - column) ** 2 + (y - row) ** 2 <= radius**2
         image[inside] = _BLUE if unit.ally else _RED
-        _bar(image, column, row - radius - 4, unit.health, _HEALTH)
+        _bar(image, column, row - radius - _HEALTH_ABOVE, unit.health, _HEALTH)
         if unit.shield is not None:
-            _bar(image, column, row - radius - 7, unit.shield, _SHIELD)
+            _bar(image, column, row - radius - _SHIELD_ABOVE, unit.shield, _SHIELD)
     return image
 
 
@@ -103,11 +110,11 @@ def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: f
     first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
-def _bar(image: NDArray[np.uint8], column: float, row: float, part: float, colour: Any) -> None:
-    top, start = max(int(row), 0), max(int(column) - 8, 0)
-    image[top : top + 2, start : start + 16] = _EDGE
-    image[top : top + 2, start : start + max(round(16 * part), 1)] = colour
-
-
-def _numpy(array: Any) -> NDArray[np.float32]:
-    return array.cpu().numpy() if hasattr(array, "cpu") else array
+def _bar(
+    image: NDArray[np.uint8], column: float, row: float, fraction: float, colour: Colour
+) -> None:
+    """Draw a bar in the middle of a column, from a row down, filled from the left."""
+    top, left = max(int(row), 0), max(int(column) - _BAR // 2, 0)
+    filled = max(round(_BAR * fraction), 1)
+    image[top : top + _BAR_HEIGHT, left : left + _BAR] = _EDGE
+    image[top : top + _BAR_HEIGHT, left : left + filled] = colour

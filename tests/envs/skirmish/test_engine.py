@@ -6,7 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robustmarl.envs.skirmish import MAPS, UNITS, SkirmishEngine, SkirmishMap, UnitType
+from robustmarl.envs.skirmish import (
+    DIFFICULTIES,
+    MAPS,
+    UNITS,
+    SkirmishEngine,
+    SkirmishMap,
+    UnitType,
+)
+from robustmarl.envs.skirmish.dynamics import Dynamics
+from robustmarl.envs.skirmish.tables import Tables
 from robustmarl.envs.vector import vector_env
 
 ALL = np.array([0])
@@ -205,7 +214,7 @@ def crowd(ally, places, enemy="zergling"):
     )
     engine = SkirmishEngine(game)
     engine.battles.pos[:, :, 0] = np.transpose([(10.0, 16.0), *places])
-    engine.battles.wait[1:] = 1e6
+    engine.battles.weapon_cooldown[1:] = 1e6
     engine.encode()
     return engine
 
@@ -238,7 +247,7 @@ def test_a_colossus_hits_beside_its_target_but_neither_friends_nor_what_flies():
     )
     engine = SkirmishEngine(game)
     engine.battles.pos[:, :, 0] = np.transpose([(10, 16), (15.4, 16.6), (15, 16), (15.4, 15.4)])
-    engine.battles.wait[1:3] = 1e6
+    engine.battles.weapon_cooldown[1:3] = 1e6
     engine.encode()
     act(engine, 6, 1)
     assert pools(engine)[0] == [200, 35, 5, 150]
@@ -417,28 +426,34 @@ def test_random_fights_stay_finite_and_pay_for_what_is_lost(name):
     assert battles.illegal.sum() > 0
 
 
-class Audited(SkirmishEngine):
+class Audited(Dynamics):
     """Works out every shot again, one by one, from the unit types."""
 
-    def _shoot(self, w, tick):
-        before, pos, wait = w.pools.copy(), w.pos.copy(), w.wait.copy()
-        self.given = np.zeros_like(w.health)
-        super()._shoot(w, tick)
-        units, dealt, spent = self.layout.units, np.zeros(w.pools.shape), np.ones(w.pools.shape)
-        for i, e in np.argwhere(w.fire):
-            j = int(w.aim[i, e]) // w.e
-            a, b = units[i], units[j]
-            assert (i < self.layout.n) == (j < self.layout.n) or not a.heal
+    def __init__(self, engine):
+        self.units, self.allies = engine.layout.units, engine.layout.n
+        tables = Tables(engine.ops, engine.layout, DIFFICULTIES["normal"])
+        super().__init__(engine.ops, engine.layout, tables, DIFFICULTIES["normal"])
+
+    def _shoot(self, battles, tick):
+        before, pos = battles.pools.copy(), battles.pos.copy()
+        ready = battles.weapon_cooldown <= tick
+        self.given = np.zeros_like(battles.health)
+        super()._shoot(battles, tick)
+        dealt, spent = np.zeros(battles.pools.shape), np.ones(battles.pools.shape)
+        for i, e in np.argwhere(battles.fires):
+            j = int(battles.target_index[i, e]) // battles.size
+            a, b = self.units[i], self.units[j]
+            assert (i < self.allies) == (j < self.allies) or not a.heal
             assert before[0, i, e] > 0
             assert before[0, j, e] > 0
-            assert wait[i, e] <= tick
+            assert ready[i, e]
             apart = np.hypot(*(pos[:, i, e] - pos[:, j, e]))
             assert apart <= a.range + a.radius + b.radius + 1e-4
             to_shield, to_health = a.damage_to(b)
             dealt[:, j, e] += to_health, to_shield
-            for k, c in enumerate(units if a.splash else ()):
+            for k, c in enumerate(self.units if a.splash else ()):
                 beside = np.hypot(*(pos[:, k, e] - pos[:, j, e]))
-                foes = (i < self.layout.n) != (k < self.layout.n)
+                foes = (i < self.allies) != (k < self.allies)
                 if k != j and foes and before[0, k, e] > 0 and beside <= a.splash:
                     dealt[:, k, e] += a.damage_to(c)[::-1]
             if a.spent:
@@ -446,22 +461,24 @@ class Audited(SkirmishEngine):
         stopped = np.minimum(before[1], dealt[1])
         through = dealt[0] * (1 - stopped / np.maximum(dealt[1], 1e-9))
         hit = np.maximum(before[0] - through, 0)
-        np.testing.assert_allclose(w.shield, (before[1] - stopped) * spent[1], atol=1e-3)
-        np.testing.assert_allclose(w.health, (hit + self.given) * spent[0], atol=1e-3)
+        np.testing.assert_allclose(battles.shield, (before[1] - stopped) * spent[1], atol=1e-3)
+        np.testing.assert_allclose(battles.health, (hit + self.given) * spent[0], atol=1e-3)
 
-    def _heal(self, w, i):
-        health, energy = w.health.copy(), w.energy[i].copy()
-        super()._heal(w, i)
-        given = w.health - health
+    def _heal(self, battles, healer):
+        i = healer.unit
+        health, energy = battles.health.copy(), battles.energy[i].copy()
+        super()._heal(battles, healer)
+        given = battles.health - health
         assert (given >= 0).all()
-        np.testing.assert_allclose(energy - w.energy[i], given.sum(0) / 3, atol=1e-3)
+        np.testing.assert_allclose(energy - battles.energy[i], given.sum(0) / 3, atol=1e-3)
         self.given += given
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_what_is_lost_is_what_was_shot(name):
     """Damage dealt is hit points and shields lost, but for what kills beyond the last point."""
-    engine, rng, rows = Audited(name, 2), np.random.default_rng(2), np.arange(2)
+    engine, rng, rows = SkirmishEngine(name, 2), np.random.default_rng(2), np.arange(2)
+    engine.dynamics = Audited(engine)
     engine.begin(rows, [2, 3])
     n, first = engine.layout.n, engine.battles.pools.copy()
     for _ in range(40):
@@ -514,7 +531,7 @@ def test_torch_and_numpy_take_the_same_step(name, difficulty):
             engine.advance(actions, rows)
         for key, value in one.tensors.items():
             torch.testing.assert_close(two.tensors[key], value, rtol=0, atol=1e-4)
-        two.battles.flat.copy_(torch.from_numpy(one.battles.flat))
+        two.battles.packed.copy_(torch.from_numpy(one.battles.packed))
         two.battles.target.copy_(torch.from_numpy(one.battles.target))
         two.encode()
         if bool((one.tensors["terminated"] | one.tensors["truncated"]).any()):
@@ -563,6 +580,15 @@ def test_rows_left_out_do_not_change(rows, backend):
             assert not any(same[e] for e in rows)
     assert [engine.battles.steps[e] for e in range(20)] == [float(e in rows) for e in range(20)]
     assert asked[rows].eq(4).all()
+
+
+def test_a_new_episode_is_not_won_because_the_last_one_of_another_row_was():
+    engine = SkirmishEngine("3m", 20)
+    engine.battles.health[3:, 3] = 0.0
+    engine.advance(torch.ones(20, 3, dtype=torch.int64), np.array([3]))
+    assert engine.tensors["metrics"][3].tolist() == [1.0]
+    engine.begin(np.array([7]), [0])
+    assert engine.tensors["metrics"][7].tolist() == [0.0]
 
 
 def test_seeds_decide_where_units_start():

@@ -145,7 +145,7 @@ def test_the_state_number_by_number():
         [(13.0, 20.0)],
         health={0: 30.0, -1: 80.0},
         shield={-1: 10.0},
-        wait={0: 6.0},
+        weapon_cooldown={0: 6.0},
     )
     expected = [30 / 45, 6 / 15, -6 / 32, 0, 1, 0, -9 / 32, -4 / 32]
     expected += [80 / 100, -3 / 32, 4 / 32, 10 / 50]

@@ -1,0 +1,92 @@
+"""What is used of mpe2: its objects as far as they are read, and its constants.
+
+mpe2 has no annotations that a type checker reads; these are what ``SimpleEnv`` and ``World`` are
+to this package. Importing this needs no mpe2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+from robustmarl.envs._base import Spaces
+from robustmarl.typing import Array
+
+__all__ = ["ACCELERATION", "MOVES", "RawEnv", "World", "prepare_display"]
+
+# SimpleEnv._set_action: what an action does to an agent's motor, [x, y], ...
+MOVES = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
+# ... and by what that is multiplied, unless the agent has an accel of its own.
+ACCELERATION = 5.0
+
+
+class _State(Protocol):
+    p_pos: NDArray[np.float64]
+    p_vel: NDArray[np.float64]
+
+
+class _Entity(Protocol):
+    name: str
+    size: float
+    state: _State
+
+
+class _Agent(_Entity, Protocol):
+    accel: float | None
+    mass: float
+
+
+class World(Protocol):
+    """``mpe2._mpe_utils.core.World``: bodies and the physics between them."""
+
+    agents: Sequence[_Agent]
+    landmarks: Sequence[_Entity]
+    dim_c: int
+    dt: float
+    damping: float
+    contact_force: float
+    contact_margin: float
+
+
+class _Scenario(Protocol):
+    def is_terminal(self, world: World) -> bool: ...
+
+
+class RawEnv(Protocol):
+    """``mpe2._mpe_utils.simple_env.SimpleEnv``, which takes turns."""
+
+    metadata: dict[str, object]
+    render_mode: str | None
+    max_cycles: int
+    possible_agents: list[str]
+    observation_spaces: Spaces
+    action_spaces: Spaces
+    state_space: Box
+    continuous_actions: bool
+    local_ratio: float
+    current_actions: Sequence[object]
+    rewards: dict[str, float]
+    infos: dict[str, Mapping[str, object]]
+    world: World
+    scenario: _Scenario
+
+    def reset(self, seed: int | None = None, options: dict[str, object] | None = None) -> None: ...
+    def observe(self, agent: str) -> Array: ...
+    def state(self) -> Array: ...
+    def render(self) -> NDArray[np.uint8] | None: ...
+    def close(self) -> None: ...
+    def _execute_world_step(self) -> None: ...
+
+
+def prepare_display() -> None:
+    """Let pygame, which mpe2 draws with, be silent and need no display."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    displays = {"DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"}
+    if sys.platform.startswith("linux") and displays.isdisjoint(os.environ):
+        os.environ["SDL_VIDEODRIVER"] = "dummy"

@@ -1,0 +1,89 @@
+"""Where units start: in columns, short weapons in front, a little elsewhere in every episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from robustmarl._seeding import Draws, episode_key, stream_id
+from robustmarl.envs.skirmish.maps import SkirmishMap
+from robustmarl.envs.skirmish.units import UnitType
+from robustmarl.typing import Array
+
+__all__ = ["Formation"]
+
+# All ours. GAP less twice JITTER leaves 0.1 cells between neighbours, so that nobody starts
+# inside another; SHIFT lets the way between the sides differ from episode to episode.
+_ROWS = 6  # most units in a column
+_GAP = 0.5  # cells between the edges of two neighbours
+_JITTER = 0.2  # cells by which a unit starts elsewhere at most
+_SHIFT = 0.5  # cells by which a whole side does
+
+_SPAWN = stream_id("spawn")
+
+
+class Formation:
+    """Where the U units of a map stand at first, allies before enemies.
+
+    Args:
+        game: the map.
+
+    Attributes:
+        places: before chance moves anybody, cells, float32 (2, U).
+        columns: the number of the column in which each unit stands, int64 (U,).
+    """
+
+    def __init__(self, game: SkirmishMap) -> None:
+        self._allies = len(game.ally_units)
+        columns = [
+            *_columns(game.ally_units, game.ally_start, facing=1),
+            *_columns(game.enemy_units, game.enemy_start, facing=-1),
+        ]
+        places = [place for column in columns for place in column]
+        self.places: Array = np.array(places, np.float32).T
+        self.columns = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
+
+    def start(self, seeds: Sequence[int]) -> Array:
+        """Return where units start in the episodes of E seeds, cells, float32 (2, U, E)."""
+        count, allies = len(self.columns), self._allies
+        keys = torch.tensor([episode_key(int(seed), 0) for seed in seeds])
+        # x of each column (there are at most as many as units), y of each unit, x and y of each
+        # side: the units of a column share their x, so that they stay sorted by x, then y
+        draws = Draws(keys).at(torch.tensor(0), _SPAWN).uniform(2 * count + 4)
+        chance = (2.0 * draws - 1.0).numpy().T
+        offset = _JITTER * np.stack([chance[self.columns], chance[count : 2 * count]])
+        offset[:, :allies] += _SHIFT * chance[2 * count : 2 * count + 2, None]
+        offset[:, allies:] += _SHIFT * chance[2 * count + 2 :, None]
+        return np.asarray(self.places[:, :, None] + offset, np.float32)
+
+
+def _columns(
+    units: Sequence[UnitType], middle: tuple[float, float], facing: int
+) -> list[list[tuple[float, float]]]:
+    """Return the places (x, y) of one side, column by column.
+
+    Types come in the order of ``units``, and the units of a type sorted by x, then y, as SMAC
+    numbers them. ``facing`` is 1 for a side that looks east, else -1.
+    """
+    x, y = middle
+    kinds = list(dict.fromkeys(units))
+    depths: dict[UnitType, list[float]] = {}  # of each column, from the front
+    depth = 0.0
+    for kind in sorted(kinds, key=lambda kind: (kind.range, kind.heal > 0)):
+        spacing = 2 * kind.radius + _GAP
+        count = math.ceil(units.count(kind) / _ROWS)
+        depths[kind] = [depth + spacing * (i + 0.5) for i in range(count)]
+        depth += spacing * count
+    columns = []
+    for kind in kinds:
+        spacing = 2 * kind.radius + _GAP
+        east = sorted(x + facing * (depth / 2 - behind) for behind in depths[kind])
+        left = units.count(kind)
+        for i, column in enumerate(east):
+            size = math.ceil(left / (len(east) - i))
+            left -= size
+            columns.append([(column, y + (r - (size - 1) / 2) * spacing) for r in range(size)])
+    return columns

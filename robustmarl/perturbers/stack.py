@@ -1,0 +1,92 @@
+"""Several perturbers in order, with one notion of depth and a name for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from robustmarl._checks import check_choice
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.obs import as_perturber
+from robustmarl.victims import Victim
+
+__all__ = ["PerturberStack", "places"]
+
+
+def places(kinds: Sequence[str], first: int = 0) -> list[Place]:
+    """Return the places of perturbers of these kinds, the innermost first.
+
+    The first of a kind has the kind's name, later ones add their depth: ``byzantine``,
+    ``byzantine.2``.
+
+    Args:
+        kinds: one per perturber.
+        first: the depth of the first.
+    """
+    return [
+        Place(depth, kind if kind not in kinds[: depth - first] else f"{kind}.{depth}")
+        for depth, kind in enumerate(kinds, first)
+    ]
+
+
+class PerturberStack:
+    """What acts on one team, from the environment outwards.
+
+    Args:
+        perturbations: attacks (on all agents) or perturbers, applied in this order.
+    """
+
+    def __init__(self, perturbations: Sequence[ObsAttack | Perturber] = ()) -> None:
+        self.perturbers = [as_perturber(p) for p in perturbations]
+        for perturber in self.perturbers:
+            check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
+        unchanged = Perturber.on_act
+        self.acts_differ = any(type(p).on_act is not unchanged for p in self.perturbers)
+        self.told_executed = any(p.act_told == "executed" for p in self.perturbers)
+
+    def __len__(self) -> int:
+        return len(self.perturbers)
+
+    def bind(self, spec: TeamSpec, policy: Victim | None) -> None:
+        """Prepare all of them for a team."""
+        of = places([perturber.kind for perturber in self.perturbers])
+        for perturber, place in zip(self.perturbers, of, strict=True):
+            perturber.bind(spec, policy, place)
+
+    def show(self, context: StepContext) -> None:
+        """Set ``context.seen`` to what the agents see, and let all of them know it."""
+        for perturber in self.perturbers:
+            context.seen = perturber.on_obs(context)
+        for perturber in self.perturbers:
+            perturber.shown(context)
+
+    def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
+        """Return the logits or means from which actions are drawn."""
+        for perturber in self.perturbers:
+            logits = perturber.on_logits(context, logits)
+        return logits
+
+    def on_act(self, context: StepContext, act: Tensor) -> Tensor:
+        """Return the executed actions."""
+        for perturber in self.perturbers:
+            act = perturber.on_act(context, act)
+        return act
+
+    def records(self) -> dict[str, Tensor]:
+        """Return what all of them recorded, as ``perturber/name``."""
+        return {
+            f"{perturber.place.name}/{key}": values
+            for perturber in self.perturbers
+            for key, values in perturber.record().items()
+        }
+
+    def counters(self) -> dict[str, float]:
+        """Return their counters as ``0/attacked``, by depth and name."""
+        return {
+            f"{depth}/{name}": value
+            for depth, perturber in enumerate(self.perturbers)
+            for name, value in perturber.counters().items()
+        }
