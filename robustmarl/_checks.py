@@ -40,23 +40,23 @@ def check_number(
     open_low: bool = False,
     unit: str = "",
 ) -> float:
-    """Return ``value`` as a float in ``[low, high]`` (``(low, high]`` if ``open_low``)."""
+    """Return ``value``, numpy's too, as a float in ``[low, high]``, or ``(low, high]``."""
     bounds = _bounds(low, high, open_low)
     rule = f"a number{bounds}{', ' + unit if unit else ''}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(_text(where, rule, value))
     inside = (low < value if open_low else low <= value) and value <= high
-    check(inside and not math.isnan(value), where, rule, value)
+    check(bool(inside) and not math.isnan(value), where, rule, value)
     return float(value)
 
 
 def check_int(where: str, value: object, low: int = 1, high: float = math.inf) -> int:
-    """Return ``value`` if it is an int in ``[low, high]``."""
+    """Return ``value``, an int or one of numpy's in ``[low, high]``, as an int."""
     rule = f"an int{_bounds(low, high, False)}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(_text(where, rule, value))
-    check(low <= value <= high, where, rule, value)
-    return value
+    check(bool(low <= value <= high), where, rule, value)
+    return int(value)
 
 
 def check_index(where: str, value: object) -> int:
