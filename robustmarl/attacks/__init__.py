@@ -1,9 +1,17 @@
 """Attacks: small value objects of settings, called with the victim's view."""
 
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.gradient import PGD
+from robustmarl.attacks.gradient import PGD, GradientAttack, Walk
 from robustmarl.attacks.imitation import AdversaryOutputs, toward_adversary
-from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
+from robustmarl.attacks.losses import (
+    CrossEntropy,
+    FunctionLoss,
+    LabelLoss,
+    Margin,
+    NegativeValue,
+    SquaredError,
+)
+from robustmarl.attacks.momentum import MIFGSM
 from robustmarl.attacks.noise import GaussianNoise, UniformNoise
 from robustmarl.attacks.poison import (
     JAttack,
@@ -15,11 +23,15 @@ from robustmarl.attacks.poison import (
 )
 
 __all__ = [
+    "MIFGSM",
     "PGD",
     "AdversaryOutputs",
     "CrossEntropy",
+    "FunctionLoss",
     "GaussianNoise",
+    "GradientAttack",
     "JAttack",
+    "LabelLoss",
     "Margin",
     "NegativeValue",
     "ObsAttack",
@@ -30,5 +42,6 @@ __all__ = [
     "SquaredError",
     "UniformNoise",
     "VarianceAttack",
+    "Walk",
     "toward_adversary",
 ]
