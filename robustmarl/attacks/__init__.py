@@ -2,7 +2,12 @@
 
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.attacks.gradient import PGD, GradientAttack, Walk
-from robustmarl.attacks.imitation import AdversaryOutputs, toward_adversary
+from robustmarl.attacks.imitation import (
+    AdversaryOutputs,
+    ByzantineOutputs,
+    Imitation,
+    toward_adversary,
+)
 from robustmarl.attacks.losses import (
     CrossEntropy,
     FunctionLoss,
@@ -26,10 +31,12 @@ __all__ = [
     "MIFGSM",
     "PGD",
     "AdversaryOutputs",
+    "ByzantineOutputs",
     "CrossEntropy",
     "FunctionLoss",
     "GaussianNoise",
     "GradientAttack",
+    "Imitation",
     "JAttack",
     "LabelLoss",
     "Margin",

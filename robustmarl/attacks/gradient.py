@@ -331,10 +331,10 @@ class GradientAttack:
 
     def _aims_at_own(self, view: VictimView, obs: Tensor, loss: OutputLoss) -> Tensor:
         """Return where the target is the victim's own greedy action, bool (M, 1)."""
-        targeted = isinstance(loss, LabelLoss) and loss.targeted
-        check(targeted, f"{type(self).__name__}.clean_if_own", _NO_TARGET, self.clean_if_own)
-        own = view.logits(obs).argmax(dim=-1)
-        return (own == cast(LabelLoss, loss).label).unsqueeze(-1)
+        label = loss.label if isinstance(loss, LabelLoss) and loss.targeted else None
+        if label is None:
+            check(False, f"{type(self).__name__}.clean_if_own", _NO_TARGET, self.clean_if_own)
+        return torch.eq(view.logits(obs).argmax(dim=-1), cast(Tensor, label)).unsqueeze(-1)
 
 
 class _Settings(TypedDict, total=False):

@@ -155,15 +155,15 @@ class FunctionLoss:
 
     Args:
         function: maps logits or means (M, A) to one loss per row, (M,), of that row only. Logits
-            of unavailable actions are ``MASKED``, about -1e9, and their gradient is not used.
+            of unavailable actions are ``MASKED``, about -1e9: their gradient is not used, but has
+            to be finite.
 
     Raises:
         ValueError: when called, unless there is one loss per row.
 
     Example:
-        >>> entropy = FunctionLoss(lambda logits: torch.special.entr(logits.softmax(-1)).sum(-1))
-        >>> entropy.gradient(torch.tensor([[1.0, 0.0]])).sign()
-        tensor([[-1.,  1.]])
+        >>> FunctionLoss(lambda logits: logits.logsumexp(-1)).gradient(torch.zeros(1, 2))
+        tensor([[0.5000, 0.5000]])
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
