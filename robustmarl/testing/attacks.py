@@ -91,7 +91,7 @@ class _Trial:
 
     def view(self, index: Tensor | None = None, victim: Victim | None = None) -> VictimView:
         """Return the view of the rows ``index``, int64 (K,), or of all."""
-        rows = Rows(mask=self.mask)
+        rows = Rows(mask=self.mask, agents=torch.zeros_like(self.keys))
         return (victim or self.victim).at(rows if index is None else rows.select(index))
 
     def play(
