@@ -185,8 +185,9 @@ class _Believer:
         return torch.cat([own, column.expand(*own.shape[:-1], 1)], dim=-1)
 
     def step(
-        self, obs: Tensor, extra: Tensor, hidden: Tensor | None
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
+        assert extra is not None  # made above, where it always is a tensor
         belief_net = cast(BeliefNetwork, self._policy.belief)
         belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
         own = extra[..., :-1] if extra.shape[-1] > 1 else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,13 +111,43 @@ class FunctionVictim:
         return _View(self.function, rows, continuous=self.continuous, plain=self._plain)
 
 
+class SteppedNetwork(Protocol):
+    """What :class:`NetworkVictim` needs of a team's network, like ``networks.AgentNetwork``."""
+
+    @property
+    def obs_size(self) -> int:
+        """D."""
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+
+    @property
+    def hidden_size(self) -> int:
+        """H, 0 without memory."""
+
+    def extra(
+        self, agents: Tensor | None, last_act: Tensor | None, side: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """Return what all but the observation adds to the first layer, (M, H), or None."""
+
+    def step(
+        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return outputs (M, A) and the hidden state (M, H), or None, after one step."""
+
+    def plain(self) -> PlainMLP | None:
+        """Return the network as a plain MLP if it is one."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Iterate over the weights."""
+
+
 class NetworkVictim:
     """A team's agent network as a victim: ids, last actions and memory included.
 
     Args:
-        network: offers ``extra(agents, last_act)``, ``step(obs, extra, hidden)`` returning
-            (output, hidden), ``plain()``, ``obs_size`` and ``hidden_size``, like
-            ``networks.AgentNetwork``.
+        network: a network that takes steps, like ``networks.AgentNetwork``.
         continuous: whether its outputs are means.
         agents: names of its agents in its own order, None where it does not know them.
         side: its further inputs in a tick, as its policy works them out; None is none.
@@ -126,7 +156,7 @@ class NetworkVictim:
 
     def __init__(
         self,
-        network: Any,
+        network: SteppedNetwork,
         *,
         continuous: bool,
         agents: tuple[str, ...] | None = None,
@@ -140,22 +170,22 @@ class NetworkVictim:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return cast(torch.device, next(self.network.parameters()).device)
+        return next(self.network.parameters()).device
 
     @property
     def hidden_size(self) -> int:
         """H, 0 without memory."""
-        return int(self.network.hidden_size)
+        return self.network.hidden_size
 
     @property
     def obs_size(self) -> int:
         """D, the size of the observations it acts on."""
-        return int(self.network.obs_size)
+        return self.network.obs_size
 
     @property
     def num_actions(self) -> int:
         """A, the size of its outputs."""
-        return int(self.network.num_actions)
+        return self.network.num_actions
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return its policy's further inputs, (E, N, ...) each."""
@@ -166,10 +196,10 @@ class NetworkVictim:
         extra = self.network.extra(rows.agents, rows.last_act, rows.side)
 
         def output(obs: Tensor) -> Tensor:
-            return cast(Tensor, self.network.step(obs, extra, rows.hidden)[0])
+            return self.network.step(obs, extra, rows.hidden)[0]
 
         def advance(obs: Tensor) -> Tensor | None:
-            return cast("Tensor | None", self.network.step(obs, extra, rows.hidden)[1])
+            return self.network.step(obs, extra, rows.hidden)[1]
 
         return _View(
             output,
@@ -214,7 +244,7 @@ class PolicyVictim(FunctionVictim):
         super().__init__(function, continuous=policy.action_type == "continuous", device=device)
 
 
-def as_victim(where: str, victim: Any) -> Victim:
+def as_victim(where: str, victim: object) -> Victim:
     """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
 
     Raises:
@@ -223,7 +253,7 @@ def as_victim(where: str, victim: Any) -> Victim:
     if hasattr(victim, "at") and hasattr(victim, "hidden_size"):
         return cast(Victim, victim)
     if callable(getattr(victim, "victim", None)):
-        return cast(Victim, victim.victim())
+        return cast(Victim, victim.victim())  # type: ignore[attr-defined]
     if hasattr(victim, "policy") or hasattr(victim, "actor") or hasattr(victim, "model"):
         return PolicyVictim(victim)
     raise TypeError(

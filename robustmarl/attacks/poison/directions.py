@@ -113,8 +113,8 @@ class VarianceAttack:
         Scores are kept as blocks of their layers' Jacobians: with J_a the gradient of logit a,
         :math:`s(a) = J_a - \sum_b \pi(b) J_b`, so that Gram matrices of the J are all it takes.
         """
-        # Where agents have networks of their own there is no cross term. Where there is one, the team's forward pass
-        # comes first, and serves the attacked agent, too.
+        # Where agents have networks of their own there is no cross term. Where there is one, the
+        # team's forward pass comes first, and serves the attacked agent, too.
         crosses = terms == "own+cross" and view.shared and view.others
         team = view.jacobian(self.scope) if crosses else None
         attacked, policy = view.attacked_jacobian(self.scope), view.policy
