@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Poisoned", "kl_scale", "log_likelihood", "poison"]
 
 BSN1, BSN2 = 55, 15
-"""At most so many doublings, and halvings after them: Algorithm 1, as in the paper's experiments."""
+"""At most so many doublings, and halvings after them: Algorithm 1, as in the experiments."""
 
 _ROUND = 4  # halvings that one round of the search settles; each doubles the points it tries
 
