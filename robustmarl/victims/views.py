@@ -214,7 +214,7 @@ class PolicyVictim(FunctionVictim):
         super().__init__(function, continuous=policy.action_type == "continuous", device=device)
 
 
-def as_victim(where: str, victim: Any) -> Victim:
+def as_victim(where: str, victim: object) -> Victim:
     """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
 
     Raises:
@@ -223,7 +223,7 @@ def as_victim(where: str, victim: Any) -> Victim:
     if hasattr(victim, "at") and hasattr(victim, "hidden_size"):
         return cast(Victim, victim)
     if callable(getattr(victim, "victim", None)):
-        return cast(Victim, victim.victim())
+        return cast(Victim, victim.victim())  # type: ignore[attr-defined]
     if hasattr(victim, "policy") or hasattr(victim, "actor") or hasattr(victim, "model"):
         return PolicyVictim(victim)
     raise TypeError(
