@@ -172,12 +172,12 @@ class PGD:
             able = self.random_start or targeted
             check(able, f"{name}.loss", "able to move the observation", "mse", _MSE_REMEDY)
             target = self._target(view, obs) if targeted else view.mean(obs)
-            return SquaredError(target, targeted=targeted)
+            return SquaredError(target, targeted=targeted, mask=view.mask)
         if self.loss == "mse" and targeted:
             vector = not isinstance(self.target, int)
             rule = "a vector of logits, or a rule that returns rows of them, for loss='mse'"
             check(vector, f"{name}.target", rule, self.target)
-            return SquaredError(self._target(view, obs), targeted=True)
+            return SquaredError(self._target(view, obs), targeted=True, mask=view.mask)
         fits = self.loss in (None, "cross_entropy", "margin")
         rule = "'cross_entropy' or 'margin' for a discrete victim"
         check(fits, f"{name}.loss", rule, self.loss)

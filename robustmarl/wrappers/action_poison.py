@@ -148,10 +148,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         """Return the executed actions, and what the attacked agent's info tells of its own."""
         context = begun(f"{type(self).__name__}.step", self._context)
         poison, k = self._poison, self._k
-        network = self._learner.policy.network
-        ids = torch.arange(self._spec.num_agents, device=self._device)
-        extra = network.extra(ids, context.last_act)
-        output, self._hidden = network.step(context.seen, extra, context.hidden)
+        output, self._hidden = self._learner.policy.infer(context)
         logits = output.masked_fill(~context.mask, MASKED)
         poison.on_logits(context, logits)
         if self.agent not in actions:

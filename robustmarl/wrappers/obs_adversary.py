@@ -82,6 +82,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 probability=probability,
                 episodes=episodes,
             )
+        self._perturber = perturber
         self._spec = spec_of(describe(env, team_reward="sum", horizon=1))  # of sizes only
         names = self._spec.agents if agents is None else agents
         self.attacked = check_names(f"{name}.agents", names, self._spec.agents)
@@ -96,8 +97,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 "Write algorithm.victim()."
             )
         self._outermost = True
-        perturber.bind(self._spec, None, self.place)
-        self._perturber = perturber
+        with speaking_for(self, ObsPerturber):
+            perturber.bind(self._spec, None, self.place)
         self._below = env if isinstance(env, ObsAdversaryWrapper) else None
         if self._below is not None:
             self._below._outermost = False

@@ -12,7 +12,7 @@ states are constants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check
-from robustmarl.networks import AgentNetwork, Agents
+from robustmarl.networks import AgentNetwork, Agents, TypedAgentNetwork
 
 __all__ = [
     "ActorJacobian",
@@ -237,6 +237,7 @@ def linearize(
     last_act: Tensor | None,
     hidden: Tensor | None,
     scope: Scope = "full",
+    side: Mapping[str, Tensor] | None = None,
 ) -> ActorJacobian | SeparateJacobian:
     """Return the Jacobian of an actor's logits.
 
@@ -247,6 +248,7 @@ def linearize(
         last_act: their last actions, int64 (E, N), -1 for none; only if the network sees them.
         hidden: their states before ``obs``, (E, N, H); None is zeros.
         scope: ``"full"``, or ``"head"`` for the last linear layer alone.
+        side: further inputs of the first layer by name, (E, N, size) each.
 
     Raises:
         ValueError: for a network of continuous actions.
@@ -254,13 +256,14 @@ def linearize(
     rule = "of discrete actions: the attack shifts logits"
     check(not network.continuous, "linearize.network", rule, "one with continuous actions")
     if isinstance(network, AgentNetwork):
-        return _linearize(network, obs, agents, last_act, hidden, scope)
+        return _linearize(network, obs, agents, last_act, hidden, scope, side or {})
     parts = []
     for j, i in enumerate(agents.tolist()):
         one = slice(j, j + 1)
         last = None if last_act is None else last_act[:, one]
         before = None if hidden is None else hidden[:, one]
-        parts.append(_linearize(network.of(i), obs[:, one], agents[one], last, before, scope))
+        part = network.of(i)
+        parts.append(_linearize(part, obs[:, one], agents[one], last, before, scope, {}))
     return SeparateJacobian(parts)
 
 
@@ -272,6 +275,7 @@ def _linearize(
     last_act: Tensor | None,
     hidden: Tensor | None,
     scope: Scope,
+    side: Mapping[str, Tensor],
 ) -> ActorJacobian:
     obs = obs if network.columns is None else obs[..., network.columns]
     inputs, tables = [obs], []
@@ -283,6 +287,9 @@ def _linearize(
         last = F.one_hot(last_act.clamp(min=0), network.num_actions)
         inputs.append((last * (last_act >= 0).unsqueeze(-1)).to(obs))
         tables.append(network.last_table)
+    if isinstance(network, TypedAgentNetwork) and "slots" in side:
+        inputs.append(side["slots"].to(obs))
+        tables.append(network.slot_table)
     x = torch.cat(inputs, dim=-1) if tables else obs
     weight = torch.cat([network.first.weight, *(table.T for table in tables)], dim=1)
     nodes: list[_Node] = [_Linear(network.first, x, tables, first=True)]
