@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -16,14 +16,31 @@ from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
 from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.policies import TeamPolicy
 from robustmarl.victims import Victim
 
-__all__ = ["ActionPoisonPerturber", "When"]
+__all__ = ["ActionPoisonPerturber", "PoisonedLearner", "When"]
 
 When = Literal["training", "always"]
 
 _SATURATED = 2.0**54
 """``poison`` scales by twice this where the budget cannot be used up."""
+
+
+class PoisonedLearner(Protocol):
+    """The live algorithm whose agent is poisoned; ``learning.TeamAlgorithm`` is one.
+
+    Those with ``action_advantages(context, logits, act)``, like COMA and DOP, know the advantage
+    of every own action; ``additive_advantages`` says whether the others' actions matter to it.
+    """
+
+    @property
+    def policy(self) -> TeamPolicy:
+        """Who plays."""
+
+    @property
+    def spec(self) -> TeamSpec:
+        """The team's."""
 
 
 class ActionPoisonPerturber(Perturber):
@@ -75,7 +92,7 @@ class ActionPoisonPerturber(Perturber):
         self,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: Any,
+        learner: PoisonedLearner,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -297,7 +314,7 @@ def _expand(values: Tensor, act: Tensor) -> Tensor:
 
 def _given(where: str, function: Callable[[StepContext], Tensor], context: StepContext) -> Tensor:
     """Return what a user's ``function`` answers, (R, N, A)."""
-    found: Any = function(context)
+    found: object = function(context)
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     wanted = tuple(context.mask.shape)
     check(got == wanted, where, f"a function that returns values of shape {wanted}", got)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,14 @@ from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit, Index, pick, spread
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.typing import RobustnessWarning
-from robustmarl.victims import FunctionVictim, Rows, Victim, VictimView, as_victim
+from robustmarl.victims import (
+    FunctionVictim,
+    Rows,
+    Victim,
+    VictimLike,
+    VictimView,
+    as_victim,
+)
 
 __all__ = ["ObsPerturber", "as_perturber"]
 
@@ -46,7 +52,7 @@ class ObsPerturber(Perturber):
         self,
         attack: ObsAttack,
         *,
-        victim: Any = None,
+        victim: VictimLike | None = None,
         agents: Collection[str] | None = None,
         every: int = 1,
         probability: float = 1.0,
@@ -120,6 +126,11 @@ class ObsPerturber(Perturber):
         after = self._view(context, before, index).advance(self._fit.cut(pick(context.seen, index)))
         assert after is not None  # hidden_size > 0
         self._hidden = spread(after, before, index)
+
+    @property
+    def obs_size(self) -> int:
+        """The size of the observations that the attack is shown; after ``bind``."""
+        return self._fit.obs_size
 
     def counters(self) -> dict[str, float]:
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""

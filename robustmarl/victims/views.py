@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from robustmarl._checks import check
 from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks.calculus.vjp import PlainMLP
-from robustmarl.victims.protocol import UNBOUND, OutputLoss, Rows, Victim, VictimView
+from robustmarl.victims.protocol import (
+    UNBOUND,
+    OutputLoss,
+    Rows,
+    Victim,
+    VictimLike,
+    VictimView,
+)
 
 __all__ = ["FunctionVictim", "NetworkVictim", "PolicyVictim", "as_victim"]
 
@@ -214,7 +221,7 @@ class PolicyVictim(FunctionVictim):
         super().__init__(function, continuous=policy.action_type == "continuous", device=device)
 
 
-def as_victim(where: str, victim: Any) -> Victim:
+def as_victim(where: str, victim: VictimLike) -> Victim:
     """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
 
     Raises:
