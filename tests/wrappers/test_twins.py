@@ -38,7 +38,7 @@ def sizes(**settings):
     return Scripted(
         3,
         obs_sizes=(2, 7, 4),
-        action_sizes=(3, 5, 2),
+        action_sizes=(3, 5, 4),
         lengths=(3, 5),
         arrivals={1: 2},
         masks="dict",
@@ -51,7 +51,7 @@ def teams():
     return Scripted(4, obs_sizes=(9, 3, 5, 9), action_sizes=(6, 3, 4, 6), teams=members)
 
 
-def played(make, policy, perturb, *, episodes=4, num_envs=2, **settings):
+def played(make, policy, perturb, *, episodes=4, num_envs=1, **settings):
     spec = spec_of(make()).of_team(settings.get("team"))
     buffer = EpisodeBuffer(spec, episodes)
     engine = JointVectorEnv(make, num_envs)
