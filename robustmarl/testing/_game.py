@@ -31,15 +31,21 @@ class UnevenGame(ParallelEnv[str, Array, object]):
         self.possible_agents = list(self._obs_sizes)
         self.agents: list[str] = []
         self.continuous = continuous
+        self.observation_spaces = {
+            agent: Box(-1.0, 1.0, (size,), np.float32) for agent, size in self._obs_sizes.items()
+        }
+        self.action_spaces = {
+            agent: Box(-2.0, 1.0, (size,), np.float32) if continuous else Discrete(size)
+            for agent, size in self._action_sizes.items()
+        }
 
     def observation_space(self, agent: str) -> AnySpace:
         """Return a box around what the agent observes."""
-        return Box(-1.0, 1.0, (self._obs_sizes[agent],), np.float32)
+        return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> AnySpace:
         """Return the agent's indices or box."""
-        size = self._action_sizes[agent]
-        return Box(-2.0, 1.0, (size,), np.float32) if self.continuous else Discrete(size)
+        return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
         """Begin an episode without the agent that comes late."""
@@ -56,12 +62,13 @@ class UnevenGame(ParallelEnv[str, Array, object]):
         stay = [] if over else [agent for agent in acted if not gone[agent]]
         came = ["late"] if self._steps == 1 else []
         self.agents = [agent for agent in self.possible_agents if agent in (*stay, *came)]
+        shown = [*acted, *came]
         return (
-            self._observe([*acted, *came]),
-            {agent: float(np.sum(actions[agent])) for agent in acted},
-            gone,
-            {agent: over and not gone[agent] for agent in acted},
-            {agent: {} for agent in (*acted, *came)},
+            self._observe(shown),
+            {agent: float(np.sum(actions.get(agent, 0.0))) for agent in shown},
+            dict.fromkeys(shown, False) | gone,
+            {agent: over and not gone.get(agent, False) for agent in shown},
+            {agent: {} for agent in shown},
         )
 
     def _observe(self, agents: list[str]) -> Obs:

@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from robustmarl._checks import check_int
 from robustmarl._seeding import episode_key
-from robustmarl.algorithms import IPPO
+from robustmarl.algorithms import IPPO, MADDPG
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, JointBatch, StepContext, TeamSpec, split_obs
+from robustmarl.joint import MASKED, JointBatch, StepContext, TeamSpec, spec_of, split_obs
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import ObsPerturber, Perturber, Place
 from robustmarl.testing._error import ContractError
@@ -48,7 +48,8 @@ def check_perturber(
     Args:
         make_perturber: from the team that plays to the perturber, new each time.
         wrap: from an environment and that team to the environment in the perturber's wrapper.
-        make_team: from an environment to the team; None is a small ``IPPO``.
+        make_team: from an environment to the team, whose actions must lie in their boxes; None is
+            a small ``IPPO``, or ``MADDPG`` where actions are continuous.
         make_env: builds one environment, with one team; None is a small game with agents of
             different sizes, one of which comes late.
         episodes: played, >= 1.
@@ -72,7 +73,8 @@ def check_perturber(
     check_int("check_perturber.num_envs", num_envs, 2)
     check_int("check_perturber.seed", seed, 0)
     make_env = UnevenGame if make_env is None else make_env
-    team = IPPO.for_env(make_env(), hidden=(8,)) if make_team is None else make_team(make_env())
+    make_team = _small_team if make_team is None else make_team
+    team = make_team(make_env())
 
     def played(size: int) -> tuple[_Watched, dict[int, dict[str, Tensor]]]:
         watched = _Watched(make_perturber(team))
@@ -88,6 +90,11 @@ def check_perturber(
     _require(near, "count the same however many environments play")
     if wrap is not None:
         _check_wrapper(wrap, team, make_env, alone, seed)
+
+
+def _small_team(env: Env) -> TeamAlgorithm:
+    kind = MADDPG if spec_of(env).continuous else IPPO
+    return kind.for_env(env, hidden=(8,))
 
 
 class _Watched(Perturber):
@@ -320,7 +327,9 @@ def _compare_obs(
             continue
         size = spec.obs_sizes[i]  # a wrapper may append to it
         row = np.asarray(split_obs(obs[agent])[0])[:size]
-        same = np.array_equal(row, episode["obs.seen"][step, i, :size].cpu().numpy())
+        # Boxes go to the environment's units and back, which rounds.
+        seen = episode["obs.seen"][step, i, :size].cpu().numpy()
+        same = np.allclose(row, seen, atol=1e-5) if spec.continuous else np.array_equal(row, seen)
         _require(same, "show in its wrapper what it shows in a collector")
 
 

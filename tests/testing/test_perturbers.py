@@ -4,10 +4,11 @@ import pytest
 import torch
 from doubles import Scripted
 
-from robustmarl.algorithms import EIRMAPPO, IPPO, QMIX
+from robustmarl.algorithms import EIRMAPPO, IPPO, MADDPG, QMIX
 from robustmarl.attacks import PGD, GaussianNoise, UniformNoise
 from robustmarl.attacks.poison import RandomAttack
 from robustmarl.budgets import LinfBall
+from robustmarl.joint import describe
 from robustmarl.networks import BeliefNetwork
 from robustmarl.perturbers import (
     ActionPoisonPerturber,
@@ -31,7 +32,8 @@ def boxes():
 
 
 def recurrent(env):
-    return IPPO.for_env(env, **RECURRENT)
+    kind = MADDPG if env.continuous else IPPO
+    return kind.for_env(env, **RECURRENT)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +302,7 @@ def test_bad_arguments(settings, kind, text):
 
 def two_teams():
     members = {"red": ("a0", "a3"), "blue": ("a1", "a2")}
-    return Scripted(4, obs_sizes=(9, 3, 5, 9), masks="info", teams=members, lengths=(3, 4))
+    return Scripted(4, obs_sizes=(9, 3, 5, 9), masks="dict", teams=members, lengths=(3, 4))
 
 
 @pytest.mark.parametrize("team", ["red", "blue"])
@@ -309,11 +311,15 @@ def test_learners_of_one_team_of_several_keep_their_contract(kind, team):
     check_algorithm(lambda env: kind.for_env(env, team=team, hidden=(8,)), two_teams, env_steps=20)
 
 
-@pytest.mark.parametrize("team", ["red", "blue"])
+@pytest.mark.parametrize("team", ["small", "rest"])
 def test_wrappers_around_several_teams_keep_their_contract(team):
-    victim = IPPO.for_env(two_teams(), team=team, hidden=(8,))
-    names = {"red": ["a0", "a3"], "blue": ["a1", "a2"]}[team]
+    members = {"small": ("small",), "rest": ("late", "short")}
+
+    def make_env():
+        return describe(UnevenGame(), teams=members)
+
+    victim = IPPO.for_env(make_env(), team=team, hidden=(8,))
+    attack = PGD(ball=BALL)
     check_wrapper(
-        lambda env: ObsAdversaryWrapper(env, PGD(ball=BALL), victim=victim, agents=names),
-        two_teams,
+        lambda env: ObsAdversaryWrapper(env, attack, victim=victim, agents=members[team]), make_env
     )
