@@ -140,6 +140,10 @@ class PPOBased(OnPolicyTeam):
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
         return batch.living
 
+    def _side(self, seen: Tensor) -> dict[str, Tensor]:
+        """Return the policy's ``Rows.side`` that ``seen``, what it learns from, carries."""
+        return {}
+
     def _critic_inputs(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
             return obs.seen
@@ -219,9 +223,8 @@ class PPOBased(OnPolicyTeam):
         value = self.critic(data["critic"]).expand_as(data["returns"])
         value_loss = masked_mean(self.value_error(value, data["returns"]), data["valued"])
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        self.step_policy(
-            loss,
-            lambda: self.loss_rows(data["clean"], data["mask"], rows, data.get("last"), before),
-        )
+        side = self._side(data["seen"])
+        clean, mask, last = data["clean"], data["mask"], data.get("last")
+        self.step_policy(loss, lambda: self.loss_rows(clean, mask, rows, last, before, side))
         kl = masked_mean(data["logp"] - logp.detach(), rows)
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

@@ -286,16 +286,18 @@ class GradientAttack:
         rule = "'mse', a critic or your own for a continuous victim"
         check(self.loss in (None, "mse"), name, rule, self.loss)
         if self.target is not None:
-            return SquaredError(self._target_rows(self.target, view, obs), targeted=True)
+            target = self._target_rows(self.target, view, obs)
+            return SquaredError(target, targeted=True, mask=view.mask)
         check(self.random_start, name, "able to move the observation", "mse", _MSE_REMEDY)
-        return SquaredError(view.mean(obs))
+        return SquaredError(view.mean(obs), mask=view.mask)
 
     def _loss_of_logits(self, view: VictimView, obs: Tensor) -> OutputLoss:
         name = type(self).__name__
         if self.loss == "mse" and self.target is not None:
             rule = "a vector of logits, or a rule that returns rows of them, for loss='mse'"
             check(not isinstance(self.target, int), f"{name}.target", rule, self.target)
-            return SquaredError(self._target_logits(self.target, view, obs), targeted=True)
+            target = self._target_logits(self.target, view, obs)
+            return SquaredError(target, targeted=True, mask=view.mask)
         rule = "'cross_entropy', 'margin' or your own for a discrete victim"
         check(self.loss != "mse", f"{name}.loss", rule, self.loss)
         kind = Margin if self.loss == "margin" else CrossEntropy

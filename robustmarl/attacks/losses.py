@@ -134,20 +134,33 @@ class SquaredError:
     Args:
         target: :math:`a`, (M, A), mean actions, or logits that are ``MASKED`` where the output is.
         targeted: lower the distance instead.
+        mask: the actions, or action coordinates, that count, bool (M, A); None is all.
     """
 
-    def __init__(self, target: Tensor, *, targeted: bool = False) -> None:
-        self.target, self.targeted = target, targeted
+    def __init__(
+        self, target: Tensor, *, targeted: bool = False, mask: Tensor | None = None
+    ) -> None:
+        self.target, self.targeted, self.mask = target, targeted, mask
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of outputs (M, A)."""
-        distance = (output - self.target).square().mean(dim=-1)
+        distance = self._difference(output).square().sum(dim=-1) / self._count(output).squeeze(-1)
         return -distance if self.targeted else distance
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return d loss / d output, (M, A)."""
-        scale = (-2.0 if self.targeted else 2.0) / output.shape[-1]
-        return (output - self.target) * scale
+        scale = (-2.0 if self.targeted else 2.0) / self._count(output)
+        return self._difference(output) * scale
+
+    def _difference(self, output: Tensor) -> Tensor:
+        difference = output - self.target
+        return difference if self.mask is None else difference.masked_fill(~self.mask, 0.0)
+
+    def _count(self, output: Tensor) -> Tensor:
+        """Return how many coordinates count, (1,) or (M, 1)."""
+        if self.mask is None:
+            return output.new_tensor([output.shape[-1]])
+        return self.mask.sum(dim=-1, keepdim=True).clamp(min=1).to(output.dtype)
 
 
 class FunctionLoss:

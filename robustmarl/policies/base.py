@@ -87,6 +87,26 @@ class TeamPolicy(Policy):
         """Return further inputs of the network, (E, N, ...) each, that no attack touches."""
         return {}
 
+    def acted_on(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the further inputs with which :meth:`infer` last answered, for ``context``."""
+        return self.side(context)
+
+    def loss_victim(self) -> NetworkVictim:
+        """Return the view that loss terms query: their rows carry what :meth:`acted_on` gives."""
+        return self.victim()
+
+    def without_padding(self, values: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Return ``values`` (..., A) with zeros for action coordinates that do not exist.
+
+        Args:
+            values: one per action coordinate; or (A,), the same for all agents.
+            agents: whose they are, int64 (...,); None: (..., N, A) in the team's order.
+        """
+        real = self.spec.action_mask(values.device)
+        if real is None:
+            return values
+        return torch.where(real if agents is None else real[agents], values, 0.0)
+
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless this policy was made for such a team."""
         if difference := self.spec.describe_difference(spec):

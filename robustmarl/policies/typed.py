@@ -68,16 +68,16 @@ class TypedPolicy(ActorPolicy):
         self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
         self.hard_belief = hard_belief
         self.slots: Tensor | None = None
+        self._beside_belief = NetworkVictim(
+            network,
+            continuous=spec.continuous,
+            agents=spec.agents,
+            side=self.side,
+            acting_only=belief is not None,
+        )
         if belief is not None:
             self._through_belief = NetworkVictim(
                 _Believer(self), continuous=spec.continuous, agents=spec.agents
-            )
-            self._beside_belief = NetworkVictim(
-                network,
-                continuous=spec.continuous,
-                agents=spec.agents,
-                side=self.side,
-                acting_only=True,
             )
 
     @property
@@ -107,8 +107,7 @@ class TypedPolicy(ActorPolicy):
             read = context.obs if self.belief_reads == "clean" else context.seen
             belief, hidden = self.belief.step(read, context.hidden)
             self.slots = self._forced(self.rounded(belief), context)
-        side = {} if self.slots is None else {"slots": self.slots}
-        extra = self.network.extra(self._agents, context.last_act, side)
+        extra = self.network.extra(self._agents, context.last_act, self.acted_on(context))
         return self.network.step(context.seen, extra, None)[0], hidden
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
@@ -118,6 +117,14 @@ class TypedPolicy(ActorPolicy):
         if self.belief is None or self.belief_reads == "seen":
             return {}
         return {"slots": self.rounded(self.belief.step(context.obs, context.hidden)[0])}
+
+    def acted_on(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the slots with which :meth:`infer` last answered, teacher forcing included."""
+        return {} if self.slots is None else {"slots": self.slots}
+
+    def loss_victim(self) -> NetworkVictim:
+        """Return the actor alone, whose slots come with the rows: their memory is gone."""
+        return self._beside_belief
 
     def victim(self) -> NetworkVictim:
         """Return the live view that attacks query, through the belief if it reads the same."""

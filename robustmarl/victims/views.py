@@ -12,7 +12,14 @@ from robustmarl._checks import check
 from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks import TeamNetwork
 from robustmarl.networks.calculus import InputGradient, Plan
-from robustmarl.victims.protocol import UNBOUND, OutputLoss, Rows, Victim, VictimView
+from robustmarl.victims.protocol import (
+    UNBOUND,
+    OutputLoss,
+    Rows,
+    Victim,
+    VictimLike,
+    VictimView,
+)
 
 __all__ = ["FunctionVictim", "NetworkVictim", "PolicyVictim", "as_victim"]
 
@@ -214,7 +221,7 @@ class PolicyVictim(FunctionVictim):
         super().__init__(function, continuous=policy.action_type == "continuous", device=device)
 
 
-def as_victim(where: str, victim: object) -> Victim:
+def as_victim(where: str, victim: VictimLike) -> Victim:
     """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
 
     Raises:
@@ -223,7 +230,7 @@ def as_victim(where: str, victim: object) -> Victim:
     if hasattr(victim, "at") and hasattr(victim, "hidden_size"):
         return cast(Victim, victim)
     if callable(getattr(victim, "victim", None)):
-        return cast(Victim, victim.victim())  # type: ignore[attr-defined]
+        return cast(Victim, victim.victim())
     if hasattr(victim, "policy") or hasattr(victim, "actor") or hasattr(victim, "model"):
         return PolicyVictim(victim)
     raise TypeError(

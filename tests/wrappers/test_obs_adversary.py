@@ -175,7 +175,6 @@ def test_the_last_observation_is_perturbed_too():
         (PGD(ball=LinfBall(epsilon=0.0)), {}),
         (UniformNoise(ball=LinfBall(epsilon=0.0)), {}),
         (PGD(ball=BALL), {"probability": 0.0}),
-        (PGD(ball=BALL), {"agents": []}),
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

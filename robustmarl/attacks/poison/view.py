@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -87,6 +87,7 @@ class PoisonView:
         draws: makes R rows of random numbers, when first asked.
         advantage: advantages, or values, of every own action given joint actions.
         additive: whether they ignore the others' actions.
+        side: further inputs of the network with which it acted, (R, N, ...) each.
     """
 
     def __init__(
@@ -98,12 +99,13 @@ class PoisonView:
         draws: Callable[[], Draws],
         advantage: AdvantageFn | None,
         additive: bool,
+        side: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.logits, self.agent, self.additive = logits, agent, additive
         self.policies = torch.softmax(logits, dim=-1)
         self.mask = context.mask[:, agent]
         self._network, self._context, self._advantage = network, context, advantage
-        self._draws = draws
+        self._draws, self._side = draws, side or {}
         self._jacobians: dict[Scope, ActorJacobian | SeparateJacobian] = {}
         self._attacked: dict[Scope, ActorJacobian] = {}
 
@@ -208,4 +210,5 @@ class PoisonView:
             context.last_act[:, where],
             None if context.hidden is None else context.hidden[:, where],
             scope,
+            {name: values[:, where] for name, values in self._side.items()},
         )
