@@ -168,15 +168,21 @@ class AgentNetwork(nn.Module):
         after = torch.gru_cell(flat, before, *self.gru.all_weights[0]).view(x.shape)
         return self.head(after), after
 
-    def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def unroll(
+        self,
+        obs: Tensor,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return outputs (B, T, N, A) and, if recurrent, states before each step (B, T, N, H).
 
         Args:
             obs: (B, T, N, D), N in the team's order; memory is empty before the first step.
             last_act: actions before each step, (B, T, N) int64 or (B, T, N, A) float.
+            side: further inputs by name, (B, T, N, ...) each.
         """
         agents = torch.arange(self.num_agents, device=obs.device)
-        extra = self.extra(agents, last_act)
+        extra = self.extra(agents, last_act, side)
         if not self.recurrent:
             return self.step(obs, extra, None)[0], None
         x = self.first(obs if self.columns is None else obs[..., self.columns])
@@ -295,7 +301,12 @@ class SeparateAgents(nn.Module):
         before = None if hidden is None else hidden[rows]
         return net.step(obs[rows], net.extra(None, last), before)
 
-    def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def unroll(
+        self,
+        obs: Tensor,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Return what :meth:`AgentNetwork.unroll` does."""
         parts = [
             cast(AgentNetwork, net).unroll(

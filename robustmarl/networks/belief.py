@@ -119,13 +119,13 @@ class BeliefNetwork(nn.Module):
 
 
 class TypedAgentNetwork(AgentNetwork):
-    """An actor whose observations may carry N type slots at their end.
+    """An actor that N type slots enter beside the observation, as ``side["slots"]``.
 
     Slots are a block of the first layer's input, a table like that of ids: without slots, or
     with zeros, it is an :class:`AgentNetwork` (without, bit for bit).
 
     Args:
-        obs_size: D without slots.
+        obs_size: D.
         num_agents: N.
         num_actions: A.
         settings: of :class:`AgentNetwork`.
@@ -161,29 +161,18 @@ class TypedAgentNetwork(AgentNetwork):
         of_slots = side["slots"] @ self.slot_table
         return of_slots if extra is None else extra + of_slots
 
-    def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None."""
-        if obs.shape[-1] > self.obs_size:
-            obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
-            of_slots = slots @ self.slot_table
-            extra = of_slots if extra is None else extra + of_slots
-        return super().step(obs, extra, hidden)
-
 
 class TypedCritic(Critic):
-    """A critic whose input may carry N type slots at its end; see :class:`TypedAgentNetwork`.
+    """A critic that N type slots enter beside the state; see :class:`TypedAgentNetwork`.
 
     Args:
-        size: S without slots; only these are normalised.
+        size: S; slots are not normalised.
         slots: N.
         settings: of :class:`Critic`.
     """
 
     def __init__(self, size: int, slots: int, **settings: Any) -> None:
         super().__init__(size, **settings)
-        self.size = size
         self.slot_table = nn.Parameter(torch.zeros(slots, self.first.out_features))
 
     def draw_slots(self, generator: torch.Generator) -> None:
@@ -191,12 +180,12 @@ class TypedCritic(Critic):
         bound = self.first.in_features**-0.5
         nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return values as :class:`Critic` does, of inputs (..., S) or (..., S + N)."""
-        slots = x[..., self.size :]
-        if not slots.shape[-1]:
+    def forward(self, x: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Return values as :class:`Critic` does, of inputs (..., S) and slots (..., N)."""
+        if slots is None:
             return super().forward(x)
-        x = self.first(self.normalize(x[..., : self.size])) + slots @ self.slot_table
+        x = x.expand(*slots.shape[:-1], x.shape[-1])  # a team's one state is valued per agent
+        x = self.first(self.normalize(x)) + slots @ self.slot_table
         if self.id_table is not None:
             x = x + self.id_table
         value: Tensor = self.rest(x).squeeze(-1)

@@ -45,6 +45,7 @@ class Perturber:
     """
 
     place: Place
+    """Where it acts; those that learn from their records have one before they are bound."""
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare for a team: its spec, the acting policy, and the place in the stack."""

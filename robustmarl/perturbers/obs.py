@@ -15,7 +15,7 @@ from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.typing import RobustnessWarning
-from robustmarl.victims import FunctionVictim, Rows, Victim, as_victim
+from robustmarl.victims import FunctionVictim, Rows, Victim, VictimView, as_victim
 
 __all__ = ["ObsPerturber", "as_perturber"]
 
@@ -137,7 +137,7 @@ class ObsPerturber(Perturber):
             )
         )
         own = Draws(pick(draws.split(shown.shape[1]).keys.view(shown.shape)))
-        found = self.attack(view, clean.clone(), own)  # it may write into what it is given
+        found = self.perturbed(view, clean.clone(), own)  # it may write into what it is given
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
         if real is not None:
             found = torch.where(real, found, clean)
@@ -147,6 +147,10 @@ class ObsPerturber(Perturber):
         self._attacked += float(counted.count_nonzero())
         self._unchanged += float((counted & (self.size == 0)).count_nonzero())
         return seen
+
+    def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
+        """Return what the attack makes of the attacked rows ``obs``, (M, D)."""
+        return self.attack(view, obs, draws)
 
     def shown(self, context: StepContext) -> None:
         """Advance a foreign recurrent victim on what was shown."""

@@ -67,7 +67,7 @@ class TypedPolicy(ActorPolicy):
         self.belief = belief
         self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
         self.hard_belief = hard_belief
-        self.slots: Tensor | None = None
+        self._slots: Tensor | None = None
         if belief is not None:
             self._through_belief = NetworkVictim(
                 _Believer(self), continuous=spec.continuous, agents=spec.agents
@@ -100,16 +100,19 @@ class TypedPolicy(ActorPolicy):
         """Return unmasked outputs (E, N, A), and the belief's next memory."""
         hidden = context.hidden
         if self.slot_kind == "zeros":
-            self.slots = None
+            self._slots = None
         elif self.belief is None:
-            self.slots = self._truth(context)
+            self._slots = self._truth(context)
         else:
             read = context.obs if self.belief_reads == "clean" else context.seen
             belief, hidden = self.belief.step(read, context.hidden)
-            self.slots = self._forced(self.rounded(belief), context)
-        side = {} if self.slots is None else {"slots": self.slots}
-        extra = self.network.extra(self._agents, context.last_act, side)
+            self._slots = self._forced(self.rounded(belief), context)
+        extra = self.network.extra(self._agents, context.last_act, self.record())
         return self.network.step(context.seen, extra, None)[0], hidden
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return ``slots``, (E, N, N), teacher forcing included; nothing where they are zero."""
+        return {} if self._slots is None else {"slots": self._slots}
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return the slots that do not depend on what an attack shows."""

@@ -1,6 +1,6 @@
 """Training loops on Tianshou's trainers: plain, adversarial, resumable."""
 
-from robustmarl.training.adversarial import AdversarialTraining, adversary_view
+from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint, load_weights, save_weights
 from robustmarl.training.run import History, run
 from robustmarl.training.trainers import EpisodeOffPolicyTrainer, EpisodeOnPolicyTrainer
@@ -10,7 +10,6 @@ __all__ = [
     "EpisodeOffPolicyTrainer",
     "EpisodeOnPolicyTrainer",
     "History",
-    "adversary_view",
     "load_checkpoint",
     "load_weights",
     "run",

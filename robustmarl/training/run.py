@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import tqdm
-from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm, OnPolicyAlgorithm
 from tianshou.trainer import OnPolicyTrainerParams
 from tianshou.utils import BaseLogger, LazyLogger, TensorboardLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from robustmarl._checks import check, check_int, check_number
@@ -23,6 +22,7 @@ from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import vector_env
 from robustmarl.joint import TeamSpec
+from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers.base import Perturber
 from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint, save_checkpoint
@@ -126,15 +126,13 @@ def run(
         check(alone, "run.steps_per_round", "given without episodes_per_round", steps_per_round)
     interval = math.ceil(env_steps / 20) if interval is None else interval
     check_int("run.interval", interval, 1)
-    learner = algorithm.team if isinstance(algorithm, AdversarialTraining) else algorithm
-    off_policy = isinstance(learner, OffPolicyAlgorithm)
-    if not hasattr(learner, "spec") or not isinstance(
-        learner, OffPolicyAlgorithm | OnPolicyAlgorithm
-    ):
+    known = isinstance(algorithm, TeamAlgorithm | AdversarialTraining)
+    if not known:
         raise TypeError(
             f"run.algorithm must be a robustmarl algorithm, got {type(algorithm).__name__}. "
             "Train Tianshou's own with Tianshou's trainer."
         )
+    off_policy = algorithm.off_policy
     check(not resume or logdir is not None, "run.logdir", "given to resume", logdir)
     rule = "left out for an off-policy algorithm, which updates per episode"
     check(not (by_steps and off_policy), "run.steps_per_round", rule, steps_per_round)
@@ -151,23 +149,22 @@ def run(
     capacity: dict[str, Any] = {"episodes": buffer_episodes if off_policy else largest}
     if off_policy and buffer_bytes is not None:
         capacity["max_bytes"] = buffer_bytes
-    buffer = EpisodeBuffer(spec, device=learner.policy.device, seed=seed, **capacity)
+    buffer = EpisodeBuffer(spec, device=algorithm.policy.device, seed=seed, **capacity)
     if off_policy:
         rule = f"at most {buffer.capacity}, the episodes that the buffer holds"
         check(learning_starts <= buffer.capacity, "run.learning_starts", rule, learning_starts)
-    own = algorithm.perturbers() if hasattr(algorithm, "perturbers") else []
     collector = JointCollector(
-        learner,
+        algorithm.policy,
         env,
         buffer,
         team=team,
         opponents=opponents,
-        perturb=[*perturb, *own],
+        perturb=[*perturb, *algorithm.perturbers()],
         seed=mix(seed, stream_id("train")) & (2**62 - 1),
     )
     testers = {
         name: JointCollector(
-            learner,
+            algorithm.policy,
             vector_env(make_env, min(num_envs, test_episodes)),
             team=team,
             opponents=opponents,
@@ -326,7 +323,7 @@ def _save(
             "buffer": buffer.state_dict(),
             "collector": collector.state_dict(),
             "trainer": trainer.counters(),
-            "seed": getattr(algorithm, "team", algorithm).seed,
+            "seed": algorithm.seed,
             "opponents": {name: copy.state_dict() for name, copy in slow.items()},
             "history": history.__dict__ | {},
             "torch_rng": torch.get_rng_state(),
@@ -369,7 +366,7 @@ def _restore(
             f"run.algorithm must have the settings of the run to resume: {error}"
         ) from error
     known = saved.get("gradients", {})
-    for name, parameter in _policy(algorithm).named_parameters():
+    for name, parameter in algorithm.policy.named_parameters():
         parameter.grad = known[name].to(parameter) if name in known else None
     for scheduler, state in zip(algorithm.lr_schedulers, saved["schedulers"], strict=True):
         scheduler.load_state_dict(state)
@@ -380,18 +377,13 @@ def _restore(
     check(sorted(slow) == sorted(saved["opponents"]), "run.opponents", rule, sorted(slow))
     for opponent, state in saved["opponents"].items():
         slow[opponent].load_state_dict(state)
-    getattr(algorithm, "team", algorithm).seed = saved["seed"]
+    algorithm.seed = saved["seed"]
     torch.set_rng_state(saved["torch_rng"].cpu())
-
-
-def _policy(algorithm: Any) -> nn.Module:
-    policy: nn.Module = getattr(algorithm, "team", algorithm).policy
-    return policy
 
 
 def _gradients(algorithm: Any) -> dict[str, Tensor]:
     """Return the policy's last gradients, which a poisoner may look at (``JAttack``)."""
-    named = _policy(algorithm).named_parameters()
+    named = algorithm.policy.named_parameters()
     return {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
 
 
