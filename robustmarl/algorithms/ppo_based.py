@@ -220,7 +220,9 @@ class PPOBased(OnPolicyTeam):
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         self.step_policy(
             loss,
-            lambda: self.loss_rows(data["clean"], data["mask"], rows, data.get("last"), before),
+            lambda: self.loss_rows(
+                data["clean"], data["mask"], rows, data.get("last"), before, side
+            ),
         )
         kl = masked_mean(data["logp"] - logp.detach(), rows)
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

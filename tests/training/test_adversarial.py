@@ -20,7 +20,6 @@ from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
 from robustmarl.perturbers import ObsPerturber
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, run
-from robustmarl.training.adversarial import adversary_view
 from robustmarl.training.checkpoints import load_weights, save_weights
 
 BALL = LinfBall(epsilon=0.75)
@@ -32,10 +31,19 @@ def game():
     return SignalMatching(noise=0.1, horizon=5)
 
 
-def both(cls=IPPO, seed=0, ball=BALL, **settings):
+def atla(seed=0, ball=BALL, **settings):
+    return ObsAdversaryPPO.for_env(game(), ball, hidden=(8,), seed=seed, epochs=2, **settings)
+
+
+def both(cls=IPPO, seed=0, ball=BALL, agents=None, **settings):
     team = cls.for_env(game(), hidden=(8,), seed=seed)
-    adversary = ObsAdversaryPPO.for_env(game(), ball, hidden=(8,), seed=seed, epochs=2)
-    return AdversarialTraining(team, adversary, **settings)
+    return AdversarialTraining(team, atla(seed, ball, agents=agents), **settings)
+
+
+def spy(adversary, seen):
+    """Keep what an adversary learns from."""
+    learn = adversary.learn
+    adversary.learn = lambda sample: (seen.append(sample), learn(sample))[1]
 
 
 class Rounds:
@@ -45,22 +53,23 @@ class Rounds:
         self.algorithm, self.episodes = algorithm, episodes
         self.buffer = EpisodeBuffer(algorithm.spec, 8 * episodes)
         self.collector = JointCollector(
-            algorithm.team,
+            algorithm.policy,
             JointVectorEnv(game, 2),
             self.buffer,
             perturb=algorithm.perturbers(),
         )
 
     def collect(self):
-        if hasattr(self.algorithm.team, "critic"):
+        if not self.algorithm.off_policy:
             self.buffer.reset()
         with policy_within_training_step(self.algorithm.policy):
             self.collector.collect(n_episode=self.episodes)
         return self.buffer.latest(self.episodes)
 
     def update(self):
-        on_policy = hasattr(self.algorithm.team, "critic")
-        how = {"batch_size": None, "repeat": 1} if on_policy else {"sample_size": 4}
+        how = {"batch_size": None, "repeat": 1}
+        if self.algorithm.off_policy:
+            how = {"sample_size": 4}
         with policy_within_training_step(self.algorithm.policy):
             return self.algorithm.update(self.buffer, **how)
 
@@ -73,22 +82,6 @@ def same(one, other):
     return all(torch.equal(p, q) for p, q in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("kind", TEAMS)
-def test_the_adversary_lives_the_same_episodes_with_the_reward_turned(kind):
-    algorithm = both(TEAMS[kind])
-    batch = Rounds(algorithm).collect()
-    view = adversary_view(batch)
-
-    assert torch.equal(view.rew, -batch.rew)
-    assert torch.equal(view.obs.obs, batch.obs.obs)
-    assert torch.equal(view.obs.seen, batch.obs.obs)  # clean, although the team saw otherwise
-    assert not torch.equal(batch.obs.seen, batch.obs.obs)
-    assert torch.equal(view.act, batch.records["adversary"]["act"])
-    for key in ("terminated", "valid"):
-        assert torch.equal(view.flat()[key], batch.flat()[key])
-    assert torch.equal(view.obs.state, batch.obs.state)
-
-
 def test_what_was_recorded_is_what_was_shown():
     algorithm = both()
     batch = Rounds(algorithm).collect()
@@ -96,7 +89,7 @@ def test_what_was_recorded_is_what_was_shown():
     shown = BALL.project(clean + 0.75 * u.clamp(-1.0, 1.0), clean)
     torch.testing.assert_close(batch.obs.seen[:, :-1], shown)
     with torch.no_grad():
-        logp = algorithm.adversary.adversary.log_prob(clean, u)
+        logp = algorithm.adversaries[0].actor.log_prob(clean, u)
     torch.testing.assert_close(batch.records["adversary"]["logp"], logp, rtol=1e-5, atol=1e-5)
     assert float(u.abs().max()) > 1.0  # before clipping
 
@@ -125,8 +118,7 @@ def test_the_team_learns_from_what_it_saw_as_without_an_adversary(kind):
 def test_the_adversary_learns_from_the_newest_episodes_only_and_once():
     algorithm = both(QMIX)
     rounds, seen = Rounds(algorithm), []
-    learn = algorithm.adversary.update
-    algorithm.adversary.update = lambda batch: (seen.append(batch), learn(batch))[1]
+    spy(algorithm.adversaries[0], seen)
     newest = []
     for _ in range(3):
         newest.append(rounds.collect())
@@ -136,8 +128,8 @@ def test_the_adversary_learns_from_the_newest_episodes_only_and_once():
     rounds.update()  # nothing new was played
 
     assert len(seen) == 3
-    for batch, new in zip(seen, newest, strict=True):
-        assert torch.equal(batch.act, new.records["adversary"]["act"])
+    for sample, new in zip(seen, newest, strict=True):
+        assert torch.equal(sample.fresh.act, new.act)
 
 
 @pytest.mark.parametrize("kind", TEAMS)
@@ -145,11 +137,12 @@ def test_periods_are_kept(kind):
     algorithm = both(TEAMS[kind], team_every=2, adversary_every=3)
     rounds, learned = Rounds(algorithm), {"team": [], "adversary": []}
     for number in range(7):
-        before = {name: parameters(getattr(algorithm, name)) for name in learned}
+        parts = {"team": algorithm.team, "adversary": algorithm.adversaries[0]}
+        before = {name: parameters(part) for name, part in parts.items()}
         rounds.collect()
         rounds.update()
         for name, found in learned.items():
-            if not same(before[name], parameters(getattr(algorithm, name))):
+            if not same(before[name], parameters(parts[name])):
                 found.append(number)
 
     assert learned == {"team": [0, 2, 4, 6], "adversary": [0, 3, 6]}
@@ -165,7 +158,8 @@ def test_one_checkpoint_holds_both_and_resumes(kind, tmp_path):
         rounds.update()
     state = one.state_dict()
     assert [key for key in state if "_optimizers" in key] == ["_optimizers"]
-    assert len(state["_optimizers"]) == 2
+    assert len(state["_optimizers"]) == 1  # the team's
+    assert len(state["_adversaries.0._extra_state"]["optimizers"]) == 1
     save_weights(one, tmp_path / "both.pt")
     kept = copy.deepcopy(state)
     other = both(TEAMS[kind], seed=5, team_every=2)
@@ -196,7 +190,7 @@ def test_it_is_the_teams_kind_of_algorithm():
     assert algorithm.victim() is algorithm.team.victim()
     assert algorithm.spec == algorithm.team.spec
     names = [name for name, _ in algorithm.named_parameters()]
-    assert any(name.startswith("adversary.") for name in names)
+    assert any(name.startswith("_adversaries.") for name in names)
 
 
 def test_run_resumes_bit_for_bit(tmp_path):
@@ -223,12 +217,11 @@ def test_the_adversary_breaks_a_team_that_stands_still(seed):
     team = IPPO.for_env(game(), hidden=(16,), seed=seed, entropy_coef=0.0, optim=adam(1e-2))
     run(team, game, env_steps=6400, num_envs=64, seed=seed, log=QUIET)
     adversary = ObsAdversaryPPO.for_env(game(), BALL, hidden=(16,), seed=seed, optim=adam(1e-2))
-    clean, before = mean_return(team), mean_return(team, [adversary.adversary])
-    algorithm = AdversarialTraining(team, adversary, team_every=10**6)
-    algorithm.rounds.fill_(1)  # the team learns in rounds 0, 10^6, ...
+    clean, before = mean_return(team), mean_return(team, [adversary.deployed()])
+    algorithm = AdversarialTraining(team, adversary, team_every=None)
     kept = parameters(team)
     run(algorithm, game, env_steps=6400, num_envs=64, seed=seed, log=QUIET)
-    attacked = mean_return(team, [adversary.adversary])
+    attacked = mean_return(team, [adversary.deployed()])
 
     assert same(kept, parameters(team))
     assert clean > 4.5
@@ -260,15 +253,6 @@ def test_other_perturbations_stack_below():
     assert history.episodes >= 8
 
 
-def test_a_batch_without_an_adversary_is_refused():
-    algorithm = both()
-    buffer = EpisodeBuffer(algorithm.spec, 4)
-    collector = JointCollector(algorithm.team, JointVectorEnv(game, 2), buffer)
-    collector.collect(n_episode=4)
-    with pytest.raises(ValueError, match=r"adversary_view\.batch must be collected with an adv"):
-        adversary_view(buffer.latest(4))
-
-
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
@@ -284,10 +268,17 @@ def test_bad_settings(settings, kind, text):
 
 def test_other_kinds_of_parts_are_refused():
     made = both()
+    one = made.adversaries[0]
     with pytest.raises(TypeError, match=r"team must be a robustmarl algorithm, got ObsAdv"):
-        AdversarialTraining(made.adversary, made.adversary)
-    with pytest.raises(TypeError, match=r"adversary must be an adversary's learner, got IPPO"):
-        AdversarialTraining(made.team, made.team)
+        AdversarialTraining(one, one)
+    with pytest.raises(TypeError, match=r"team must be a robustmarl algorithm, got ActorPolicy"):
+        AdversarialTraining(made.policy, one)  # which has nothing to learn by
+    for wrong in (made.team, [made.team], "adversary"):
+        with pytest.raises(TypeError, match=r"adversaries must be adversaries, got"):
+            AdversarialTraining(made.team, wrong)
+    for wrong in ([one, one], []):
+        with pytest.raises(ValueError, match=r"adversaries must be different adversaries, at le"):
+            AdversarialTraining(made.team, wrong)
 
 
 def test_an_unknown_agent_is_refused_when_it_is_bound():
@@ -297,7 +288,7 @@ def test_an_unknown_agent_is_refused_when_it_is_bound():
 
 def test_a_ball_for_another_environment_is_refused():
     team = VDN.for_env(TwoStepGame(), hidden=(8,), optim=sgd())
-    algorithm = AdversarialTraining(team, both(ball=LinfBall(epsilon=(0.1, 0.2))).adversary)
+    algorithm = AdversarialTraining(team, atla(ball=LinfBall(epsilon=(0.1, 0.2))))
     with pytest.raises(ValueError, match=r"one number or 3 numbers"):
         JointCollector(team, JointVectorEnv(TwoStepGame, 1), perturb=algorithm.perturbers())
 
@@ -333,7 +324,7 @@ def test_a_team_may_have_a_defence_of_its_own(kind):
     robust = type("Robust", (ActionLossRegularizer, TEAMS[kind]), {})
     term = ActionLoss(attack=PGD(ball=LinfBall(epsilon=0.1), steps=2), weight=1.0)
     team = robust.for_env(game(), hidden=(8,), action_loss=term)
-    algorithm = AdversarialTraining(team, both().adversary)
+    algorithm = AdversarialTraining(team, atla())
     rounds = Rounds(algorithm)
     rounds.collect()
     metrics = rounds.update().metrics
