@@ -103,7 +103,6 @@ class ByzantinePerturber(Perturber):
         if not isinstance(types, TypeDistribution) and not callable(types):
             raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
         self._types = types
-        self.place = Place(0, self.kind)
         self._belief = belief_source(name, slots, belief)
         self.slot_kind: Slots = slots
         self.slots: Tensor | None = None

@@ -13,7 +13,6 @@ from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext
-from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import VictimView
 
@@ -127,7 +126,6 @@ class LearnedObsPerturber(ObsPerturber):
     ) -> None:
         super().__init__(actor, agents=agents)
         self.actor = actor
-        self.place = Place(0, self.kind)
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D), sampled."""

@@ -9,7 +9,14 @@ from learners import sgd, update
 from tianshou.algorithm.optim import LRSchedulerFactory
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl import algorithms
+from robustmarl.adversaries import (
+    Adversary,
+    ByzantineAttacker,
+    ObsAdversaryPPO,
+    Population,
+    SharedObsAdversary,
+)
 from robustmarl.algorithms import IPPO, QMIX, VDN
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
@@ -18,8 +25,8 @@ from robustmarl.envs import SignalMatching, TwoStepGame
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
-from robustmarl.perturbers import ObsPerturber
-from robustmarl.training import AdversarialTraining, Log, OffPolicy, run
+from robustmarl.perturbers import ObsPerturber, Perturber
+from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
 from robustmarl.training.checkpoints import load_weights, save_weights
 
 BALL = LinfBall(epsilon=0.75)
@@ -332,3 +339,196 @@ def test_a_team_may_have_a_defence_of_its_own(kind):
     assert metrics["action_loss/weight"] == 1.0
     assert "adversary/loss" in metrics
     assert int(algorithm.state_dict()["team.penalty_updates"]) == 1
+
+
+# Teams that stand still
+
+HABITS = {
+    "MAPPO": {"normalize_value": True, "deterministic_eval": True},
+    "QMIX": {"exploration": 0.9},
+    "DOP": {"exploration": 0.9, "critic_hidden": (8,)},
+    "EIRMAPPO": {"preset": None, "teacher_forcing": 1.0},
+    "RMAAC": {"ball": BALL},
+}
+
+
+def traitor(team, seed=0, **settings):
+    return ByzantineAttacker.against(team, hidden=(8,), seed=seed, epochs=2, **settings)
+
+
+def everything(module):
+    """Return a copy of all weights, buffers and optimizers."""
+    return copy.deepcopy(module.state_dict())
+
+
+def identical(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(identical(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(identical, one, other))
+    return one == other
+
+
+@pytest.mark.parametrize("name", HABITS)
+def test_a_team_that_stands_still_is_left_as_it_is(name):
+    team = getattr(algorithms, name).for_env(game(), hidden=(8,), **HABITS[name])
+    learn = OffPolicy(learning_starts=2) if team.off_policy else OnPolicy()
+    run(team, game, env_steps=40, num_envs=4, learn=learn, log=QUIET)
+    kept, gradients = everything(team), [p.grad for p in team.parameters()]
+    adversaries = [atla(), traitor(team)]
+    begun = [parameters(one) for one in adversaries]
+    attack = AdversarialTraining(team, adversaries, team_every=None)
+    run(attack, game, env_steps=60, num_envs=4, log=QUIET)
+
+    assert identical(kept, everything(team))
+    assert all(p.grad is g for p, g in zip(team.parameters(), gradients, strict=True))
+    assert same(parameters(attack.policy.copied), parameters(team.policy))
+    assert not any(same(a, parameters(b)) for a, b in zip(begun, adversaries, strict=True))
+    assert not attack.off_policy
+
+
+@pytest.mark.parametrize("name", ["MAPPO", "QMIX", "DOP", "EIRMAPPO"])
+def test_it_acts_as_in_evaluation_while_others_train(name):
+    team = getattr(algorithms, name).for_env(game(), hidden=(8,), **HABITS[name])
+    attack = AdversarialTraining(team.policy, traitor(team), team_every=None)  # no learner needed
+    played = []
+    for player, training in ((attack, True), (team, False)):
+        buffer = EpisodeBuffer(team.spec, 6)
+        perturb = attack.perturbers()
+        collector = JointCollector(player.policy, JointVectorEnv(game, 3), buffer, perturb=perturb)
+        with policy_within_training_step(player.policy, enabled=training):
+            collector.collect(n_episode=6)
+        played.append(buffer.latest(6).flat())
+    assert identical(*played)
+
+
+# Several adversaries
+
+
+def test_several_play_at_once_and_record_and_learn_by_name():
+    team = IPPO.for_env(game(), hidden=(8,))
+    adversaries = [atla(), atla(1), traitor(team)]
+    rounds = Rounds(AdversarialTraining(team, adversaries))
+    seen = [[], [], []]
+    for adversary, kept in zip(adversaries, seen, strict=True):
+        spy(adversary, kept)
+    batch = rounds.collect()
+    metrics = rounds.update().metrics
+
+    assert set(batch.records) == {"adversary", "adversary.1", "byzantine"}
+    first, second = batch.record("adversary")["act"], batch.record("adversary.1")["act"]
+    assert not torch.equal(first, second)
+    for adversary, name in zip(adversaries, batch.records, strict=True):
+        assert adversary.recorded(batch) is batch.records[name]
+        assert f"{name}/policy_loss" in metrics
+    assert [len(kept) for kept in seen] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+def test_two_adversaries_resume_bit_for_bit(kind, tmp_path):
+    learn = OnPolicy() if kind == "on" else OffPolicy(learning_starts=2)
+
+    def fresh():
+        team = TEAMS[kind].for_env(game(), hidden=(8,))
+        members = [atla(2), traitor(team, 5)]
+        return AdversarialTraining(team, [atla(1), Population(members)], team_every=2)
+
+    settings = {"num_envs": 4, "interval": 40, "learn": learn}
+    whole, first, second = fresh(), fresh(), fresh()
+    run(whole, game, env_steps=160, log=QUIET, **settings)
+    run(first, game, env_steps=80, log=replace(QUIET, logdir=tmp_path), **settings)
+    resumed = replace(QUIET, logdir=tmp_path, resume=True)
+    run(second, game, env_steps=160, log=resumed, **settings)
+    assert identical(everything(whole), everything(second))
+    assert not same(parameters(whole), parameters(first))
+
+
+# The episodes that the team drew
+
+
+class Watching(Adversary):
+    """Plays nothing, and keeps what it was given."""
+
+    needs = frozenset({"drawn"})
+
+    def __init__(self):
+        super().__init__()
+        self._perturber, self.samples = Perturber(), []
+
+    def perturber(self):
+        return self._perturber
+
+    def learn(self, sample):
+        self.samples.append(sample)
+        return {"episodes": float(len(sample.drawn))}
+
+    def deployed(self, greedy=None):
+        return Perturber()
+
+
+def test_an_adversary_may_learn_from_the_very_episodes_that_the_team_drew():
+    watching = Watching()
+    team = QMIX.for_env(game(), hidden=(8,))
+    rounds = Rounds(AdversarialTraining(team, watching))
+    learned, drawn = [], []
+    learn, sample = team.learn, rounds.buffer.sample
+    team.learn = lambda batch: (learned.append(batch), learn(batch))[1]
+
+    def kept(size):
+        drawn.append(sample(size))
+        return drawn[-1]
+
+    rounds.buffer.sample = kept
+    for _ in range(3):
+        rounds.collect()
+        metrics = rounds.update().metrics
+        rounds.update()  # nothing new was played, and yet something is drawn
+    assert len(watching.samples) == len(learned) == len(drawn) == 6
+    for own, theirs, (batch, slots) in zip(watching.samples, learned, drawn, strict=True):
+        assert own.drawn is theirs is batch
+        assert len(slots) == 4
+    assert [own.fresh is not None for own in watching.samples] == [True, False] * 3
+    assert metrics["perturber/episodes"] == 4.0
+
+
+def test_around_a_team_that_stands_still_it_is_sampled_for_the_adversary():
+    watching, team = Watching(), IPPO.for_env(game(), hidden=(8,))
+    attack = AdversarialTraining(team, watching, team_every=None)
+    assert attack.off_policy
+    learn = OffPolicy(learning_starts=8, batch_size=3)
+    run(attack, game, env_steps=80, num_envs=4, learn=learn, log=QUIET)
+    assert len(watching.samples) > 2
+    assert all(len(sample.drawn) == 3 for sample in watching.samples)
+
+
+def test_on_policy_both_are_the_episodes_of_the_round():
+    watching = Watching()
+    rounds = Rounds(AdversarialTraining(IPPO.for_env(game(), hidden=(8,)), watching))
+    rounds.collect()
+    rounds.update()
+    (sample,) = watching.samples
+    assert identical(sample.fresh.flat(), sample.drawn.flat())
+    assert sample.epochs == 1
+
+
+# Advantages
+
+
+def test_rmaac_is_mappo_beside_its_noise_actor_bit_for_bit():
+    rmaac = algorithms.RMAAC.for_env(game(), hidden=(8,), ball=BALL)
+    mappo = algorithms.MAPPO.for_env(game(), hidden=(8,))
+    actor = copy.deepcopy(rmaac.adversary.actor)
+    whole = AdversarialTraining(mappo, SharedObsAdversary(actor))
+    for algorithm in (rmaac, whole):
+        run(algorithm, game, env_steps=80, num_envs=4, log=QUIET)
+    assert same(parameters(rmaac.policy), parameters(mappo.policy))
+    assert same(parameters(rmaac.adversary), parameters(actor))
+
+
+def test_a_team_without_advantages_is_refused_to_those_that_need_them():
+    shared = both(QMIX).adversaries[0].actor
+    for team, every in ((both(QMIX).team, 1), (both().team, None)):
+        with pytest.raises(ValueError, match=r"team must be MAPPO or another that has advantages"):
+            AdversarialTraining(team, SharedObsAdversary(shared), team_every=every)
