@@ -27,6 +27,7 @@ import tqdm
 from matplotlib.figure import Figure
 
 from robustmarl import algorithms, data, envs, evaluation, perturbers, training
+from robustmarl.adversaries import ByzantineAttacker
 from robustmarl.evaluation import Cell, CrossTable
 from robustmarl.learning.optim import adam
 from robustmarl.schedules import Linear

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
-from robustmarl.networks import Agents
+from robustmarl.networks import Agents, TeamNetwork
 from robustmarl.typing import Unit
 from robustmarl.victims import NetworkVictim
 
@@ -67,7 +67,7 @@ class TeamPolicy(Policy):
         return self.network.hidden_size
 
     @property
-    def whole(self) -> Any:
+    def whole(self) -> TeamNetwork:
         """The network from observations to outputs, all of the memory included."""
         return self.network
 

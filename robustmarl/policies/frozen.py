@@ -9,6 +9,7 @@ from torch import Tensor
 
 from robustmarl._seeding import Draws
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.networks import TeamNetwork
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.victims import NetworkVictim
 
@@ -36,7 +37,7 @@ class FrozenPolicy(TeamPolicy):
         return self.copied.hidden_size
 
     @property
-    def whole(self) -> object:
+    def whole(self) -> TeamNetwork:
         """The network from observations to outputs, all of the memory included."""
         return self.copied.whole
 

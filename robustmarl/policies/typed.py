@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterator, Mapping
+from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_number
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.networks import BeliefNetwork, TypedAgentNetwork
+from robustmarl.networks import BeliefNetwork, Extra, TeamNetwork, TypedAgentNetwork
 from robustmarl.policies.actor import ActorPolicy
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import NetworkVictim
@@ -92,7 +92,7 @@ class TypedPolicy(ActorPolicy):
         return check_number("TypedPolicy.teacher_forcing()", value, 0.0, 1.0)
 
     @property
-    def whole(self) -> Any:
+    def whole(self) -> TeamNetwork:
         """The actor, with the belief that it acts on."""
         return self.network if self.belief is None else self._through_belief.network
 
@@ -166,10 +166,10 @@ class _Believer:
     def hidden_size(self) -> int:
         return self._policy.hidden_size
 
-    def parameters(self) -> Any:
+    def parameters(self) -> Iterator[nn.Parameter]:
         return self._policy.network.parameters()
 
-    def plain(self) -> None:
+    def plan(self) -> None:
         return None
 
     def extra(
@@ -177,22 +177,14 @@ class _Believer:
         agents: Tensor | None,
         last_act: Tensor | None,
         side: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Return the actor's extra with the agents' indices in one more column."""
-        network = self._policy.network
-        ids = torch.zeros(1, dtype=torch.int64) if agents is None else agents
-        column = ids.to(network.first.weight).unsqueeze(-1)
-        own = network.extra(agents, last_act)
-        if own is None:
-            return column
-        return torch.cat([own, column.expand(*own.shape[:-1], 1)], dim=-1)
+    ) -> Extra:
+        return self._policy.network.extra(agents, last_act)  # its slots are the belief's
 
     def step(
-        self, obs: Tensor, extra: Tensor, hidden: Tensor | None
+        self, obs: Tensor, extra: Extra | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        belief_net = cast(BeliefNetwork, self._policy.belief)
-        belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
-        own = extra[..., :-1] if extra.shape[-1] > 1 else None
-        of_slots = self._policy.rounded(belief) @ self._policy.network.slot_table
-        own = of_slots if own is None else own + of_slots
-        return self._policy.network.step(obs, own, None)[0], after
+        extra = Extra() if extra is None else extra
+        network, belief_net = self._policy.network, cast(BeliefNetwork, self._policy.belief)
+        belief, after = belief_net.step_rows(obs, extra.agents, hidden)
+        shown = network.with_inputs(extra, {"slots": self._policy.rounded(belief)})
+        return network.step(obs, shown, None)[0], after
