@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.budgets import LinfBall
+from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.testing._error import ContractError
 from robustmarl.victims import FunctionVictim, Rows, Victim
 
@@ -18,7 +17,7 @@ __all__ = ["check_attack"]
 
 
 def check_attack(
-    make_attack: Callable[[Any], ObsAttack],
+    make_attack: Callable[[Coordinates], ObsAttack],
     *,
     victim: Victim | None = None,
     obs_size: int = 6,
@@ -88,7 +87,9 @@ def check_attack(
 
 
 def _per_coordinate(
-    make_attack: Callable[[Any], ObsAttack], attacked: Callable[[ObsAttack], Tensor], obs: Tensor
+    make_attack: Callable[[Coordinates], ObsAttack],
+    attacked: Callable[[ObsAttack], Tensor],
+    obs: Tensor,
 ) -> None:
     epsilon = tuple(0.1 * (d % 3) for d in range(obs.shape[-1]))
     found = attacked(make_attack(epsilon))
@@ -110,7 +111,7 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     return torch.equal(one, other)
 
 
-def _kind(x: Tensor) -> tuple[Any, ...]:
+def _kind(x: Tensor) -> tuple[object, ...]:
     return tuple(x.shape), x.dtype, str(x.device)
 
 
