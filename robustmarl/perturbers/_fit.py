@@ -53,13 +53,14 @@ class Fit:
         index = [spec.agents.index(name) for name in spec.agents if name in names]
         members = _team_of(spec, index)
         rooms = {}
-        for what, own, sizes in (
+        for what, size, sizes in (
             ("observations", victim.obs_size, spec.obs_sizes),
             ("actions", victim.num_actions, spec.action_sizes),
         ):
             needed = [sizes[i] for i in index]
-            shared = needed[0] if len(set(needed)) == 1 else max(sizes[i] for i in members)
-            rooms[what] = shared if own is None else _room(what, own, max(needed), max(sizes))
+            if size is None:  # any will do: the attacked agents' where they share one
+                size = needed[0] if len(set(needed)) == 1 else max(sizes[i] for i in members)
+            rooms[what] = _checked(what, size, max(needed), max(sizes))
         size = rooms["observations"]
         real = torch.arange(size) < torch.tensor(spec.obs_sizes)[:, None]
         attacked = torch.zeros(spec.num_agents, dtype=torch.bool)
@@ -120,12 +121,12 @@ def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:
     return tuple(range(spec.num_agents))
 
 
-def _room(what: str, own: int, needed: int, most: int) -> int:
-    """Return the victim's ``own`` size, which must lie between what is needed and what there is."""
+def _checked(what: str, size: int, needed: int, most: int) -> int:
+    """Return the victim's size, which must lie between what is needed and what there is."""
     sizes = f"{most}" if needed == most else f"{needed} to {most}"
     rule = f"a policy for {what} of size {sizes}"
-    check(needed <= own <= most, "ObsPerturber.victim", rule, f"one for size {own}")
-    return own
+    check(needed <= size <= most, "ObsPerturber.victim", rule, f"one for size {size}")
+    return size
 
 
 def _ids(victim: Victim, spec: TeamSpec, index: Sequence[int]) -> list[int]:
@@ -133,16 +134,16 @@ def _ids(victim: Victim, spec: TeamSpec, index: Sequence[int]) -> list[int]:
 
     By name; a policy of as many agents under other names (a transferred one) is taken in order.
     """
-    own = victim.agents
-    if own is None or own == spec.agents:
+    theirs = victim.agents
+    if theirs is None or theirs == spec.agents:
         return list(range(spec.num_agents))
-    number = {agent: i for i, agent in enumerate(own)}
+    number = {agent: i for i, agent in enumerate(theirs)}
     strangers = [spec.agents[i] for i in index if spec.agents[i] not in number]
     if strangers:
-        transferred = len(own) == spec.num_agents and not set(own) & set(spec.agents)
+        transferred = len(theirs) == spec.num_agents and not set(theirs) & set(spec.agents)
         rule = f"a policy of the attacked agents, {strangers} among them"
         remedy = "Attack its agents only: agents=[...]."
-        got = f"one of {list(own)}"
+        got = f"one of {list(theirs)}"
         check(transferred, "ObsPerturber.victim", rule, got, remedy)
         return list(range(spec.num_agents))
     return [number.get(agent, 0) for agent in spec.agents]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class BeliefSource(Protocol):
         """Raise ``ValueError`` unless it was made for this team."""
 
 
-def belief_source(where: str, slots: Slots, belief: Any) -> BeliefSource | None:
+def belief_source(where: str, slots: Slots, belief: object) -> BeliefSource | None:
     """Return the source of belief slots, None for other slots.
 
     Raises:
@@ -95,7 +95,7 @@ class ByzantinePerturber(Perturber):
         *,
         types: TypeDistribution | Callable[[], TypeDistribution] | None = None,
         slots: Slots = "none",
-        belief: Any = None,
+        belief: object = None,
     ) -> None:
         name = type(self).__name__
         self.adversary = as_adversary(f"{name}.adversary", adversary)
@@ -240,7 +240,7 @@ class ByzantinePerturber(Perturber):
             hidden = context.obs.new_zeros(shape)
         return replace(context, seen=context.obs, last_act=last, hidden=hidden if size else None)
 
-    def _check(self, found: Any, act: Tensor, rows: Tensor, mask: Tensor) -> None:
+    def _check(self, found: object, act: Tensor, rows: Tensor, mask: Tensor) -> None:
         where = f"{type(self).__name__}.adversary"
         if not isinstance(found, Tensor) or found.shape != act.shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

@@ -52,8 +52,8 @@ class PerturberStack:
 
     def bind(self, spec: TeamSpec, policy: Victim | None) -> None:
         """Prepare all of them for a team."""
-        of = places([perturber.kind for perturber in self.perturbers])
-        for perturber, place in zip(self.perturbers, of, strict=True):
+        kinds = [perturber.kind for perturber in self.perturbers]
+        for perturber, place in zip(self.perturbers, places(kinds), strict=True):
             perturber.bind(spec, policy, place)
 
     def show(self, context: StepContext) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.networks import Agents, TeamNetwork
-from robustmarl.typing import Unit
+from robustmarl.typing import AnySpace, Unit
 from robustmarl.victims import NetworkVictim
 
 __all__ = ["UNITS", "TeamPolicy"]
@@ -38,7 +38,7 @@ class TeamPolicy(Policy):
     _agents: Tensor
 
     def __init__(self, spec: TeamSpec, network: Agents) -> None:
-        space: gymnasium.Space[Any] = (
+        space: AnySpace = (
             gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
             if spec.continuous
             else gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
