@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
 from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.deployed import deployed_policy
 from robustmarl.adversaries.ppo import byzantine_rows, played_as_byzantine, ppo_steps
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.learning.optim import adam
@@ -150,9 +150,7 @@ class ByzantineAttacker(Adversary):
 
     def deployed(self, greedy: bool | None = None) -> ByzantinePerturber:
         """Return a copy at work, by draws unless ``greedy``, for the same agents."""
-        policy = copy.deepcopy(self.policy).requires_grad_(False)
-        policy.deterministic_eval = bool(greedy)
-        return ByzantinePerturber(policy, types=copy.copy(self.types))
+        return deployed_policy(self.policy, self.types, greedy)
 
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn from the newest episodes; see the class."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check, check_int, check_number
 from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.deployed import deployed_actor
 from robustmarl.adversaries.ppo import attacked_rows, played_on_obs, ppo_steps
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import TeamSpec, spec_of
@@ -104,9 +104,7 @@ class ObsAdversaryPPO(Adversary):
 
     def deployed(self, greedy: bool | None = None) -> ObsPerturber:
         """Return a copy of the actor at work: by its mean, or sampling if not ``greedy``."""
-        actor = copy.deepcopy(self.actor).requires_grad_(False)
-        kind = LearnedObsPerturber if greedy is False else ObsPerturber
-        return kind(actor, agents=self._perturber.agents)
+        return deployed_actor(self.actor, self._perturber.agents, greedy)
 
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn from the newest episodes; see the class."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check, check_int, check_number
 from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.deployed import deployed_actor, deployed_policy
 from robustmarl.adversaries.ppo import (
     Played,
     attacked_rows,
@@ -133,9 +134,7 @@ class SharedObsAdversary(SharedAdvantage):
 
     def deployed(self, greedy: bool | None = None) -> ObsPerturber:
         """Return a copy of the actor at work: by its mean, or sampling if not ``greedy``."""
-        actor = copy.deepcopy(self.actor).requires_grad_(False)
-        kind = LearnedObsPerturber if greedy is False else ObsPerturber
-        return kind(actor, agents=self._perturber.agents)
+        return deployed_actor(self.actor, self._perturber.agents, greedy)
 
     def rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps whose observation it attacked, bool (B, T, N)."""
@@ -198,10 +197,8 @@ class SharedByzantine(SharedAdvantage):
 
     def deployed(self, greedy: bool | None = None) -> ByzantinePerturber:
         """Return a copy at work, by draws unless ``greedy``, with the types of training."""
-        policy = copy.deepcopy(self.policy).requires_grad_(False)
-        policy.deterministic_eval = bool(greedy)
         types = self.types.present(self.types.p, self.type_returns.clone())
-        return ByzantinePerturber(policy, types=types)
+        return deployed_policy(self.policy, types, greedy)
 
     def rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps that it played, bool (B, T, N)."""

@@ -204,9 +204,9 @@ class AdversarialTraining(Algorithm[Any, Any]):
 
     def state_dict(  # type: ignore[override]
         self, *args: Any, prefix: str = "", **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Return all weights, and all optimizers once."""
-        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        state: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
         own = prefix + self._STATE_DICT_KEY_OPTIMIZERS
         for key in [k for k in state if k.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS)]:
             if key != own:
@@ -214,7 +214,7 @@ class AdversarialTraining(Algorithm[Any, Any]):
         return state
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+        self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load all weights and optimizers; the caller's dictionary is left as it is."""
         own = own_state_dict(state_dict)
