@@ -15,7 +15,7 @@ from tianshou.data import ReplayBuffer
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import stream_seed
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
 
 __all__ = ["OBS_KEYS", "EpisodeBuffer"]
@@ -69,7 +69,7 @@ class EpisodeBuffer(ReplayBuffer):
             "Give fewer episodes, or max_bytes.",
         )
         super().__init__(size=episodes)
-        self._rng = np.random.default_rng(mix(seed, stream_id("buffer")) & (2**63 - 1))
+        self._rng = np.random.default_rng(stream_seed(seed, "buffer"))
         self.data: dict[str, Tensor] = {}
         self.lengths = torch.zeros(episodes, dtype=torch.int64, device=self.device)
         self._next = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -73,11 +74,12 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self.team = next(name for name, r in env.spec.teams.items() if r == rows)
         super().__init__(
             policy=cast(Any, self.controller),
-            env=cast(Any, env),
+            env=cast(Any, SimpleNamespace(action_space=env.spec.joint_action_space())),
             buffer=buffer if buffer is not None else ReplayBuffer(size=1),
             collect_stats_class=TeamCollectStats,
             raise_on_nan_in_buffer=False,
         )
+        self.env = cast(Any, env)
         self.engine, self.episodes_begun = env, 0
         self.seed = check_int("JointCollector.seed", seed, 0)
         self._store = buffer
@@ -253,7 +255,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         for opponent in self._opponents:
             opponent.begin(rows)
         self._live[rows] = True
-        self.engine.begin(rows, seeds)
+        size = len(self._live)
+        mask, given = np.zeros(size, np.bool_), np.zeros(size, np.int64)
+        mask[rows], given[rows] = True, seeds
+        where = self.engine.tensors["obs"].device
+        self.engine.begin(torch.from_numpy(mask).to(where), torch.from_numpy(given).to(where))
 
     def _tick(self) -> int:
         """Advance all live environments by a step; return the number of steps taken."""
@@ -292,9 +298,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         joint = executed
         if self._opponents:
             joint = self._joint_act(executed)
-        if self._cpu_engine and not self._cpu:
-            joint = joint.cpu()
-        self.engine.advance(joint, playing)
+        active, where = torch.from_numpy(self._live & ~self._terminal), self.engine.tensors["obs"]
+        self.engine.advance(joint.to(where.device), active.to(where.device))
         arrays: dict[str, Any] = {"rew_agents": self._own("rew_agents")}
         if self._store is not None:
             arrays["act"] = told

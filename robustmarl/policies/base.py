@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
-import gymnasium
 import torch
 from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch
@@ -38,12 +37,8 @@ class TeamPolicy(Policy):
     _agents: Tensor
 
     def __init__(self, spec: TeamSpec, network: Agents) -> None:
-        space: gymnasium.Space[Any] = (
-            gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
-            if spec.continuous
-            else gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
-        )
         bound = "clip" if spec.continuous else None
+        space = spec.joint_action_space()
         super().__init__(action_space=space, action_bound_method=cast(Any, bound))
         self.spec, self.network = spec, network
         self.register_buffer("counts", torch.zeros(len(UNITS), dtype=torch.int64))
