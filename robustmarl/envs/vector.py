@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,18 @@ from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
 from robustmarl.typing import Array, Env
 
-__all__ = ["JointVectorEnv", "vector_env"]
+__all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "vector_env"]
+
+
+class EngineMaker(Protocol):
+    """What builds a native batch of environments."""
+
+    def make_engine(self, num_envs: int) -> VectorEngine:
+        """Return ``num_envs`` environments side by side."""
+
+
+EnvMaker: TypeAlias = Callable[[], Env] | EngineMaker
+"""A function that builds one environment, or what builds a native batch of them."""
 
 
 class JointVectorEnv:
@@ -114,7 +125,7 @@ class JointVectorEnv:
         )
 
 
-def vector_env(make_env: object, num_envs: int) -> VectorEngine:
+def vector_env(make_env: EnvMaker, num_envs: int) -> VectorEngine:
     """Return ``num_envs`` environments side by side, as one native batch where there is one.
 
     ``make_env``, or the environment that it builds, offers a batch by ``make_engine(num_envs)``.
@@ -128,9 +139,10 @@ def vector_env(make_env: object, num_envs: int) -> VectorEngine:
     batch = getattr(make_env, "make_engine", None)
     if batch is not None and not isinstance(make_env, type):  # a class is asked when built
         return batch(num_envs)
-    if not callable(make_env):
-        return JointVectorEnv(cast("Callable[[], Env]", make_env), num_envs)  # which refuses it
-    built = [make_env()]
+    make_one = cast("Callable[[], Env]", make_env)
+    if not callable(make_one):
+        return JointVectorEnv(make_one, num_envs)  # which says what it should be
+    built = [make_one()]
     if hasattr(type(built[0]), "make_engine"):
-        return built[0].make_engine(num_envs)
-    return JointVectorEnv(lambda: built.pop() if built else make_env(), num_envs)
+        return cast(EngineMaker, built[0]).make_engine(num_envs)
+    return JointVectorEnv(lambda: built.pop() if built else make_one(), num_envs)

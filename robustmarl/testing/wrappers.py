@@ -6,7 +6,6 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from pettingzoo.test import parallel_api_test
@@ -72,11 +71,11 @@ def check_wrapper(
         wrapped.close()
 
 
-def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, Any]]:
+def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, object]]:
     """Return what happened, as (name, value) pairs in order."""
     random = np.random.default_rng(seed)
     obs, _ = env.reset(seed=seed)
-    happened: list[tuple[str, Any]] = [("obs", obs), *_state(env)]
+    happened: list[tuple[str, object]] = [("obs", obs), *_state(env)]
     for step in range(steps):
         if not env.agents:
             obs, _ = env.reset(seed=seed + step + 1)
@@ -98,17 +97,18 @@ def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, Any]]:
     return happened
 
 
-def _state(env: Env) -> list[tuple[str, Any]]:
+def _state(env: Env) -> list[tuple[str, object]]:
     return [("state", np.array(env.state()))] if hasattr(env, "state_space") else []
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     if isinstance(one, dict):
-        same = isinstance(other, dict) and one.keys() == other.keys()
-        return same and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
+        if not isinstance(other, dict) or one.keys() != other.keys():
+            return False
+        return all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(np.array_equal(one, other))
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 
 def _require(good: bool, promise: str) -> None:
