@@ -184,7 +184,7 @@ class DeviceLedger:
         self._plan, self._size, self._tensors = Plan(0, 0, 0, None), size, engine.tensors
 
         def numbers(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.int64, device=device)
+            return torch.zeros(shape, dtype=torch.int64, device=device)
 
         self.live = torch.zeros(size, dtype=torch.bool, device=device)
         self.terminal = torch.zeros_like(self.live)

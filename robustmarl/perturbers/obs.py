@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -62,7 +62,8 @@ class ObsPerturber(Perturber):
             check_names("ObsPerturber.agents", agents, ())
         self._own_memory = False
         self._hidden: Tensor | None = None
-        self._attacked = self._unchanged = 0.0
+        self._waits: bool | None = None  # whether to ask who is attacked; None: on the CPU only
+        self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
         self.size = torch.zeros(0)
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
@@ -90,7 +91,15 @@ class ObsPerturber(Perturber):
         self._width, self._choices, self._real = _sizes(victim, spec, named)
         self.attack.ball.check_size(type(self.attack).__name__, self._width)
         self._stream = stream_id(f"obs/{place.depth}")
-        self._attacked = self._unchanged = 0.0
+        self._numbers = torch.tensor([i for i, is_named in enumerate(named) if is_named])
+        self._chosen: _Chosen = _Where(torch.zeros(0, len(named), dtype=torch.bool), self._numbers)
+        self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
+
+    @property
+    def attacked_index(self) -> tuple[Tensor, Tensor]:
+        """The environments and agents attacked last, (M,) each; waits for an accelerator."""
+        envs, agents = self._chosen.shown.nonzero().unbind(1)
+        return envs, agents
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
@@ -98,7 +107,7 @@ class ObsPerturber(Perturber):
         if self.attack.ball.is_zero or self.probability == 0.0:
             self.size = context.seen.new_zeros(context.seen.shape[:2])
             return context.seen
-        device = context.seen.device
+        self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
         rows = context.live & (context.step % self.every == 0)
         if self.episodes < 1.0:
@@ -106,18 +115,18 @@ class ObsPerturber(Perturber):
             rows = rows & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             rows = rows & (draws.uniform(1)[:, 0] < self.probability)
-        shown = context.observed & rows[:, None] & self._named.to(device)
-        envs, agents = self.attacked_index = shown.nonzero().unbind(1)
+        shown = context.observed & rows[:, None] & self._named
         self.size = context.seen.new_zeros(shown.shape)
-        if len(envs) == 0:
-            return context.seen
-        whole = len(envs) == shown.numel()  # as a rule: then rows are a view
-
-        def pick(values: Tensor) -> Tensor:
-            return values.flatten(0, 1) if whole else values[envs, agents]
-
+        if shown.device.type == "cpu" if self._waits is None else self._waits:
+            chosen: _Chosen = _Index(shown)
+            self._chosen = chosen
+            if len(chosen.agents) == 0:
+                return context.seen
+        else:
+            self._chosen = chosen = _Where(shown, self._numbers)
+        pick, agents = chosen.pick, chosen.agents
         clean = pick(context.seen)[:, : self._width]
-        real = None if self._real is None else self._real.to(device)[agents]
+        real = None if self._real is None else self._real[agents]
         bound: dict[str, Tensor] = {}
         side: dict[str, Tensor] = {}
         if self._asked:
@@ -125,13 +134,13 @@ class ObsPerturber(Perturber):
             if hidden is not None:
                 bound["hidden"] = pick(hidden)
             bound["last_act"] = pick(context.last_act)
-            bound["state"] = pick(state) if state.dim() == 3 else state[envs]
+            bound["state"] = pick(state) if state.dim() == 3 else chosen.of_envs(state)
             side = {name: pick(values) for name, values in self._victim.side(context).items()}
         view = self._victim.at(
             Rows(
                 mask=pick(context.mask)[:, : self._choices],
                 obs_mask=real,
-                agents=self._ids.to(device)[agents],
+                agents=self._ids[agents],
                 side=side,
                 **bound,
             )
@@ -141,24 +150,26 @@ class ObsPerturber(Perturber):
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
         if real is not None:
             found = torch.where(real, found, clean)
-        seen = self._spread(found, context.seen)
-        self.size = self._spread((found - clean).abs().amax(dim=-1), self.size)
+        seen = chosen.spread(found, context.seen)
+        self.size = chosen.spread((found - clean).abs().amax(dim=-1), self.size)
         counted = shown & context.alive & ~context.terminal[:, None]
-        self._attacked += float(counted.count_nonzero())
-        self._unchanged += float((counted & (self.size == 0)).count_nonzero())
+        # read in `counters`: here an accelerator would have to be waited for
+        self._attacked = self._attacked + counted.sum()
+        self._unchanged = self._unchanged + (counted & (self.size == 0)).sum()
         return seen
 
     def shown(self, context: StepContext) -> None:
         """Advance a foreign recurrent victim on what was shown."""
         if not self._own_memory:
             return
+        self._move(context.seen.device)
         envs, agents = context.seen.shape[:2]
         hidden = self._hidden_of(context)
         view = self._victim.at(
             Rows(
                 hidden=None if hidden is None else hidden.flatten(0, 1),
                 last_act=context.last_act.flatten(0, 1),
-                agents=self._ids.to(context.seen.device).repeat(envs),
+                agents=self._ids.repeat(envs),
                 side={k: v.flatten(0, 1) for k, v in self._victim.side(context).items()},
             )
         )
@@ -169,30 +180,31 @@ class ObsPerturber(Perturber):
 
     def counters(self) -> dict[str, float]:
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
-        return {"attacked": self._attacked, "unchanged": self._unchanged}
+        return {"attacked": float(self._attacked), "unchanged": float(self._unchanged)}
 
     def warn_if_idle(self) -> None:
         """Warn if the attack changed no observation although it had a budget."""
-        if self._attacked > 0 and self._unchanged == self._attacked:
+        attacked = int(self._attacked)
+        if attacked > 0 and int(self._unchanged) == attacked:
             warnings.warn(
-                f"{self.attack!r} changed none of {self._attacked:.0f} observations: zero "
+                f"{self.attack!r} changed none of {attacked} observations: zero "
                 "gradient, a saturated victim, or a single available action.",
                 RobustnessWarning,
                 stacklevel=2,
             )
 
+    def _move(self, device: torch.device) -> None:
+        """Keep what says who is attacked where the observations are: to copy is to wait."""
+        if self._named.device == device:
+            return
+        self._named, self._numbers = self._named.to(device), self._numbers.to(device)
+        self._ids = self._ids.to(device)
+        self._real = None if self._real is None else self._real.to(device)
+        self._attacked, self._unchanged = self._attacked.to(device), self._unchanged.to(device)
+
     def _spread(self, values: Tensor, others: Tensor) -> Tensor:
         """Return ``others`` (E, N, ...) with the ``values`` (M, ...) of attacked agents."""
-        if values.shape[1:] == others.shape[2:]:
-            if len(values) == others.shape[:2].numel():
-                return values.view(others.shape)
-            spread = others.clone()
-            spread[self.attacked_index] = values
-            return spread
-        spread = others.clone()
-        envs, agents = self.attacked_index
-        spread[envs, agents, : self._width] = values
-        return spread
+        return self._chosen.spread(values, others)
 
     def _hidden_of(self, context: StepContext) -> Tensor | None:
         if not self._own_memory:
@@ -202,6 +214,80 @@ class ObsPerturber(Perturber):
         begun = (context.step == 0)[:, None, None]
         self._hidden = torch.where(begun, 0.0, self._hidden)
         return self._hidden
+
+
+class _Chosen(Protocol):
+    """The rows (M, ...) of joint arrays (E, N, ...) on which an attack is called."""
+
+    shown: Tensor
+    """Who is attacked, bool (E, N)."""
+
+    agents: Tensor
+    """The agent of each row, int64 (M,)."""
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Return rows (M, ...) of values (E, N, ...)."""
+
+    def of_envs(self, values: Tensor) -> Tensor:
+        """Return rows (M, ...) of values (E, ...)."""
+
+    def spread(self, values: Tensor, others: Tensor) -> Tensor:
+        """Return ``others`` (E, N, ...) with ``values`` (M, ...) where agents are attacked.
+
+        Values may be narrower: then the rest is the others'.
+        """
+
+
+class _Index:
+    """Just those who are attacked; the host has to know them."""
+
+    def __init__(self, shown: Tensor) -> None:
+        self.shown = shown
+        self.envs, self.agents = shown.nonzero().unbind(1)
+        self._all = len(self.envs) == shown.numel()  # as a rule: then rows are a view
+
+    def pick(self, values: Tensor) -> Tensor:
+        return values.flatten(0, 1) if self._all else values[self.envs, self.agents]
+
+    def of_envs(self, values: Tensor) -> Tensor:
+        return values[self.envs]
+
+    def spread(self, values: Tensor, others: Tensor) -> Tensor:
+        same = values.shape[1:] == others.shape[2:]
+        if same and self._all:
+            return values.view(others.shape)
+        spread = others.clone()
+        if same:
+            spread[self.envs, self.agents] = values
+        else:
+            spread[self.envs, self.agents, : values.shape[-1]] = values
+        return spread
+
+
+class _Where:
+    """All rows of the agents that may be attacked: those that are not, keep what is clean."""
+
+    def __init__(self, shown: Tensor, numbers: Tensor) -> None:
+        self.shown = shown
+        self._numbers, self._all = numbers, len(numbers) == shown.shape[1]
+        self._shape = (len(shown), len(numbers))
+        self.agents = numbers.repeat(len(shown))
+
+    def pick(self, values: Tensor) -> Tensor:
+        return (values if self._all else values[:, self._numbers]).flatten(0, 1)
+
+    def of_envs(self, values: Tensor) -> Tensor:
+        return values.unsqueeze(1).expand(*self._shape, *values.shape[1:]).flatten(0, 1)
+
+    def spread(self, values: Tensor, others: Tensor) -> Tensor:
+        spread = others.clone()
+        found = values.view(*self._shape, *values.shape[1:])
+        if values.shape[1:] == others.shape[2:]:
+            spread[:, self._numbers] = found
+        else:
+            spread[:, self._numbers, : values.shape[-1]] = found
+        attacked = self.shown.view(*self.shown.shape, *[1] * (others.dim() - 2))
+        return torch.where(attacked, spread, others)
 
 
 def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
