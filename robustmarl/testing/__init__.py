@@ -3,7 +3,15 @@
 from robustmarl.testing._error import ContractError
 from robustmarl.testing.algorithms import check_algorithm
 from robustmarl.testing.attacks import check_attack
+from robustmarl.testing.engines import check_engine
 from robustmarl.testing.envs import check_env
 from robustmarl.testing.wrappers import check_wrapper
 
-__all__ = ["ContractError", "check_algorithm", "check_attack", "check_env", "check_wrapper"]
+__all__ = [
+    "ContractError",
+    "check_algorithm",
+    "check_attack",
+    "check_engine",
+    "check_env",
+    "check_wrapper",
+]
