@@ -10,8 +10,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import ReplayBuffer
 from tianshou.data.collector import BaseCollector
+from tianshou.env import BaseVectorEnv
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor, nn
 
@@ -85,13 +87,13 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         # of its environment Tianshou asks nothing here but what an action is
         asked = SimpleNamespace(action_space=env.spec.joint_action_space())
         super().__init__(
-            policy=cast(Any, self.controller),
-            env=cast(Any, asked),
+            policy=cast(Policy, self.controller),
+            env=cast(BaseVectorEnv, asked),
             buffer=buffer if buffer is not None else ReplayBuffer(size=1),
             collect_stats_class=TeamCollectStats,
             raise_on_nan_in_buffer=False,
         )
-        self.env = cast(Any, env)
+        self.env = cast(BaseVectorEnv, env)
         self.engine, self.episodes_begun = env, 0
         self.seed = check_int("JointCollector.seed", seed, 0)
         self._store = buffer
@@ -157,7 +159,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         reset_buffer: bool = True,
         reset_stats: bool = True,
         gym_reset_kwargs: dict[str, Any] | None = None,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
         """Forget the buffer if asked; episodes always begin anew in :meth:`collect`."""
         if reset_buffer:
             self.reset_buffer()

@@ -7,7 +7,7 @@ an accelerator, where the host reads it once in a few ticks and never waits in b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -110,10 +110,10 @@ class HostLedger:
         self.live, self.terminal = torch.from_numpy(self._live), torch.from_numpy(self._terminal)
         self.keys = torch.from_numpy(self._keys)
         self._engine = engine
-        on_cpu = engine.tensors["obs"].device.type == "cpu"
-        # views of an engine's memory on the CPU, made once
-        views = {key: values.numpy() for key, values in engine.tensors.items()} if on_cpu else {}
-        self._views = views
+        terminated, truncated = engine.tensors["terminated"], engine.tensors["truncated"]
+        self._views: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None
+        if terminated.device.type == "cpu":
+            self._views = terminated.numpy(), truncated.numpy()  # taken once, on the CPU
 
     def open(self, plan: Plan) -> None:
         """See :class:`Ledger`."""
@@ -149,10 +149,18 @@ class HostLedger:
         rows = self._terminal.nonzero()[0]
         if not len(rows):
             return None
-        told = {key: self._told(key)[rows] for key in ("terminated", "truncated", "metrics")}
+        terminated, truncated = self._told()
+        metrics = self._engine.tensors["metrics"].cpu().numpy()
         self._live[rows] = self._terminal[rows] = False
-        lengths, numbers = self._steps[rows], self._numbers[rows]
-        return Ended(rows=rows, first=self._first[rows], lengths=lengths, numbers=numbers, **told)
+        return Ended(
+            rows=rows,
+            first=self._first[rows],
+            lengths=self._steps[rows],
+            numbers=self._numbers[rows],
+            terminated=terminated[rows],
+            truncated=truncated[rows],
+            metrics=metrics[rows],
+        )
 
     def any_playing(self) -> bool:
         """See :class:`Ledger`."""
@@ -160,15 +168,19 @@ class HostLedger:
 
     def count_step(self) -> Tensor:
         """See :class:`Ledger`."""
-        playing, done = self._live, self._told("terminated") | self._told("truncated")
+        terminated, truncated = self._told()
+        playing, done = self._live, terminated | truncated
         self._steps += playing
         self.played += int(playing.sum())
         np.logical_and(playing, done, out=self._terminal)
         return torch.from_numpy(playing & ~done)
 
-    def _told(self, key: str) -> NDArray[Any]:
-        """Return what the engine says of all environments."""
-        return self._views[key] if self._views else self._engine.tensors[key].cpu().numpy()
+    def _told(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which environments the engine says are terminated, and truncated."""
+        if self._views is not None:
+            return self._views
+        tensors = self._engine.tensors
+        return tensors["terminated"].cpu().numpy(), tensors["truncated"].cpu().numpy()
 
 
 class DeviceLedger:
