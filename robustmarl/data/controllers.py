@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,19 @@ from torch import Tensor, nn
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.typing import Unit
 from robustmarl.victims import Victim
 
-__all__ = ["Controller", "RandomController", "ScriptedController", "SlowCopy", "categorical"]
+__all__ = [
+    "Controller",
+    "Counting",
+    "RandomController",
+    "Rated",
+    "ScriptedController",
+    "SlowCopy",
+    "categorical",
+    "controller_of",
+]
 
 
 class Controller(Protocol):
@@ -45,6 +55,48 @@ class Controller(Protocol):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless it can play this team."""
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A controller that says how likely it was to act as it did."""
+
+    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
+        """Return log-probabilities (E, N) of actions, given what :meth:`Controller.infer` said."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A controller that counts what it was trained on."""
+
+    def count(self, unit: Unit, number: int) -> None:
+        """Add to the number of ``episodes`` or ``env_steps``."""
+
+
+def controller_of(policy: object) -> Controller:
+    """Return a controller, or the policy, which is one, of an algorithm.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    if _plays(policy):
+        return policy
+    inner: object = getattr(policy, "policy", policy)
+    if _plays(inner):
+        return inner
+    missing = [name for name in _ASKED if not hasattr(inner, name)]
+    raise TypeError(
+        "JointCollector.policy must be a robustmarl algorithm, policy or controller, got "
+        f"{type(inner).__name__} without {missing}. Tianshou's own algorithms keep "
+        "Tianshou's collector; here they are victims."
+    )
+
+
+_ASKED = ("infer", "select", "victim", "check_spec")  # what tells a controller from other things
+
+
+def _plays(policy: object) -> TypeGuard[Controller]:
+    return all(hasattr(policy, name) for name in _ASKED)
 
 
 class SlowCopy(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_int
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import seeded
 from robustmarl.joint import TeamSpec
 from robustmarl.networks.agents import AgentNetwork, AgentSettings, check_widths
 from robustmarl.networks.calculus.plan import Input, Vector
@@ -50,8 +50,7 @@ class BeliefNetwork(nn.Module):
         check_widths("BeliefNetwork.hidden", hidden)
         self.hidden_size = check_int("BeliefNetwork.memory", memory, 1)
         self.obs_size, self.num_agents = spec.obs_size, spec.num_agents
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("belief")) & (2**63 - 1))  # torch wants an int64
+        with seeded(seed, "belief"):
             self.normalize = nn.LayerNorm(spec.obs_size)
             self.first = nn.Linear(spec.obs_size, hidden[0])
             self.id_table = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))

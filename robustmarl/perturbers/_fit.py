@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Self, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,10 +13,7 @@ from robustmarl._checks import check
 from robustmarl.joint import TeamSpec
 from robustmarl.victims import Victim
 
-__all__ = ["Fit", "Index", "pick", "spread"]
-
-Index: TypeAlias = tuple[Tensor, ...]
-"""Environments and agents of M attacked rows, int64 (M,) each."""
+__all__ = ["Fit"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class Fit:
 
     Attributes:
         attacked: which of the team's agents are attacked, bool (N,).
+        agents: the indices of those, int64 (K,).
         ids: which of the victim's agents each of them is, int64 (N,); 0 where it is none.
         obs_size: D as the victim takes observations; the team's are cut to it.
         num_actions: A as the victim takes actions and masks.
@@ -36,6 +34,7 @@ class Fit:
     """
 
     attacked: Tensor
+    agents: Tensor
     ids: Tensor
     obs_size: int
     num_actions: int
@@ -69,12 +68,26 @@ class Fit:
         numbers[list(members)] = torch.arange(len(members))
         return cls(
             attacked=attacked,
+            agents=torch.tensor(index),
             ids=torch.tensor(_ids(victim, spec, index)),
             obs_size=size,
             num_actions=rooms["actions"],
             real=None if bool(real[attacked].all()) else real,
             numbers=numbers,
             team_size=len(members),
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same with its tensors on ``device``; itself if they are there."""
+        if self.attacked.device == device:
+            return self
+        return replace(
+            self,
+            attacked=self.attacked.to(device),
+            agents=self.agents.to(device),
+            ids=self.ids.to(device),
+            numbers=self.numbers.to(device),
+            real=None if self.real is None else self.real.to(device),
         )
 
     def cut(self, obs: Tensor) -> Tensor:
@@ -87,30 +100,7 @@ class Fit:
 
     def real_rows(self, agents: Tensor) -> Tensor | None:
         """Return which coordinates of the observations of ``agents`` (M,) exist, or None."""
-        return None if self.real is None else self.real.to(agents.device)[agents]
-
-
-def pick(values: Tensor, index: Index) -> Tensor:
-    """Return the rows ``index`` (M, ...) of (E, N, ...)."""
-    if len(index[0]) == values.shape[:2].numel():  # as a rule: then rows are a view
-        return values.flatten(0, 1)
-    return values[index]
-
-
-def spread(values: Tensor, others: Tensor, index: Index) -> Tensor:
-    """Return ``others`` (E, N, ...) with the ``values`` (M, ...) in the rows ``index``.
-
-    Values of a victim with smaller observations leave the last coordinates as they are.
-    """
-    if values.shape[1:] == others.shape[2:] and len(values) == others.shape[:2].numel():
-        return values.view(others.shape)
-    into = others.clone()
-    if values.dim() == 1:
-        into[index] = values
-    else:
-        envs, agents = index
-        into[envs, agents, : values.shape[1]] = values
-    return into
+        return None if self.real is None else self.real[agents]
 
 
 def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:

@@ -13,7 +13,6 @@ from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext
-from robustmarl.perturbers._fit import spread
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import VictimView
 
@@ -137,9 +136,8 @@ class LearnedObsPerturber(ObsPerturber):
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return what a sample makes of the attacked rows ``obs``, (M, D), and keep it."""
         u, logp = self.actor.sample(obs, draws)
-        index = self.attacked_index
-        self._sample = spread(u, self._sample, index)
-        self._logp = spread(logp, self._logp, index)
+        self._sample = self.rows.spread(u, self._sample)
+        self._logp = self.rows.spread(logp, self._logp)
         return self.actor.moved(obs, u)
 
     def record(self) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from robustmarl.testing._error import ContractError
 from robustmarl.testing.adversaries import check_adversary
 from robustmarl.testing.algorithms import check_algorithm
 from robustmarl.testing.attacks import check_attack
+from robustmarl.testing.engines import check_engine
 from robustmarl.testing.envs import check_env
 from robustmarl.testing.losses import check_loss
 from robustmarl.testing.perturbers import check_perturber
@@ -14,6 +15,7 @@ __all__ = [
     "check_adversary",
     "check_algorithm",
     "check_attack",
+    "check_engine",
     "check_env",
     "check_loss",
     "check_perturber",
