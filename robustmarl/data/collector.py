@@ -302,6 +302,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
                 arrays["logp"] = logp
             if self.stack.acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
+            arrays |= {f"policy/{key}": kept for key, kept in self.controller.record().items()}
             arrays |= self.stack.records()
         self._stage(arrays)
         self._last_act = told
@@ -487,7 +488,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 def _controller(policy: Any) -> Controller:
     if not hasattr(policy, "infer"):
         policy = getattr(policy, "policy", policy)
-    missing = [n for n in ("infer", "select", "victim", "check_spec") if not hasattr(policy, n)]
+    needed = ("infer", "select", "record", "victim", "check_spec")
+    missing = [name for name in needed if not hasattr(policy, name)]
     if missing:
         raise TypeError(
             "JointCollector.policy must be a robustmarl algorithm, policy or controller, got "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, Protocol, cast, get_args
 
@@ -75,7 +76,7 @@ class ByzantinePerturber(Perturber):
         adversary: ``"random"`` (uniform over available actions), a policy or algorithm of a team
             with the same spaces, a :class:`ByzantineAdversary`, or a function of (context,
             intended actions) that returns actions of all agents.
-        types: who is Byzantine, and how often.
+        types: who is Byzantine, and how often; a function is asked whenever episodes begin.
         slots: what is recorded as ``slots``: nothing, zeros, the types, or a belief.
         belief: whose belief, a belief network or a team that has one.
 
@@ -92,19 +93,24 @@ class ByzantinePerturber(Perturber):
         self,
         adversary: AdversaryLike,
         *,
-        types: TypeDistribution | None = None,
+        types: TypeDistribution | Callable[[], TypeDistribution] | None = None,
         slots: Slots = "none",
         belief: object = None,
     ) -> None:
         name = type(self).__name__
         self.adversary = as_adversary(f"{name}.adversary", adversary)
         types = TypeDistribution() if types is None else types
-        if not isinstance(types, TypeDistribution):
+        if not isinstance(types, TypeDistribution) and not callable(types):
             raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
-        self.type_distribution = types
+        self._types = types
         self._belief = belief_source(name, slots, belief)
         self.slot_kind: Slots = slots
         self.slots: Tensor | None = None
+
+    @property
+    def type_distribution(self) -> TypeDistribution:
+        """Who is Byzantine in the episodes that begin now, and how often."""
+        return self._types if isinstance(self._types, TypeDistribution) else self._types()
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that adversary, types and belief fit the team; see :class:`Perturber`."""

@@ -113,6 +113,10 @@ class ObsPerturber(Perturber):
         self._unchanged += float((counted & (self.size == 0)).count_nonzero())
         return spread(found, context.seen, index)
 
+    def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
+        """Return what the attack makes of the attacked rows ``obs``, (M, D)."""
+        return self.attack(view, obs, draws)
+
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:
         """Advance a foreign recurrent victim on what was shown to its agents."""
@@ -176,7 +180,7 @@ class ObsPerturber(Perturber):
         view = self._view(context, self._memory(context), index)
         keys = draws.split(self._fit.team_size).keys.view(len(context.keys), -1)[:, numbers]
         # A clone, as an attack may write into what it is given.
-        found = self.attack(view, clean.clone(), Draws(pick(keys, index)))
+        found = self.perturbed(view, clean.clone(), Draws(pick(keys, index)))
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
         real = self._fit.real_rows(index[1])
         return found if real is None else torch.where(real, found, clean)

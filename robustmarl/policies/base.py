@@ -107,6 +107,13 @@ class TeamPolicy(Policy):
             return values
         return torch.where(real if agents is None else real[agents], values, 0.0)
 
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what it acted on in this step beside observations, by name, (E, ...) each.
+
+        The batch has it as ``records["policy"]``, so that it learns from the very inputs.
+        """
+        return {}
+
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless this policy was made for such a team."""
         if difference := self.spec.describe_difference(spec):

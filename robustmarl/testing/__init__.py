@@ -1,6 +1,7 @@
 """Contracts: checks that anybody can run on their own components."""
 
 from robustmarl.testing._error import ContractError
+from robustmarl.testing.adversaries import check_adversary
 from robustmarl.testing.algorithms import check_algorithm
 from robustmarl.testing.attacks import check_attack
 from robustmarl.testing.envs import check_env
@@ -10,6 +11,7 @@ from robustmarl.testing.wrappers import check_wrapper
 
 __all__ = [
     "ContractError",
+    "check_adversary",
     "check_algorithm",
     "check_attack",
     "check_env",

@@ -650,7 +650,7 @@ def test_bad_observation_attacks_are_refused():
     view = FunctionVictim(lambda x: x @ WEIGHT[:2].T).at(
         Rows(mask=mask, agents=torch.tensor([0, 1]))
     )
-    with pytest.raises(ValueError, match=r"PGD\.target must be 2 logits, one per action, got 3"):
+    with pytest.raises(ValueError, match=r"Imitation\.target must be 2 logits, one per action"):
         toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
     attack = PGD(ball=LinfBall(epsilon=0.1), loss="mse", target=1)
     with pytest.raises(ValueError, match=r"PGD\.target must be a vector of logits"):
