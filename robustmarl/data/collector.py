@@ -61,7 +61,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         buffer: where episodes go; None keeps none (evaluation).
         team: the team to learn from; may be None where there is only one.
         opponents: a controller for every other team.
-        perturb: attacks (on all agents) or perturbers, applied in this order.
+        perturb: attacks (on all agents) or perturbers, applied in this order to what the agents
+            see, and in the reverse order to what they do.
         seed: of the episodes and of everything drawn while collecting.
 
     Raises:

@@ -36,7 +36,8 @@ class PerturberStack:
     """What acts on one team, from the environment outwards.
 
     Args:
-        perturbations: attacks (on all agents) or perturbers, applied in this order.
+        perturbations: attacks (on all agents) or perturbers, applied in this order to what the
+            agents see, and in the reverse order to what they do.
     """
 
     def __init__(self, perturbations: Sequence[ObsAttack | Perturber] = ()) -> None:

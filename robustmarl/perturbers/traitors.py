@@ -14,7 +14,7 @@ from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.policies import ByzantinePolicy, TeamPolicy
 
-__all__ = ["ByzantineAdversary", "ByzantinePlay", "WorstOfPopulation"]
+__all__ = ["AdversaryLike", "ByzantineAdversary", "ByzantinePlay", "HasPolicy", "WorstOfPopulation"]
 
 
 @dataclass(frozen=True, kw_only=True)
