@@ -6,7 +6,7 @@ from typing import Any
 
 from robustmarl.algorithms.ppo_based import PPOBased
 from robustmarl.joint import TeamSpec
-from robustmarl.networks import Critic
+from robustmarl.learning.values import state_critic
 
 __all__ = ["MAPPO"]
 
@@ -22,7 +22,5 @@ class MAPPO(PPOBased):
     def _critic(
         cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
     ) -> dict[str, Any]:
-        per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
-        agents = spec.num_agents if per_agent else 0
-        critic = Critic(spec.state_size, agents, hidden=hidden, layer_norm=True)
+        critic = state_critic(spec, settings.get("reward", "team"), hidden)
         return {"critic": critic, "critic_input": "state"}

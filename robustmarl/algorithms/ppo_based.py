@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
@@ -15,14 +15,16 @@ from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, last_action
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
-from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.returns import masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.values import CriticInput, Reward, Valuation
 from robustmarl.networks import Critic
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.policies.actor import ActorPolicy
 
 __all__ = ["PPOBased"]
 
-CriticInput = Literal["seen", "state"]
+_SIDE = "side/"
+"""Marks the further inputs of actor and critic among the tensors that minibatches are cut from."""
 
 
 class PPOBased(OnPolicyTeam):
@@ -54,7 +56,6 @@ class PPOBased(OnPolicyTeam):
 
     policy: ActorPolicy
     normalizer: ValueNormalizer | None
-    _valued: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class PPOBased(OnPolicyTeam):
         clip: float = 0.2,
         entropy_coef: float = 0.01,
         value_coef: float = 0.5,
-        reward: Literal["team", "agents"] = "team",
+        reward: Reward = "team",
         normalize_value: bool = True,
         huber_delta: float | None = None,
         max_grad_norm: float | None = 10.0,
@@ -83,15 +84,22 @@ class PPOBased(OnPolicyTeam):
         self.value_coef = check_number(f"{name}.value_coef", value_coef, 0.0)
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
-        self.reward, self.critic_input = reward, critic_input
         self.seed = check_int(f"{name}.seed", seed, 0)
         if max_grad_norm is not None:
             check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         if huber_delta is not None:
             check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
-        self.huber_delta = huber_delta
         self.critic = critic
         self.normalizer = ValueNormalizer() if normalize_value else None
+        self.valuation = Valuation(
+            critic=critic,
+            normalizer=self.normalizer,
+            critic_input=critic_input,
+            reward=reward,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            huber_delta=huber_delta,
+        )
         learned = nn.ModuleList([policy.network, critic])
         self.optim = self._create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
 
@@ -111,62 +119,51 @@ class PPOBased(OnPolicyTeam):
 
     def values(self, obs: JointObs) -> Tensor:
         """Return V, (B, T+1, K) with K = 1 or N, in units of rewards."""
-        value = self.critic(self._critic_inputs(obs))
-        return value if self.normalizer is None else self.normalizer.denormalize(value)
+        return self.valuation.values(obs)
 
     def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each."""
-        if self._valued is not None and self._valued[0] is batch:  # a subclass's update asked
-            return self._valued[1]
-        value = self.values(batch.obs)
-        own = self.reward == "agents"
-        reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
-        reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
-        value = value.expand(*value.shape[:2], reward.shape[-1])
-        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        if own:  # a dead agent earns nothing more
-            living = batch.obs.alive[:, 1:].float()
-            bootstrap, going_on = bootstrap * living, going_on * living
-        advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
-        return advantage, advantage + value[:, :-1]
-
-    def value_error(self, value: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of each value: the square of the error, or Huber's."""
-        if self.huber_delta is None:
-            return (value - target).square()
-        return F.huber_loss(value, target, reduction="none", delta=self.huber_delta)
+        return self.valuation.advantages(batch)
 
     def learning_rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
         return batch.living
 
-    def _critic_inputs(self, obs: JointObs) -> Tensor:
-        if self.critic_input == "seen":
-            return obs.seen
-        if obs.state.dim() == 4:
-            return obs.state
-        state = obs.state.unsqueeze(2)
-        n = self.spec.num_agents if self.critic.id_table is not None else 1
-        return state.expand(-1, -1, n, -1)
-
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
+        with torch.no_grad():
+            advantage, returns = self.advantages(batch)
+        return self.learn_from(batch, advantage, returns, minibatch, epochs)
+
+    def learn_from(
+        self,
+        batch: JointBatch,
+        advantage: Tensor,
+        returns: Tensor,
+        minibatch: int | None,
+        epochs: int,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> TeamTrainingStats:
+        """Learn from one round's episodes, of which the values are known.
+
+        Args:
+            batch: the episodes.
+            advantage: of what the agents did, (B, T, K) with K = 1 or N; it is standardised here.
+            returns: what the critic learns, (B, T, K), in units of rewards.
+            minibatch: valid steps per optimizer step; None is all at once.
+            epochs: passes over the episodes, >= 1.
+            side: further inputs of actor and critic by name, (B, T+1, N, ...) each.
+        """
         obs, valid = batch.obs, batch.valid
         if batch.logp is None:
             raise ValueError(
                 f"{type(self).__name__}.update.batch must be with log-probabilities, got none. "
                 "Collect it with the learner's own policy."
             )
-        n = self.spec.num_agents
         rows = self.learning_rows(batch)
-        with torch.no_grad():
-            advantage, returns = self.advantages(batch)
-            self._valued = None
-            valued = rows if self.reward == "agents" else valid.unsqueeze(-1).expand_as(returns)
-            if self.normalizer is not None:
-                self.normalizer.update(returns, valued)
-                returns = self.normalizer.normalize(returns)
-            advantage = normalize(advantage.expand(rows.shape), rows)
+        valued = self.valuation.rows(batch, returns, rows)
+        returns = self.valuation.targets(returns, valued)
+        advantage = normalize(advantage.expand(rows.shape), rows)
         network = self.policy.network
         last = None
         if network.last_table is not None:
@@ -175,7 +172,7 @@ class PPOBased(OnPolicyTeam):
             "seen": obs.seen[:, :-1],
             "clean": obs.obs[:, :-1],
             "mask": obs.mask[:, :-1],
-            "critic": self._critic_inputs(obs)[:, :-1],
+            "critic": self.valuation.inputs(obs)[:, :-1],
             "act": batch.act,
             "logp": batch.logp,
             "advantage": advantage,
@@ -185,6 +182,7 @@ class PPOBased(OnPolicyTeam):
         }
         if last is not None:
             data["last"] = last
+        data |= {_SIDE + name: values[:, :-1] for name, values in (side or {}).items()}
         if not network.recurrent:  # every step is an episode of one step, padding is dropped
             data = {key: values[valid].unsqueeze(1) for key, values in data.items()}
         total, parts = len(data["seen"]), 1
@@ -196,32 +194,35 @@ class PPOBased(OnPolicyTeam):
         figures: list[Tensor] = []
         for _ in range(epochs):
             if parts == 1:
-                figures.append(self._step(data, n))
+                figures.append(self._step(data))
                 continue
             order = torch.randperm(total, generator=generator).to(valid.device)
             for index in order.chunk(min(parts, total)):
                 part = {key: values[index] for key, values in data.items()}
-                figures.append(self._step(part, n))
+                figures.append(self._step(part))
         self.policy.count("updates", 1)
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
         return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
 
-    def _step(self, data: dict[str, Tensor], n: int) -> Tensor:
+    def _step(self, data: dict[str, Tensor]) -> Tensor:
         rows, act = data["rows"], data["act"]
-        output, before = self.policy.network.unroll(data["seen"], data.get("last"))
+        side = {k.removeprefix(_SIDE): v for k, v in data.items() if k.startswith(_SIDE)}
+        output, before = self.policy.network.unroll(data["seen"], data.get("last"), side)
         if not self.spec.continuous:
             output = output.masked_fill(~data["mask"], MASKED)
         logp = self.policy.log_prob(output, act)
         surrogate = ppo_surrogate(logp, data["logp"], data["advantage"], self.clip)
         policy_loss = -masked_mean(surrogate, rows)
         entropy = masked_mean(self.policy.entropy(output), rows)
-        value = self.critic(data["critic"]).expand_as(data["returns"])
-        value_loss = masked_mean(self.value_error(value, data["returns"]), data["valued"])
+        value = self.critic(data["critic"], **side).expand_as(data["returns"])
+        value_loss = masked_mean(self.valuation.error(value, data["returns"]), data["valued"])
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         self.step_policy(
             loss,
-            lambda: self.loss_rows(data["clean"], data["mask"], rows, data.get("last"), before),
+            lambda: self.loss_rows(
+                data["clean"], data["mask"], rows, data.get("last"), before, side
+            ),
         )
         kl = masked_mean(data["logp"] - logp.detach(), rows)
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

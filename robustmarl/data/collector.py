@@ -308,6 +308,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
                 arrays["logp"] = logp
             if self.stack.acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
+            arrays |= {f"policy/{key}": kept for key, kept in self.controller.record().items()}
             arrays |= self.stack.records()
         self._staging.put(arrays)
         self._last_act = told

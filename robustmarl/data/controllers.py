@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
@@ -47,6 +47,9 @@ class Controller(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Return actions (E, N) or (E, N, A), and their log-probabilities (E, N) or None."""
 
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what it acted on in this step beside observations, by name, (E, ...) each."""
+
     def victim(self) -> Victim | None:
         """Return the view of it that attacks may query; None if there is none."""
 
@@ -89,7 +92,13 @@ def controller_of(policy: object) -> Controller:
     )
 
 
-_ASKED = ("infer", "select", "victim", "check_spec")  # what tells a controller from other things
+_ASKED = (
+    "infer",
+    "select",
+    "record",
+    "victim",
+    "check_spec",
+)  # what tells a controller from other things
 
 
 def _plays(policy: object) -> TypeGuard[Controller]:
@@ -145,6 +154,10 @@ class SlowCopy(nn.Module):
         chosen = self.policy.select(output, mask, draws, training)
         return cast("tuple[Tensor, Tensor | None]", chosen)
 
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what the copy acted on beside observations."""
+        return cast("Mapping[str, Tensor]", self.policy.record())
+
     def victim(self) -> Victim | None:
         """Return the copy's view."""
         return cast(Victim, self.policy.victim())
@@ -189,6 +202,10 @@ class RandomController:
             unit = draws.uniform(output.shape[1] * output.shape[2]).view(output.shape)
             return unit * 2.0 - 1.0, None
         return categorical(output.masked_fill(~mask, MASKED), draws), None
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return nothing: it acts on nothing else."""
+        return {}
 
     def victim(self) -> Victim | None:
         """Return None: there is nothing to query."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats, TrainingStatsWrapper
+from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import Batch
-from torch import Tensor
+from tianshou.data.types import RolloutBatchProtocol
+from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, mix, stream_id
-from robustmarl.schedules import Schedule
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.typing import AnyAlgorithm, Unit
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
 
 __all__ = ["LossMixin", "Term"]
@@ -22,15 +25,21 @@ class Term(Protocol):
     """A configured penalty on the rows being learned from."""
 
     @property
-    def weight(self) -> Schedule:
-        """Its weight over time; at 0 the term is not computed at all."""
+    def weight(self) -> float | Schedule:
+        """Its weight, a number or over time; at 0 the term is not computed at all."""
 
     @property
     def max_rows(self) -> int | None:
         """It is estimated on at most so many rows, drawn at random; None takes all."""
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
-        """Return the unweighted penalty, a scalar that carries gradients."""
+        """Return the unweighted penalty, a scalar that carries gradients.
+
+        Args:
+            victim: the live policy.
+            rows: M >= 1 agent-steps that it learns from; its mean is taken over them.
+            draws: M rows of random numbers, for the attack.
+        """
 
 
 class _TermStats(TrainingStatsWrapper):
@@ -48,15 +57,15 @@ class _PenalisedOptimizer:
     def __init__(self, inner: Algorithm.Optimizer, penalty: Callable[[], Tensor | None]) -> None:
         self._inner, self._penalty = inner, penalty
 
-    def step(self, loss: Tensor, **kwargs: Any) -> None:
+    def step(self, loss: Tensor, **kwargs: bool) -> None:
         penalty = self._penalty()
         self._inner.step(loss if penalty is None else loss + penalty, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
 
-class LossMixin(Algorithm[Any, Any]):
+class LossMixin(AnyAlgorithm):
     r"""Adds terms to the loss of any Tianshou algorithm: :math:`L + \sum_k \mu_k(m) L_k`.
 
     Mixins are written left of the algorithm, each with its own keyword; all terms join the
@@ -74,14 +83,15 @@ class LossMixin(Algorithm[Any, Any]):
     """
 
     _terms: dict[str, Term]
+    _weights: dict[str, Schedule]
     _penalised = False
     penalty_steps: Tensor
     penalty_updates: Tensor
 
-    def _add_term(self, name: str, term: Term) -> None:
+    def add_term(self, name: str, term: Term) -> None:
         """Register a term; a mixin calls this after ``super().__init__``."""
         if "_terms" not in self.__dict__:
-            self._terms = {}
+            self._terms, self._weights = {}, {}
             self._figures: dict[str, list[Tensor]] = {}
             self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
@@ -90,26 +100,33 @@ class LossMixin(Algorithm[Any, Any]):
                 f"{type(self).__name__} must take gradient steps on its policy through an "
                 "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
             )
+        weight = as_schedule(f"{name}.weight", term.weight)
         counts = hasattr(self.policy, "counted")
         rule = "counting 'updates' with Tianshou's own algorithms"
-        check(counts or term.weight.unit == "updates", f"{name}.weight", rule, term.weight)
+        check(counts or weight.unit == "updates", f"{name}.weight", rule, weight)
         check(name not in self._terms, name, "one term of its kind", term)
-        self._terms[name] = term
+        self._terms[name], self._weights[name] = term, weight
 
-    def _create_optimizer(self, module: Any, factory: Any, max_grad_norm: Any = None) -> Any:
+    def _create_optimizer(
+        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
+    ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
         policy = {id(p) for p in self.policy.parameters()}
         foreign = policy.isdisjoint(id(p) for p in module.parameters())  # a critic's own
         if foreign or self._steps_by_door():
             return inner
         self._penalised = True
-        return _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
+        penalised = _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
+        return cast(Algorithm.Optimizer, penalised)  # it hands on all but `step`
 
-    def _update_with_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def _update_with_batch(
+        self, batch: RolloutBatchProtocol, *args: object, **kwargs: object
+    ) -> Any:  # the statistics of whatever algorithm it is mixed into
         self._batch = batch
         self._figures = {name: [] for name in self._terms}
+        stats: TrainingStats
         stats = super()._update_with_batch(batch, *args, **kwargs)  # type: ignore[misc]
-        self._batch = None
+        del self._batch
         self.penalty_updates += 1
         figures = {
             f"{name}/{what}": float(torch.stack(values)[:, column].mean())
@@ -117,8 +134,9 @@ class LossMixin(Algorithm[Any, Any]):
             if values
             for column, what in enumerate(("loss", "weight"))
         }
-        if hasattr(stats, "metrics"):
-            stats.metrics.update(figures)
+        metrics: dict[str, float] | None = getattr(stats, "metrics", None)
+        if metrics is not None:
+            metrics.update(figures)
             return stats
         return _TermStats(stats, figures) if figures else stats
 
@@ -139,21 +157,31 @@ class LossMixin(Algorithm[Any, Any]):
         step = int(self.penalty_steps)
         self.penalty_steps += 1
         for name, term in self._terms.items():
-            weight = term.weight(self._counted(term.weight.unit))
+            schedule = self._weights[name]
+            weight = schedule(self._counted(schedule.unit))
             if weight == 0.0:
                 continue
-            victim = as_victim(type(self).__name__, self)
             rows = make_rows()
-            key = mix(stream_id(name), step)
-            if term.max_rows is not None and len(rows) > term.max_rows:
-                generator = torch.Generator().manual_seed(key & (2**63 - 1))
-                index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
-                rows = rows.select(index.to(rows.obs.device))
-            keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
-            value = term.loss(victim, rows, Draws(keys).split(len(rows)))
+            if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
+                continue
+            value = self._value(term, rows, mix(stream_id(name), step))
             self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
             total = weight * value if total is None else total + weight * value
         return total
+
+    def _value(self, term: Term, rows: LossRows, key: int) -> Tensor:
+        """Return the term on its share of the rows; all that is random follows from ``key``."""
+        if term.max_rows is not None and len(rows) > term.max_rows:
+            generator = torch.Generator().manual_seed(key & (2**63 - 1))
+            index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
+            rows = rows.select(index.to(rows.obs.device))
+        keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
+        return term.loss(self._victim(), rows, Draws(keys).split(len(rows)))
+
+    def _victim(self) -> Victim:
+        """Return the policy as the rows of its learner ask it."""
+        loss_victim: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
+        return as_victim(type(self).__name__, self) if loss_victim is None else loss_victim()
 
     def _stock_rows(self) -> LossRows:
         """Return the rows of a batch of Tianshou's own."""
@@ -167,6 +195,6 @@ class LossMixin(Algorithm[Any, Any]):
             mask = torch.as_tensor(mask, dtype=torch.bool, device=device)
         return LossRows(obs=obs, rows=Rows(mask=mask))
 
-    def _counted(self, unit: Any) -> int:
-        counted: Callable[[Any], int] | None = getattr(self.policy, "counted", None)
+    def _counted(self, unit: Unit) -> int:
+        counted: Callable[[Unit], int] | None = getattr(self.policy, "counted", None)
         return int(self.penalty_updates) if counted is None else counted(unit)

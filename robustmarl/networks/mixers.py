@@ -12,6 +12,9 @@ from robustmarl._checks import check_int, check_number
 
 __all__ = ["Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
 
+# Keeps DOP's weights finite where all are 0, and is lost in rounding elsewhere.
+_TINY = 1e-10
+
 
 class Mixer(Protocol):
     """Q_tot from individual values and the state."""
@@ -72,12 +75,13 @@ class QMIXMixer(nn.Module):
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""
-        h, e = self.hyper_hidden, self.embed
-        h1, h2, hv, b1 = self.first(self.normalize(state)).split((h, h, e, e), dim=-1)
-        w1 = self.w1(h1.relu()).abs().unflatten(-1, (self.num_agents, e))
-        w2 = self.w2(h2.relu()).abs()
+        hyper, embed = self.hyper_hidden, self.embed
+        sizes = (hyper, hyper, embed, embed)
+        of_w1, of_w2, of_v, b1 = self.first(self.normalize(state)).split(sizes, dim=-1)
+        w1 = self.w1(of_w1.relu()).abs().unflatten(-1, (self.num_agents, embed))
+        w2 = self.w2(of_w2.relu()).abs()
         mixed = F.elu((q.unsqueeze(-1) * w1).sum(dim=-2) + b1)
-        return (mixed * w2).sum(dim=-1) + self.v(hv.relu()).squeeze(-1)
+        return (mixed * w2).sum(dim=-1) + self.v(of_v.relu()).squeeze(-1)
 
 
 class WeightedMixer(nn.Module):
@@ -109,7 +113,7 @@ class WeightedMixer(nn.Module):
         state = self.normalize(state)
         w1 = self.w1(state).abs().unflatten(-1, (self.num_agents, -1))
         raw = (w1 * self.w2(state).abs().unsqueeze(-2)).sum(-1)
-        return raw / (raw.sum(-1, keepdim=True) + 1e-10)
+        return raw / (raw.sum(-1, keepdim=True) + _TINY)
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""

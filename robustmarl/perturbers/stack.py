@@ -52,8 +52,8 @@ class PerturberStack:
 
     def bind(self, spec: TeamSpec, policy: Victim | None) -> None:
         """Prepare all of them for a team."""
-        of = places([perturber.kind for perturber in self.perturbers])
-        for perturber, place in zip(self.perturbers, of, strict=True):
+        kinds = [perturber.kind for perturber in self.perturbers]
+        for perturber, place in zip(self.perturbers, places(kinds), strict=True):
             perturber.bind(spec, policy, place)
 
     def show(self, context: StepContext) -> None:
@@ -70,8 +70,8 @@ class PerturberStack:
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions."""
-        for perturber in self.perturbers:
+        """Return the executed actions; the innermost has the last word, as in wrappers."""
+        for perturber in reversed(self.perturbers):
             act = perturber.on_act(context, act)
         return act
 

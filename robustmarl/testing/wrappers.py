@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from pettingzoo.test import parallel_api_test
 
+from robustmarl.joint import split_obs
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env, RobustnessWarning
 
@@ -31,7 +32,8 @@ def check_wrapper(
 
     Args:
         wrap: the wrapper.
-        make_env: makes a fresh environment; the same seed gives the same episode.
+        make_env: makes a fresh environment, of one team or several; the same seed gives the
+            same episode.
         observations_only: whether rewards, terminations, truncations and state must not change.
         identity: whether observations must not change either, as with zero budget.
         steps: how many steps to compare; a new episode begins where one ends.
@@ -74,19 +76,20 @@ def check_wrapper(
 def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, object]]:
     """Return what happened, as (name, value) pairs in order."""
     random = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
+    obs, infos = env.reset(seed=seed)
     happened: list[tuple[str, object]] = [("obs", obs), *_state(env)]
     for step in range(steps):
         if not env.agents:
-            obs, _ = env.reset(seed=seed + step + 1)
+            obs, infos = env.reset(seed=seed + step + 1)
             happened += [("obs", obs), *_state(env)]
         actions = {}
         for agent in env.agents:
             env.action_space(agent).seed(int(random.integers(2**31)))
-            mask = obs[agent].get("action_mask") if isinstance(obs[agent], dict) else None
+            mask = split_obs(obs[agent])[1]
+            mask = infos.get(agent, {}).get("action_mask") if mask is None else mask
             mask = None if mask is None else np.asarray(mask, dtype=np.int8)
             actions[agent] = env.action_space(agent).sample(mask)
-        obs, rewards, terminations, truncations, _ = env.step(actions)
+        obs, rewards, terminations, truncations, infos = env.step(actions)
         happened += [
             ("obs", obs),
             ("rewards", rewards),
