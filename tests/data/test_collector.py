@@ -218,8 +218,9 @@ def test_hooks_are_called_in_order_on_what_the_ones_before_left():
     stack = [Watch(log, "p.", shift=1.0), Watch(log, "q.", shift=2.0)]
     make = lambda: Scripted(lengths=(2,))  # noqa: E731
     batch = play(qmix(make()), make, 1, perturb=stack)[0]
-    step = ["on_obs", "shown", "on_logits", "on_act"]
+    step = ["on_obs", "shown", "on_logits"]
     want = [f"{p}{what}" for what in step for p in ("p.", "q.")]
+    want += ["q.on_act", "p.on_act"]  # the innermost has the last word
     assert [name for name, _ in log] == want * 2 + want[:4]
     for t, (p, q, shown) in enumerate(
         zip(
