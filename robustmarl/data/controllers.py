@@ -92,7 +92,13 @@ def controller_of(policy: object) -> Controller:
     )
 
 
-_ASKED = ("infer", "select", "victim", "check_spec")  # what tells a controller from other things
+_ASKED = (
+    "infer",
+    "select",
+    "record",
+    "victim",
+    "check_spec",
+)  # what tells a controller from other things
 
 
 def _plays(policy: object) -> TypeGuard[Controller]:
