@@ -161,7 +161,8 @@ def iqm(x: ArrayLike, axis: int = -1) -> Floats:
         x: values, any shape.
         axis: the axis to average over.
     """
-    return np.asarray(stats.trim_mean(np.asarray(x, dtype=np.float64), 0.25, axis=axis))
+    means: Floats = stats.trim_mean(np.asarray(x, dtype=np.float64), 0.25, axis=axis)
+    return means
 
 
 @dataclass(frozen=True, kw_only=True)

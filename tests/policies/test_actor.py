@@ -68,7 +68,7 @@ def test_equal_sizes_keep_their_bits():
 
 
 def test_a_byzantine_policy_counts_by_the_agents_it_is_told():
-    adversary = box_team(EIRMAPPO).adversary
+    adversary = box_team(EIRMAPPO).adversary.policy
     output, agents = torch.zeros(3, 6), torch.arange(3)
     expected = torch.tensor([size * ONE for size in SIZES])
     torch.testing.assert_close(adversary.entropy(output, agents), expected)
