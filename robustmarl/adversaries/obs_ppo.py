@@ -130,7 +130,7 @@ class ObsAdversaryPPO(Adversary):
             return 0.5 * masked_mean(error, batch.valid)
 
         figures = ppo_steps(
-            played_on_obs(self.actor, batch, record, rows),
+            played_on_obs(self._perturber, batch, record, rows),
             gain,
             steps=self.epochs,
             clip=self.clip,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustmarl.joint import MASKED, JointBatch
 from robustmarl.learning.returns import ppo_surrogate
-from robustmarl.perturbers.learned import GaussianObsAdversary
+from robustmarl.perturbers import LearnedObsPerturber
 from robustmarl.policies import ByzantinePolicy
 
 __all__ = [
@@ -101,11 +101,17 @@ def byzantine_rows(batch: JointBatch, record: Mapping[str, Tensor]) -> Tensor:
 
 
 def played_on_obs(
-    actor: GaussianObsAdversary, batch: JointBatch, record: Mapping[str, Tensor], rows: Tensor
+    perturber: LearnedObsPerturber, batch: JointBatch, record: Mapping[str, Tensor], rows: Tensor
 ) -> Played:
     """Return what an actor did to the observations ``rows``, bool (B, T, N)."""
-    obs, u = batch.obs.obs[:, :-1][rows], record["act"][rows]
-    return Played(record["logp"][rows], lambda: (actor.log_prob(obs, u), actor.entropy()))
+    actor = perturber.actor
+    obs, u = (x[rows][:, : actor.obs_size] for x in (batch.obs.obs[:, :-1], record["act"]))
+    real = perturber.real_rows(rows.nonzero()[:, 2])
+
+    def again() -> tuple[Tensor, Tensor]:
+        return actor.log_prob(obs, u, real), actor.entropy(real)
+
+    return Played(record["logp"][rows], again)
 
 
 def played_as_byzantine(

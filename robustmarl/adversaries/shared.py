@@ -142,7 +142,7 @@ class SharedObsAdversary(SharedAdvantage):
 
     def played(self, batch: JointBatch, rows: Tensor) -> Played:
         """Return what it did in ``rows``, bool (B, T, N)."""
-        return played_on_obs(self.actor, batch, self.recorded(batch), rows)
+        return played_on_obs(self._perturber, batch, self.recorded(batch), rows)
 
 
 class SharedByzantine(SharedAdvantage):

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
-from robustmarl.joint import StepContext
+from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers import Place
 from robustmarl.perturbers.obs import ObsPerturber
-from robustmarl.victims import VictimView
+from robustmarl.victims import Victim, VictimView
 
 __all__ = ["GaussianObsAdversary", "LearnedObsPerturber"]
 
@@ -79,23 +80,32 @@ class GaussianObsAdversary(nn.Module):
             return self.moved(obs, self.mean(obs))
 
     @torch.no_grad()
-    def sample(self, obs: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Return unclipped samples u (M, D) given ``obs`` and their log-densities (M,)."""
+    def sample(
+        self, obs: Tensor, draws: Draws, real: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return unclipped samples u (M, D) given ``obs`` and their log-densities (M,).
+
+        Args:
+            obs: clean observations, (M, D).
+            draws: M rows of random numbers.
+            real: which coordinates exist, bool (M, D); None is all. The others do not count.
+        """
         mean, log_std = self.mean(obs), self._log_std()
         u = mean + draws.normal(self.obs_size).to(mean.dtype) * log_std.exp()
-        return u, _log_density(u, mean, log_std)
+        return u, _log_density(u, mean, log_std, real)
 
     def moved(self, obs: Tensor, u: Tensor) -> Tensor:
         """Return what ``u``, (M, D), makes of observations (M, D): inside the ball."""
         return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
 
-    def log_prob(self, obs: Tensor, u: Tensor) -> Tensor:
-        """Return the log-density (...,) of the unclipped samples ``u`` (..., D) given ``obs``."""
-        return _log_density(u, self.mean(obs), self._log_std())
+    def log_prob(self, obs: Tensor, u: Tensor, real: Tensor | None = None) -> Tensor:
+        """Return the log-density (...,) of unclipped samples; all arguments are (..., D)."""
+        return _log_density(u, self.mean(obs), self._log_std(), real)
 
-    def entropy(self) -> Tensor:
-        """Return the entropy in nats, a scalar."""
-        return (self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)).sum()
+    def entropy(self, real: Tensor | None = None) -> Tensor:
+        """Return the entropy in nats, a scalar: the mean over rows of coordinates ``real``."""
+        each = self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)
+        return each.sum() if real is None else torch.where(real, each, 0.0).sum(dim=-1).mean()
 
     def _log_std(self) -> Tensor:
         if self.max_std is not None:
@@ -103,9 +113,10 @@ class GaussianObsAdversary(nn.Module):
         return self.log_std.clamp(-5.0, 2.0)
 
 
-def _log_density(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+def _log_density(u: Tensor, mean: Tensor, log_std: Tensor, real: Tensor | None) -> Tensor:
     z = (u - mean) * (-log_std).exp()
-    return (-0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)).sum(dim=-1)
+    each = -0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)
+    return (each if real is None else torch.where(real, each, 0.0)).sum(dim=-1)
 
 
 class LearnedObsPerturber(ObsPerturber):
@@ -126,6 +137,12 @@ class LearnedObsPerturber(ObsPerturber):
     ) -> None:
         super().__init__(actor, agents=agents)
         self.actor = actor
+        self._real: Tensor | None = None
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
+        """Resolve agents; see :class:`ObsPerturber`."""
+        super().bind(spec, policy, place)
+        self._real = self._fit.real
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D), sampled."""
@@ -135,10 +152,14 @@ class LearnedObsPerturber(ObsPerturber):
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return what a sample makes of the attacked rows ``obs``, (M, D), and keep it."""
-        u, logp = self.actor.sample(obs, draws)
+        u, logp = self.actor.sample(obs, draws, self.real_rows(self.rows.agents))
         self._sample = self.rows.spread(u, self._sample)
         self._logp = self.rows.spread(logp, self._logp)
         return self.actor.moved(obs, u)
+
+    def real_rows(self, agents: Tensor) -> Tensor | None:
+        """Return which coordinates of the agents' observations exist, (M, D); None if all do."""
+        return None if self._real is None else self._real.to(agents.device)[agents]
 
     def record(self) -> dict[str, Tensor]:
         """Return ``act`` and ``logp``."""

@@ -225,3 +225,17 @@ def test_bad_settings(settings, kind, text):
 def test_a_ball_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"ball\.epsilon must be one number or 2 numbers"):
         ObsAdversaryPPO.for_env(SignalMatching(), LinfBall(epsilon=(0.1, 0.2, 0.3)))
+
+
+def test_coordinates_that_do_not_exist_do_not_count():
+    """An agent of one coordinate beside one of three: a density of one coordinate."""
+    actor = standard(3)
+    obs, u = torch.zeros(2, 3), torch.tensor([[1.0, 7.0, 7.0], [1.0, 1.0, 1.0]])
+    real = torch.tensor([[True, False, False], [True, True, True]])
+    one = -0.5 - 0.918939
+    found = actor.log_prob(obs, u, real)
+    assert found.tolist() == pytest.approx([one, 3 * one], abs=1e-5)
+    _, logp = actor.sample(obs, Draws(torch.arange(2)), real)
+    alone = standard(1).sample(obs[:1, :1], Draws(torch.arange(1)))[1]
+    assert logp[0] == pytest.approx(float(alone[0]), abs=1e-5)
+    assert actor.entropy(real).item() == pytest.approx(2 * 1.418939, abs=1e-5)  # mean of 1 and 3
