@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -17,6 +17,7 @@ from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.networks import Agents, AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
 
@@ -26,7 +27,7 @@ __all__ = ["ValueBased"]
 class _Learned(nn.Module):
     """Agents and mixer as one module, so that one copy makes the target."""
 
-    def __init__(self, agents: nn.Module, mixer: nn.Module | None) -> None:
+    def __init__(self, agents: Agents, mixer: Mixer | None) -> None:
         super().__init__()
         self.agents, self.mixer = agents, mixer
 
@@ -60,7 +61,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self,
         *,
         policy: QPolicy,
-        mixer: nn.Module | None = None,
+        mixer: Mixer | None = None,
         optim: OptimizerFactory | None = None,
         gamma: float = 0.99,
         td_lambda: float = 0.0,
@@ -108,19 +109,19 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         network = self.policy.network
         last = last_actions(act, terminal=True) if network.last_table is not None else None
         q, before = network.unroll(obs.seen, last)
-        taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
         state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
         with torch.no_grad():
-            target: Any = self._target.module
-            q_next = target.agents.unroll(obs.seen, last)[0][:, 1:]
-            chooser = q[:, 1:] if self.double_q else q_next
-            best = chooser.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1, keepdim=True)
-            q_next = q_next.gather(-1, best).squeeze(-1)
-            y, learned = self._targets(batch, q_next, target.mixer, state)
-        if self.mixer is not None:
-            taken = self.mixer(taken, state[:, :-1])
-        error = taken - y
-        loss = masked_mean(error.square(), learned)
+            target = cast(_Learned, self._target.module)
+            q_target = target.agents.unroll(obs.seen, last)[0][:, 1:]
+            # Double Q-learning: who values an action must not be who found it best, else chance
+            # errors in its favour add up.
+            chooser = q[:, 1:] if self.double_q else q_target
+            greedy = chooser.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
+            following = AgentValues(q_target, obs.mask[:, 1:], greedy)
+            y, learned = self._targets(batch, following, target.mixer, state[:, 1:])
+        taken = values.taken if self.mixer is None else self.mixer(values, state[:, :-1])
+        loss = masked_mean((taken - y).square(), learned)
         self.step_policy(
             loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
         )
@@ -130,17 +131,25 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         return TeamTrainingStats(metrics=dict(zip(("loss", "q"), figures.tolist(), strict=True)))
 
     def _targets(
-        self, batch: JointBatch, q_next: Tensor, mixer: nn.Module | None, state: Tensor
+        self, batch: JointBatch, following: AgentValues, mixer: Mixer | None, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return targets and where they count: (B, T), or (B, T, N) without a mixer."""
+        """Return targets and where they count: (B, T), or (B, T, N) without a mixer.
+
+        Args:
+            batch: episodes.
+            following: the target's values of the next joint actions, (B, T, N).
+            mixer: the target's.
+            state: after each step, (B, T, S).
+        """
         valid, going_on, bootstrap = batch.valid, batch.going_on, batch.bootstrap
         if mixer is not None:
-            value, reward = mixer(q_next, state[:, 1:]), batch.rew
+            value, reward = mixer(following, state), batch.rew
         else:
-            value, valid = q_next, valid.unsqueeze(-1).expand_as(q_next)
+            value = following.taken
+            valid = valid.unsqueeze(-1).expand_as(value)
             bootstrap, going_on = bootstrap.unsqueeze(-1), going_on.unsqueeze(-1)
             if self.reward == "team":  # which the dead go on to earn
-                reward = batch.rew.unsqueeze(-1).expand_as(q_next)
+                reward = batch.rew.unsqueeze(-1).expand_as(value)
             else:
                 reward, valid = batch.rew_agents, valid & batch.obs.alive[:, :-1]
                 bootstrap = bootstrap * batch.obs.alive[:, 1:].float()

@@ -3,12 +3,13 @@
 from robustmarl.networks.agents import AgentNetwork, Agents, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.networks.critics import ActionCritic, Critic, JointCritic
-from robustmarl.networks.mixers import Mixer, QMIXMixer, VDNMixer, WeightedMixer
+from robustmarl.networks.mixers import AgentValues, Mixer, QMIXMixer, VDNMixer, WeightedMixer
 from robustmarl.networks.normalizer import ValueNormalizer
 
 __all__ = [
     "ActionCritic",
     "AgentNetwork",
+    "AgentValues",
     "Agents",
     "BeliefNetwork",
     "Critic",
