@@ -20,6 +20,11 @@ from robustmarl.joint import (
 )
 from robustmarl.learning.base import TeamAlgorithm, build_network
 from robustmarl.learning.returns import masked_mean
+from robustmarl.learning.settings import (
+    ExplorationSettings,
+    NetworkSettings,
+    take,
+)
 from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.schedules import Linear, Schedule
 
@@ -37,23 +42,26 @@ class ActionCritics(TeamAlgorithm):
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         rule = "discrete: the critic has a head per action"
         check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
-        defaults: dict[str, Any] = {"recurrent": True, "last_action": True, "hidden": (64,)}
-        network = build_network(spec, settings, **defaults)
-        exploration: float | Schedule = settings.pop("exploration", cls._exploration())
-        greedy = settings.pop("deterministic_eval", False)
-        policy = ExploringPolicy(spec, network, exploration, greedy)
-        per_agent = spec.state_layout == "per_agent"
-        state_size = spec.state_size * (spec.num_agents if per_agent else 1)
-        return cls(policy=policy, **cls._critics(spec, state_size, settings), **settings)
+        # A GRU that sees its last action, as in the code that both methods' authors released.
+        actors = NetworkSettings(recurrent=True, last_action=True, hidden=(64,))
+        network = build_network(spec, actors | take(settings, NetworkSettings))
+        acting = take(settings, ExplorationSettings)
+        policy = ExploringPolicy(
+            spec,
+            network,
+            acting.get("exploration", cls._exploration()),
+            acting.get("deterministic_eval", False),
+        )
+        return cls(policy=policy, **cls._critics(spec, settings), **settings)
 
     @classmethod
     def _exploration(cls) -> Schedule:
+        """Return how it explores by default."""
         return Linear(0.5, 0.01, over=100_000, unit="env_steps")
 
     @classmethod
-    def _critics(
-        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
-    ) -> dict[str, nn.Module]:
+    def _critics(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, nn.Module]:
+        """Return the critic's parts by keyword; it takes its keywords out of ``settings``."""
         raise TypeError(f"{cls.__name__} must implement _critics.")
 
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -18,8 +18,10 @@ from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import td_lambda_returns
+from robustmarl.learning.settings import ActorCriticSettings
 from robustmarl.networks import ActionCritic
 from robustmarl.policies.exploring import ExploringPolicy
+from robustmarl.typing import Env
 
 __all__ = ["COMA"]
 
@@ -91,11 +93,14 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         )
 
     @classmethod
-    def _critics(
-        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
-    ) -> dict[str, nn.Module]:
-        hidden = settings.pop("critic_hidden", (128, 128))
-        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[ActorCriticSettings]) -> Self:
+        """Return COMA for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
+    def _critics(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, nn.Module]:
+        hidden = settings.pop("critic_hidden", (128, 128))  # PyMARL's
+        sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         return {"critic": ActionCritic(*sizes, hidden=hidden, others=True)}
 
     @torch.no_grad()

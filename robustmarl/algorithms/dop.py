@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -17,11 +17,24 @@ from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.returns import td_lambda_returns
+from robustmarl.learning.settings import ActorCriticSettings
 from robustmarl.networks import ActionCritic, WeightedMixer
 from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.schedules import Linear, Schedule
+from robustmarl.typing import Env
 
-__all__ = ["DOP", "tree_backup"]
+__all__ = ["DOP", "DOPSettings", "tree_backup"]
+
+
+class DOPSettings(ActorCriticSettings, total=False):
+    """Keywords of ``DOP.for_env``."""
+
+    embed: int
+    tree_lambda: float
+    tree_steps: int
+    off_policy_weight: float
+    recent_episodes: int
+    critic_steps: int
 
 
 def tree_backup(
@@ -160,19 +173,22 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         )
 
     @classmethod
-    def _exploration(cls) -> Schedule:
-        return Linear(1.0, 0.05, over=500_000, unit="env_steps")
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[DOPSettings]) -> Self:
+        """Return DOP for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
 
     @classmethod
-    def _critics(
-        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
-    ) -> dict[str, nn.Module]:
+    def _exploration(cls) -> Schedule:
+        return Linear(1.0, 0.05, over=500_000, unit="env_steps")  # as the authors' code
+
+    @classmethod
+    def _critics(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, nn.Module]:
         hidden = settings.pop("critic_hidden", (256, 256))
         embed = settings.pop("embed", 32)
-        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+        sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         return {
             "critic": ActionCritic(*sizes, hidden=hidden, dueling=True),
-            "mixer": WeightedMixer(state_size, spec.num_agents, embed=embed),
+            "mixer": WeightedMixer(spec.joint_state_size, spec.num_agents, embed=embed),
         }
 
     @torch.no_grad()

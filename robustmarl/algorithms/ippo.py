@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.algorithms.ppo_based import CriticParts, PPOBased
 from robustmarl.joint import TeamSpec
 from robustmarl.networks import Critic
 
@@ -20,6 +20,6 @@ class IPPO(PPOBased):
     @classmethod
     def _critic(
         cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+    ) -> CriticParts:
         critic = Critic(spec.obs_size, spec.num_agents, hidden=hidden)
         return {"critic": critic, "critic_input": "seen"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -15,23 +15,50 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
-from robustmarl.algorithms.ppo_based import CriticInput
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state, last_actions
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, n_step_returns
+from robustmarl.learning.settings import (
+    CriticInput,
+    ExplorationSettings,
+    NetworkSettings,
+    TeamSettings,
+    take,
+)
 from robustmarl.networks import JointCritic
 from robustmarl.policies.actor import DeterministicPolicy
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.policies.exploring import ExploringPolicy
-from robustmarl.schedules import Schedule
+from robustmarl.typing import Env
 
-__all__ = ["M3DDPG", "MADDPG", "gumbel_softmax"]
+__all__ = ["M3DDPG", "MADDPG", "M3DDPGSettings", "MADDPGSettings", "gumbel_softmax"]
 
 _GUMBEL = stream_id("gumbel")
+
+
+class MADDPGSettings(TeamSettings, ExplorationSettings, total=False):
+    """Keywords of ``MADDPG.for_env``."""
+
+    critic_hidden: tuple[int, ...]
+    critic_input: CriticInput
+    optim: OptimizerFactory | None
+    critic_optim: OptimizerFactory | None
+    gamma: float
+    n_step: int
+    tau: float
+    temperature: float
+    output_coef: float
+    max_grad_norm: float | None
+
+
+class M3DDPGSettings(MADDPGSettings, total=False):
+    """Keywords of ``M3DDPG.for_env``."""
+
+    epsilon: float
 
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -125,23 +152,31 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         )
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[MADDPGSettings]) -> Self:
+        """Return MADDPG for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         hidden = settings.get("hidden", (64, 64))
-        exploration: float | Schedule = settings.pop("exploration", 0.1)
+        # Small first outputs: means near the box's middle, or an almost uniform softmax.
+        actors = NetworkSettings(output_gain=0.01) | take(settings, NetworkSettings)
+        network = build_network(spec, actors, squash=spec.continuous)
+        acting = take(settings, ExplorationSettings)
+        exploration = acting.get("exploration", 0.1)
         policy: TeamPolicy
         if spec.continuous:
-            network = build_network(spec, settings, output_gain=0.01, squash=True)
+            name = f"{cls.__name__}.deterministic_eval"
+            left_out = "deterministic_eval" not in acting
+            check(left_out, name, "left out: continuous actors are deterministic", acting)
             policy = DeterministicPolicy(spec, network, exploration)
         else:
-            greedy = settings.pop("deterministic_eval", False)
-            network = build_network(spec, settings, output_gain=0.01)
+            greedy = acting.get("deterministic_eval", False)
             policy = ExploringPolicy(spec, network, exploration, greedy)
-        size = spec.num_agents * spec.obs_size
-        if settings.get("critic_input", "state") == "state":
-            size = spec.state_size * (spec.num_agents if spec.state_layout == "per_agent" else 1)
-        critic = JointCritic(
-            size, spec.num_agents, spec.num_actions, hidden=settings.pop("critic_hidden", hidden)
-        )
+        reads_state = settings.get("critic_input", "state") == "state"
+        size = spec.joint_state_size if reads_state else spec.num_agents * spec.obs_size
+        critic_hidden = settings.pop("critic_hidden", hidden)
+        critic = JointCritic(size, spec.num_agents, spec.num_actions, hidden=critic_hidden)
         return cls(policy=policy, critic=critic, **settings)
 
     def _state(self, obs: JointObs) -> Tensor:
@@ -263,6 +298,11 @@ class M3DDPG(MADDPG):
     def __init__(self, *, epsilon: float = 1e-3, **settings: Any) -> None:
         super().__init__(**settings)
         self.epsilon = check_number(f"{type(self).__name__}.epsilon", epsilon, 0.0)
+
+    @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[M3DDPGSettings]) -> Self:
+        """Return M3DDPG for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
 
     def facing(
         self,

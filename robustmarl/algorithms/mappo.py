@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.algorithms.ppo_based import CriticParts, PPOBased
 from robustmarl.joint import TeamSpec
 from robustmarl.networks import Critic
 
@@ -21,7 +21,7 @@ class MAPPO(PPOBased):
     @classmethod
     def _critic(
         cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+    ) -> CriticParts:
         per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
         agents = spec.num_agents if per_agent else 0
         critic = Critic(spec.state_size, agents, hidden=hidden, layer_norm=True)

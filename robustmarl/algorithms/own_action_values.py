@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from robustmarl._checks import check, check_int, check_number
+from robustmarl._signatures import check_left
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import ActionCritic
+from robustmarl.typing import Env
 
 __all__ = ["OwnActionValues"]
+
+
+@runtime_checkable
+class _Returning(Protocol):
+    """A learner that estimates returns, as PPO does."""
+
+    def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
+        """Return advantages and returns, (B, T, K) each."""
 
 
 class OwnActionValues(OnPolicyTeam):
@@ -52,7 +62,7 @@ class OwnActionValues(OnPolicyTeam):
     ) -> None:
         super().__init__(**settings)
         name = type(self).__name__
-        if not hasattr(self, "advantages"):
+        if not isinstance(self, _Returning):
             raise TypeError(
                 f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which has no "
                 "advantages(batch) to learn returns from."
@@ -64,12 +74,20 @@ class OwnActionValues(OnPolicyTeam):
             f"{name}.action_critic_updates", action_critic_updates, 1
         )
         self._per_agent = spec.state_layout == "per_agent"
-        state_size = spec.state_size * (spec.num_agents if self._per_agent else 1)
-        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+        sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         self.action_critic = ActionCritic(*sizes, hidden=action_critic_hidden)
         self.action_critic_optim = self._create_optimizer(
             self.action_critic, adam(action_critic_lr), 10.0
         )
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        check_left(cls, OwnActionValues)
+
+    @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Any) -> Self:
+        """Return the learner for ``env``: what it is mixed into says which keywords it takes."""
+        return super().for_env(env, **settings)
 
     @torch.no_grad()
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
@@ -83,7 +101,8 @@ class OwnActionValues(OnPolicyTeam):
         """Let the learner learn, then the critic."""
         obs, valid, act = batch.obs, batch.valid, batch.act
         with torch.no_grad():
-            _, returns = cast(Any, self).advantages(batch)
+            assert isinstance(self, _Returning)  # checked at construction
+            _, returns = self.advantages(batch)
         stats = super().learn(batch, minibatch, epochs)
         rows = batch.living
         returns, act = returns.expand(rows.shape)[valid], act[valid]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
@@ -16,13 +16,26 @@ from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.settings import (
+    CriticInput,
+    NetworkSettings,
+    PPOSettings,
+    RewardOf,
+    take,
+)
 from robustmarl.networks import Critic
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.policies.actor import ActorPolicy
+from robustmarl.typing import Env
 
-__all__ = ["PPOBased"]
+__all__ = ["CriticParts", "PPOBased"]
 
-CriticInput = Literal["seen", "state"]
+
+class CriticParts(TypedDict):
+    """The critic and what it reads, by the constructor's keywords."""
+
+    critic: Critic
+    critic_input: CriticInput
 
 
 class PPOBased(OnPolicyTeam):
@@ -68,7 +81,7 @@ class PPOBased(OnPolicyTeam):
         clip: float = 0.2,
         entropy_coef: float = 0.01,
         value_coef: float = 0.5,
-        reward: Literal["team", "agents"] = "team",
+        reward: RewardOf = "team",
         normalize_value: bool = True,
         huber_delta: float | None = None,
         max_grad_norm: float | None = 10.0,
@@ -96,17 +109,31 @@ class PPOBased(OnPolicyTeam):
         self.optim = self._create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[PPOSettings]) -> Self:
+        """Return the learner for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         hidden = settings.get("hidden", (64, 64))
-        network = build_network(spec, settings, output_gain=0.01)
-        policy = ActorPolicy(spec, network, settings.pop("deterministic_eval", False))
+        # Gain .01 of the last layer: the first policy is nearly uniform, as in Yu2022's code.
+        actors = NetworkSettings(output_gain=0.01) | take(settings, NetworkSettings)
+        greedy = settings.pop("deterministic_eval", False)
+        policy = ActorPolicy(spec, build_network(spec, actors), greedy)
         critic_hidden = settings.pop("critic_hidden", hidden)
         return cls(policy=policy, **cls._critic(spec, settings, critic_hidden), **settings)
 
     @classmethod
     def _critic(
         cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+    ) -> CriticParts:
+        """Return the critic and what it reads.
+
+        Args:
+            spec: the team's.
+            settings: what is left of them for the constructor; a subclass may take out its own.
+            hidden: widths of the critic's hidden layers.
+        """
         raise TypeError(f"{cls.__name__} must implement _critic.")
 
     def values(self, obs: JointObs) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -17,11 +17,15 @@ from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import NetworkSettings, RewardOf, ValueBasedSettings, take
 from robustmarl.networks import Agents, AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
+from robustmarl.typing import Env
 
 __all__ = ["ValueBased"]
+
+_EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # as in PyMARL
 
 
 class _Learned(nn.Module):
@@ -68,7 +72,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         target_update: int = 200,
         target_unit: Literal["episodes", "updates"] = "episodes",
         double_q: bool = True,
-        reward: Literal["team", "agents"] = "team",
+        reward: RewardOf = "team",
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__
@@ -90,18 +94,22 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.optim = self._create_optimizer(learned, optim or adam(5e-4), max_grad_norm)
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[ValueBasedSettings]) -> Self:
+        """Return the learner for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         rule = "discrete: value-based methods take argmax over actions"
         check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
-        exploration: float | Schedule = settings.pop(
-            "exploration", Linear(1.0, 0.05, over=50_000, unit="env_steps")
-        )
-        policy = QPolicy(spec, build_network(spec, settings), exploration)
-        return cls(policy=policy, **cls._mixer(spec, settings), **settings)
+        exploration: float | Schedule = settings.pop("exploration", _EXPLORATION)
+        policy = QPolicy(spec, build_network(spec, take(settings, NetworkSettings)), exploration)
+        return cls(policy=policy, mixer=cls._mixer(spec, settings), **settings)
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
-        return {}
+    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> Mixer | None:
+        """Return the mixer, None for none; it takes its keywords out of ``settings``."""
+        return None
 
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""

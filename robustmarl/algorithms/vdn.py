@@ -15,5 +15,5 @@ class VDN(ValueBased):
     """VDN [Sunehag2018]_ with double-Q targets; see :class:`ValueBased` for the loss."""
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"mixer": VDNMixer()}
+    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> VDNMixer:
+        return VDNMixer()
