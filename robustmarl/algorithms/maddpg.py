@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self, Unpack
+from typing import Any, Self, Unpack, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
-from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state, last_actions
+from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
@@ -29,7 +29,7 @@ from robustmarl.learning.settings import (
     TeamSettings,
     take,
 )
-from robustmarl.networks import JointCritic
+from robustmarl.networks import Agents, JointCritic
 from robustmarl.policies.actor import DeterministicPolicy
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.policies.exploring import ExploringPolicy
@@ -77,7 +77,7 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
     uniform = torch.rand(
         logits.shape, dtype=logits.dtype, device=logits.device, generator=generator
     )
-    smallest = torch.finfo(logits.dtype).tiny
+    smallest = torch.finfo(logits.dtype).tiny  # logarithms of zero would be infinite
     noise = -(-uniform.clamp(min=smallest).log()).clamp(min=smallest).log()
     soft = torch.softmax((logits + noise) / temperature, dim=-1)
     hard = F.one_hot(soft.argmax(dim=-1), logits.shape[-1]).to(soft.dtype)
@@ -105,8 +105,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         policy: the team's.
         critic: Q of a state and a joint action.
         critic_input: ``"state"``, or ``"seen"`` for all agents' observations.
-        optim: the actor's optimizer factory; None is Adam at 5e-4.
-        critic_optim: the critic's; None is Adam at 1e-3.
+        optim: the actor's optimizer factory; None is Adam at 5e-4 (the authors: 1e-2 for both).
+        critic_optim: the critic's; None is Adam at 1e-3: it must lead the actor.
         gamma: discount in [0, 1].
         n_step: length of the returns before the target's value, >= 1.
         tau: share of the online weights taken over by the targets per update, in (0, 1].
@@ -181,8 +181,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def _state(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
-            seen: Tensor = obs.seen
-            return seen.flatten(-2)
+            return obs.seen.flatten(-2)
         return joint_state(obs.state, self.spec.state_layout == "per_agent")
 
     def _vectors(self, act: Tensor, alive: Tensor) -> Tensor:
@@ -217,10 +216,9 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def targets(self, batch: JointBatch) -> Tensor:
         """Return n-step targets of the joint actions taken, (B, T, K)."""
         obs = batch.obs
-        target: Any = self._target.module
-        actors, critic = target[0], target[1]
-        last = last_actions(batch.act, terminal=True) if actors.last_table is not None else None
-        act = actors.unroll(obs.seen, last)[0][:, 1:]
+        modules = cast(nn.ModuleList, self._target.module)
+        actors, critic = cast(Agents, modules[0]), cast(JointCritic, modules[1])
+        act = actors.unroll(obs.seen, self.last_act(batch.act, terminal=True))[0][:, 1:]
         alive = obs.alive[:, 1:]
         if not self.spec.continuous:
             act = act.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
@@ -256,18 +254,18 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def _actor_step(self, batch: JointBatch, state: Tensor, taken: Tensor, alive: Tensor) -> Tensor:
         """Step on the actor's loss and return it; R valid steps (R, S), (R, N, A), (R, N)."""
         obs, valid = batch.obs, batch.valid
-        network = self.policy.network
-        last = last_actions(batch.act, terminal=False) if network.last_table is not None else None
-        output, before = network.unroll(obs.seen[:, :-1], last)
+        last_act = self.last_act(batch.act, terminal=False)
+        output, before = self.policy.network.unroll(obs.seen[:, :-1], last_act)
         output, mask = output[valid], obs.mask[:, :-1][valid]
-        own, counted = output, alive.unsqueeze(-1).expand_as(output)
+        chosen, counted = output, alive.unsqueeze(-1).expand_as(output)
         if not self.spec.continuous:
             logits = output.masked_fill(~mask, MASKED)
-            own = gumbel_softmax(logits, self.temperature, self._noise())
+            chosen = gumbel_softmax(logits, self.temperature, self._noise())
             counted = counted & mask
         n = self.spec.num_agents
-        chooses = torch.eye(n, dtype=torch.bool, device=own.device).unsqueeze(-1)
-        joint = torch.where(chooses, own.unsqueeze(-3), taken.unsqueeze(-3))
+        chooses = torch.eye(n, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
+        joint = torch.where(chooses, chosen.unsqueeze(-3), taken.unsqueeze(-3))
+        # The critic judges and does not learn here: no gradient for its parameters is computed.
         frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
         critic = partial(_call, self.critic, frozen)
         gain = critic(state, self.facing(critic, state, joint, alive))
@@ -275,7 +273,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         if self.output_coef > 0.0:
             loss = loss + self.output_coef * masked_mean(output.square(), counted)
         self.step_policy(
-            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last_act, before)
         )
         return loss.detach()
 

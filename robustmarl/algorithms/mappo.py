@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from robustmarl.algorithms.ppo_based import CriticParts, PPOBased
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.settings import OpenSettings
 from robustmarl.networks import Critic
 
 __all__ = ["MAPPO"]
@@ -20,8 +19,9 @@ class MAPPO(PPOBased):
 
     @classmethod
     def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
+        cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
     ) -> CriticParts:
+        # Agents in one state differ in value only by what each earns, or sees of the state.
         per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
         agents = spec.num_agents if per_agent else 0
         critic = Critic(spec.state_size, agents, hidden=hidden, layer_norm=True)

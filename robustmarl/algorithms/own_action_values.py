@@ -18,6 +18,8 @@ from robustmarl.typing import Env
 
 __all__ = ["OwnActionValues"]
 
+_MAX_GRAD_NORM = 10.0  # as the learners here clip theirs
+
 
 @runtime_checkable
 class _Returning(Protocol):
@@ -76,8 +78,9 @@ class OwnActionValues(OnPolicyTeam):
         self._per_agent = spec.state_layout == "per_agent"
         sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         self.action_critic = ActionCritic(*sizes, hidden=action_critic_hidden)
+        factory = adam(action_critic_lr)
         self.action_critic_optim = self._create_optimizer(
-            self.action_critic, adam(action_critic_lr), 10.0
+            self.action_critic, factory, _MAX_GRAD_NORM
         )
 
     def __init_subclass__(cls, **keywords: Any) -> None:
@@ -99,18 +102,17 @@ class OwnActionValues(OnPolicyTeam):
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Let the learner learn, then the critic."""
-        obs, valid, act = batch.obs, batch.valid, batch.act
+        obs, valid = batch.obs, batch.valid
         with torch.no_grad():
             assert isinstance(self, _Returning)  # checked at construction
             _, returns = self.advantages(batch)
         stats = super().learn(batch, minibatch, epochs)
-        rows = batch.living
-        returns, act = returns.expand(rows.shape)[valid], act[valid]
+        returns, act = returns.expand(batch.living.shape)[valid], batch.act[valid]
         state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
-        seen, rows = obs.seen[:, :-1][valid], rows[valid]
+        seen, living = obs.seen[:, :-1][valid], batch.living[valid]
         for _ in range(self.action_critic_updates):
             q = self.action_critic(state, seen).gather(-1, act.unsqueeze(-1)).squeeze(-1)
-            loss = masked_mean((q - returns).square(), rows)
+            loss = masked_mean((q - returns).square(), living)
             self.action_critic_optim.step(loss)
         stats.metrics["action_critic_loss"] = float(loss.detach())
         return stats

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
-from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, last_actions
+from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
@@ -19,6 +21,7 @@ from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surroga
 from robustmarl.learning.settings import (
     CriticInput,
     NetworkSettings,
+    OpenSettings,
     PPOSettings,
     RewardOf,
     take,
@@ -38,6 +41,52 @@ class CriticParts(TypedDict):
     critic_input: CriticInput
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """What PPO's steps learn from: B episodes of T steps, or B steps as episodes of one.
+
+    Args:
+        seen: what the agents acted on, (B, T, N, D).
+        clean: what they would have seen without an attack, (B, T, N, D).
+        mask: available actions, (B, T, N, A).
+        critic_inputs: what the critic reads, (B, T, K, ...).
+        act: what they did, (B, T, N) or (B, T, N, A).
+        logp: its log-probability when they acted, (B, T, N).
+        advantage: normalised, (B, T, N).
+        returns: what the critic learns, (B, T, K).
+        acting: agent-steps that the actor learns from, bool (B, T, N).
+        valued: where the critic learns, bool (B, T, K).
+        last_act: the actions before each step, like ``act``; None if agents do not see them.
+    """
+
+    seen: Tensor
+    clean: Tensor
+    mask: Tensor
+    critic_inputs: Tensor
+    act: Tensor
+    logp: Tensor
+    advantage: Tensor
+    returns: Tensor
+    acting: Tensor
+    valued: Tensor
+    last_act: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def select(self, index: Tensor) -> _Samples:
+        """Return the episodes of these indices."""
+        return self._each(lambda values: values[index])
+
+    def steps(self, valid: Tensor) -> _Samples:
+        """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
+        return self._each(lambda values: values[valid].unsqueeze(1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> _Samples:
+        kept: dict[str, Tensor] = {k: v for k, v in vars(self).items() if v is not None}
+        return replace(self, **{name: change(values) for name, values in kept.items()})
+
+
 class PPOBased(OnPolicyTeam):
     r"""Clipped PPO on whole episodes, one actor shared by the team.
 
@@ -51,7 +100,8 @@ class PPOBased(OnPolicyTeam):
         policy: the team's.
         critic: values (..., K) of inputs (..., K, size).
         critic_input: ``"seen"`` or ``"state"``.
-        optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5.
+        optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5,
+            the step size and eps of the code of [Yu2022]_.
         gamma: discount in [0, 1].
         gae_lambda: in [0, 1].
         clip: c, > 0.
@@ -67,7 +117,7 @@ class PPOBased(OnPolicyTeam):
 
     policy: ActorPolicy
     normalizer: ValueNormalizer | None
-    _valued: tuple[Any, tuple[Tensor, Tensor]] | None = None
+    _valued: tuple[JointBatch, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -125,7 +175,7 @@ class PPOBased(OnPolicyTeam):
 
     @classmethod
     def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
+        cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
     ) -> CriticParts:
         """Return the critic and what it reads.
 
@@ -146,12 +196,12 @@ class PPOBased(OnPolicyTeam):
         if self._valued is not None and self._valued[0] is batch:  # a subclass's update asked
             return self._valued[1]
         value = self.values(batch.obs)
-        own = self.reward == "agents"
-        reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
+        each_its_own = self.reward == "agents"
+        reward = batch.rew_agents if each_its_own else batch.rew.unsqueeze(-1)
         reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
         value = value.expand(*value.shape[:2], reward.shape[-1])
         bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        if own:  # a dead agent earns nothing more
+        if each_its_own:  # a dead agent earns nothing more
             living = batch.obs.alive[:, 1:].float()
             bootstrap, going_on = bootstrap * living, going_on * living
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
@@ -178,77 +228,76 @@ class PPOBased(OnPolicyTeam):
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
-        obs, valid = batch.obs, batch.valid
+        valid = batch.valid
         if batch.logp is None:
             raise ValueError(
                 f"{type(self).__name__}.update.batch must be with log-probabilities, got none. "
                 "Collect it with the learner's own policy."
             )
-        n = self.spec.num_agents
-        rows = self.learning_rows(batch)
-        with torch.no_grad():
-            advantage, returns = self.advantages(batch)
-            self._valued = None
-            valued = rows if self.reward == "agents" else valid.unsqueeze(-1).expand_as(returns)
-            if self.normalizer is not None:
-                self.normalizer.update(returns, valued)
-                returns = self.normalizer.normalize(returns)
-            advantage = normalize(advantage.expand(rows.shape), rows)
-        network = self.policy.network
-        last = None
-        if network.last_table is not None:
-            last = last_actions(batch.act, terminal=False)
-        data = {
-            "seen": obs.seen[:, :-1],
-            "clean": obs.obs[:, :-1],
-            "mask": obs.mask[:, :-1],
-            "critic": self._critic_inputs(obs)[:, :-1],
-            "act": batch.act,
-            "logp": batch.logp,
-            "advantage": advantage,
-            "returns": returns,
-            "rows": rows,
-            "valued": valued,
-        }
-        if last is not None:
-            data["last"] = last
-        if not network.recurrent:  # every step is an episode of one step, padding is dropped
-            data = {key: values[valid].unsqueeze(1) for key, values in data.items()}
-        total, parts = len(data["seen"]), 1
+        samples = self._samples(batch, batch.logp)
+        parts = 1
         if minibatch is not None:
-            parts = max(1, round(int(valid.sum()) / minibatch))
+            parts = min(max(1, round(int(valid.sum()) / minibatch)), len(samples))
         generator = torch.Generator().manual_seed(
             mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
         )
         figures: list[Tensor] = []
         for _ in range(epochs):
             if parts == 1:
-                figures.append(self._step(data, n))
+                figures.append(self._step(samples))
                 continue
-            order = torch.randperm(total, generator=generator).to(valid.device)
-            for index in order.chunk(min(parts, total)):
-                part = {key: values[index] for key, values in data.items()}
-                figures.append(self._step(part, n))
+            order = torch.randperm(len(samples), generator=generator).to(valid.device)
+            figures += [self._step(samples.select(index)) for index in order.chunk(parts)]
         self.policy.count("updates", 1)
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
         return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
 
-    def _step(self, data: dict[str, Tensor], n: int) -> Tensor:
-        rows, act = data["rows"], data["act"]
-        output, before = self.policy.network.unroll(data["seen"], data.get("last"))
+    def _samples(self, batch: JointBatch, logp: Tensor) -> _Samples:
+        """Return what is learned of ``batch``, whose actions had ``logp`` (B, T, N)."""
+        obs, acting = batch.obs, self.learning_rows(batch)
+        with torch.no_grad():
+            advantage, returns = self.advantages(batch)
+            self._valued = None
+            valued = batch.valid.unsqueeze(-1).expand_as(returns)
+            if self.reward == "agents":
+                valued = acting
+            if self.normalizer is not None:
+                self.normalizer.update(returns, valued)
+                returns = self.normalizer.normalize(returns)
+            advantage = normalize(advantage.expand(acting.shape), acting)
+        samples = _Samples(
+            seen=obs.seen[:, :-1],
+            clean=obs.obs[:, :-1],
+            mask=obs.mask[:, :-1],
+            critic_inputs=self._critic_inputs(obs)[:, :-1],
+            act=batch.act,
+            logp=logp,
+            advantage=advantage,
+            returns=returns,
+            acting=acting,
+            valued=valued,
+            last_act=self.last_act(batch.act, terminal=False),
+        )
+        # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
+        return samples if self.policy.network.recurrent else samples.steps(batch.valid)
+
+    def _step(self, samples: _Samples) -> Tensor:
+        """Take one step of actor and critic; return the figures that ``learn`` names."""
+        acting = samples.acting
+        output, before = self.policy.network.unroll(samples.seen, samples.last_act)
         if not self.spec.continuous:
-            output = output.masked_fill(~data["mask"], MASKED)
-        logp = self.policy.log_prob(output, act)
-        surrogate = ppo_surrogate(logp, data["logp"], data["advantage"], self.clip)
-        policy_loss = -masked_mean(surrogate, rows)
-        entropy = masked_mean(self.policy.entropy(output), rows)
-        value = self.critic(data["critic"]).expand_as(data["returns"])
-        value_loss = masked_mean(self.value_error(value, data["returns"]), data["valued"])
+            output = output.masked_fill(~samples.mask, MASKED)
+        logp = self.policy.log_prob(output, samples.act)
+        surrogate = ppo_surrogate(logp, samples.logp, samples.advantage, self.clip)
+        policy_loss = -masked_mean(surrogate, acting)
+        entropy = masked_mean(self.policy.entropy(output), acting)
+        value = self.critic(samples.critic_inputs).expand_as(samples.returns)
+        value_loss = masked_mean(self.value_error(value, samples.returns), samples.valued)
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
         self.step_policy(
             loss,
-            lambda: self.loss_rows(data["clean"], data["mask"], rows, data.get("last"), before),
+            lambda: self.loss_rows(samples.clean, samples.mask, acting, samples.last_act, before),
         )
-        kl = masked_mean(data["logp"] - logp.detach(), rows)
+        kl = masked_mean(samples.logp - logp.detach(), acting)  # its first-order estimate
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

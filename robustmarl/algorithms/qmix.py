@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 
 from robustmarl.algorithms.value_based import ValueBased
 from robustmarl.joint import TeamSpec
-from robustmarl.learning.settings import ValueBasedSettings, take
+from robustmarl.learning.settings import OpenSettings, ValueBasedSettings, take
 from robustmarl.networks import QMIXMixer
 from robustmarl.typing import Env
 
@@ -39,7 +39,7 @@ class QMIX(ValueBased):
         return cls._make(env, settings)
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> QMIXMixer:
+    def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> QMIXMixer:
         # The gain is ours: at the gain 1 of torch's draw first values are large, and diverge.
         mixing = QMIXMixerSettings(init_gain=0.1) | take(settings, QMIXMixerSettings)
         return QMIXMixer(spec.joint_state_size, spec.num_agents, **mixing)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Self, TypedDict, Unpack
+from typing import Self, TypedDict, Unpack
 
 from robustmarl.algorithms.value_based import ValueBased
 from robustmarl.joint import TeamSpec
-from robustmarl.learning.settings import ValueBasedSettings, take
+from robustmarl.learning.settings import OpenSettings, ValueBasedSettings, take
 from robustmarl.networks.duplex import QPLEXMixer
 from robustmarl.typing import Env
 
@@ -38,6 +38,6 @@ class QPLEX(ValueBased):
         return cls._make(env, settings)
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> QPLEXMixer:
+    def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> QPLEXMixer:
         sizes = spec.joint_state_size, spec.num_agents, spec.num_actions
         return QPLEXMixer(*sizes, **take(settings, QPLEXMixerSettings))

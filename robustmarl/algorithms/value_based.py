@@ -12,12 +12,18 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, last_actions
+from robustmarl.joint import MASKED, JointBatch, TeamSpec
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
-from robustmarl.learning.settings import NetworkSettings, RewardOf, ValueBasedSettings, take
+from robustmarl.learning.settings import (
+    NetworkSettings,
+    OpenSettings,
+    RewardOf,
+    ValueBasedSettings,
+    take,
+)
 from robustmarl.networks import Agents, AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
@@ -48,7 +54,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     Args:
         policy: the team's.
         mixer: from individual to team values; None learns each agent's on its own.
-        optim: optimizer factory; None is Adam at 5e-4.
+        optim: optimizer factory; None is Adam at 5e-4, PyMARL's step size.
         gamma: discount in [0, 1].
         td_lambda: 0 for one-step targets.
         target_update: copy online to target networks every so many units, >= 1.
@@ -107,7 +113,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         return cls(policy=policy, mixer=cls._mixer(spec, settings), **settings)
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> Mixer | None:
+    def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> Mixer | None:
         """Return the mixer, None for none; it takes its keywords out of ``settings``."""
         return None
 
@@ -115,13 +121,13 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         obs, act = batch.obs, batch.act
         network = self.policy.network
-        last = last_actions(act, terminal=True) if network.last_table is not None else None
-        q, before = network.unroll(obs.seen, last)
+        last_act = self.last_act(act, terminal=True)
+        q, before = network.unroll(obs.seen, last_act)
         values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
         state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
         with torch.no_grad():
             target = cast(_Learned, self._target.module)
-            q_target = target.agents.unroll(obs.seen, last)[0][:, 1:]
+            q_target = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
             # Double Q-learning: who values an action must not be who found it best, else chance
             # errors in its favour add up.
             chooser = q[:, 1:] if self.double_q else q_target
@@ -131,7 +137,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         taken = values.taken if self.mixer is None else self.mixer(values, state[:, :-1])
         loss = masked_mean((taken - y).square(), learned)
         self.step_policy(
-            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last_act, before)
         )
         self.policy.count("updates", 1)
         self._update_target()

@@ -16,11 +16,12 @@ from tianshou.algorithm.algorithm_base import (
 from torch import Tensor
 
 from robustmarl._seeding import mix, stream_id
-from robustmarl.joint import JointBatch, TeamSpec, spec_of
+from robustmarl.joint import JointBatch, TeamSpec, last_actions, spec_of
 from robustmarl.learning.optim import own_state_dict
 from robustmarl.learning.settings import (
     MadeForSettings,
     NetworkSettings,
+    OpenSettings,
     TeamSettings,
     check_settings,
     take,
@@ -55,7 +56,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     policy: TeamPolicy
     seed: int = 0
     optim: Algorithm.Optimizer
-    _made: tuple[TeamSpec, dict[str, Any]] | None = None
+    _made: tuple[TeamSpec, OpenSettings] | None = None
 
     @classmethod
     def for_env(cls, env: Env | TeamSpec, **settings: Unpack[TeamSettings]) -> Self:
@@ -79,15 +80,15 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     def _make(cls, env: Env | TeamSpec, settings: Mapping[str, object]) -> Self:
         """Do what :meth:`for_env` promises; subclasses type its keywords, and call this."""
         check_settings(cls, settings)
-        own: dict[str, Any] = dict(settings)
-        made_for = take(own, MadeForSettings)
+        hyper: OpenSettings = dict(settings)
+        made_for = take(hyper, MadeForSettings)
         seed = made_for.get("seed", 0)
         spec = env if isinstance(env, TeamSpec) else spec_of(env)
         spec = spec.of_team(made_for.get("team"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
-            algorithm = cls._build(spec, **own)
-        algorithm._made = (spec, own)
+            algorithm = cls._build(spec, **hyper)
+        algorithm._made = (spec, hyper)
         algorithm.seed = seed
         return algorithm.to(made_for.get("device", "cpu"))
 
@@ -139,6 +140,17 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """
         self.optim.step(loss)
 
+    def last_act(self, act: Tensor, *, terminal: bool) -> Tensor | None:
+        """Return the actions before each step of ``act``; None if the agents do not see them.
+
+        Args:
+            act: (B, T, N) or (B, T, N, A).
+            terminal: whether for the observation after the last step, too: T+1.
+        """
+        if self.policy.network.last_table is None:
+            return None
+        return last_actions(act, terminal=terminal)
+
     def loss_rows(
         self,
         obs: Tensor,
@@ -160,10 +172,10 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """
         steps = where.shape[1]
         agents = torch.arange(where.shape[-1], device=where.device).expand(where.shape)[where]
-        real = self.spec.obs_mask(where.device)
+        existing = self.spec.obs_mask(where.device)  # padding of smaller observations left out
         rows = Rows(
             mask=mask[:, :steps][where],
-            obs_mask=None if real is None else real[agents],
+            obs_mask=None if existing is None else existing[agents],
             hidden=None if before is None else before[:, :steps][where],
             last_act=None if last_act is None else last_act[:, :steps][where],
             agents=agents,
@@ -211,7 +223,7 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
 
 def build_network(spec: TeamSpec, settings: NetworkSettings, *, squash: bool = False) -> Agents:
     """Return the agents' network of the right sizes; see ``AgentNetwork`` for ``squash``."""
-    keywords: dict[str, Any] = dict(settings)
+    keywords: OpenSettings = dict(settings)
     kind = AgentNetwork if keywords.pop("shared", True) else SeparateAgents
     sizes = spec.obs_size, spec.num_agents, spec.num_actions
     return kind(*sizes, continuous=spec.continuous, squash=squash, **keywords)

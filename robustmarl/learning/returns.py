@@ -24,7 +24,10 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def normalize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Return ``x`` with mean 0 and standard deviation 1 over ``mask``, 0 elsewhere."""
+    """Return ``x`` with mean 0 and standard deviation 1 over ``mask``, 0 elsewhere.
+
+    ``eps`` keeps what is constant at 0; it changes nothing else.
+    """
     mean = masked_mean(x, mask)
     centred = torch.where(mask, x - mean, 0.0)
     std = (centred.square().sum() / (mask.sum() - 1).clamp(min=1)).sqrt()
@@ -50,10 +53,10 @@ def gae(
     delta = reward + gamma * bootstrap * value[:, 1:] - value[:, :-1]
     decay = gamma * lam * going_on
     advantage = torch.empty_like(delta)
-    running = torch.zeros_like(delta[:, 0])
+    following = torch.zeros_like(delta[:, 0])
     for t in range(delta.shape[1] - 1, -1, -1):
-        running = delta[:, t] + decay[:, t] * running
-        advantage[:, t] = running
+        following = delta[:, t] + decay[:, t] * following
+        advantage[:, t] = following
     return advantage
 
 
@@ -75,13 +78,13 @@ def td_lambda_returns(
     if lam == 0.0:
         return reward + gamma * bootstrap * next_value
     target = torch.empty_like(reward)
-    running = torch.zeros_like(reward[:, 0])
+    following = torch.zeros_like(reward[:, 0])
     for t in range(reward.shape[1] - 1, -1, -1):
-        g = lam * going_on[:, t]
-        running = reward[:, t] + gamma * bootstrap[:, t] * (
-            (1.0 - g) * next_value[:, t] + g * running
+        share = lam * going_on[:, t]  # of the return that follows, against its estimate
+        following = reward[:, t] + gamma * bootstrap[:, t] * (
+            (1.0 - share) * next_value[:, t] + share * following
         )
-        target[:, t] = running
+        target[:, t] = following
     return target
 
 

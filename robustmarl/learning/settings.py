@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypedDict, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm
@@ -26,6 +26,7 @@ __all__ = [
     "ExplorationSettings",
     "MadeForSettings",
     "NetworkSettings",
+    "OpenSettings",
     "PPOSettings",
     "RewardOf",
     "TeamSettings",
@@ -40,6 +41,9 @@ CriticInput = Literal["seen", "state"]
 
 RewardOf = Literal["team", "agents"]
 """Whose reward is learned: the team's, or each agent's own."""
+
+OpenSettings: TypeAlias = dict[str, Any]
+"""Keywords on their way through ``_build``: a subclass may have added any, so values are Any."""
 
 T = TypeVar("T")
 
@@ -122,7 +126,7 @@ class PPOSettings(TeamSettings, total=False):
     max_grad_norm: float | None
 
 
-def take(settings: dict[str, Any], kind: type[T]) -> T:
+def take(settings: OpenSettings, kind: type[T]) -> T:
     """Take out of ``settings``, and return, what ``kind`` names: a ``TypedDict``, nothing required.
 
     What is left over belongs to somebody else: ``_build`` passes it on to the constructor, which a

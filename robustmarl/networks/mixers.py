@@ -15,6 +15,8 @@ from robustmarl.joint import MASKED
 
 __all__ = ["AgentValues", "Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
 
+_NO_WEIGHT = 1e-10  # DOP's authors add it; weights that are all zero stay so instead of NaN
+
 
 @dataclass(frozen=True)
 class AgentValues:
@@ -145,7 +147,7 @@ class WeightedMixer(nn.Module):
         state = self.normalize(state)
         w1 = self.w1(state).abs().unflatten(-1, (self.num_agents, -1))
         raw = (w1 * self.w2(state).abs().unsqueeze(-2)).sum(-1)
-        return raw / (raw.sum(-1, keepdim=True) + 1e-10)
+        return raw / (raw.sum(-1, keepdim=True) + _NO_WEIGHT)
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""

@@ -16,6 +16,9 @@ from robustmarl.schedules import Schedule, as_schedule
 
 __all__ = ["ActorPolicy", "DeterministicPolicy"]
 
+_LOG_STD_RANGE = -5.0, 2.0
+"""As in CleanRL's SAC: standard deviations from .007 to 7.4, in a box of [-1, 1]."""
+
 
 class ActorPolicy(TeamPolicy):
     """Softmax over logits, or a Gaussian around means in [-1, 1]; evaluated as trained.
@@ -74,7 +77,7 @@ class ActorPolicy(TeamPolicy):
 
     def _log_std(self) -> Tensor:
         assert self.network.log_std is not None  # continuous networks have one
-        return self.network.log_std.clamp(-5.0, 2.0)
+        return self.network.log_std.clamp(*_LOG_STD_RANGE)
 
 
 class DeterministicPolicy(TeamPolicy):
