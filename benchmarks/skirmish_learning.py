@@ -17,18 +17,18 @@ from robustmarl import algorithms, envs, evaluation, schedules, training
 
 
 def mappo(env, seed):
-    """Return a team, and how ``training.run`` trains it."""
+    """Return a team, and how it learns."""
     team = algorithms.MAPPO.for_env(
         env,
         seed=seed,
         optim=TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, eps=1e-5, fused=True),
         entropy_coef=0.003,
     )
-    return team, {"steps_per_round": 2000, "batch_size": 500, "epochs": 5}
+    return team, training.OnPolicy(steps_per_round=2000, batch_size=500, epochs=5)
 
 
 def qmix(env, seed):
-    """Return a team that plans far and explores long, and how ``training.run`` trains it."""
+    """Return a team that plans far and explores long, and how it learns."""
     team = algorithms.QMIX.for_env(
         env,
         seed=seed,
@@ -39,7 +39,7 @@ def qmix(env, seed):
         target_unit="updates",
         exploration=schedules.Linear(1.0, 0.05, over=100_000, unit="env_steps"),
     )
-    return team, {"batch_size": 16, "buffer_episodes": 3000}
+    return team, training.OffPolicy(batch_size=16, buffer_episodes=3000)
 
 
 ALGORITHMS = {"MAPPO": mappo, "QMIX": qmix}
@@ -48,8 +48,9 @@ ALGORITHMS = {"MAPPO": mappo, "QMIX": qmix}
 def won(name, algorithm, seed, steps, episodes):
     """Return the battles won or not after training on one map with one seed."""
     make_env = partial(envs.skirmish, name)
-    team, how = ALGORITHMS[algorithm](make_env(), seed)
-    training.run(team, make_env, env_steps=steps, seed=seed, num_envs=32, progress=False, **how)
+    team, learn = ALGORITHMS[algorithm](make_env(), seed)
+    quiet = training.Log(progress=False)
+    training.run(team, make_env, env_steps=steps, num_envs=32, seed=seed, learn=learn, log=quiet)
     found = evaluation.rollout(team, make_env, episodes=episodes, num_envs=64)
     return found.figure("battle_won")
 

@@ -38,7 +38,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!robustmarl\.).*"),
     (r"py:.*", r"robustmarl\.(.+\.)?_.*"),
 ]
-nitpick_ignore = [("py:class", "robustmarl.training.trainers.RunBar")]  # a base without a page
 
 html_theme = "furo"
 html_title = f"robustmarl {release}"

@@ -18,7 +18,7 @@ import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,15 @@ class Task:
         make: builds the game.
         env_steps: of the teams' training.
         attack_steps: of each adversary's training.
-        run: arguments of ``training.run`` for PPO's teams and adversaries.
+        num_envs: environments side by side while training.
+        learn: how PPO's teams learn; adversaries do so in ten epochs.
         ppo: settings of PPO's teams.
         typed: further settings of the teams that expect traitors.
         forced: share of the training in which EIR-MAPPO's teacher forcing falls to zero.
         belief_reads: what EIR-MAPPO's beliefs read under an attack on observations.
         adversary: settings of the adversaries that attack trained teams.
-        off_policy: settings of MADDPG and M3DDPG, and their arguments of ``training.run``.
+        off_policy: how MADDPG and M3DDPG learn.
+        off_policy_steps: of their training.
         columns: what actors read of observations; None is all.
         make_attacked: the game in which adversaries train, if another.
         methods: which are compared.
@@ -66,12 +68,14 @@ class Task:
     make: Callable[[], Any]
     env_steps: int
     attack_steps: int
-    run: dict[str, Any]
+    num_envs: int
+    learn: training.OnPolicy
     ppo: dict[str, Any]
     typed: dict[str, Any]
     forced: float
     adversary: dict[str, Any]
-    off_policy: tuple[dict[str, Any], dict[str, Any]] = field(default_factory=lambda: ({}, {}))
+    off_policy: training.OffPolicy
+    off_policy_steps: int = 24_000
     belief_reads: str = "seen"
     columns: tuple[int, ...] | None = None
     make_attacked: Callable[[], Any] | None = None
@@ -91,21 +95,13 @@ TOY = Task(
     make=envs.ToyGame,
     env_steps=300_000,
     attack_steps=40_000,
-    run={"num_envs": 20, "episodes_per_round": 20, "epochs": 5},
+    num_envs=20,
+    learn=training.OnPolicy(episodes_per_round=20, epochs=5),
     ppo={"hidden": (64, 64), "clip": 0.1, "entropy_coef": 0.05, "optim": adam(2e-3, 1e-5)},
     typed=FAST,
     forced=0.7,
     adversary={"hidden": (64, 64), "clip": 0.2, "adversary_optim": adam(2e-3, 1e-5)},
-    off_policy=(
-        {},
-        {
-            "env_steps": 24_000,
-            "num_envs": 20,
-            "batch_size": 8,
-            "updates_per_episode": 4,
-            "learning_starts": 20,
-        },
-    ),
+    off_policy=training.OffPolicy(batch_size=8, updates_per_episode=4, learning_starts=20),
     columns=(0, 1),
 )
 SKIRMISH = Task(
@@ -113,21 +109,13 @@ SKIRMISH = Task(
     make_attacked=lambda: envs.skirmish("4m_vs_3m", reward="signed"),
     env_steps=80_000,
     attack_steps=60_000,
-    run={"num_envs": 32, "steps_per_round": 2_000, "epochs": 5},
+    num_envs=32,
+    learn=training.OnPolicy(steps_per_round=2_000, epochs=5),
     ppo={"hidden": (64, 64), "optim": adam(1e-3, 1e-5)},
     typed=FAST | {"adversary_entropy_coef": 0.03, "adversary_optim": adam(2e-3, 1e-5)},
     forced=0.5,
     adversary={"hidden": (64, 64), "clip": 0.2, "adversary_optim": adam(2e-3, 1e-5)},
-    off_policy=(
-        {},
-        {
-            "env_steps": 24_000,
-            "num_envs": 32,
-            "batch_size": 32,
-            "updates_per_episode": 0.5,
-            "learning_starts": 64,
-        },
-    ),
+    off_policy=training.OffPolicy(updates_per_episode=0.5, learning_starts=64),
 )
 FORAGING = replace(
     SKIRMISH,
@@ -135,7 +123,7 @@ FORAGING = replace(
     make_attacked=None,
     env_steps=500_000,
     attack_steps=30_000,
-    run=SKIRMISH.run | {"epochs": 10},
+    learn=training.OnPolicy(steps_per_round=2_000, epochs=10),
     methods=("MAPPO", "EAR-MAPPO", "EIR-MAPPO"),
 )
 TASKS = {
@@ -148,23 +136,24 @@ TASKS = {
 
 
 def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Return (team, arguments of ``training.run``)."""
+    """Return (team, its ``env_steps`` and ``learn`` of ``training.run``)."""
     common = {"seed": seed, "columns": task.columns}
     game = task.make()
     if method in ("MADDPG", "M3DDPG"):
-        settings, how = task.off_policy
-        return getattr(algorithms, method).for_env(game, **settings, **common), how
+        how = {"env_steps": task.off_policy_steps, "learn": task.off_policy}
+        return getattr(algorithms, method).for_env(game, **common), how
+    how = {"env_steps": task.env_steps, "learn": task.learn}
     if method in ("MAPPO", "RMAAC"):
-        return getattr(algorithms, method).for_env(game, **task.ppo, **common), task.run
+        return getattr(algorithms, method).for_env(game, **task.ppo, **common), how
     settings = {"preset": None, **task.ppo, **task.typed, **common}
     if method == "EIR-MAPPO":
-        whole = task.run.get("episodes_per_round", 0) * game.metadata["horizon"]
-        rounds = task.env_steps / task.run.get("steps_per_round", whole)
+        whole = (task.learn.episodes_per_round or 0) * game.metadata["horizon"]
+        rounds = task.env_steps / (task.learn.steps_per_round or whole)
         share = 1.0 if task.forced else 0.0
         forcing = Linear(share, 0.0, over=max(1, round(task.forced * rounds)))
         settings |= {"teacher_forcing": forcing, "belief_optim": adam(2e-3, 1e-5)}
         settings["belief_reads"] = task.belief_reads
-    return TYPED[method].for_env(game, **settings), task.run
+    return TYPED[method].for_env(game, **settings), how
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +195,10 @@ def adversaries(run: Run, team: Any, args: argparse.Namespace, task: Task) -> di
                 attack,
                 task.make_attacked or task.make,
                 env_steps=task.attack_steps,
+                num_envs=task.num_envs,
                 seed=run.seed,
-                progress=False,
-                **(task.run | {"epochs": 10}),
+                learn=replace(task.learn, epochs=10),
+                log=training.Log(progress=False),
             )
             training.save_weights(attack.adversary, path)
         training.load_weights(attack.adversary, path)
@@ -266,11 +256,10 @@ def work(job: tuple[Run, argparse.Namespace]) -> Run:
             training.run(
                 team,
                 task.make,
+                num_envs=task.num_envs,
                 seed=run.seed,
-                logdir=args.out / "teams" / run.name,
-                resume=True,
-                progress=False,
-                **({"env_steps": task.env_steps} | how),
+                log=training.Log(args.out / "teams" / run.name, resume=True, progress=False),
+                **how,
             )
         result["training_seconds"] = round(time.process_time() - begun, 1)
         trained = adversaries(run, team, args, task)
@@ -321,12 +310,12 @@ def shortened(task: Task, args: argparse.Namespace) -> Task:
     )
     if not args.smoke:
         return task
-    settings, how = task.off_policy
     return replace(
         task,
         env_steps=2_000,
         attack_steps=1_000,
-        off_policy=(settings, how | {"env_steps": 2_000, "updates_per_episode": 0.2}),
+        off_policy_steps=2_000,
+        off_policy=replace(task.off_policy, updates_per_episode=0.2),
     )
 
 

@@ -28,6 +28,7 @@ from robustmarl.budgets import LinfBall
 
 EPSILON = 1.0  # one cell of the field
 BALL = LinfBall(epsilon=EPSILON)
+ROUND = 500  # steps between updates
 
 
 class ActionLossMAPPO(losses.ActionLossRegularizer, algorithms.MAPPO):
@@ -50,21 +51,21 @@ def build(method, rounds, seed):
     ramp = schedules.Linear(0.0, 0.1, over=quarter, begin=quarter)
     plain = algorithms.MAPPO
     if method == "clean":
-        return plain.for_env(make_env(), seed=seed), []
+        return plain.for_env(make_env(), seed=seed), None
     if method == "FGSM training":
         fgsm = attacks.PGD.fgsm(BALL)
-        return plain.for_env(make_env(), seed=seed), [perturbers.ObsPerturber(fgsm, episodes=0.5)]
+        return plain.for_env(make_env(), seed=seed), perturbers.ObsPerturber(fgsm, episodes=0.5)
     if method == "PGD training":
-        return plain.for_env(make_env(), seed=seed), [perturbers.ObsPerturber(pgd, episodes=0.5)]
+        return plain.for_env(make_env(), seed=seed), perturbers.ObsPerturber(pgd, episodes=0.5)
     if method == "policy loss (KL)":
         start = attacks.PGD(ball=BALL, steps=3, random_start=True)  # KL is flat at the centre
         loss = losses.PolicyLoss(attack=start, weight=ramp, form="kl")
-        return PolicyLossMAPPO.for_env(make_env(), seed=seed, policy_loss=loss), []
+        return PolicyLossMAPPO.for_env(make_env(), seed=seed, policy_loss=loss), None
     weight = ramp
     if method == "action loss, repeated":
         weight = schedules.Repetitive(0.1, warmup=quarter, period=quarter, unit="updates")
     loss = losses.ActionLoss(attack=pgd, weight=weight)
-    return ActionLossMAPPO.for_env(make_env(), seed=seed, action_loss=loss), []
+    return ActionLossMAPPO.for_env(make_env(), seed=seed, action_loss=loss), None
 
 
 METHODS = (
@@ -81,19 +82,20 @@ def train(job):
     """Train one team with one seed in a process of its own."""
     method, seed, steps, folder, position = job
     torch.set_num_threads(1)
-    algorithm, perturb = build(method, steps // 500, seed)
+    algorithm, perturb = build(method, steps // ROUND, seed)
     training.run(
         algorithm,
         make_env,
         env_steps=steps,
         seed=seed,
         perturb=perturb,
-        steps_per_round=500,
-        batch_size=250,
-        logdir=folder / f"{method}-{seed}",
-        resume=True,
-        progress=f"{method} {seed}",
-        bar_position=position,
+        learn=training.OnPolicy(steps_per_round=ROUND, batch_size=250),
+        log=training.Log(
+            folder / f"{method}-{seed}",
+            resume=True,
+            progress=f"{method} {seed}",
+            bar_position=position,
+        ),
     )
 
 
@@ -121,7 +123,7 @@ def main():
     teams = {}
     for method in METHODS:
         for seed in seeds:
-            algorithm, _ = build(method, steps // 500, seed)
+            algorithm, _ = build(method, steps // ROUND, seed)
             training.load_weights(algorithm, folder / f"{method}-{seed}" / "checkpoint.pt")
             teams.setdefault(method, {})[seed] = algorithm
     pgd = attacks.PGD(ball=BALL)

@@ -26,6 +26,8 @@ from robustmarl.budgets import LinfBall
 from robustmarl.envs.skirmish import picture, save_replay
 from robustmarl.perturbers import ObsPerturber, Perturber
 
+SMALL_ROUNDS = training.OnPolicy(steps_per_round=500, batch_size=250)
+
 
 @dataclass(frozen=True)
 class Task:
@@ -36,7 +38,8 @@ class Task:
         epsilon: size of the attacks, in observation units.
         steps: environment steps per training.
         target: the action that FGSM and PGD push agents towards in tests; None is away from theirs.
-        run: further arguments of ``training.run``.
+        num_envs: environments side by side while training.
+        learn: how teams learn from what they play.
         learner: settings of the algorithm.
     """
 
@@ -44,7 +47,8 @@ class Task:
     epsilon: float
     steps: int
     target: int | None = None
-    run: dict = field(default_factory=lambda: {"steps_per_round": 500, "batch_size": 250})
+    num_envs: int = 10
+    learn: training.OnPolicy = SMALL_ROUNDS
     learner: dict = field(default_factory=dict)
 
 
@@ -55,7 +59,8 @@ TASKS = {
         0.25,
         150_000,
         target=4,  # walk east, into the enemy: away from their own is often to another enemy
-        run={"num_envs": 32, "steps_per_round": 2000, "batch_size": 500, "epochs": 5},
+        num_envs=32,
+        learn=training.OnPolicy(steps_per_round=2000, batch_size=500, epochs=5),
         learner={
             "optim": TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, eps=1e-5, fused=True),
             "entropy_coef": 0.003,
@@ -78,16 +83,16 @@ def build(team, task, steps, seed):
     """Return (algorithm, what perturbs it while it trains)."""
     env = task.make()
     if team == "clean":
-        return algorithms.MAPPO.for_env(env, seed=seed, **task.learner), []
+        return algorithms.MAPPO.for_env(env, seed=seed, **task.learner), None
     ball = LinfBall(epsilon=task.epsilon)
-    rounds = steps // task.run["steps_per_round"]
+    rounds = steps // task.learn.steps_per_round
     action_loss = losses.ActionLoss(
         attack=attacks.PGD(ball=ball, steps=3),
         weight=schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4),
     )
     algorithm = RobustMAPPO.for_env(env, seed=seed, action_loss=action_loss, **task.learner)
     # Every other episode is attacked while training: learning from attacked ones alone is slow.
-    return algorithm, [ObsPerturber(attacks.PGD(ball=ball, steps=3), episodes=0.5)]
+    return algorithm, ObsPerturber(attacks.PGD(ball=ball, steps=3), episodes=0.5)
 
 
 def train(job):
@@ -100,13 +105,16 @@ def train(job):
         algorithm,
         task.make,
         env_steps=steps,
+        num_envs=task.num_envs,
         seed=seed,
         perturb=perturb,
-        logdir=folder / f"{team}-{seed}",
-        resume=True,
-        progress=f"{team} {seed}",
-        bar_position=position,
-        **task.run,
+        learn=task.learn,
+        log=training.Log(
+            folder / f"{team}-{seed}",
+            resume=True,
+            progress=f"{team} {seed}",
+            bar_position=position,
+        ),
     )
     return team, seed, history
 

@@ -105,16 +105,16 @@ def build(method, name, seed):
             ),
         )
         team = RegularisedQMIX.for_env(env, policy_loss=loss, **settings)
-        return team, team, []
+        return team, team, None
     team = algorithms.QMIX.for_env(env, **settings)
     if method == "ATLA training":
         adversary = adversaries.ObsAdversaryPPO.for_env(env, ball, seed=seed)
-        return training.AdversarialTraining(team, adversary), team, []
+        return training.AdversarialTraining(team, adversary), team, None
     perturb = {
-        "FGSM training": [ObsPerturber(attacks.PGD.fgsm(ball), episodes=ATTACKED)],
-        "PGD training": [ObsPerturber(attacks.PGD(ball=ball, steps=5), episodes=ATTACKED)],
+        "FGSM training": ObsPerturber(attacks.PGD.fgsm(ball), episodes=ATTACKED),
+        "PGD training": ObsPerturber(attacks.PGD(ball=ball, steps=5), episodes=ATTACKED),
     }
-    return team, team, perturb.get(method, [])
+    return team, team, perturb.get(method)
 
 
 def tests(name):
@@ -153,13 +153,11 @@ def run_cell(job):
                 num_envs=32,
                 seed=seed,
                 perturb=perturb,
-                batch_size=TASKS[name].batch,
-                buffer_episodes=BUFFER,
                 interval=-(-plan["steps"] // 10),
-                logdir=run,
-                resume=True,
-                progress=f"{name} {method} {seed}",
-                bar_position=position,
+                learn=training.OffPolicy(batch_size=TASKS[name].batch, buffer_episodes=BUFFER),
+                log=training.Log(
+                    run, resume=True, progress=f"{name} {method} {seed}", bar_position=position
+                ),
             )
             resumed = history.resumed
             training.save_weights(learner, weights)

@@ -89,8 +89,10 @@ ORDER = (
 )
 
 
-def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Return (algorithm, arguments of ``training.run``).
+def build(
+    learner: str, task: Task, seed: int
+) -> tuple[Any, training.OffPolicy | training.OnPolicy]:
+    """Return (algorithm, how it learns).
 
     The paper trains for ten million steps; exploration, step sizes and batches are scaled to runs
     of a minute. They were chosen on clean runs of seed 100.
@@ -107,8 +109,7 @@ def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
             recent_episodes=32,
             **settings,
         )
-        how = {"batch_size": 16, "updates_per_episode": 0.125, "learning_starts": 32}
-        return team, {"num_envs": 32, **how}
+        return team, training.OffPolicy(batch_size=16, updates_per_episode=0.125)
     team = algorithms.COMA.for_env(
         task.make(),
         exploration=Linear(0.5, 0.05, over=over, unit="env_steps"),
@@ -117,7 +118,7 @@ def build(learner: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
         td_lambda=0.8,
         **settings,
     )
-    return team, {"num_envs": 32, "steps_per_round": 400, "epochs": 4}
+    return team, training.OnPolicy(steps_per_round=400)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,10 +187,10 @@ def poisoning(run: Run, team: Any, **settings: Any) -> list[perturbers.ActionPoi
 
 def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
     """Return the raw results of one training."""
-    team, how = build(run.learner, task, run.seed)
+    team, learn = build(run.learner, task, run.seed)
     steps = task.env_steps[run.learner]
-    how |= {"interval": -(-steps // args.tests), "test_episodes": args.test_episodes}
-    how["progress"] = False
+    quiet = training.Log(progress=False)
+    how = {"num_envs": 32, "interval": -(-steps // args.tests), "learn": learn, "log": quiet}
     poison = [] if run.deployed else poisoning(run, team)
     history = training.run(
         team,
@@ -197,7 +198,7 @@ def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
         env_steps=steps,
         seed=run.seed,
         perturb=poison,
-        tests={"clean": ()},
+        tests=training.Tests({"clean": None}, episodes=args.test_episodes),
         **how,
     )
     if run.deployed:
@@ -206,10 +207,11 @@ def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
         found = evaluation.adaptation(
             team,
             task.make,
-            lambda victim: poisoning(run, victim, when="always")[0],
+            lambda victim: poisoning(run, victim, when="always"),
             env_steps=half,
             recovery_steps=half,
             metric=metric,
+            test_episodes=args.test_episodes,
             seed=1000 + run.seed,  # episodes that training has not seen
             **how,
         )

@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import SupportsIndex, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-def check(good: bool, where: str, rule: str, value: Any, remedy: str = "") -> None:
+def check(good: bool, where: str, rule: str, value: object, remedy: str = "") -> None:
     """Raise ``ValueError`` in the house wording unless ``good``."""
     if not good:
         raise ValueError(_text(where, rule, value, remedy))
@@ -33,48 +33,48 @@ def check(good: bool, where: str, rule: str, value: Any, remedy: str = "") -> No
 
 def check_number(
     where: str,
-    value: Any,
+    value: object,
     low: float = -math.inf,
     high: float = math.inf,
     *,
     open_low: bool = False,
     unit: str = "",
 ) -> float:
-    """Return ``value`` as a float in ``[low, high]`` (``(low, high]`` if ``open_low``)."""
+    """Return ``value``, numpy's too, as a float in ``[low, high]``, or ``(low, high]``."""
     bounds = _bounds(low, high, open_low)
     rule = f"a number{bounds}{', ' + unit if unit else ''}"
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(_text(where, rule, value))
     inside = (low < value if open_low else low <= value) and value <= high
-    check(inside and not math.isnan(value), where, rule, value)
+    check(bool(inside) and not math.isnan(value), where, rule, value)
     return float(value)
 
 
-def check_int(where: str, value: Any, low: int = 1, high: float = math.inf) -> int:
-    """Return ``value`` if it is an int in ``[low, high]``."""
+def check_int(where: str, value: object, low: int = 1, high: float = math.inf) -> int:
+    """Return ``value``, an int or one of numpy's in ``[low, high]``, as an int."""
     rule = f"an int{_bounds(low, high, False)}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(_text(where, rule, value))
-    check(low <= value <= high, where, rule, value)
-    return value
+    check(bool(low <= value <= high), where, rule, value)
+    return int(value)
 
 
-def check_index(where: str, value: Any) -> int:
+def check_index(where: str, value: object) -> int:
     """Return ``value``, an integer of whatever kind (numpy's, torch's), as an int."""
     try:
-        return operator.index(value)
+        return operator.index(cast(SupportsIndex, value))
     except TypeError:
         raise TypeError(_text(where, "an int", value)) from None
 
 
-def check_seed(where: str, seed: Any) -> int:
+def check_seed(where: str, seed: object) -> int:
     """Return ``seed``, an integer but not a bool, as an int."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise TypeError(_text(where, "an int or None", seed))
     return int(seed)
 
 
-def check_choice(where: str, value: Any, choices: Collection[Any]) -> None:
+def check_choice(where: str, value: object, choices: Collection[object]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     check(value in choices, where, f"one of {list(choices)}", value)
 
@@ -123,7 +123,7 @@ def _bounds(low: float, high: float, open_low: bool) -> str:
     return f" in {'(' if open_low else '['}{low:g}, {high:g}]"
 
 
-def _text(where: str, rule: str, value: Any, remedy: str = "") -> str:
+def _text(where: str, rule: str, value: object, remedy: str = "") -> str:
     return f"{where} must be {rule}, got {value!r}.{' ' + remedy if remedy else ''}"
 
 

@@ -46,7 +46,9 @@ def check_left(cls: type, mixin: type) -> None:
     """
     hidden = False
     for base in cls.__mro__[1:]:
-        if issubclass(base, mixin):
+        # No issubclass: an abstract class asks all its subclasses, and one that is still being made
+        # would write its answer, no, into the memory of the base that it takes after.
+        if mixin in base.__mro__:
             if hidden:
                 right = sorted(cls.__bases__, key=lambda b: _hides(b, mixin))
                 raise TypeError(

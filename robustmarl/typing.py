@@ -2,33 +2,57 @@
 
 from typing import Any, Literal, TypeAlias
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
+from pettingzoo.utils import BaseParallelWrapper
 
 __all__ = [
+    "Actions",
+    "AnySpace",
     "Array",
     "Env",
+    "Infos",
+    "Obs",
+    "Options",
     "ResetResult",
     "RobustnessWarning",
     "StepResult",
     "TeamReward",
     "Unit",
+    "Values",
+    "Wrapper",
 ]
 
 Env: TypeAlias = ParallelEnv[str, Any, Any]
 """A PettingZoo parallel environment whose agents are named by strings."""
 
-ResetResult: TypeAlias = tuple[dict[str, Any], dict[str, dict[str, Any]]]
+Wrapper: TypeAlias = BaseParallelWrapper[str, Any, Any]
+"""What wraps such an environment."""
+
+AnySpace: TypeAlias = gymnasium.Space[Any]
+"""A space of whatever."""
+
+Values: TypeAlias = NDArray[Any]
+"""A numpy array of whatever dtype."""
+
+Obs: TypeAlias = dict[str, Any]
+"""Raw observations per agent: arrays, or mappings with ``observation`` and ``action_mask``."""
+
+Actions: TypeAlias = dict[str, Any]
+"""Actions per agent: indices, or vectors in the agent's box."""
+
+Infos: TypeAlias = dict[str, dict[str, Any]]
+"""Infos by name, per agent."""
+
+Options: TypeAlias = dict[str, Any]
+"""Options of a reset."""
+
+ResetResult: TypeAlias = tuple[Obs, Infos]
 """Observations and infos, per agent."""
 
-StepResult: TypeAlias = tuple[
-    dict[str, Any],
-    dict[str, float],
-    dict[str, bool],
-    dict[str, bool],
-    dict[str, dict[str, Any]],
-]
+StepResult: TypeAlias = tuple[Obs, dict[str, float], dict[str, bool], dict[str, bool], Infos]
 """Observations, rewards, terminations, truncations and infos, per agent."""
 
 Array: TypeAlias = NDArray[np.float32]

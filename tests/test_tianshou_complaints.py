@@ -11,7 +11,7 @@ from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import Perturber
-from robustmarl.training import AdversarialTraining, run
+from robustmarl.training import AdversarialTraining, Log, OffPolicy, run
 
 
 def collect(policy, make, episodes=3, num_envs=2, perturb=()):
@@ -106,7 +106,8 @@ def test_a_training_step_scans_no_buffer(monkeypatch):
     calls = []
     monkeypatch.setattr(Batch, "hasnull", lambda self: calls.append(1) or False)
     monkeypatch.setattr(ReplayBuffer, "hasnull", lambda self: calls.append(1) or False)
-    run(qmix(), Scripted, env_steps=48, num_envs=2, learning_starts=1, progress=False)
+    learn, log = OffPolicy(learning_starts=1), Log(progress=False)
+    run(qmix(), Scripted, env_steps=48, num_envs=2, learn=learn, log=log)
     assert not calls
 
 
@@ -120,9 +121,8 @@ def test_updates_are_per_episode_and_never_none(length):
         make,
         env_steps=3 * length,
         num_envs=1,
-        learning_starts=1,
-        updates_per_episode=1 / 50,
-        progress=False,
+        learn=OffPolicy(learning_starts=1, updates_per_episode=1 / 50),
+        log=Log(progress=False),
     )
     assert team.policy.counted("updates") == team.policy.counted("episodes") == 3
 

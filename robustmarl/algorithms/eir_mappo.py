@@ -115,8 +115,8 @@ class _LearnsByzantine(Algorithm[Any, Any]):
             output = self.adversary.outputs(obs, agents, told)
             if not self.adversary.spec.continuous:
                 output = output.masked_fill(~mask, MASKED)
-            logp = self.adversary.log_prob(output, act)
-            entropy = self.adversary.entropy(output).mean()
+            logp = self.adversary.log_prob(output, act, agents)
+            entropy = self.adversary.entropy(output, agents).mean()
             loss = -ppo_surrogate(logp, old, gain, clip).mean()
             self.adversary_optim.step(loss - entropy_coef * entropy)
             figures.append(torch.stack([loss, entropy, (old - logp).mean()]).detach())
@@ -392,6 +392,11 @@ class EIRMAPPO(_LearnsByzantine, MAPPO):
             state=torch.cat([state, slots], dim=-1),
         )
         return memory, batch.replace(obs=obs)
+
+    def _side(self, seen: Tensor) -> dict[str, Tensor]:
+        """Return the slots, which ``_with_slots`` put behind the observation."""
+        slots = seen[..., self.spec.obs_size :]
+        return {"slots": slots} if slots.shape[-1] else {}
 
     def _read(self, obs: JointObs) -> Tensor:
         """Return what the belief reads."""

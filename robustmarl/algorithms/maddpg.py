@@ -186,8 +186,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def _vectors(self, act: Tensor, alive: Tensor) -> Tensor:
         """Return actions as the critic takes them, (..., N, A)."""
-        if self.spec.continuous:  # what the dead "do" changes nothing
-            return act * alive.unsqueeze(-1)
+        if self.spec.continuous:  # what the dead "do", or padding says, changes nothing
+            return self.policy.without_padding(act * alive.unsqueeze(-1))
         return F.one_hot(act, self.spec.num_actions).to(self.critic.of_act.weight.dtype)
 
     def facing(
@@ -262,6 +262,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             logits = output.masked_fill(~mask, MASKED)
             chosen = gumbel_softmax(logits, self.temperature, self._noise())
             counted = counted & mask
+        elif (real := self.spec.action_mask(output.device)) is not None:
+            chosen, counted = self.policy.without_padding(output), counted & real
         n = self.spec.num_agents
         chooses = torch.eye(n, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
         joint = torch.where(chooses, chosen.unsqueeze(-3), taken.unsqueeze(-3))
@@ -315,6 +317,7 @@ class M3DDPG(MADDPG):
         point = joint.detach().requires_grad_()
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(critic(state, point).sum(), point)
+        gradient = self.policy.without_padding(gradient)
         n = joint.shape[-2]
         moved = ~torch.eye(n, dtype=torch.bool, device=joint.device) & alive.unsqueeze(-2)
         shift = self.epsilon * F.normalize(gradient, dim=-1)

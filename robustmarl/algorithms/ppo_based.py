@@ -217,6 +217,10 @@ class PPOBased(OnPolicyTeam):
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
         return batch.living
 
+    def _side(self, seen: Tensor) -> dict[str, Tensor]:
+        """Return the policy's ``Rows.side`` that ``seen``, what it learns from, carries."""
+        return {}
+
     def _critic_inputs(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
             return obs.seen
@@ -295,9 +299,8 @@ class PPOBased(OnPolicyTeam):
         value = self.critic(samples.critic_inputs).expand_as(samples.returns)
         value_loss = masked_mean(self.value_error(value, samples.returns), samples.valued)
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        self.step_policy(
-            loss,
-            lambda: self.loss_rows(samples.clean, samples.mask, acting, samples.last_act, before),
-        )
+        side = self._side(samples.seen)
+        clean, mask, last_act = samples.clean, samples.mask, samples.last_act
+        self.step_policy(loss, lambda: self.loss_rows(clean, mask, acting, last_act, before, side))
         kl = masked_mean(samples.logp - logp.detach(), acting)  # its first-order estimate
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

@@ -1,9 +1,22 @@
 """Attacks: small value objects of settings, called with the victim's view."""
 
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.gradient import PGD
-from robustmarl.attacks.imitation import AdversaryOutputs, toward_adversary
-from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
+from robustmarl.attacks.gradient import PGD, GradientAttack, Walk
+from robustmarl.attacks.imitation import (
+    AdversaryOutputs,
+    ByzantineOutputs,
+    Imitation,
+    toward_adversary,
+)
+from robustmarl.attacks.losses import (
+    CrossEntropy,
+    FunctionLoss,
+    LabelLoss,
+    Margin,
+    NegativeValue,
+    SquaredError,
+)
+from robustmarl.attacks.momentum import MIFGSM
 from robustmarl.attacks.noise import GaussianNoise, UniformNoise
 from robustmarl.attacks.poison import (
     JAttack,
@@ -15,11 +28,17 @@ from robustmarl.attacks.poison import (
 )
 
 __all__ = [
+    "MIFGSM",
     "PGD",
     "AdversaryOutputs",
+    "ByzantineOutputs",
     "CrossEntropy",
+    "FunctionLoss",
     "GaussianNoise",
+    "GradientAttack",
+    "Imitation",
     "JAttack",
+    "LabelLoss",
     "Margin",
     "NegativeValue",
     "ObsAttack",
@@ -30,5 +49,6 @@ __all__ = [
     "SquaredError",
     "UniformNoise",
     "VarianceAttack",
+    "Walk",
     "toward_adversary",
 ]

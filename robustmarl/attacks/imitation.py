@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from robustmarl._checks import check
-from robustmarl.attacks.gradient import PGD
+from robustmarl.attacks.gradient import GradientAttack, Walk
 from robustmarl.budgets import LinfBall
 from robustmarl.victims import VictimView
 
-__all__ = ["AdversaryOutputs", "toward_adversary"]
+__all__ = ["AdversaryOutputs", "ByzantineOutputs", "Imitation", "toward_adversary"]
+
+
+class ByzantineOutputs(Protocol):
+    """An adversary that can be asked what it would do, like ``policies.ByzantinePolicy``."""
+
+    def outputs(self, obs: Tensor, agents: Tensor, act: Tensor | None) -> Tensor:
+        """Return logits or means (M, A), given observations, agents' indices and the team's act."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +31,7 @@ class AdversaryOutputs:
         adversary: with ``outputs(obs, agents, act)``, like ``policies.ByzantinePolicy``.
     """
 
-    adversary: Any
+    adversary: ByzantineOutputs
 
     def __post_init__(self) -> None:
         kind = type(self.adversary).__name__
@@ -39,11 +46,22 @@ class AdversaryOutputs:
         """Return the adversary's logits or means (M, A) for observations (M, D)."""
         agents = view.agents
         check(agents is not None, f"{type(self).__name__}.view", "told its rows' agents", agents)
-        outputs: Tensor = self.adversary.outputs(obs, agents, None)
-        return outputs
+        return self.adversary.outputs(obs, cast(Tensor, agents), None)
 
 
-def toward_adversary(adversary: Any, ball: LinfBall | float, *, steps: int = 5) -> PGD:
+@dataclass(frozen=True, kw_only=True)
+class Imitation(GradientAttack):
+    """The attack that :func:`toward_adversary` makes: steps of a third of the radius."""
+
+    def step_length(self, walk: Walk) -> float | Tensor:
+        """Return a third of the radius [Li2024]_, however many steps there are."""
+        radius = self.ball.epsilon
+        return self.ball.radius(walk.clean) / 3 if isinstance(radius, tuple) else radius / 3
+
+
+def toward_adversary(
+    adversary: ByzantineOutputs, ball: LinfBall | float, *, steps: int = 5
+) -> Imitation:
     r"""Return the observation attack that makes a victim act like a trained adversary [Li2024]_.
 
     .. math:: \hat o_{u+1} = \Pi_{B_\epsilon(o)}\bigl(\hat o_u - \tfrac{\epsilon}{3}\,
@@ -61,7 +79,4 @@ def toward_adversary(adversary: Any, ball: LinfBall | float, *, steps: int = 5) 
     ball = LinfBall(epsilon=ball) if isinstance(ball, int | float) else ball
     if not isinstance(ball, LinfBall):
         raise TypeError(f"toward_adversary.ball must be a LinfBall or a radius, got {ball!r}.")
-    radius = ball.epsilon
-    third = tuple(r / 3 or 1.0 for r in radius) if isinstance(radius, tuple) else radius / 3 or 1.0
-    target = AdversaryOutputs(adversary)
-    return PGD(ball=ball, steps=steps, step_size=third, loss="mse", target=target)
+    return Imitation(ball=ball, steps=steps, loss="mse", target=AdversaryOutputs(adversary))

@@ -7,57 +7,84 @@ the victim towards the target.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustmarl._checks import check
 from robustmarl.joint import MASKED
 from robustmarl.victims import VictimView
 
-__all__ = ["CrossEntropy", "Margin", "NegativeValue", "SquaredError"]
+__all__ = [
+    "CrossEntropy",
+    "FunctionLoss",
+    "LabelLoss",
+    "Margin",
+    "NegativeValue",
+    "SquaredError",
+]
 
 
-class _ActionLoss:
-    """A loss that sets one action per row against all other available ones."""
+class LabelLoss(ABC):
+    """A loss that sets one action per row, its label, against all other available ones.
 
-    def __init__(self, target: Tensor | None = None, *, targeted: bool = False) -> None:
-        self.targeted = targeted
-        self._target = target
+    Args:
+        label: int64 (M,); None takes the greedy actions of the first output given.
+        targeted: raise the label's logit against the others' instead of lowering it; rows whose
+            label is unavailable get zero gradient.
+    """
+
+    def __init__(self, label: Tensor | None = None, *, targeted: bool = False) -> None:
+        self.label, self.targeted = label, targeted
         self._codes: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @abstractmethod
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+
+    @abstractmethod
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return the direction of d loss / d logits, (M, A); zero where no other is available."""
+
     def _code(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the target as an index (M, 1) and as one-hot bool and float (M, A)."""
+        """Return the label as an index (M, 1), and as one-hot bool and float (M, A).
+
+        Made once: an attack asks for the same ones in each of its steps.
+        """
         if self._codes is None:
-            target = output.argmax(dim=-1) if self._target is None else self._target
-            index = target.unsqueeze(-1)
-            chosen = index == torch.arange(output.shape[-1], device=output.device)
-            self._codes = index, chosen, chosen.to(output.dtype)
+            if self.label is None:
+                self.label = output.argmax(dim=-1)
+            index = self.label.unsqueeze(-1)
+            one_hot = index == torch.arange(output.shape[-1], device=output.device)
+            self._codes = index, one_hot, one_hot.to(output.dtype)
         return self._codes
 
-    def _of_target(self, output: Tensor) -> Tensor:
+    def _label_logit(self, output: Tensor) -> Tensor:
         return output.gather(-1, self._code(output)[0]).squeeze(-1)
 
-    def _others(self, output: Tensor) -> Tensor:
-        """Return logits with the target's put between unavailable and available ones.
+    def _other_logits(self, output: Tensor) -> Tensor:
+        """Return logits (M, A), the label's put between unavailable and available ones.
 
-        So the target itself wins exactly where no other action is available, and what is
-        added for the best other action cancels what is subtracted for the target.
+        So the label itself wins exactly where no other action is available, and what is added
+        for the best other action cancels what is subtracted for the label.
         """
         return output.masked_fill(self._code(output)[1], MASKED / 2)
 
     def _turned(self, gradient: Tensor, output: Tensor) -> Tensor:
+        """Return the gradient (M, A), turned round in place where the label is a target."""
         if not self.targeted:
             return gradient
-        available = self._of_target(output) > MASKED / 2
+        available = self._label_logit(output) > MASKED / 2
         return gradient.neg_().mul_(available.unsqueeze(-1))
 
     def _signed(self, loss: Tensor) -> Tensor:
         return -loss if self.targeted else loss
 
 
-class CrossEntropy(_ActionLoss):
+class CrossEntropy(LabelLoss):
     r"""Cross entropy :math:`-\log\pi(y \mid o)`: RoMFAC, Eq. (11).
 
     Written as :math:`\log(1 + e^{m})` with :math:`m = \log\sum_{j \ne y} e^{z_j} - z_y`, which
@@ -65,38 +92,38 @@ class CrossEntropy(_ActionLoss):
     :math:`1 - \pi(y)`: softmax over the other actions, and -1 at :math:`y`.
 
     Args:
-        target: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
-        targeted: lower the cross entropy instead; rows whose target is unavailable get zero.
+        label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
+        targeted: lower the cross entropy instead; rows whose label is unavailable get zero.
     """
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of logits (M, A)."""
-        others = self._others(output).logsumexp(dim=-1)
-        return self._signed(F.softplus(others - self._of_target(output)))
+        others = self._other_logits(output).logsumexp(dim=-1)
+        return self._signed(F.softplus(others - self._label_logit(output)))
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return the direction of d loss / d logits, (M, A); zero where no other is available."""
-        gradient = self._others(output).softmax(dim=-1)
+        gradient = self._other_logits(output).softmax(dim=-1)
         return self._turned(gradient.sub_(self._code(output)[2]), output)
 
 
-class Margin(_ActionLoss):
+class Margin(LabelLoss):
     r"""How far the best other action is above action y: :math:`\max_{j \ne y} z_j - z_y`.
 
     Args:
-        target: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
-        targeted: raise :math:`z_y - \max_{j \ne y} z_j`; rows whose target is unavailable get
+        label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
+        targeted: raise :math:`z_y - \max_{j \ne y} z_j`; rows whose label is unavailable get
             zero gradient.
     """
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of logits (M, A)."""
-        best = self._others(output).amax(dim=-1)
-        return self._signed(best - self._of_target(output))
+        best = self._other_logits(output).amax(dim=-1)
+        return self._signed(best - self._label_logit(output))
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return d loss / d logits, (M, A); zero where no other action is available."""
-        best = self._others(output).argmax(dim=-1, keepdim=True)
+        best = self._other_logits(output).argmax(dim=-1, keepdim=True)
         gradient = torch.zeros_like(output).scatter_(-1, best, 1.0)
         return self._turned(gradient.sub_(self._code(output)[2]), output)
 
@@ -107,23 +134,70 @@ class SquaredError:
     Args:
         target: :math:`a`, (M, A), mean actions, or logits that are ``MASKED`` where the output is.
         targeted: lower the distance instead.
+        mask: the actions, or action coordinates, that count, bool (M, A); None is all.
     """
 
-    def __init__(self, target: Tensor, *, targeted: bool = False) -> None:
-        self.target, self.targeted = target, targeted
+    def __init__(
+        self, target: Tensor, *, targeted: bool = False, mask: Tensor | None = None
+    ) -> None:
+        self.target, self.targeted, self.mask = target, targeted, mask
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of outputs (M, A)."""
-        distance = (output - self.target).square().mean(dim=-1)
+        distance = self._difference(output).square().sum(dim=-1) / self._count(output).squeeze(-1)
         return -distance if self.targeted else distance
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return d loss / d output, (M, A)."""
-        scale = (-2.0 if self.targeted else 2.0) / output.shape[-1]
-        return (output - self.target) * scale
+        scale = (-2.0 if self.targeted else 2.0) / self._count(output)
+        return self._difference(output) * scale
+
+    def _difference(self, output: Tensor) -> Tensor:
+        difference = output - self.target
+        return difference if self.mask is None else difference.masked_fill(~self.mask, 0.0)
+
+    def _count(self, output: Tensor) -> Tensor:
+        """Return how many coordinates count, (1,) or (M, 1)."""
+        if self.mask is None:
+            return output.new_tensor([output.shape[-1]])
+        return self.mask.sum(dim=-1, keepdim=True).clamp(min=1).to(output.dtype)
 
 
-class NegativeValue:
+class FunctionLoss:
+    """A loss from any differentiable function of the output; autograd finds its gradient.
+
+    Args:
+        function: maps logits or means (M, A) to one loss per row, (M,), of that row only. Logits
+            of unavailable actions are ``MASKED``, about -1e9: their gradient is not used, but has
+            to be finite.
+
+    Raises:
+        ValueError: when called, unless there is one loss per row.
+
+    Example:
+        >>> FunctionLoss(lambda logits: logits.logsumexp(-1)).gradient(torch.zeros(1, 2))
+        tensor([[0.5000, 0.5000]])
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of outputs (M, A)."""
+        loss, rows = self.function(output), len(output)
+        rule = f"one loss per row, of shape ({rows},)"
+        check(loss.shape == (rows,), f"{type(self).__name__}.function", rule, tuple(loss.shape))
+        return loss
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return d loss / d output, (M, A); touches no ``.grad``."""
+        variable = output.detach().requires_grad_()
+        with torch.enable_grad():  # callers may act under no_grad
+            total = self(variable).sum()  # rows are independent: each gets its own gradient
+        return torch.autograd.grad(total, variable)[0]
+
+
+class NegativeValue(FunctionLoss):
     r"""Minus a critic's value of the mean action, :math:`-Q(o, \mu)`, on the clean ``obs``.
 
     Args:
@@ -136,14 +210,7 @@ class NegativeValue:
         self, critic: Callable[[VictimView, Tensor, Tensor], Tensor], view: VictimView, obs: Tensor
     ) -> None:
         self.critic, self.view, self.obs = critic, view, obs
+        super().__init__(self._negative_value)
 
-    def __call__(self, output: Tensor) -> Tensor:
-        """Return one loss per row, (M,), of means (M, A)."""
-        return -self.critic(self.view, self.obs, output).reshape(len(output))
-
-    def gradient(self, output: Tensor) -> Tensor:
-        """Return d loss / d means, (M, A); touches no ``.grad``."""
-        action = output.detach().requires_grad_()
-        with torch.enable_grad():  # callers may act under no_grad
-            loss = self(action).sum()
-        return torch.autograd.grad(loss, action)[0]
+    def _negative_value(self, means: Tensor) -> Tensor:
+        return -self.critic(self.view, self.obs, means).reshape(len(means))

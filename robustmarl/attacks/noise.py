@@ -51,7 +51,8 @@ class GaussianNoise:
     Args:
         ball: what may change; ``epsilon`` in observation units.
         std: :math:`\sigma`, observation units, >= 0, one number or one per coordinate; None is
-            half the radius. Kept by ``at`` when given.
+            half the radius, so that 95 % of the draws need no clipping. Kept by ``with_epsilon``
+            when given.
 
     Raises:
         ValueError: for a negative or NaN ``std``.

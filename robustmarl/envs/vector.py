@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias, cast
 
 import gymnasium
 import numpy as np
@@ -17,7 +17,18 @@ from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, spec_of
 from robustmarl.typing import Env
 
-__all__ = ["JointVectorEnv", "vector_env"]
+__all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "vector_env"]
+
+
+class EngineMaker(Protocol):
+    """What builds a native batch of environments."""
+
+    def make_engine(self, num_envs: int) -> VectorEngine:
+        """Return ``num_envs`` environments side by side."""
+
+
+EnvMaker: TypeAlias = Callable[[], Env] | EngineMaker
+"""A function that builds one environment, or what builds a native batch of them."""
 
 
 class JointVectorEnv(BaseVectorEnv):
@@ -131,7 +142,7 @@ class JointVectorEnv(BaseVectorEnv):
         )
 
 
-def vector_env(make_env: Any, num_envs: int) -> VectorEngine:
+def vector_env(make_env: EnvMaker, num_envs: int) -> VectorEngine:
     """Return ``num_envs`` environments side by side, as one native batch where there is one.
 
     ``make_env``, or the environment that it builds, offers a batch by ``make_engine(num_envs)``.
@@ -145,9 +156,10 @@ def vector_env(make_env: Any, num_envs: int) -> VectorEngine:
     batch = getattr(make_env, "make_engine", None)
     if batch is not None and not isinstance(make_env, type):  # a class is asked when built
         return batch(num_envs)
-    if not callable(make_env):
-        return JointVectorEnv(make_env, num_envs)
-    built = [make_env()]
+    make_one = cast("Callable[[], Env]", make_env)
+    if not callable(make_one):
+        return JointVectorEnv(make_one, num_envs)  # which says what it should be
+    built = [make_one()]
     if hasattr(type(built[0]), "make_engine"):
-        return built[0].make_engine(num_envs)
-    return JointVectorEnv(lambda: built.pop() if built else make_env(), num_envs)
+        return cast(EngineMaker, built[0]).make_engine(num_envs)
+    return JointVectorEnv(lambda: built.pop() if built else make_one(), num_envs)

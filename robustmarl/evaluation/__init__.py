@@ -1,7 +1,7 @@
 """Cross-play tables, statistics over training seeds, and plots."""
 
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
-from robustmarl.evaluation.crossplay import crossplay
+from robustmarl.evaluation.crossplay import TeamController, crossplay
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import (
@@ -22,6 +22,7 @@ __all__ = [
     "Estimate",
     "Rollouts",
     "SignedRank",
+    "TeamController",
     "adaptation",
     "bootstrap",
     "byzantine_attacks",

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustmarl._checks import check_choice, check_int
 from robustmarl.attacks.base import ObsAttack
+from robustmarl.data import Controller
+from robustmarl.envs.vector import EnvMaker
 from robustmarl.perturbers.base import Perturber
-from robustmarl.training import run
+from robustmarl.training import Attacks, History, Log, OffPolicy, OnPolicy, Tests, Trainable, run
+from robustmarl.training.trainers import check_trainable
 
 __all__ = ["Adaptation", "adaptation"]
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
+"""Environment steps since the attack began, and values."""
+
+_Learner = TypeVar("_Learner", bound=Trainable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,73 +44,85 @@ class Adaptation:
 
 
 def adaptation(
-    team: Any,
-    make_env: Callable[[], Any],
-    attack: Callable[[Any], ObsAttack | Perturber],
+    algorithm: _Learner,
+    make_env: EnvMaker,
+    attack: Callable[[_Learner], Attacks],
     *,
     env_steps: int,
     recovery_steps: int = 0,
     metric: str = "return",
+    test_episodes: int = 32,
+    num_envs: int = 10,
     seed: int = 0,
-    logdir: str | Path | None = None,
-    **settings: Any,
+    team: str | None = None,
+    opponents: Mapping[str, Controller] | None = None,
+    interval: int | None = None,
+    learn: OffPolicy | OnPolicy | None = None,
+    log: Log | None = None,
 ) -> Adaptation:
     """Attack a trained team and let it learn on, as the first figure of TRAM does [Wu2022]_.
 
     Args:
-        team: a trained algorithm; changed in place.
+        algorithm: trained; changed in place.
         make_env: builds one environment.
-        attack: makes, of the team, a new attack or perturber: it is called twice, for what is
-            learned from and for the tests. One that acts in training only has to be told
+        attack: makes, of the algorithm, new attacks or perturbers: it is called twice, for what
+            is learned from and for the tests. One that acts in training only has to be told
             ``when="always"``, or tests will not see it.
         env_steps: to learn under attack, >= 1.
         recovery_steps: to learn after it stopped, >= 0.
         metric: ``"return"`` or one of the environment's metrics.
+        test_episodes: episodes per test, >= 1.
+        num_envs: environments side by side, >= 1.
         seed: of episodes and sampling, >= 0.
-        logdir: where :func:`~robustmarl.training.run` keeps ``attack`` and ``recovery``.
-        settings: for :func:`~robustmarl.training.run`, both times.
+        team: name of the attacked team, where there are several.
+        opponents: controllers of the other teams.
+        interval: steps between tests and checkpoints, >= 1; None is a twentieth of each run.
+        learn: how it learns on; see :func:`~robustmarl.training.run`.
+        log: where :func:`~robustmarl.training.run` keeps the two runs: in the folders ``attack``
+            and ``recovery`` of ``logdir``.
 
     Raises:
-        TypeError: if ``attack`` is an attack, not a function that makes one; for ``perturb`` or
-            ``tests`` in the settings.
+        TypeError: if ``attack`` is an attack, not a function that makes one.
         ValueError: for a number out of range, or an unknown metric.
     """
+    check_trainable("adaptation.algorithm", algorithm)
     check_int("adaptation.env_steps", env_steps, 1)
     check_int("adaptation.recovery_steps", recovery_steps, 0)
-    spec = getattr(getattr(team, "team", team), "spec", None)
-    if spec is not None:  # else run refuses the team
-        check_choice("adaptation.metric", metric, ("return", *spec.metrics))
+    seed = check_int("adaptation.seed", seed, 0)
+    check_choice("adaptation.metric", metric, ("return", *algorithm.spec.metrics))
     if isinstance(attack, ObsAttack | Perturber) or not callable(attack):
         raise TypeError(
-            "adaptation.attack must be a function of the team that makes an attack, "
-            f"got {attack!r}. Write lambda team: ..."
+            "adaptation.attack must be a function of the algorithm that makes an attack, "
+            f"got {attack!r}. Write lambda algorithm: ..."
         )
-    own = sorted({"perturb", "tests"} & settings.keys())
-    if own:
-        raise TypeError(f"adaptation.settings must be without what it sets itself, got {own}.")
-    history = run(
-        team,
-        make_env,
-        env_steps=env_steps,
-        perturb=[attack(team)],
-        tests={"attack": [attack(team)], "none": ()},
-        seed=seed,
-        logdir=None if logdir is None else Path(logdir) / "attack",
-        **settings,
-    )
+
+    def learn_on(name: str, steps: int, seed: int, perturb: Attacks, tests: Tests) -> History:
+        folder = None if log is None else log.folder
+        return run(
+            algorithm,
+            make_env,
+            env_steps=steps,
+            num_envs=num_envs,
+            seed=seed,
+            team=team,
+            opponents=opponents,
+            perturb=perturb,
+            interval=interval,
+            learn=learn,
+            tests=tests,
+            log=log if log is None or folder is None else replace(log, logdir=folder / name),
+        )
+
+    perturb, tested = attack(algorithm), attack(algorithm)
+    tests = Tests({"attack": tested, "none": None}, episodes=test_episodes)
+    history = learn_on("attack", env_steps, seed, perturb, tests)
     steps, adapting = history.curve(f"attack/{metric}")
     without = history.curve(f"none/{metric}")
     stopped = int(steps[-1])
     if recovery_steps:
-        after = run(
-            team,
-            make_env,
-            env_steps=recovery_steps,
-            tests={"none": ()},
-            seed=seed + 1,
-            logdir=None if logdir is None else Path(logdir) / "recovery",
-            **settings,
-        )
+        # Other episodes than those that it has just learned from.
+        tests = Tests({"none": None}, episodes=test_episodes)
+        after = learn_on("recovery", recovery_steps, seed + 1, None, tests)
         later, values = after.curve(f"none/{metric}")
         # Its test before the first step repeats the last one.
         without = (

@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from robustmarl._checks import check, check_int
-from robustmarl.attacks.base import ObsAttack
-from robustmarl.data import RandomController
-from robustmarl.evaluation.rollouts import Rollouts, rollout
+from robustmarl.data import Controller, RandomController
+from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.tables import Cell, CrossTable
-from robustmarl.perturbers.base import Perturber
-from robustmarl.typing import Env
+from robustmarl.joint import TeamSpec
+from robustmarl.learning import TeamAlgorithm
+from robustmarl.training import Attacks, Trainable
 
-__all__ = ["crossplay"]
+__all__ = ["TeamController", "crossplay"]
 
-Attack = ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None
+
+@runtime_checkable
+class TeamController(Controller, Protocol):
+    """A controller that says which team it plays: a policy, or a random team."""
+
+    @property
+    def spec(self) -> TeamSpec:
+        """The team's."""
+
+
+Victim: TypeAlias = Trainable | TeamController
+"""What is attacked: an algorithm, or a controller of a known team."""
+
+Victims: TypeAlias = Victim | Sequence[Victim] | Mapping[int, Victim]
+"""One, or one per training seed."""
 
 
 def crossplay(
-    victims: Mapping[str, Any],
-    attacks: Mapping[str, Attack],
-    make_env: Callable[[], Env],
+    victims: Mapping[str, Victims],
+    attacks: Mapping[str, Attacks],
+    make_env: EnvMaker,
     *,
     episodes: int = 200,
     metric: str | None = None,
     num_envs: int = 10,
     seed: int = 0,
+    team: str | None = None,
+    opponents: Mapping[str, Controller] | None = None,
     baselines: bool = True,
     title: str = "",
 ) -> CrossTable:
@@ -46,6 +66,8 @@ def crossplay(
             or the return if it has none.
         num_envs: environments side by side, >= 1.
         seed: of the episodes, >= 0.
+        team: name of the team that the victims play, where there are several.
+        opponents: controllers of the other teams, the same in all cells.
         baselines: add the random team, and an untrained one of the first victim's kind.
         title: printed above the table.
 
@@ -62,51 +84,61 @@ def crossplay(
         taken = sorted({"random", "untrained"}.intersection(victims))
         remedy = "Rename it, or pass baselines=False."
         check(not taken, "crossplay.victims", "named unlike the baselines", taken, remedy)
-    teams = {name: _by_seed(name, given) for name, given in victims.items()}
-    first = next(iter(teams.values()))
-    spec = next(iter(first.values())).spec
-    known = ("return", *spec.metrics)
-    name = metric or (spec.metrics[0] if spec.metrics else "return")
-    check(name in known, "crossplay.metric", f"one of {list(known)}", metric)
+    by_name = {name: _by_seed(name, given) for name, given in victims.items()}
+    first = next(iter(by_name.values()))
+    model = next(iter(first.values()))
+    known = ("return", *model.spec.metrics)
+    figure = metric or (*model.spec.metrics, "return")[0]
+    check(figure in known, "crossplay.metric", f"one of {list(known)}", metric)
 
-    def play(team: Any, attack: Attack, seed: int = seed) -> Rollouts:
-        return rollout(
-            team, make_env, episodes=episodes, perturb=attack, num_envs=num_envs, seed=seed
+    def play(victim: Victim, attack: Attacks, seed: int = seed) -> NDArray[np.float64]:
+        played = rollout(
+            victim,
+            make_env,
+            episodes=episodes,
+            perturb=attack,
+            num_envs=num_envs,
+            seed=seed,
+            team=team,
+            opponents=opponents,
         )
+        return played.figure(figure)
 
     cells: dict[str, dict[str, Cell]] = {}
     flagged: list[str] = []
     if baselines:
-        device = next(iter(first.values())).device
-        team = RandomController(spec, device)
-        scores = {s: play(team, None, seed + i).figure(name) for i, s in enumerate(first)}
+        device = model.policy.device if isinstance(model, Trainable) else model.device
+        random = RandomController(model.spec, device)
+        # A random team has no training seeds: other episodes stand for another seed.
+        scores = {s: play(random, None, seed + i) for i, s in enumerate(first)}
         # It does not look at observations, so no attack on them changes what it does.
         cells["random"] = {attack: Cell(scores) for attack in attacks}
         flagged.append("random")
-        if all(hasattr(team, "untrained") for team in first.values()):
-            fresh = {s: team.untrained(seed=s) for s, team in first.items()}
-            teams = {"untrained": fresh, **teams}
+        learners = {s: one for s, one in first.items() if isinstance(one, TeamAlgorithm)}
+        if len(learners) == len(first):
+            fresh = {s: one.untrained(seed=s) for s, one in learners.items()}
+            by_name = {"untrained": fresh, **by_name}
             flagged.append("untrained")
-    for victim, by_seed in teams.items():
-        cells[victim] = {
-            attack_name: Cell({s: play(team, attack).figure(name) for s, team in by_seed.items()})
+    for name, by_seed in by_name.items():
+        cells[name] = {
+            attack_name: Cell({s: play(victim, attack) for s, victim in by_seed.items()})
             for attack_name, attack in attacks.items()
         }
-    return CrossTable(cells=cells, metric=name, baselines=tuple(flagged), title=title)
+    return CrossTable(cells=cells, metric=figure, baselines=tuple(flagged), title=title)
 
 
-def _by_seed(name: str, given: Any) -> dict[int, Any]:
+def _by_seed(name: str, given: Victims) -> Mapping[int, Victim]:
     if isinstance(given, Mapping):
-        teams = {int(s): team for s, team in given.items()}
+        by_seed = {int(seed): victim for seed, victim in given.items()}
     elif isinstance(given, Sequence):
-        teams = dict(enumerate(given))
+        by_seed = dict(enumerate(given))
     else:
-        teams = {0: given}
-    check(len(teams) > 0, f"crossplay.victims[{name!r}]", "at least one algorithm", given)
-    for team in teams.values():
-        if not hasattr(team, "spec"):
+        by_seed = {0: given}
+    check(len(by_seed) > 0, f"crossplay.victims[{name!r}]", "at least one algorithm", given)
+    for victim in by_seed.values():
+        if not isinstance(victim, Trainable | TeamController):
             raise TypeError(
                 f"crossplay.victims[{name!r}] must be a robustmarl algorithm, or one per seed, "
-                f"got {type(team).__name__}."
+                f"got {type(victim).__name__}."
             )
-    return teams
+    return by_seed

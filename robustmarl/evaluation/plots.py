@@ -5,10 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -29,6 +31,7 @@ __all__ = ["curve_panels", "heatmap", "learning_curves"]
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
 _DPI = 160
+Colour = tuple[float, float, float, float]
 _INK, _FAINT = "#222222", "#777777"
 
 
@@ -59,7 +62,7 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
         layout="constrained",
     )
     FigureCanvasAgg(figure)
-    axes: Any = figure.add_subplot()
+    axes = figure.add_subplot()
     means = [cell.estimate.mean for row in table.cells.values() for cell in row.values()]
     unit = min(means) >= 0.0 and max(means) <= 1.0
     norm = Normalize(0.0, 1.0) if unit else Normalize(min(means), max(means) + 1e-12)
@@ -74,9 +77,9 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
             axes.add_patch(_tile(column, top, colour))
             ink = "white" if _luminance(colour) < 0.4 else "black"
             mean, interval = str(estimate).split(" ", 1)
-            where = {"ha": "center", "color": ink}
-            axes.text(column + 0.5, top + 0.42, mean, va="center", fontsize=12, **where)
-            axes.text(column + 0.5, top + 0.73, interval, va="center", fontsize=7, **where)
+            for text, down, size in ((mean, 0.42, 12), (interval, 0.73, 7)):
+                place = (column + 0.5, top + down)
+                axes.text(*place, text, ha="center", va="center", fontsize=size, color=ink)
     for end in ends:
         y = tops[end] - gap / 2
         axes.plot([-0.02, columns + 0.02], [y, y], color=_INK, linewidth=1.0, clip_on=False)
@@ -84,7 +87,7 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
     axes.set_xticks([c + 0.5 for c in range(columns)], table.attacks)
     axes.set_yticks([top + 0.5 for top in tops], table.victims)
     for label, victim in zip(axes.get_yticklabels(), table.victims, strict=True):
-        label.set_style("italic" if table.is_baseline(victim) else "normal")
+        label.set_fontstyle("italic" if table.is_baseline(victim) else "normal")
     axes.xaxis.tick_top()
     axes.tick_params(length=0, labelsize=10, labelcolor=_INK)
     axes.spines[:].set_visible(False)
@@ -126,7 +129,7 @@ def learning_curves(
     """
     figure = Figure(figsize=(6.4, 3.8), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes: Any = figure.add_subplot()
+    axes = figure.add_subplot()
     _draw(axes, "learning_curves.curves", curves)
     _label(axes, title, xlabel, ylabel)
     axes.legend(frameon=False, fontsize=9)
@@ -162,9 +165,9 @@ def curve_panels(
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     labels = tuple(dict.fromkeys(label for curves in panels.values() for label in curves))
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for index, (name, curves) in enumerate(panels.items()):
-        axes: Any = figure.add_subplot(rows, columns, index + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         _draw(axes, f"curve_panels.panels[{name!r}]", curves, labels)
         below = index + columns >= len(panels)
         of_y = ylabel if isinstance(ylabel, str) else ylabel.get(name, "")
@@ -185,7 +188,7 @@ def curve_panels(
 
 
 def _draw(
-    axes: Any,
+    axes: Axes,
     where: str,
     curves: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]],
     labels: Sequence[str] | None = None,
@@ -196,21 +199,19 @@ def _draw(
     for label, seeds in curves.items():
         x, y = _common(f"{where}[{label!r}]", seeds)
         index = order.index(label)
-        style = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "linestyle": _DASHES[index // len(_COLOURS) % len(_DASHES)],
-        }
+        colour = _COLOURS[index % len(_COLOURS)]
+        dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
         if len(y) > 1:
             band = [bootstrap(column[:, None]) for column in y.T]
             low, high = [e.low for e in band], [e.high for e in band]
-            axes.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
             for one in y:
-                axes.plot(x, one, linewidth=0.6, alpha=0.45, **style)
+                axes.plot(x, one, dash, linewidth=0.6, alpha=0.45, color=colour)
         name = f"{label} ({len(y)} seed{'s' if len(y) > 1 else ''})"
-        axes.plot(x, y.mean(axis=0), linewidth=2.0, label=name, **style)
+        axes.plot(x, y.mean(axis=0), dash, linewidth=2.0, label=name, color=colour)
 
 
-def _label(axes: Any, title: str, xlabel: str, ylabel: str) -> None:
+def _label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, color=_INK)
     axes.set_ylabel(ylabel, color=_INK)
     if title:
@@ -247,15 +248,15 @@ def _common(
     return grid, np.stack([np.interp(grid, x, y) for x, y in pairs])
 
 
-def _tile(column: int, top: float, colour: Any) -> Any:
+def _tile(column: int, top: float, colour: Colour) -> Rectangle:
     return Rectangle((column + 0.02, top + 0.03), 0.96, 0.94, facecolor=colour, linewidth=0)
 
 
-def _mappable(norm: Normalize) -> Any:
+def _mappable(norm: Normalize) -> ScalarMappable:
     return ScalarMappable(norm=norm, cmap="cividis")
 
 
-def _luminance(colour: Any) -> float:
+def _luminance(colour: Colour) -> float:
     red, green, blue, _ = colour
     return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
 

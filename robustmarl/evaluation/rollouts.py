@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from robustmarl._checks import check_int
 from robustmarl._seeding import mix, stream_id
-from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import Controller, JointCollector
-from robustmarl.envs.vector import vector_env
-from robustmarl.perturbers.base import Perturber
+from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
-from robustmarl.typing import Env, RobustnessWarning
+from robustmarl.training import Trainable
+from robustmarl.training.settings import Attacks, listed
+from robustmarl.typing import RobustnessWarning
 
-__all__ = ["Rollouts", "rollout"]
+__all__ = ["Playing", "Rollouts", "rollout"]
+
+Playing: TypeAlias = Trainable | Controller
+"""What plays a team: an algorithm, or a policy or other controller."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +48,28 @@ class Rollouts:
 
 
 def rollout(
-    team: Any,
-    make_env: Callable[[], Env],
+    policy: Playing,
+    make_env: EnvMaker,
     *,
     episodes: int = 100,
-    perturb: ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None = None,
+    perturb: Attacks = None,
     num_envs: int = 10,
     seed: int = 0,
-    name: str | None = None,
+    team: str | None = None,
     opponents: Mapping[str, Controller] | None = None,
 ) -> Rollouts:
     """Play episodes and return their figures; learning and its random streams are untouched.
 
-    Episode k is the same for every team and attack of the same ``seed``: comparisons are paired.
+    Episode k is the same for every policy and attack of the same ``seed``: comparisons are paired.
 
     Args:
-        team: an algorithm, policy or controller; acts as trained (actors stay stochastic).
+        policy: an algorithm, policy or controller; acts as trained (actors stay stochastic).
         make_env: builds one environment.
         episodes: how many, >= 1; all that begin are finished and counted.
         perturb: an attack, a perturber, or several in order; None is clean.
         num_envs: environments side by side, >= 1.
         seed: of the episodes, >= 0.
-        name: of the team, where there are several.
+        team: name of the team that it plays, where there are several.
         opponents: controllers of the other teams.
 
     Warns:
@@ -75,14 +78,12 @@ def rollout(
     check_int("rollout.episodes", episodes, 1)
     check_int("rollout.num_envs", num_envs, 1)
     check_int("rollout.seed", seed, 0)
-    given = [] if perturb is None else perturb
-    several = given if isinstance(given, Sequence) else [given]
-    perturbers = [as_perturber(p) for p in several]
+    perturbers = [as_perturber(one) for one in listed("rollout.perturb", perturb)]
     env = vector_env(make_env, min(num_envs, episodes))
     collector = JointCollector(
-        team,
+        policy,
         env,
-        team=name,
+        team=team,
         opponents=opponents,
         perturb=perturbers,
         seed=mix(seed, stream_id("evaluation")) & (2**62 - 1),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,7 @@ Floats: TypeAlias = NDArray[np.float64]
 Scores: TypeAlias = Mapping[int, ArrayLike] | Sequence[ArrayLike]
 """Per training seed the scores of its episodes, (M,), M possibly different per seed."""
 
-Statistic: TypeAlias = Literal["mean", "iqm"] | Callable[..., Any]
+Statistic: TypeAlias = Literal["mean", "iqm"] | Callable[..., ArrayLike]
 
 _BLOCK = 1 << 22  # random numbers held at once
 _DECIMALS = 10  # differences below this are rounding of printed figures, hence zero
@@ -100,7 +100,7 @@ def bootstrap(
     if not callable(statistic):
         check_choice("bootstrap.statistic", statistic, ("mean", "iqm"))
     seeds = _per_seed(scores)
-    named: dict[Any, Callable[..., Any]] = {"mean": np.mean, "iqm": iqm}
+    named: dict[str, Callable[..., ArrayLike]] = {"mean": np.mean, "iqm": iqm}
     function = statistic if callable(statistic) else named[statistic]
     rng = np.random.default_rng(seed)
     means = np.array([one.mean() for one in seeds])
@@ -109,12 +109,14 @@ def bootstrap(
     for index, episodes in enumerate(seeds):
         chosen = drawn == index
         values[chosen] = _resampled_means(episodes, int(chosen.sum()), rng)
-    low, high = np.quantile(function(values, axis=-1), [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+    low, high = np.quantile(
+        np.asarray(function(values, axis=-1)), [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
+    )
     kind = "two-level bootstrap" if len(seeds) > 1 else "bootstrap over the episodes of one seed"
     name = statistic if isinstance(statistic, str) else getattr(statistic, "__name__", "statistic")
     of = "" if name == "mean" else f" of the {'IQM' if name == 'iqm' else name}"
     return Estimate(
-        mean=float(function(means, axis=-1)),
+        mean=float(np.asarray(function(means, axis=-1))),
         low=float(low),
         high=float(high),
         n_seeds=len(seeds),
@@ -150,7 +152,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     )
 
 
-def iqm(x: ArrayLike, axis: int = -1) -> Any:
+def iqm(x: ArrayLike, axis: int = -1) -> Floats:
     """Return the interquartile mean: the mean without the lowest and the highest quarter.
 
     Of n values ``int(n / 4)`` are cut at each end, so that of fewer than four none is.
@@ -159,7 +161,7 @@ def iqm(x: ArrayLike, axis: int = -1) -> Any:
         x: values, any shape.
         axis: the axis to average over.
     """
-    return stats.trim_mean(np.asarray(x, dtype=np.float64), 0.25, axis=axis)
+    return np.asarray(stats.trim_mean(np.asarray(x, dtype=np.float64), 0.25, axis=axis))
 
 
 @dataclass(frozen=True, kw_only=True)

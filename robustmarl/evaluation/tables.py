@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -228,7 +228,7 @@ class CrossTable:
         return self.is_baseline(before) != self.is_baseline(here)
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
+def _plain(cell: Cell) -> dict[str, object]:
     scores = {str(seed): values.tolist() for seed, values in cell.scores.items()}
     return {"level": cell.level, "scores": scores}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
+
+from robustmarl._seeding import Draws, stream_id
 
 __all__ = ["StepContext", "rows_of"]
 
@@ -46,9 +47,17 @@ class StepContext:
     terminal: Tensor
     types: Tensor | None = None
 
+    def draws(self, name: str) -> Draws:
+        """Return this step's random numbers for the purpose ``name``, one row per environment.
+
+        They follow from the episodes' keys, the step and the name alone: the same in a wrapper
+        and in a collector, whatever else draws.
+        """
+        return Draws(self.keys).at(self.step, stream_id(name))
+
 
 def rows_of(context: StepContext, rows: Tensor) -> StepContext:
     """Return the context of the environments ``rows``, int64 (R,)."""
-    values = {f.name: getattr(context, f.name) for f in fields(context)}
-    picked: dict[str, Any] = {k: None if v is None else v[rows] for k, v in values.items()}
-    return StepContext(**picked)
+    values = {part.name: getattr(context, part.name) for part in fields(context)}
+    chosen = {name: value[rows] for name, value in values.items() if value is not None}
+    return replace(context, **chosen)

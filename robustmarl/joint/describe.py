@@ -17,7 +17,7 @@ __all__ = ["Described", "describe"]
 class Described(BaseParallelWrapper[str, Any, Any]):
     """An environment that says what :func:`spec_of` cannot see; made by :func:`describe`."""
 
-    def __init__(self, env: Env, metadata: dict[str, Any]) -> None:
+    def __init__(self, env: Env, metadata: dict[str, object]) -> None:
         super().__init__(env)
         self.metadata = {**env.metadata, **metadata}
 
@@ -44,7 +44,7 @@ def describe(
         ValueError: for unknown agents, an agent in no team or in two, or a bad value.
     """
     check_parallel("describe.env", env)
-    stated: dict[str, Any] = {}
+    stated: dict[str, object] = {}
     if team_reward is not None:
         check_choice("describe.team_reward", team_reward, ("sum", "mean"))
         stated["team_reward"] = team_reward

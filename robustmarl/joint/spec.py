@@ -153,7 +153,7 @@ def _existing(sizes: tuple[int, ...], device: torch.device) -> Tensor | None:
     return torch.arange(max(sizes), device=device) < torch.tensor(sizes, device=device)[:, None]
 
 
-def check_parallel(where: str, env: Any) -> None:
+def check_parallel(where: str, env: object) -> None:
     """Raise ``TypeError`` unless ``env`` is a parallel environment."""
     if not hasattr(env, "possible_agents") or hasattr(env, "agent_iter"):
         raise TypeError(

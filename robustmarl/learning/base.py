@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, Unpack
 
@@ -124,6 +124,19 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.policy.device
+
+    @property
+    def off_policy(self) -> bool:
+        """Whether it learns from a replay buffer, or from the newest episodes only."""
+        return isinstance(self, OffPolicyAlgorithm)
+
+    def perturbers(self) -> Sequence[Any]:
+        """Return the perturbers that play while it trains, which ``training.run`` adds: none.
+
+        They are of a room beside this one, so their type is stated where both are known, in
+        :class:`robustmarl.training.Trainable`.
+        """
+        return []
 
     def victim(self) -> NetworkVictim:
         """Return the live view of its policy that attacks query."""

@@ -33,7 +33,7 @@ def action_loss(
     view = rows.view(victim)
     with torch.no_grad():
         greedy = view.logits(rows.obs).argmax(dim=-1)
-        adversarial = attack(view, rows.obs, draws)
+        adversarial = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
     return cross_entropy(view.logits(adversarial), greedy)
 
 
@@ -81,7 +81,7 @@ class ActionLossRegularizer(LossMixin):
         remedy = "Use PolicyRegularizer(policy_loss=PolicyLoss(form='mse', ...))."
         name = f"{type(self).__name__}.policy"
         check(discrete, name, "of discrete actions", self.policy.action_type, remedy)
-        self._add_term("action_loss", action_loss)  # type: ignore[arg-type]
+        self.add_term("action_loss", action_loss)
 
 
 def check_attack(where: str, attack: Any) -> None:

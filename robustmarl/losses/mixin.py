@@ -14,7 +14,7 @@ from robustmarl._checks import check
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl._signatures import check_left
 from robustmarl.joint import TeamSpec
-from robustmarl.schedules import Schedule
+from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import Env
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
 
@@ -25,15 +25,21 @@ class Term(Protocol):
     """A configured penalty on the rows being learned from."""
 
     @property
-    def weight(self) -> Schedule:
-        """Its weight over time; at 0 the term is not computed at all."""
+    def weight(self) -> float | Schedule:
+        """Its weight, a number or over time; at 0 the term is not computed at all."""
 
     @property
     def max_rows(self) -> int | None:
         """It is estimated on at most so many rows, drawn at random; None takes all."""
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
-        """Return the unweighted penalty, a scalar that carries gradients."""
+        """Return the unweighted penalty, a scalar that carries gradients.
+
+        Args:
+            victim: the live policy.
+            rows: M >= 1 agent-steps that it learns from; its mean is taken over them.
+            draws: M rows of random numbers, for the attack.
+        """
 
 
 class _TermStats(TrainingStatsWrapper):
@@ -77,6 +83,7 @@ class LossMixin(Algorithm[Any, Any]):
     """
 
     _terms: dict[str, Term]
+    _weights: dict[str, Schedule]
     _penalised = False
     penalty_steps: Tensor
     penalty_updates: Tensor
@@ -84,7 +91,7 @@ class LossMixin(Algorithm[Any, Any]):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         for base in cls.__bases__:
-            if issubclass(base, LossMixin):
+            if LossMixin in base.__mro__:  # see check_left
                 check_left(cls, base)
 
     @classmethod
@@ -105,10 +112,10 @@ class LossMixin(Algorithm[Any, Any]):
         made: Self = make(env, **settings)
         return made
 
-    def _add_term(self, name: str, term: Term) -> None:
+    def add_term(self, name: str, term: Term) -> None:
         """Register a term; a mixin calls this after ``super().__init__``."""
         if "_terms" not in self.__dict__:
-            self._terms = {}
+            self._terms, self._weights = {}, {}
             self._figures: dict[str, list[Tensor]] = {}
             self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
@@ -117,11 +124,12 @@ class LossMixin(Algorithm[Any, Any]):
                 f"{type(self).__name__} must take gradient steps on its policy through an "
                 "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
             )
+        weight = as_schedule(f"{name}.weight", term.weight)
         counts = hasattr(self.policy, "counted")
         rule = "counting 'updates' with Tianshou's own algorithms"
-        check(counts or term.weight.unit == "updates", f"{name}.weight", rule, term.weight)
+        check(counts or weight.unit == "updates", f"{name}.weight", rule, weight)
         check(name not in self._terms, name, "one term of its kind", term)
-        self._terms[name] = term
+        self._terms[name], self._weights[name] = term, weight
 
     def _create_optimizer(self, module: Any, factory: Any, max_grad_norm: Any = None) -> Any:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
@@ -166,11 +174,14 @@ class LossMixin(Algorithm[Any, Any]):
         step = int(self.penalty_steps)
         self.penalty_steps += 1
         for name, term in self._terms.items():
-            weight = term.weight(self._counted(term.weight.unit))
+            schedule = self._weights[name]
+            weight = schedule(self._counted(schedule.unit))
             if weight == 0.0:
                 continue
-            victim = as_victim(type(self).__name__, self)
+            victim = self._victim()
             rows = make_rows()
+            if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
+                continue
             key = mix(stream_id(name), step)
             if term.max_rows is not None and len(rows) > term.max_rows:
                 generator = torch.Generator().manual_seed(key & (2**63 - 1))
@@ -181,6 +192,11 @@ class LossMixin(Algorithm[Any, Any]):
             self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
             total = weight * value if total is None else total + weight * value
         return total
+
+    def _victim(self) -> Victim:
+        """Return the policy as its own rows ask it."""
+        own: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
+        return as_victim(type(self).__name__, self) if own is None else own()
 
     def _stock_rows(self) -> LossRows:
         """Return the rows of a batch of Tianshou's own."""

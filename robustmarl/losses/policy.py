@@ -23,7 +23,11 @@ Form = Literal["hinge", "kl", "tv", "ce", "mse"]
 
 
 def policy_loss(
-    clean: Tensor, perturbed: Tensor, form: Form = "hinge", margin: float = 1.0
+    clean: Tensor,
+    perturbed: Tensor,
+    form: Form = "hinge",
+    margin: float = 1.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""Return how far outputs moved, one value per row, (M,).
 
@@ -33,7 +37,7 @@ def policy_loss(
     * ``kl``: :math:`KL(\mathrm{softmax}\,Q(o) \,\|\, \mathrm{softmax}\,Q(\hat o))`,
     * ``tv``: half the L1 distance of the two softmax distributions,
     * ``ce``: :math:`-\log \mathrm{softmax}(Q(\hat o))_u`,
-    * ``mse``: the mean squared distance, for means of continuous actions.
+    * ``mse``: the mean squared distance over an agent's action coordinates, for means.
 
     Only ``kl``, ``tv`` and ``mse`` are 0 for a policy that ignores its observation.
 
@@ -42,9 +46,13 @@ def policy_loss(
         perturbed: the same on perturbed observations.
         form: one of the above.
         margin: c of the hinge, > 0.
+        mask: the action coordinates that exist, bool (M, A), for ``mse``; None is all.
     """
     if form == "mse":
-        return (perturbed - clean).square().mean(dim=-1)
+        square = (perturbed - clean).square()
+        if mask is None:
+            return square.mean(dim=-1)
+        return torch.where(mask, square, 0.0).sum(dim=-1) / mask.sum(dim=-1).clamp(min=1)
     if form in ("hinge", "ce"):
         label = clean.argmax(dim=-1, keepdim=True)
         if form == "ce":
@@ -86,17 +94,19 @@ class PolicyLoss:
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the mean of :func:`policy_loss` over rows with a choice to make."""
-        if rows.rows.mask is not None:
+        if rows.rows.mask is not None and not victim.continuous:
             choice = rows.rows.mask.sum(dim=-1) > 1
             rows, draws = rows.select(choice), Draws(draws.keys[choice])
         if len(rows) == 0:
             return rows.obs.new_zeros(())
         view = rows.view(victim)
         with torch.no_grad():
-            adversarial = self.attack(view, rows.obs, draws)
+            given = rows.obs.clone()  # an attack may write into what it is given
+            adversarial = self.attack(view, given, draws)
         with torch.set_grad_enabled(self.form in ("kl", "tv", "mse")):
             clean = view.output(rows.obs)  # a label has no gradient
-        return policy_loss(clean, view.output(adversarial), self.form, self.margin).mean()
+        perturbed = view.output(adversarial)
+        return policy_loss(clean, perturbed, self.form, self.margin, view.mask).mean()
 
 
 class PolicyRegularizer(LossMixin):
@@ -118,4 +128,4 @@ class PolicyRegularizer(LossMixin):
         continuous = self.policy.action_type == "continuous"
         rule = "'mse' for continuous actions, any other form for discrete ones"
         check((policy_loss.form == "mse") == continuous, "PolicyLoss.form", rule, policy_loss.form)
-        self._add_term("policy_loss", policy_loss)  # type: ignore[arg-type]
+        self.add_term("policy_loss", policy_loss)

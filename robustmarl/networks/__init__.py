@@ -1,22 +1,27 @@
 """Networks of teams: agents with or without memory, mixers, critics, beliefs."""
 
-from robustmarl.networks.agents import AgentNetwork, Agents, SeparateAgents
+from robustmarl.networks.agents import AgentNetwork, Agents, AgentSettings, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
-from robustmarl.networks.critics import ActionCritic, Critic, JointCritic
+from robustmarl.networks.critics import ActionCritic, Critic, CriticSettings, JointCritic
 from robustmarl.networks.mixers import AgentValues, Mixer, QMIXMixer, VDNMixer, WeightedMixer
 from robustmarl.networks.normalizer import ValueNormalizer
+from robustmarl.networks.protocol import Extra, TeamNetwork
 
 __all__ = [
     "ActionCritic",
     "AgentNetwork",
+    "AgentSettings",
     "AgentValues",
     "Agents",
     "BeliefNetwork",
     "Critic",
+    "CriticSettings",
+    "Extra",
     "JointCritic",
     "Mixer",
     "QMIXMixer",
     "SeparateAgents",
+    "TeamNetwork",
     "TypedAgentNetwork",
     "TypedCritic",
     "VDNMixer",

@@ -1,25 +1,56 @@
-"""One network shared by all agents of a team, told apart by their ids."""
+"""Networks of teams: one shared by all agents, told apart by their ids, or one for each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Literal, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_choice, check_int
-from robustmarl.networks.calculus.vjp import PlainMLP
+from robustmarl.networks.calculus.plan import Input, OneHot, Plan, Vector
+from robustmarl.networks.protocol import Extra
 
-__all__ = ["AgentNetwork", "Agents", "SeparateAgents", "check_widths", "feed_forward"]
+__all__ = [
+    "AgentNetwork",
+    "AgentSettings",
+    "Agents",
+    "SeparateAgents",
+    "activation_of",
+    "check_widths",
+    "feed_forward",
+]
 
 Activation = Literal["relu", "tanh"]
-_ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh}
+_ACTIVATIONS: dict[Activation, type[nn.ReLU] | type[nn.Tanh]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+Index = Tensor | tuple[slice | int, ...]
+"""Picks rows: where a bool tensor (...,) holds, or at one place of the axis of agents."""
 
 
-def check_widths(where: str, hidden: Any) -> None:
+Memory = Callable[[nn.GRU, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+"""Maps a GRU, its input and the memory before it to its output, and to what is kept of it."""
+
+
+class AgentSettings(TypedDict, total=False):
+    """Keywords of :class:`AgentNetwork`."""
+
+    hidden: tuple[int, ...]
+    recurrent: bool
+    agent_id: bool
+    last_action: bool
+    continuous: bool
+    squash: bool
+    activation: Activation
+    layer_norm: bool
+    output_gain: float | None
+    columns: tuple[int, ...] | None
+
+
+def check_widths(where: str, hidden: object) -> None:
     """Raise unless ``hidden`` is one width or more of hidden layers, each >= 1."""
     if not isinstance(hidden, tuple | list):
         raise TypeError(f"{where} must be a tuple of ints, got {hidden!r}.")
@@ -28,16 +59,21 @@ def check_widths(where: str, hidden: Any) -> None:
         check_int(where, width, 1)
 
 
+def activation_of(name: Activation) -> nn.Module:
+    """Return the activation called ``name``."""
+    return _ACTIVATIONS[name]()
+
+
 def feed_forward(
     sizes: tuple[int, ...], activation: Activation = "relu", layer_norm: bool = False
 ) -> nn.Sequential:
     """Return linear layers ``sizes[0] -> ... -> sizes[-1]`` with activations between them."""
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+    for depth, (fan_in, fan_out) in enumerate(pairwise(sizes), start=2):
         layers.append(nn.Linear(fan_in, fan_out))
-        if i < len(sizes) - 2:
+        if depth < len(sizes):
             layers += [nn.LayerNorm(fan_out)] if layer_norm else []
-            layers.append(_ACTIVATIONS[activation]())
+            layers.append(activation_of(activation))
     return nn.Sequential(*layers)
 
 
@@ -87,7 +123,7 @@ class AgentNetwork(nn.Module):
             rule = f"at least one index below {obs_size}"
             check(good, "AgentNetwork.columns", rule, columns)
         self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
-        read = obs_size if columns is None else len(columns)
+        read_size = obs_size if columns is None else len(columns)
         check(continuous or not squash, "AgentNetwork.squash", "False for logits", squash)
         check_choice("AgentNetwork.activation", activation, tuple(_ACTIVATIONS))
         check_widths("AgentNetwork.hidden", hidden)
@@ -95,105 +131,146 @@ class AgentNetwork(nn.Module):
         self.continuous, self.recurrent = continuous, recurrent
         width = hidden[0]
         self.hidden_size = width if recurrent else 0
-        fan_in = read + agent_id * num_agents + last_action * num_actions
-        self.first = nn.Linear(read, width)
+        fan_in = read_size + agent_id * num_agents + last_action * num_actions
+        self.first = nn.Linear(read_size, width)
         self.id_table = nn.Parameter(torch.empty(num_agents, width)) if agent_id else None
         self.last_table = nn.Parameter(torch.empty(num_actions, width)) if last_action else None
-        bound = fan_in**-0.5  # of the whole one-hot input, as if concatenated
+        # torch's own draw of a linear layer whose input is the concatenation of all blocks.
+        bound = fan_in**-0.5
         for weight in (self.first.weight, self.first.bias, self.id_table, self.last_table):
             if weight is not None:
                 nn.init.uniform_(weight, -bound, bound)
-        last: nn.Module
-        start: list[nn.Module] = [nn.LayerNorm(width)] if layer_norm else []
-        start.append(_ACTIVATIONS[activation]())
+        output_layer: nn.Module
+        bend: list[nn.Module] = [nn.LayerNorm(width)] if layer_norm else []
+        bend.append(activation_of(activation))
         if recurrent:
             self.gru = nn.GRU(width, width)
-            self.rest = nn.Sequential(*start)
+            self.rest = nn.Sequential(*bend)
             self.head: nn.Module = nn.Linear(width, num_actions)
-            last = self.head
+            output_layer = self.head
         else:
             body = feed_forward((*hidden, num_actions), activation, layer_norm)
-            self.rest = nn.Sequential(*start, *body)
+            self.rest = nn.Sequential(*bend, *body)
             self.head = nn.Identity()
-            last = body[-1]
+            output_layer = body[-1]
         if output_gain is not None:
-            assert isinstance(last, nn.Linear)  # built above
-            nn.init.orthogonal_(last.weight, output_gain)
-            nn.init.zeros_(last.bias)
+            assert isinstance(output_layer, nn.Linear)  # built above
+            nn.init.orthogonal_(output_layer.weight, output_gain)
+            nn.init.zeros_(output_layer.bias)
         if squash and recurrent:
             self.head = nn.Sequential(self.head, nn.Tanh())
         elif squash:
             self.rest.append(nn.Tanh())
-        spread = continuous and not squash
-        self.log_std = nn.Parameter(torch.zeros(num_actions)) if spread else None
+        is_gaussian = continuous and not squash
+        self.log_std = nn.Parameter(torch.zeros(num_actions)) if is_gaussian else None
+
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the blocks of the first layer's input besides the observation."""
+        found: list[Input] = []
+        if (table := self.id_table) is not None:
+            found.append(OneHot("agents", table))
+        if (table := self.last_table) is not None:
+            vectors = self.continuous
+            found.append(Vector("last_act", table) if vectors else OneHot("last_act", table, True))
+        return tuple(found)
+
+    def plan(self) -> Plan | None:
+        """Return the network's layers as they are now, None if one of them is not known."""
+        return Plan.of(self.first, *self._rest(), inputs=self.inputs(), columns=self.columns)
+
+    def _rest(self) -> tuple[nn.Module, ...]:
+        """Return what follows the first layer, in order: what is run, and what is read."""
+        return (self.rest, self.gru, self.head) if self.recurrent else (self.rest,)
 
     def extra(
         self,
         agents: Tensor | None,
         last_act: Tensor | None,
         side: Mapping[str, Tensor] | None = None,
-    ) -> Tensor | None:
-        """Return what ids, last actions and side inputs add to the first layer, (..., H) or None.
+    ) -> Extra:
+        """Return what ids, last actions and side inputs add to the first layer.
 
         Args:
             agents: indices, int64, any shape; None is agent 0.
             last_act: last actions, int64 like ``agents`` with -1 for none, or float (..., A).
-            side: further inputs by name; this network knows none.
+            side: further inputs by name, (..., size) each; those that :meth:`inputs` names.
+
+        Raises:
+            ValueError: for a side input that this network does not have.
         """
-        extra = None
-        if self.id_table is not None:
-            agents = torch.zeros((), dtype=torch.int64) if agents is None else agents
-            extra = F.embedding(agents.to(self.id_table.device), self.id_table)
-        if self.last_table is not None and last_act is not None:
-            if self.continuous:
-                last = last_act @ self.last_table
-            else:
-                last = F.embedding(last_act.clamp(min=0), self.last_table)
-                last = last * (last_act >= 0).unsqueeze(-1)
-            extra = last if extra is None else extra + last
-        return extra
+        if agents is None and self.id_table is not None:
+            agents = torch.zeros((), dtype=torch.int64)
+        given = {"agents": agents, "last_act": last_act}
+        if side:
+            unknown = set(side).difference(block.name for block in self.inputs())
+            rule = f"among the inputs of this {type(self).__name__}"
+            check(not unknown, "extra.side", rule, sorted(unknown))
+            given |= side
+        return self.with_inputs(Extra(None, agents), given)
+
+    def with_inputs(self, extra: Extra, given: Mapping[str, Tensor | None]) -> Extra:
+        """Return ``extra`` with the inputs in ``given``, by their names, added to it."""
+        added = extra.added
+        for block in self.inputs():
+            values = given.get(block.name)
+            if values is not None:
+                part = block.added(values)
+                added = part if added is None else added + part
+        return Extra(added, extra.agents)
 
     def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+        self, obs: Tensor, extra: Extra | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return (output (..., A), hidden (..., H) or None) of one step; obs (..., D)."""
-        x = self.first(obs if self.columns is None else obs[..., self.columns])
-        if extra is not None:
-            x = x + extra
-        x = self.rest(x)
-        if not self.recurrent:
-            return x, None
-        flat = x.reshape(-1, self.hidden_size)
-        before = torch.zeros_like(flat) if hidden is None else hidden.reshape(flat.shape)
-        after = torch.gru_cell(flat, before, *self.gru.all_weights[0]).view(x.shape)
-        return self.head(after), after
+        return self._run(obs, extra, _next_state, hidden)
 
-    def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def unroll(
+        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Return outputs (B, T, N, A) and, if recurrent, states before each step (B, T, N, H).
 
         Args:
             obs: (B, T, N, D), N in the team's order; memory is empty before the first step.
             last_act: actions before each step, (B, T, N) int64 or (B, T, N, A) float.
+            side: further inputs by name, (B, T, N, size) each.
         """
         agents = torch.arange(self.num_agents, device=obs.device)
-        extra = self.extra(agents, last_act)
-        if not self.recurrent:
-            return self.step(obs, extra, None)[0], None
-        x = self.first(obs if self.columns is None else obs[..., self.columns])
-        if extra is not None:
-            x = x + extra
-        x = self.rest(x)
-        batch, steps, agents_n, width = x.shape
-        states, _ = self.gru(x.transpose(0, 1).reshape(steps, batch * agents_n, width))
-        states = states.view(steps, batch, agents_n, width).transpose(0, 1)
-        before = F.pad(states[:, :-1], (0, 0, 0, 0, 1, 0)).detach()
-        return self.head(states), before
+        return self._run(obs, self.extra(agents, last_act, side), _all_states, None)
 
-    def plain(self) -> PlainMLP | None:
-        """Return this network as a :class:`PlainMLP` if it is one (ids enter as ``extra``)."""
-        if self.recurrent or self.columns is not None:
-            return None
-        return PlainMLP.of(nn.Sequential(self.first, self.rest))
+    def _run(
+        self, obs: Tensor, extra: Extra | None, remember: Memory, hidden: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        # Modules are called, not their plan's layers: hooks and layers put in later count.
+        x = self.first(obs if self.columns is None else obs[..., self.columns])
+        added = None if extra is None else extra.added
+        if added is not None:
+            x = x + added
+        kept = None
+        for layer in self._rest():
+            if isinstance(layer, nn.GRU):
+                x, kept = remember(layer, x, hidden)
+            else:
+                x = layer(x)
+        return x, kept
+
+
+def _next_state(gru: nn.GRU, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return memory after one step, (..., H), as output and as what is kept."""
+    rows = x.reshape(-1, gru.input_size)
+    before = torch.zeros_like(rows) if hidden is None else hidden.reshape(rows.shape)
+    # The cell alone: a GRU module wants an axis of time, which costs more than the step.
+    after = torch.gru_cell(rows, before, *gru.all_weights[0]).view(x.shape)
+    return after, after
+
+
+def _all_states(gru: nn.GRU, x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return memory after each of the steps (B, T, N, H), and memory before them."""
+    batch, steps, agents, width = x.shape
+    states, _ = gru(x.transpose(0, 1).reshape(steps, batch * agents, width))
+    states = states.view(steps, batch, agents, width).transpose(0, 1)
+    # One step later. Detached: who starts from a state takes it as given.
+    before = F.pad(states[:, :-1], (0, 0, 0, 0, 1, 0)).detach()
+    return states, before
 
 
 class SeparateAgents(nn.Module):
@@ -206,13 +283,17 @@ class SeparateAgents(nn.Module):
         settings: of every :class:`AgentNetwork`; there are no agent ids.
     """
 
-    id_table = None
-
-    def __init__(self, obs_size: int, num_agents: int, num_actions: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        obs_size: int,
+        num_agents: int,
+        num_actions: int,
+        **settings: Unpack[AgentSettings],
+    ) -> None:
         super().__init__()
-        own = settings | {"agent_id": False}
+        settings["agent_id"] = False
         self.nets = nn.ModuleList(
-            AgentNetwork(obs_size, num_agents, num_actions, **own) for _ in range(num_agents)
+            AgentNetwork(obs_size, num_agents, num_actions, **settings) for _ in range(num_agents)
         )
         one = self._one
         self.obs_size = obs_size
@@ -241,74 +322,85 @@ class SeparateAgents(nn.Module):
     @property
     def log_std(self) -> Tensor | None:
         """The agents' log standard deviations, (N, A), or None."""
-        each = [cast(AgentNetwork, net).log_std for net in self.nets]
+        each = [self.of(i).log_std for i in range(self.num_agents)]
         return None if each[0] is None else torch.stack(cast("list[Tensor]", each))
+
+    def plan(self) -> None:
+        """Return None: rows go through several networks; see :meth:`of` for one of them."""
 
     def extra(
         self,
         agents: Tensor | None,
         last_act: Tensor | None,
         side: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Return the agents' indices and last actions as columns, which :meth:`step` takes."""
-        ids = torch.zeros((), dtype=torch.int64) if agents is None else agents
-        column = ids.to(self.first.weight).unsqueeze(-1)
-        if self.last_table is None or last_act is None:
-            return column
-        last = last_act if self.continuous else last_act.unsqueeze(-1)
-        last = last.to(column.dtype)
-        return torch.cat([column.expand(*last.shape[:-1], 1), last], dim=-1)
+    ) -> Extra:
+        """Return what last actions and side inputs add to the first layers, and whose rows.
+
+        Args:
+            agents: indices, int64, any shape; None is agent 0.
+            last_act: last actions, int64 like ``agents`` with -1 for none, or float (..., A).
+            side: further inputs by name, (..., size) each.
+        """
+        agents = torch.zeros((), dtype=torch.int64) if agents is None else agents
+        agents = agents.to(self.first.weight.device)
+        if (self.last_table is None or last_act is None) and not side:
+            return Extra(None, agents)
+        # Every agent's table is looked up here, not at each of the steps that share the result.
+        of_rows = [] if last_act is None else [last_act[..., 0] if self.continuous else last_act]
+        of_rows += [values[..., 0] for values in (side or {}).values()]
+        agents = torch.broadcast_tensors(agents, *of_rows)[0]
+        added = self.first.weight.new_empty(*agents.shape, self.first.out_features)
+        for net, rows in self._parts(agents):
+            last = None if last_act is None else last_act[rows]
+            part = {name: values[rows] for name, values in (side or {}).items()}
+            added[rows] = cast(Tensor, net.extra(None, last, part).added)
+        return Extra(added, agents)
 
     def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+        self, obs: Tensor, extra: Extra | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return (output (..., A), hidden (..., H) or None) of one step; obs (..., D).
 
         Without ``extra`` rows are in the team's order, (..., N, D).
         """
-        n = self.num_agents
-        order = torch.arange(n, device=obs.device)
-        extra = self.extra(order, None) if extra is None else extra
-        extra = extra.expand(*obs.shape[:-1], extra.shape[-1])
-        ids = extra[..., 0].long()
-        if ids.shape[-1:] == (n,) and bool((ids == order).all()):
-            parts = [self._part(i, (..., i, slice(None)), obs, extra, hidden) for i in range(n)]
-            states = [after for _, after in parts if after is not None]
-            output = torch.stack([out for out, _ in parts], dim=-2)
-            return output, torch.stack(states, dim=-2) if states else None
-        output = obs.new_zeros(*obs.shape[:-1], self.num_actions)
-        after = obs.new_zeros(*obs.shape[:-1], self.hidden_size) if self.recurrent else None
-        for i in range(n):
-            rows = ids == i
-            output[rows], own = self._part(i, rows, obs, extra, hidden)
-            if after is not None:
-                after[rows] = cast(Tensor, own)
+        shape = obs.shape[:-1]
+        extra = Extra(None, torch.arange(self.num_agents)) if extra is None else extra
+        agents = torch.zeros((), dtype=torch.int64) if extra.agents is None else extra.agents
+        agents = agents.to(obs.device).expand(shape)
+        added = None if extra.added is None else extra.added.expand(*shape, -1)
+        output = obs.new_zeros(*shape, self.num_actions)
+        after = obs.new_zeros(*shape, self.hidden_size) if self.recurrent else None
+        for net, rows in self._parts(agents):
+            brought = Extra(None if added is None else added[rows])
+            before = None if hidden is None else hidden[rows]
+            output[rows], state = net.step(obs[rows], brought, before)
+            if after is not None and state is not None:
+                after[rows] = state
         return output, after
 
-    def _part(
-        self, i: int, rows: Any, obs: Tensor, extra: Tensor, hidden: Tensor | None
+    def _parts(self, agents: Tensor) -> Iterator[tuple[AgentNetwork, Index]]:
+        """Return every agent's network and where its rows are among those of ``agents`` (...,)."""
+        order = torch.arange(self.num_agents, device=agents.device)
+        in_order = agents.shape[-1:] == order.shape and bool((agents == order).all())
+        every = (slice(None),) * (agents.dim() - 1)
+        for i in range(self.num_agents):
+            # A slice, where rows are in the team's order, is a view; a mask has to be searched.
+            yield self.of(i), (*every, i) if in_order else agents == i
+
+    def unroll(
+        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        net = self.of(i)
-        last = extra[rows][..., 1:] if extra.shape[-1] > 1 else None
-        if last is not None and not self.continuous:
-            last = last.squeeze(-1).long()
-        before = None if hidden is None else hidden[rows]
-        return net.step(obs[rows], net.extra(None, last), before)
-
-    def unroll(self, obs: Tensor, last_act: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return what :meth:`AgentNetwork.unroll` does."""
-        parts = [
-            cast(AgentNetwork, net).unroll(
-                obs[:, :, i : i + 1], None if last_act is None else last_act[:, :, i : i + 1]
-            )
-            for i, net in enumerate(self.nets)
-        ]
-        states = [before for _, before in parts if before is not None]
-        output = torch.cat([out for out, _ in parts], dim=2)
-        return output, torch.cat(states, dim=2) if states else None
-
-    def plain(self) -> None:
-        """Return None: rows of several networks are no :class:`PlainMLP`."""
+        outputs, states = [], []
+        for i in range(self.num_agents):
+            one = slice(i, i + 1)
+            last = None if last_act is None else last_act[:, :, one]
+            part = {name: values[:, :, one] for name, values in (side or {}).items()}
+            output, before = self.of(i).unroll(obs[:, :, one], last, part)
+            outputs.append(output)
+            if before is not None:
+                states.append(before)
+        return torch.cat(outputs, dim=2), torch.cat(states, dim=2) if states else None
 
 
 Agents = AgentNetwork | SeparateAgents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,15 @@ from torch.nn import functional as F
 from robustmarl._checks import check, check_int
 from robustmarl._seeding import mix, stream_id
 from robustmarl.joint import TeamSpec
-from robustmarl.networks.agents import AgentNetwork, check_widths
-from robustmarl.networks.critics import Critic
+from robustmarl.networks.agents import AgentNetwork, AgentSettings, check_widths
+from robustmarl.networks.calculus.plan import Input, Vector
+from robustmarl.networks.critics import Critic, CriticSettings
+from robustmarl.networks.protocol import Extra
 
 __all__ = ["BeliefNetwork", "TypedAgentNetwork", "TypedCritic"]
+
+# PPO's usual gain of an output layer, here so that all beliefs start near one half.
+_OUTPUT_GAIN = 0.01
 
 
 class BeliefNetwork(nn.Module):
@@ -48,7 +53,7 @@ class BeliefNetwork(nn.Module):
         self.hidden_size = check_int("BeliefNetwork.memory", memory, 1)
         self.obs_size, self.num_agents = spec.obs_size, spec.num_agents
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("belief")) & (2**63 - 1))
+            torch.manual_seed(mix(seed, stream_id("belief")) & (2**63 - 1))  # torch wants an int64
             self.normalize = nn.LayerNorm(spec.obs_size)
             self.first = nn.Linear(spec.obs_size, hidden[0])
             self.id_table = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))
@@ -62,16 +67,17 @@ class BeliefNetwork(nn.Module):
             self.head = nn.Linear(memory, spec.num_agents)
             for module in self.modules():
                 if isinstance(module, nn.Linear):
-                    nn.init.orthogonal_(module.weight, 0.01 if module is self.head else 2.0**0.5)
+                    gain = _OUTPUT_GAIN if module is self.head else nn.init.calculate_gain("relu")
+                    nn.init.orthogonal_(module.weight, gain)
                     nn.init.zeros_(module.bias)
             for weight in self.gru.parameters():
                 nn.init.zeros_(weight) if weight.dim() == 1 else nn.init.orthogonal_(weight)
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless it was made for a team of these sizes."""
-        own, other = (self.obs_size, self.num_agents), (spec.obs_size, spec.num_agents)
-        rule = f"made for this team: observation size and number of agents {other}"
-        check(own == other, "BeliefNetwork", rule, own)
+        made_for, asked = (self.obs_size, self.num_agents), (spec.obs_size, spec.num_agents)
+        rule = f"made for this team: observation size and number of agents {asked}"
+        check(made_for == asked, "BeliefNetwork", rule, made_for)
 
     def step(self, obs: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return beliefs (..., N, N), ``[..., i, j]`` i's about j, and memory (..., N, H).
@@ -91,11 +97,12 @@ class BeliefNetwork(nn.Module):
 
     def _step(self, obs: Tensor, ids: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self._encode(obs, ids)
-        flat = x.reshape(-1, x.shape[-1])
-        shape = (*x.shape[:-1], self.hidden_size)
-        before = flat.new_zeros(len(flat), self.hidden_size)
-        before = before if hidden is None else hidden.reshape(before.shape)
-        after = torch.gru_cell(flat, before, *self.gru.all_weights[0]).view(shape)
+        rows = x.reshape(-1, x.shape[-1])
+        size = (len(rows), self.hidden_size)
+        before = rows.new_zeros(size) if hidden is None else hidden.reshape(size)
+        # The cell alone: a GRU module wants an axis of time, which costs more than the step.
+        after = torch.gru_cell(rows, before, *self.gru.all_weights[0])
+        after = after.view(*x.shape[:-1], self.hidden_size)
         return torch.sigmoid(self.head(self.last_norm(after))), after
 
     def unroll(self, obs: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -106,14 +113,15 @@ class BeliefNetwork(nn.Module):
             hidden: memory before the first step, (B, N, H); None is empty.
         """
         x = self._encode(obs, self.id_table)
-        batch, steps, n, width = x.shape
-        start = None if hidden is None else hidden.reshape(1, batch * n, -1).contiguous()
-        x = x.transpose(0, 1).reshape(steps, batch * n, width)
+        batch, steps, agents, width = x.shape
+        start = None if hidden is None else hidden.reshape(1, batch * agents, -1).contiguous()
+        x = x.transpose(0, 1).reshape(steps, batch * agents, width)
         states, _ = self.gru(x, start)
-        states = states.view(steps, batch, n, -1).transpose(0, 1)
+        states = states.view(steps, batch, agents, -1).transpose(0, 1)
         return self.head(self.last_norm(states)), states
 
     def _encode(self, obs: Tensor, ids: Tensor) -> Tensor:
+        """Return the GRU's input (..., F) of ``obs`` (..., D) and rows of the id table."""
         encoded: Tensor = self.rest(self.first(self.normalize(obs)) + ids)
         return encoded
 
@@ -121,8 +129,9 @@ class BeliefNetwork(nn.Module):
 class TypedAgentNetwork(AgentNetwork):
     """An actor whose observations may carry N type slots at their end.
 
-    Slots are a block of the first layer's input, a table like that of ids: without slots, or
-    with zeros, it is an :class:`AgentNetwork` (without, bit for bit).
+    Slots are a side input, ``side["slots"]`` (..., N), and a block of the first layer's input, a
+    table like that of ids: without slots, or with zeros, it is an :class:`AgentNetwork` (without,
+    bit for bit). They may also stand at the end of the observation.
 
     Args:
         obs_size: D without slots.
@@ -136,7 +145,7 @@ class TypedAgentNetwork(AgentNetwork):
         obs_size: int,
         num_agents: int,
         num_actions: int,
-        **settings: Any,
+        **settings: Unpack[AgentSettings],
     ) -> None:
         super().__init__(obs_size, num_agents, num_actions, **settings)
         rule = "without memory: the belief network has it"
@@ -145,31 +154,36 @@ class TypedAgentNetwork(AgentNetwork):
 
     def draw_slots(self, generator: torch.Generator) -> None:
         """Draw the slots' weights; apart, so that the other draws are those without slots."""
-        bound = self.first.in_features**-0.5
+        bound = self.first.in_features**-0.5  # torch's own draw of a linear layer
         nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
 
-    def extra(
-        self,
-        agents: Tensor | None,
-        last_act: Tensor | None,
-        side: Mapping[str, Tensor] | None = None,
-    ) -> Tensor | None:
-        """Return what ids, last actions and ``side["slots"]`` (..., N) add to the first layer."""
-        extra = super().extra(agents, last_act)
-        if side is None or "slots" not in side:
-            return extra
-        of_slots = side["slots"] @ self.slot_table
-        return of_slots if extra is None else extra + of_slots
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the blocks of the first layer's input besides the observation."""
+        return (*super().inputs(), Vector("slots", self.slot_table))
 
     def step(
-        self, obs: Tensor, extra: Tensor | None, hidden: Tensor | None
+        self, obs: Tensor, extra: Extra | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None."""
+        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None.
+
+        Args:
+            obs: observations, with the slots at their end unless ``extra`` has them.
+            extra: what rows bring besides; ``side["slots"]``, (..., N), if they bring slots.
+            hidden: unused.
+        """
         if obs.shape[-1] > self.obs_size:
             obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
-            of_slots = slots @ self.slot_table
-            extra = of_slots if extra is None else extra + of_slots
+            extra = self.with_inputs(Extra() if extra is None else extra, {"slots": slots})
         return super().step(obs, extra, hidden)
+
+    def unroll(
+        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what :meth:`AgentNetwork.unroll` does, of (B, T, N, D) or (B, T, N, D + N)."""
+        if obs.shape[-1] > self.obs_size:
+            obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
+            side = {**(side or {}), "slots": slots}
+        return super().unroll(obs, last_act, side)
 
 
 class TypedCritic(Critic):
@@ -181,14 +195,14 @@ class TypedCritic(Critic):
         settings: of :class:`Critic`.
     """
 
-    def __init__(self, size: int, slots: int, **settings: Any) -> None:
+    def __init__(self, size: int, slots: int, **settings: Unpack[CriticSettings]) -> None:
         super().__init__(size, **settings)
         self.size = size
         self.slot_table = nn.Parameter(torch.zeros(slots, self.first.out_features))
 
     def draw_slots(self, generator: torch.Generator) -> None:
         """Draw the slots' weights."""
-        bound = self.first.in_features**-0.5
+        bound = self.first.in_features**-0.5  # torch's own draw of a linear layer
         nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check_choice, check_int
-from robustmarl.networks.agents import Activation, check_widths, feed_forward
+from robustmarl.networks.agents import Activation, activation_of, check_widths, feed_forward
 
-__all__ = ["ActionCritic", "Critic", "JointCritic"]
+__all__ = ["ActionCritic", "Critic", "CriticSettings", "JointCritic"]
+
+
+class CriticSettings(TypedDict, total=False):
+    """Keywords of :class:`Critic`."""
+
+    num_agents: int
+    hidden: tuple[int, ...]
+    activation: Activation
+    layer_norm: bool
 
 
 class Critic(nn.Module):
@@ -38,7 +49,7 @@ class Critic(nn.Module):
         self.first = nn.Linear(size, hidden[0])
         self.id_table = nn.Parameter(torch.zeros(num_agents, hidden[0])) if num_agents else None
         body = feed_forward((*hidden, 1), activation)
-        self.rest = nn.Sequential({"relu": nn.ReLU, "tanh": nn.Tanh}[activation](), *body)
+        self.rest = nn.Sequential(activation_of(activation), *body)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return values: (...,) of (..., size), or (..., N) of (..., N, size) with ids."""
@@ -138,6 +149,7 @@ class ActionCritic(nn.Module):
         shape = (num_agents * num_actions, width)
         self.act_table = nn.Parameter(torch.zeros(shape)) if others else None
         if self.act_table is not None:
+            # The bound of a linear layer of ``width`` inputs, whatever the size of the team.
             nn.init.uniform_(self.act_table, -(width**-0.5), width**-0.5)
         outputs = num_actions + dueling
         self.rest = nn.Sequential(nn.ReLU(), *feed_forward((*hidden, outputs)))

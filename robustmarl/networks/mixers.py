@@ -15,7 +15,8 @@ from robustmarl.joint import MASKED
 
 __all__ = ["AgentValues", "Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
 
-_NO_WEIGHT = 1e-10  # DOP's authors add it; weights that are all zero stay so instead of NaN
+# Keeps DOP's weights finite where all are 0, and is lost in rounding elsewhere.
+_TINY = 1e-10
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,13 @@ class QMIXMixer(Mixer):
 
     def forward(self, values: AgentValues, state: Tensor) -> Tensor:
         """Return Q_tot (...,) of the taken ``values`` (..., N) in ``state`` (..., S)."""
-        h, e = self.hyper_hidden, self.embed
-        h1, h2, hv, b1 = self.first(self.normalize(state)).split((h, h, e, e), dim=-1)
-        w1 = self.w1(h1.relu()).abs().unflatten(-1, (self.num_agents, e))
-        w2 = self.w2(h2.relu()).abs()
+        hyper, embed = self.hyper_hidden, self.embed
+        sizes = (hyper, hyper, embed, embed)
+        of_w1, of_w2, of_v, b1 = self.first(self.normalize(state)).split(sizes, dim=-1)
+        w1 = self.w1(of_w1.relu()).abs().unflatten(-1, (self.num_agents, embed))
+        w2 = self.w2(of_w2.relu()).abs()
         mixed = F.elu((values.taken.unsqueeze(-1) * w1).sum(dim=-2) + b1)
-        return (mixed * w2).sum(dim=-1) + self.v(hv.relu()).squeeze(-1)
+        return (mixed * w2).sum(dim=-1) + self.v(of_v.relu()).squeeze(-1)
 
 
 class WeightedMixer(nn.Module):
@@ -147,7 +149,7 @@ class WeightedMixer(nn.Module):
         state = self.normalize(state)
         w1 = self.w1(state).abs().unflatten(-1, (self.num_agents, -1))
         raw = (w1 * self.w2(state).abs().unsqueeze(-2)).sum(-1)
-        return raw / (raw.sum(-1, keepdim=True) + _NO_WEIGHT)
+        return raw / (raw.sum(-1, keepdim=True) + _TINY)
 
     def forward(self, q: Tensor, state: Tensor) -> Tensor:
         """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""

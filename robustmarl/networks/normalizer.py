@@ -8,8 +8,19 @@ from torch import Tensor, nn
 __all__ = ["ValueNormalizer"]
 
 
+# The least variance: with returns that hardly differ, a value's unit stays 0.01 or more.
+_MIN_VARIANCE = 1e-4
+
+
 class ValueNormalizer(nn.Module):
-    """Running mean and standard deviation of returns, as buffers."""
+    """Running mean and standard deviation of returns, as buffers.
+
+    Averages that forget exponentially, divided by the weight that they have gathered so far, so
+    that the first ones are not drawn towards zero.
+
+    Args:
+        decay: how much of the averages an update keeps; 0.99 remembers about 100 updates.
+    """
 
     mean: Tensor
     second: Tensor
@@ -22,7 +33,7 @@ class ValueNormalizer(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
     def update(self, returns: Tensor, mask: Tensor) -> None:
-        """Take in returns where ``mask``."""
+        """Take in returns (...,) where ``mask`` (...,)."""
         values = returns[mask].double()
         keep = self.decay
         self.mean.mul_(keep).add_((1.0 - keep) * values.mean())
@@ -30,14 +41,15 @@ class ValueNormalizer(nn.Module):
         self.weight.mul_(keep).add_(1.0 - keep)
 
     def _moments(self) -> tuple[float, float]:
+        """Return mean and standard deviation; 0 and 1 before the first update."""
         weight = float(self.weight)
         if weight == 0.0:
             return 0.0, 1.0
         mean, second = float(self.mean) / weight, float(self.second) / weight
-        return mean, max(second - mean * mean, 1e-4) ** 0.5
+        return mean, max(second - mean * mean, _MIN_VARIANCE) ** 0.5
 
     def normalize(self, values: Tensor) -> Tensor:
-        """Return values in units of the returns' spread."""
+        """Return values (...,) in units of the returns' spread, around their mean."""
         mean, std = self._moments()
         return (values - mean) / std
 

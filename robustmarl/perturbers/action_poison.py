@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -16,11 +16,31 @@ from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
 from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.policies import TeamPolicy
 from robustmarl.victims import Victim
 
-__all__ = ["ActionPoisonPerturber", "When"]
+__all__ = ["ActionPoisonPerturber", "PoisonedLearner", "When"]
 
 When = Literal["training", "always"]
+
+_SATURATED = 2.0**54
+"""``poison`` scales by twice this where the budget cannot be used up."""
+
+
+class PoisonedLearner(Protocol):
+    """The live algorithm whose agent is poisoned; ``learning.TeamAlgorithm`` is one.
+
+    Those with ``action_advantages(context, logits, act)``, like COMA and DOP, know the advantage
+    of every own action; ``additive_advantages`` says whether the others' actions matter to it.
+    """
+
+    @property
+    def policy(self) -> TeamPolicy:
+        """Who plays."""
+
+    @property
+    def spec(self) -> TeamSpec:
+        """The team's."""
 
 
 class ActionPoisonPerturber(Perturber):
@@ -61,13 +81,18 @@ class ActionPoisonPerturber(Perturber):
 
     kind = "poison"
     act_told = "executed"
+    attacked: Tensor
+    act: Tensor
+    kl: Tensor
+    scale: Tensor
+    log_likelihood: Tensor
     _totals: list[float]
 
     def __init__(
         self,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: Any,
+        learner: PoisonedLearner,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -117,9 +142,9 @@ class ActionPoisonPerturber(Perturber):
         name = type(self).__name__
         difference = self.spec.describe_difference(spec)
         check(not difference, f"{name}.learner", "of the team that plays", difference)
-        acting = getattr(policy, "network", None)
         rule = "the algorithm whose policy plays"
-        check(policy is None or acting is self._network, f"{name}.learner", rule, self.learner)
+        plays = policy is None or policy is self.learner.policy.victim()
+        check(plays, f"{name}.learner", rule, self.learner)
         self.start(place)
 
     @property
@@ -132,38 +157,72 @@ class ActionPoisonPerturber(Perturber):
     @torch.no_grad()
     def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
         """Return logits (E, N, A) with all mass on the drawn action at attacked steps."""
-        size = len(logits)
-        self.attacked = torch.zeros(size, dtype=torch.bool, device=logits.device)
-        self.act = torch.full((size,), -1, dtype=torch.int64, device=logits.device)
-        self.kl, self.scale = logits.new_zeros(2, size)
-        k = self._k
-        self.log_likelihood = logits.new_zeros(size)
+        self._clear(logits)
         if not self.active:
             return logits
-        playing = context.live & ~context.terminal & context.alive[:, k]
+        playing = context.live & ~context.terminal & context.alive[:, self._k]
         draws = Draws(context.keys).at(context.step, self._stream)
-        chance, which = draws.uniform(2).split(1, dim=1)
-        self.attacked = playing & (chance[:, 0] < self.attack_frequency)
+        chance, point = draws.uniform(2).unbind(1)
+        self.attacked = playing & (chance < self.attack_frequency)
         soft = logits
         if self.temperature is not None:
             soft = (logits / self.temperature).masked_fill(~context.mask, MASKED)
-        if self.attack_frequency < 1.0:
-            own = torch.log_softmax(soft[:, k], dim=-1)
-            self.log_likelihood = torch.where(playing, log_likelihood(own, own.exp()), 0.0)
+        if self.attack_frequency < 1.0:  # else every figure is an attacked step's
+            clean = torch.log_softmax(soft[:, self._k], dim=-1)
+            self.log_likelihood = torch.where(playing, log_likelihood(clean, clean.exp()), 0.0)
         rows = self.attacked.nonzero()[:, 0]
         if len(rows) == 0:
             self._count(playing)
             return logits
-        every = len(rows) == size
-        view = PoisonView(
+        every = len(rows) == len(logits)  # then nothing is copied
+        view = self._view(context, soft, draws, None if every else rows)
+        found = poison(view.logits[:, self._k], view.mask, self._direction(view), self.kl_budget)
+        cumulative = found.policy.cumsum(dim=-1)
+        point = (point if every else point[rows]).double().unsqueeze(-1)
+        act = (cumulative <= point * cumulative[:, -1:]).sum(-1)
+        self.act = _filled(self.act, rows, act)
+        self.kl = _filled(self.kl, rows, found.kl)
+        self.scale = _filled(self.scale, rows, found.scale)
+        seen = log_likelihood(found.log_policy, found.policy)
+        self.log_likelihood = _filled(self.log_likelihood, rows, seen)
+        self._count(playing, found.effective, found.scale > _SATURATED)
+        logits = logits.clone()
+        moved = torch.full_like(view.policy, MASKED).scatter_(1, act.unsqueeze(1), 0.0)
+        logits[rows, self._k] = moved
+        return logits
+
+    def _clear(self, logits: Tensor) -> None:
+        """Note for every environment that nothing happened in this step."""
+        size = len(logits)
+        self.attacked = torch.zeros(size, dtype=torch.bool, device=logits.device)
+        self.act = torch.full((size,), -1, dtype=torch.int64, device=logits.device)
+        self.kl, self.scale, self.log_likelihood = logits.new_zeros(3, size)
+
+    def _view(
+        self, context: StepContext, logits: Tensor, draws: Draws, rows: Tensor | None
+    ) -> PoisonView:
+        """Return what the adversary knows of the attacked environments; None is all of them."""
+        side = self.learner.policy.acted_on(context)
+        if rows is not None:
+            side = {name: values[rows] for name, values in side.items()}
+
+        def attacked_draws() -> Draws:
+            keys = draws.split(1).keys
+            return Draws(keys if rows is None else keys[rows])
+
+        return PoisonView(
             self._network,
-            context if every else rows_of(context, rows),
-            soft if every else soft[rows],
-            k,
-            lambda: Draws(draws.split(1).keys if every else draws.split(1).keys[rows]),
+            context if rows is None else rows_of(context, rows),
+            logits if rows is None else logits[rows],
+            self._k,
+            attacked_draws,
             self._advantage,
             self._additive,
+            side,
         )
+
+    def _direction(self, view: PoisonView) -> Tensor:
+        """Return the attack's direction, (R, A), checked."""
         direction = self.attack(view)
         got = tuple(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
         if got != (wanted := tuple(view.mask.shape)):
@@ -172,27 +231,7 @@ class ActionPoisonPerturber(Perturber):
             )
         if not bool(torch.isfinite(direction.sum())):
             raise ValueError(f"{self.attack!r} must return finite directions, got {direction!r}.")
-        found = poison(view.logits[:, k], view.mask, direction, self.kl_budget)
-        cumulative = found.policy.cumsum(dim=-1)
-        which = which if every else which[rows]
-        act = (cumulative <= which.double() * cumulative[:, -1:]).sum(-1)
-        seen = log_likelihood(found.log_policy, found.policy)
-        for name, values in {
-            "act": act,
-            "kl": found.kl,
-            "scale": found.scale,
-            "log_likelihood": seen,
-        }.items():
-            kept = getattr(self, name)
-            if every:
-                setattr(self, name, values.to(kept))
-            else:
-                kept[rows] = values.to(kept)
-        self._count(playing, found.effective, found.scale > 2.0**54)
-        moved = torch.full_like(view.policy, MASKED).scatter_(1, act.unsqueeze(1), 0.0)
-        logits = logits.clone()
-        logits[slice(None) if every else rows, k] = moved
-        return logits
+        return direction
 
     def record(self) -> dict[str, Tensor]:
         """Return ``attacked``, ``kl``, ``scale`` and ``log_likelihood``."""
@@ -263,6 +302,11 @@ class ActionPoisonPerturber(Perturber):
         return own, bool(getattr(self.learner, "additive_advantages", True))
 
 
+def _filled(kept: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """Return ``kept`` (E,) with ``values`` (R,) in ``rows``."""
+    return kept.index_put((rows,), values.to(kept))
+
+
 def _expand(values: Tensor, act: Tensor) -> Tensor:
     """Return (K, R, N, A) of (R, N, A), K as in ``act``."""
     return values.unsqueeze(0).expand(len(act), *values.shape)
@@ -270,7 +314,7 @@ def _expand(values: Tensor, act: Tensor) -> Tensor:
 
 def _given(where: str, function: Callable[[StepContext], Tensor], context: StepContext) -> Tensor:
     """Return what a user's ``function`` answers, (R, N, A)."""
-    found: Any = function(context)
+    found: object = function(context)
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
     wanted = tuple(context.mask.shape)
     check(got == wanted, where, f"a function that returns values of shape {wanted}", got)

@@ -130,6 +130,7 @@ class ByzantinePerturber(Perturber):
         if len(self.types) != len(begun):
             self.types = torch.zeros_like(context.alive)
         if bool(begun.any()):
+            self._forget(begun)
             draws = Draws(context.keys).at(torch.zeros_like(context.step), self._type_stream)
             drawn = self.type_distribution.sample(self.spec, draws)
             self.types = torch.where(begun[:, None], drawn, self.types)
@@ -163,11 +164,19 @@ class ByzantinePerturber(Perturber):
         self._play = None
         executed = act
         if replaced:
-            play = self._play = self.adversary.play(self._own(context, act), act, self._of(context))
+            lived = self._lived(context, act)
+            draws = Draws(context.keys).at(context.step, self._act_stream)
+            play = self._play = self.adversary.play(lived, act, draws)
             self._check(play.act, act, rows, context.mask)
+            played, real = play.act.to(act.dtype), self.spec.action_mask(act.device)
+            if act.dim() == 3 and real is not None:
+                played = played.masked_fill(~real, 0.0)
+            executed = torch.where(_wide(rows, act), played, act)
             self._hidden = play.hidden
-            wide = rows.unsqueeze(-1) if act.dim() == 3 else rows
-            executed = torch.where(wide, play.act.to(act.dtype), act)
+            if play.hidden is not None and lived.hidden is not None:
+                # Others' episodes must not matter: memory moves on only where somebody played.
+                somebody = rows.any(dim=1)[:, None, None]
+                self._hidden = torch.where(somebody, play.hidden, lived.hidden)
         self._rows, self._intended, self._last = rows, act, executed
         return executed
 
@@ -188,8 +197,7 @@ class ByzantinePerturber(Perturber):
         if self.with_probabilities:
             act, logp = torch.zeros_like(self._intended), torch.zeros(self._rows.shape)
             if self._play is not None and self._play.logp is not None:
-                wide = self._rows.unsqueeze(-1) if act.dim() == 3 else self._rows
-                act = torch.where(wide, self._play.act.to(act.dtype), act)
+                act = torch.where(_wide(self._rows, act), self._play.act.to(act.dtype), act)
                 logp = torch.where(self._rows, self._play.logp, 0.0)
             kept |= {"act": act, "logp": logp}
         return kept
@@ -204,24 +212,27 @@ class ByzantinePerturber(Perturber):
         names = ("episodes", "byzantine_episodes", "steps", "replaced")
         return dict(zip(names, self._totals, strict=True))
 
-    def _of(self, context: StepContext) -> Draws:
-        return Draws(context.keys).at(context.step, self._act_stream)
+    def _forget(self, begun: Tensor) -> None:
+        """Empty the memory of the environments ``begun``, bool (E,), whose episodes begin.
 
-    def _own(self, context: StepContext, act: Tensor) -> StepContext:
+        At the beginning, as the adversary may be asked much later: its agent may appear late.
+        """
+        if self._hidden is not None and len(self._hidden) == len(begun):
+            self._hidden = torch.where(begun[:, None, None], 0.0, self._hidden)
+        if self._last is not None and len(self._last) == len(begun):
+            none = _no_act(self._last)
+            self._last = torch.where(_wide(begun, self._last), none, self._last)
+
+    def _lived(self, context: StepContext, act: Tensor) -> StepContext:
         """Return the step as the adversary lives it."""
-        begun = context.step == 0
-        none = torch.zeros_like(act) if act.is_floating_point() else torch.full_like(act, -1)
-        last = none if self._last is None or self._last.shape != act.shape else self._last
-        wide = begun.view(-1, *(1,) * (act.dim() - 1))
-        last = torch.where(wide, none, last)
-        hidden = self._hidden
-        width = self.adversary.hidden_size
-        shape = (*context.alive.shape, width)
-        if width and (hidden is None or hidden.shape != shape):
+        last = self._last
+        if last is None or last.shape != act.shape:
+            last = _no_act(act)
+        hidden, size = self._hidden, self.adversary.hidden_size
+        shape = (*context.alive.shape, size)
+        if size and (hidden is None or hidden.shape != shape):
             hidden = context.obs.new_zeros(shape)
-        if hidden is not None:
-            hidden = torch.where(begun[:, None, None], 0.0, hidden)
-        return replace(context, seen=context.obs, last_act=last, hidden=hidden if width else None)
+        return replace(context, seen=context.obs, last_act=last, hidden=hidden if size else None)
 
     def _check(self, found: Any, act: Tensor, rows: Tensor, mask: Tensor) -> None:
         where = f"{type(self).__name__}.adversary"
@@ -241,3 +252,13 @@ class ByzantinePerturber(Perturber):
             name, value = self.spec.agents[i], int(found[e, i])
             rule = f"available to {name!r} in environment {e}"
             check(False, f"{where}'s action", rule, value, "Choose where context.mask is true.")
+
+
+def _wide(rows: Tensor, act: Tensor) -> Tensor:
+    """Return ``rows``, (E,) or (E, N), with axes of length 1 to the number of those of ``act``."""
+    return rows.view(*rows.shape, *(1,) * (act.dim() - rows.dim()))
+
+
+def _no_act(act: Tensor) -> Tensor:
+    """Return "nothing done yet" in the shape of ``act``: zeros of a box, else -1."""
+    return torch.zeros_like(act) if act.is_floating_point() else torch.full_like(act, -1)

@@ -12,6 +12,7 @@ from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers._fit import spread
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
@@ -134,7 +135,9 @@ class LearnedObsPerturber(ObsPerturber):
         self._logp = context.seen.new_zeros(context.seen.shape[:2])
         u, logp = self.attack.last_sample, self.attack.last_logp
         if u is not None and logp is not None:
-            self._sample, self._logp = self._spread(u, self._sample), self._spread(logp, self._logp)
+            index = self.attacked_index
+            self._sample = spread(u, self._sample, index)
+            self._logp = spread(logp, self._logp, index)
         return seen
 
     def record(self) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,11 +13,21 @@ from robustmarl._checks import check, check_device, check_int, check_names, chec
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.perturbers._fit import Fit, Index, pick, spread
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.typing import RobustnessWarning
-from robustmarl.victims import FunctionVictim, Rows, Victim, as_victim
+from robustmarl.victims import (
+    FunctionVictim,
+    Rows,
+    Victim,
+    VictimLike,
+    VictimView,
+    as_victim,
+)
 
 __all__ = ["ObsPerturber", "as_perturber"]
+
+_NOBODY = torch.zeros(0, dtype=torch.int64)
 
 
 class ObsPerturber(Perturber):
@@ -32,7 +42,8 @@ class ObsPerturber(Perturber):
         episodes: share of the episodes in which it attacks at all, drawn per episode, in [0, 1].
 
     Raises:
-        ValueError: at construction for bad numbers; at ``bind`` for unknown agents.
+        ValueError: at construction for bad numbers or no agents; at ``bind`` for unknown agents,
+            and for a victim that is not the attacked agents' policy or has no room for them.
     """
 
     kind = "obs"
@@ -41,7 +52,7 @@ class ObsPerturber(Perturber):
         self,
         attack: ObsAttack,
         *,
-        victim: Any = None,
+        victim: VictimLike | None = None,
         agents: Collection[str] | None = None,
         every: int = 1,
         probability: float = 1.0,
@@ -57,115 +68,69 @@ class ObsPerturber(Perturber):
         self.probability = check_number("ObsPerturber.probability", probability, 0.0, 1.0)
         self.episodes = check_number("ObsPerturber.episodes", episodes, 0.0, 1.0)
         self.victim = None if victim is None else as_victim("ObsPerturber.victim", victim)
-        self.agents = None if agents is None or isinstance(agents, str) else tuple(agents)
-        if isinstance(agents, str):
-            check_names("ObsPerturber.agents", agents, ())
-        self._own_memory = False
+        self.agents: tuple[str, ...] | None = None
+        if agents is not None:
+            self.agents = check_names("ObsPerturber.agents", agents, agents)
+            rule = "at least one name, or None for all"
+            check(len(self.agents) > 0, "ObsPerturber.agents", rule, agents)
+        self._remembers = False
         self._hidden: Tensor | None = None
         self._attacked = self._unchanged = 0.0
         self.size = torch.zeros(0)
+        self.attacked_index: Index = (_NOBODY, _NOBODY)
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents and victim; see :class:`Perturber`."""
         super().bind(spec, policy, place)
         names = spec.agents if self.agents is None else self.agents
         names = check_names("ObsPerturber.agents", names, spec.agents)
-        named = [name in names for name in spec.agents]
-        self._asked = getattr(self.attack, "needs_victim", True)
-        victim = policy if self.victim is None else self.victim
-        if not self._asked:
-            device = torch.device("cpu") if victim is None else victim.device
-            victim = FunctionVictim(_unasked, device=device)
-        if victim is None:
-            raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
-        if policy is not None:
-            check_device("ObsPerturber.victim", victim.device, policy.device)
+        victim = self._resolved(policy)
         foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
         check(not (foreign and victim.acting_only), "ObsPerturber.victim", rule, "other")
-        self._victim, self._own_memory = victim, foreign and victim.hidden_size > 0
-        self._hidden = None
-        self._named = torch.tensor(named)
-        self._ids = torch.tensor(_own_indices(victim, spec, named))
-        self._width, self._choices, self._real = _sizes(victim, spec, named)
-        self.attack.ball.check_size(type(self.attack).__name__, self._width)
+        self._victim, self._fit = victim, Fit.of(victim, spec, names)
+        self.attack.ball.check_size(type(self.attack).__name__, self._fit.obs_size)
+        self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
         self._stream = stream_id(f"obs/{place.depth}")
         self._attacked = self._unchanged = 0.0
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D); clean rows keep their bits."""
+        self.size = context.seen.new_zeros(context.seen.shape[:2])
         if self.attack.ball.is_zero or self.probability == 0.0:
-            self.size = context.seen.new_zeros(context.seen.shape[:2])
             return context.seen
-        device = context.seen.device
         draws = Draws(context.keys).at(context.step, self._stream)
-        rows = context.live & (context.step % self.every == 0)
-        if self.episodes < 1.0:
-            once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream + 1)
-            rows = rows & (once.uniform(1)[:, 0] < self.episodes)
-        if self.probability < 1.0:
-            rows = rows & (draws.uniform(1)[:, 0] < self.probability)
-        shown = context.observed & rows[:, None] & self._named.to(device)
-        envs, agents = self.attacked_index = shown.nonzero().unbind(1)
-        self.size = context.seen.new_zeros(shown.shape)
-        if len(envs) == 0:
+        chosen = self._chosen(context, draws)
+        index = self.attacked_index = chosen.nonzero().unbind(1)
+        if len(index[0]) == 0:
             return context.seen
-        whole = len(envs) == shown.numel()  # as a rule: then rows are a view
-
-        def pick(values: Tensor) -> Tensor:
-            return values.flatten(0, 1) if whole else values[envs, agents]
-
-        clean = pick(context.seen)[:, : self._width]
-        real = None if self._real is None else self._real.to(device)[agents]
-        bound: dict[str, Tensor] = {}
-        side: dict[str, Tensor] = {}
-        if self._asked:
-            hidden, state = self._hidden_of(context), context.state
-            if hidden is not None:
-                bound["hidden"] = pick(hidden)
-            bound["last_act"] = pick(context.last_act)
-            bound["state"] = pick(state) if state.dim() == 3 else state[envs]
-            side = {name: pick(values) for name, values in self._victim.side(context).items()}
-        view = self._victim.at(
-            Rows(
-                mask=pick(context.mask)[:, : self._choices],
-                obs_mask=real,
-                agents=self._ids.to(device)[agents],
-                side=side,
-                **bound,
-            )
-        )
-        own = Draws(pick(draws.split(shown.shape[1]).keys.view(shown.shape)))
-        found = self.attack(view, clean.clone(), own)  # it may write into what it is given
-        found = self.attack.ball.project(found, clean)  # enforced, not trusted
-        if real is not None:
-            found = torch.where(real, found, clean)
-        seen = self._spread(found, context.seen)
-        self.size = self._spread((found - clean).abs().amax(dim=-1), self.size)
-        counted = shown & context.alive & ~context.terminal[:, None]
+        clean = self._fit.cut(pick(context.seen, index))
+        found = self._found(context, clean, draws)
+        self.size = spread((found - clean).abs().amax(dim=-1), self.size, index)
+        counted = chosen & context.alive & ~context.terminal[:, None]
         self._attacked += float(counted.count_nonzero())
         self._unchanged += float((counted & (self.size == 0)).count_nonzero())
-        return seen
+        return spread(found, context.seen, index)
 
+    @torch.no_grad()
     def shown(self, context: StepContext) -> None:
-        """Advance a foreign recurrent victim on what was shown."""
-        if not self._own_memory:
+        """Advance a foreign recurrent victim on what was shown to its agents."""
+        if not self._remembers:
             return
-        envs, agents = context.seen.shape[:2]
-        hidden = self._hidden_of(context)
-        view = self._victim.at(
-            Rows(
-                hidden=None if hidden is None else hidden.flatten(0, 1),
-                last_act=context.last_act.flatten(0, 1),
-                agents=self._ids.to(context.seen.device).repeat(envs),
-                side={k: v.flatten(0, 1) for k, v in self._victim.side(context).items()},
-            )
-        )
-        with torch.no_grad():
-            after = view.advance(context.seen.flatten(0, 1)[:, : self._width])
+        before = self._memory(context)
+        if before is None:
+            before = context.seen.new_zeros(*context.alive.shape, self._victim.hidden_size)
+        theirs = self._fit.attacked.to(before.device).expand(context.alive.shape)
+        index = theirs.nonzero().unbind(1)
+        after = self._view(context, before, index).advance(self._fit.cut(pick(context.seen, index)))
         assert after is not None  # hidden_size > 0
-        self._hidden = after.view(envs, agents, -1)
+        self._hidden = spread(after, before, index)
+
+    @property
+    def obs_size(self) -> int:
+        """The size of the observations that the attack is shown; after ``bind``."""
+        return self._fit.obs_size
 
     def counters(self) -> dict[str, float]:
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
@@ -181,26 +146,67 @@ class ObsPerturber(Perturber):
                 stacklevel=2,
             )
 
-    def _spread(self, values: Tensor, others: Tensor) -> Tensor:
-        """Return ``others`` (E, N, ...) with the ``values`` (M, ...) of attacked agents."""
-        if values.shape[1:] == others.shape[2:]:
-            if len(values) == others.shape[:2].numel():
-                return values.view(others.shape)
-            spread = others.clone()
-            spread[self.attacked_index] = values
-            return spread
-        spread = others.clone()
-        envs, agents = self.attacked_index
-        spread[envs, agents, : self._width] = values
-        return spread
+    def _resolved(self, policy: Victim | None) -> Victim:
+        """Return whom the attack queries; a stand-in for attacks that query nobody."""
+        victim = policy if self.victim is None else self.victim
+        self._asked = getattr(self.attack, "needs_victim", True)
+        if not self._asked:
+            device = torch.device("cpu") if victim is None else victim.device
+            victim = FunctionVictim(_unasked, device=device)
+            victim.obs_size = getattr(self.attack, "obs_size", None)
+        if victim is None:
+            raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
+        if policy is not None:
+            check_device("ObsPerturber.victim", victim.device, policy.device)
+        return victim
 
-    def _hidden_of(self, context: StepContext) -> Tensor | None:
-        if not self._own_memory:
+    def _chosen(self, context: StepContext, draws: Draws) -> Tensor:
+        """Return whose observations are attacked in this step, bool (E, N)."""
+        now = context.live & (context.step % self.every == 0)
+        if self.episodes < 1.0:  # the next stream, and step 0: once for the whole episode
+            once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream + 1)
+            now = now & (once.uniform(1)[:, 0] < self.episodes)
+        if self.probability < 1.0:
+            now = now & (draws.uniform(1)[:, 0] < self.probability)
+        return context.observed & now[:, None] & self._fit.attacked.to(now.device)
+
+    def _found(self, context: StepContext, clean: Tensor, draws: Draws) -> Tensor:
+        """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
+        index, numbers = self.attacked_index, self._fit.numbers.to(clean.device)
+        view = self._view(context, self._memory(context), index)
+        keys = draws.split(self._fit.team_size).keys.view(len(context.keys), -1)[:, numbers]
+        # A clone, as an attack may write into what it is given.
+        found = self.attack(view, clean.clone(), Draws(pick(keys, index)))
+        found = self.attack.ball.project(found, clean)  # enforced, not trusted
+        real = self._fit.real_rows(index[1])
+        return found if real is None else torch.where(real, found, clean)
+
+    def _view(self, context: StepContext, hidden: Tensor | None, index: Index) -> VictimView:
+        """Return the victim bound to the rows ``index`` of a step, given its memory (E, N, H)."""
+        envs, agents = index
+        fit, state = self._fit, context.state
+        rows = Rows(
+            mask=fit.cut_actions(pick(context.mask, index)),
+            obs_mask=fit.real_rows(agents),
+            agents=fit.ids.to(agents.device)[agents],
+        )
+        if self._asked:
+            rows = replace(
+                rows,
+                hidden=None if hidden is None else pick(hidden, index),
+                last_act=fit.cut_actions(pick(context.last_act, index)),
+                state=pick(state, index) if state.dim() == 3 else state[envs],
+                side={k: pick(v, index) for k, v in self._victim.side(context).items()},
+            )
+        return self._victim.at(rows)
+
+    def _memory(self, context: StepContext) -> Tensor | None:
+        """Return the victim's memory before this step, (E, N, H); None is empty."""
+        if not self._remembers:
             return context.hidden
-        if self._hidden is None:
-            return None
-        begun = (context.step == 0)[:, None, None]
-        self._hidden = torch.where(begun, 0.0, self._hidden)
+        if self._hidden is not None:
+            begun = (context.step == 0)[:, None, None]
+            self._hidden = torch.where(begun, 0.0, self._hidden)
         return self._hidden
 
 
@@ -213,45 +219,3 @@ def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
 
 def _unasked(obs: Tensor) -> Tensor:
     raise RuntimeError("an attack with needs_victim=False queried the victim.")
-
-
-def _own_indices(victim: Victim, spec: TeamSpec, named: list[bool]) -> list[int]:
-    """Return which of the victim's agents each of the spec's agents is, 0 where it is none.
-
-    By name; a policy of as many agents under other names (a transferred one) is taken in order.
-    """
-    own = victim.agents
-    if own is None or own == spec.agents:
-        return list(range(spec.num_agents))
-    index = {agent: i for i, agent in enumerate(own)}
-    attacked = [agent for agent, is_named in zip(spec.agents, named, strict=True) if is_named]
-    if all(agent in index for agent in attacked):
-        return [index.get(agent, 0) for agent in spec.agents]
-    rule = f"a policy of the attacked agents {attacked}"
-    remedy = "Attack its agents only: ObsPerturber(attack, agents=[...])."
-    check(len(own) == spec.num_agents, "ObsPerturber.victim", rule, f"one of {list(own)}", remedy)
-    return list(range(spec.num_agents))
-
-
-def _sizes(victim: Victim, spec: TeamSpec, named: list[bool]) -> tuple[int, int, Tensor | None]:
-    """Return how wide observations and masks are cut for the victim, and what is no padding.
-
-    Returns:
-        D and A as the victim takes them, and the coordinates that exist, bool (N, D), None
-        where all do.
-    """
-
-    def width(own: int | None, sizes: tuple[int, ...], joint: int) -> int:
-        """Return the victim's size: its own, else the attacked agents' where they have one."""
-        attacked = {size for size, is_named in zip(sizes, named, strict=True) if is_named}
-        return own or (attacked.pop() if len(attacked) == 1 else joint)
-
-    size = width(victim.obs_size, spec.obs_sizes, spec.obs_size)
-    attacked = [s for s, is_named in zip(spec.obs_sizes, named, strict=True) if is_named]
-    fits = max(attacked, default=0) <= size <= spec.obs_size
-    rule = f"a policy for observations of size {spec.obs_size}"
-    check(fits, "ObsPerturber.victim", rule, f"one for size {size}")
-    real = torch.arange(size) < torch.tensor(spec.obs_sizes)[:, None]
-    padded = bool((~real[torch.tensor(named)]).any())
-    choices = width(victim.num_actions, spec.action_sizes, spec.num_actions)
-    return size, choices, real if padded else None

@@ -70,8 +70,8 @@ class PerturberStack:
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions."""
-        for perturber in self.perturbers:
+        """Return the executed actions; the innermost has the last word, as in wrappers."""
+        for perturber in reversed(self.perturbers):
             act = perturber.on_act(context, act)
         return act
 

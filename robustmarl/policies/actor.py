@@ -16,9 +16,6 @@ from robustmarl.schedules import Schedule, as_schedule
 
 __all__ = ["ActorPolicy", "DeterministicPolicy"]
 
-_LOG_STD_RANGE = -5.0, 2.0
-"""As in CleanRL's SAC: standard deviations from .007 to 7.4, in a box of [-1, 1]."""
-
 
 class ActorPolicy(TeamPolicy):
     """Softmax over logits, or a Gaussian around means in [-1, 1]; evaluated as trained.
@@ -55,29 +52,46 @@ class ActorPolicy(TeamPolicy):
         if training or not self.deterministic_eval:
             noise = draws.normal(mean.shape[1] * mean.shape[2]).view(mean.shape)
             act = mean + noise * self._log_std().exp()
+        act = self.without_padding(act)
         return act, self.log_prob(mean, act)
 
-    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
-        """Return log-probabilities of ``act`` (...,) or (..., A) given outputs (..., A)."""
+    def log_prob(self, output: Tensor, act: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Return log-probabilities of ``act`` given outputs; see :meth:`entropy`.
+
+        Args:
+            output: logits or means, (..., A).
+            act: action indices (...,) or vectors (..., A).
+            agents: whose they are, int64 (...,); None: (..., N) in the team's order.
+        """
         if self.spec.continuous:
-            log_std = self._log_std()
+            log_std = self._log_std(agents)
             z = (act - output) * (-log_std).exp()
             each = -0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)
-            return each.sum(dim=-1)
+            return self.without_padding(each, agents).sum(dim=-1)
         logp = torch.log_softmax(output, dim=-1)
         return logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
-    def entropy(self, output: Tensor) -> Tensor:
-        """Return entropies (...,) in nats given outputs (..., A)."""
+    def entropy(self, output: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Return entropies (...,) in nats, over the action coordinates that each agent has.
+
+        Args:
+            output: logits or means, (..., A).
+            agents: whose they are, int64 (...,); None: (..., N) in the team's order.
+        """
         if self.spec.continuous:
-            each = self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)
-            return each.sum(dim=-1).expand(output.shape[:-1])
+            each = self._log_std(agents) + 0.5 * math.log(2.0 * math.pi * math.e)
+            return self.without_padding(each, agents).sum(dim=-1).expand(output.shape[:-1])
         logp = torch.log_softmax(output, dim=-1)
         return -(logp.exp() * logp).sum(dim=-1)
 
-    def _log_std(self) -> Tensor:
-        assert self.network.log_std is not None  # continuous networks have one
-        return self.network.log_std.clamp(*_LOG_STD_RANGE)
+    def _log_std(self, agents: Tensor | None = None) -> Tensor:
+        """Return log standard deviations, (A,) or one row per agent asked about."""
+        log_std = self.network.log_std
+        assert log_std is not None  # continuous networks have one
+        if agents is not None and log_std.dim() == 2:  # a network of its own for every agent
+            log_std = log_std[agents]
+        # the bounds of CleanRL's SAC, there from denisyarats/pytorch_sac
+        return log_std.clamp(-5.0, 2.0)
 
 
 class DeterministicPolicy(TeamPolicy):
@@ -100,6 +114,6 @@ class DeterministicPolicy(TeamPolicy):
         value = self.exploration(self.counted(self.exploration.unit))
         scale = check_number("DeterministicPolicy.exploration()", value, 0.0)
         if not training or scale == 0.0:
-            return output, None
+            return self.without_padding(output), None
         noise = draws.normal(output.shape[1] * output.shape[2]).view(output.shape)
-        return (output + scale * noise).clamp(-1.0, 1.0), None
+        return self.without_padding((output + scale * noise).clamp(-1.0, 1.0)), None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
-from robustmarl.networks import Agents
+from robustmarl.networks import Agents, TeamNetwork
 from robustmarl.typing import Unit
 from robustmarl.victims import NetworkVictim
 
@@ -67,7 +67,7 @@ class TeamPolicy(Policy):
         return self.network.hidden_size
 
     @property
-    def whole(self) -> Any:
+    def whole(self) -> TeamNetwork:
         """The network from observations to outputs, all of the memory included."""
         return self.network
 
@@ -86,6 +86,26 @@ class TeamPolicy(Policy):
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return further inputs of the network, (E, N, ...) each, that no attack touches."""
         return {}
+
+    def acted_on(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the further inputs with which :meth:`infer` last answered, for ``context``."""
+        return self.side(context)
+
+    def loss_victim(self) -> NetworkVictim:
+        """Return the view that loss terms query: their rows carry what :meth:`acted_on` gives."""
+        return self.victim()
+
+    def without_padding(self, values: Tensor, agents: Tensor | None = None) -> Tensor:
+        """Return ``values`` (..., A) with zeros for action coordinates that do not exist.
+
+        Args:
+            values: one per action coordinate; or (A,), the same for all agents.
+            agents: whose they are, int64 (...,); None: (..., N, A) in the team's order.
+        """
+        real = self.spec.action_mask(values.device)
+        if real is None:
+            return values
+        return torch.where(real if agents is None else real[agents], values, 0.0)
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless this policy was made for such a team."""

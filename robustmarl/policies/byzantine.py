@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,9 +90,9 @@ class ByzantinePolicy(ActorPolicy):
         self._check_size(obs.shape[-1])
         missing = self.spec.obs_size - obs.shape[-1]
         obs = F.pad(obs, (0, missing)) if missing > 0 else obs[..., : self.spec.obs_size]
-        extra = cast(Tensor, self.network.extra(agents, None))
+        extra = self.network.extra(agents, None)
         if self.others_table is not None and act is not None:
-            extra = extra + self._others(act, agents) @ self.others_table
+            extra = extra.plus(self._others(act, agents) @ self.others_table)
         return self.network.step(obs, extra, None)[0]
 
     def _others(self, act: Tensor, agents: Tensor) -> Tensor:

@@ -62,11 +62,11 @@ class ExploringPolicy(ActorPolicy):
         mixed = (1.0 - epsilon) * logp.exp() + epsilon * uniform
         return torch.where(mask, mixed, 1.0).log().masked_fill(~mask, MASKED)
 
-    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
+    def log_prob(self, output: Tensor, act: Tensor, agents: Tensor | None = None) -> Tensor:
         """Return log-probabilities of ``act`` (...,) as chosen in training."""
         return self.log_policy(output).gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
-    def entropy(self, output: Tensor) -> Tensor:
+    def entropy(self, output: Tensor, agents: Tensor | None = None) -> Tensor:
         """Return entropies (...,) in nats of the policy that acts in training."""
         logp = self.log_policy(output)
         return -(logp.exp() * logp).sum(dim=-1)

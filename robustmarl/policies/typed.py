@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from collections.abc import Iterator, Mapping
+from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_number
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.networks import BeliefNetwork, TypedAgentNetwork
+from robustmarl.networks import BeliefNetwork, Extra, TeamNetwork, TypedAgentNetwork
 from robustmarl.policies.actor import ActorPolicy
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import NetworkVictim
@@ -68,16 +68,16 @@ class TypedPolicy(ActorPolicy):
         self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
         self.hard_belief = hard_belief
         self.slots: Tensor | None = None
+        self._beside_belief = NetworkVictim(
+            network,
+            continuous=spec.continuous,
+            agents=spec.agents,
+            side=self.side,
+            acting_only=belief is not None,
+        )
         if belief is not None:
             self._through_belief = NetworkVictim(
                 _Believer(self), continuous=spec.continuous, agents=spec.agents
-            )
-            self._beside_belief = NetworkVictim(
-                network,
-                continuous=spec.continuous,
-                agents=spec.agents,
-                side=self.side,
-                acting_only=True,
             )
 
     @property
@@ -92,7 +92,7 @@ class TypedPolicy(ActorPolicy):
         return check_number("TypedPolicy.teacher_forcing()", value, 0.0, 1.0)
 
     @property
-    def whole(self) -> Any:
+    def whole(self) -> TeamNetwork:
         """The actor, with the belief that it acts on."""
         return self.network if self.belief is None else self._through_belief.network
 
@@ -107,8 +107,7 @@ class TypedPolicy(ActorPolicy):
             read = context.obs if self.belief_reads == "clean" else context.seen
             belief, hidden = self.belief.step(read, context.hidden)
             self.slots = self._forced(self.rounded(belief), context)
-        side = {} if self.slots is None else {"slots": self.slots}
-        extra = self.network.extra(self._agents, context.last_act, side)
+        extra = self.network.extra(self._agents, context.last_act, self.acted_on(context))
         return self.network.step(context.seen, extra, None)[0], hidden
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
@@ -118,6 +117,14 @@ class TypedPolicy(ActorPolicy):
         if self.belief is None or self.belief_reads == "seen":
             return {}
         return {"slots": self.rounded(self.belief.step(context.obs, context.hidden)[0])}
+
+    def acted_on(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the slots with which :meth:`infer` last answered, teacher forcing included."""
+        return {} if self.slots is None else {"slots": self.slots}
+
+    def loss_victim(self) -> NetworkVictim:
+        """Return the actor alone, whose slots come with the rows: their memory is gone."""
+        return self._beside_belief
 
     def victim(self) -> NetworkVictim:
         """Return the live view that attacks query, through the belief if it reads the same."""
@@ -163,10 +170,10 @@ class _Believer:
     def hidden_size(self) -> int:
         return self._policy.hidden_size
 
-    def parameters(self) -> Any:
+    def parameters(self) -> Iterator[nn.Parameter]:
         return self._policy.network.parameters()
 
-    def plain(self) -> None:
+    def plan(self) -> None:
         return None
 
     def extra(
@@ -174,22 +181,14 @@ class _Believer:
         agents: Tensor | None,
         last_act: Tensor | None,
         side: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Return the actor's extra with the agents' indices in one more column."""
-        network = self._policy.network
-        ids = torch.zeros(1, dtype=torch.int64) if agents is None else agents
-        column = ids.to(network.first.weight).unsqueeze(-1)
-        own = network.extra(agents, last_act)
-        if own is None:
-            return column
-        return torch.cat([own, column.expand(*own.shape[:-1], 1)], dim=-1)
+    ) -> Extra:
+        return self._policy.network.extra(agents, last_act)  # its slots are the belief's
 
     def step(
-        self, obs: Tensor, extra: Tensor, hidden: Tensor | None
+        self, obs: Tensor, extra: Extra | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        belief_net = cast(BeliefNetwork, self._policy.belief)
-        belief, after = belief_net.step_rows(obs, extra[..., -1].long(), hidden)
-        own = extra[..., :-1] if extra.shape[-1] > 1 else None
-        of_slots = self._policy.rounded(belief) @ self._policy.network.slot_table
-        own = of_slots if own is None else own + of_slots
-        return self._policy.network.step(obs, own, None)[0], after
+        extra = Extra() if extra is None else extra
+        network, belief_net = self._policy.network, cast(BeliefNetwork, self._policy.belief)
+        belief, after = belief_net.step_rows(obs, extra.agents, hidden)
+        shown = network.with_inputs(extra, {"slots": self._policy.rounded(belief)})
+        return network.step(obs, shown, None)[0], after

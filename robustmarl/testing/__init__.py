@@ -4,6 +4,16 @@ from robustmarl.testing._error import ContractError
 from robustmarl.testing.algorithms import check_algorithm
 from robustmarl.testing.attacks import check_attack
 from robustmarl.testing.envs import check_env
+from robustmarl.testing.losses import check_loss
+from robustmarl.testing.perturbers import check_perturber
 from robustmarl.testing.wrappers import check_wrapper
 
-__all__ = ["ContractError", "check_algorithm", "check_attack", "check_env", "check_wrapper"]
+__all__ = [
+    "ContractError",
+    "check_algorithm",
+    "check_attack",
+    "check_env",
+    "check_loss",
+    "check_perturber",
+    "check_wrapper",
+]

@@ -14,7 +14,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int
-from robustmarl.data import EpisodeBuffer, JointCollector
+from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED, JointBatch, StepContext
 from robustmarl.learning import TeamAlgorithm
@@ -44,7 +44,7 @@ def check_algorithm(
     Args:
         make_algorithm: builds the learner for an environment, with the same weights each time,
             e.g. ``QMIX.for_env`` or ``lambda env: QMIX.for_env(env, recurrent=True)``.
-        make_env: builds one environment, with one team.
+        make_env: builds one environment; of several teams the others play at random.
         env_steps: train for at least so many steps, >= 1.
         num_envs: environments side by side, >= 1.
         seed: of the episodes, >= 0.
@@ -123,7 +123,14 @@ def _collector(
     num_envs: int,
     seed: int,
 ) -> JointCollector:
-    return JointCollector(algorithm, JointVectorEnv(make_env, num_envs), buffer, seed=seed)
+    engine = JointVectorEnv(make_env, num_envs)
+    (team,) = algorithm.spec.teams
+    opponents = {
+        name: RandomController(engine.spec.of_team(name), algorithm.device)
+        for name in engine.spec.teams
+        if name != team
+    }
+    return JointCollector(algorithm, engine, buffer, team=team, opponents=opponents, seed=seed)
 
 
 def _play(

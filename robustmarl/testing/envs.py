@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 from numpy.random import Generator
 from numpy.typing import NDArray
 from pettingzoo.test import parallel_api_test
@@ -99,9 +98,11 @@ def _check_api(env: Env) -> None:
             raise ContractError(f"PettingZoo's parallel_api_test warns: {warning.message}")
 
 
-def _play(
-    env: Env, spec: TeamSpec, seed: int, *, actions: int
-) -> tuple[list[dict[str, Any]], tuple[int, bool]]:
+Trace = list[dict[str, object]]
+"""What every step of an episode showed."""
+
+
+def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, tuple[int, bool]]:
     """Return everything that one episode of random actions shows, and how it ended."""
     rng = np.random.default_rng(actions)
     obs, infos = env.reset(seed=seed)
@@ -130,7 +131,7 @@ def _play(
     return trace, (steps, truncated)
 
 
-def _look(env: Env, spec: TeamSpec, obs: dict[str, Any], *, step: int) -> dict[str, Any]:
+def _look(env: Env, spec: TeamSpec, obs: Mapping[str, object], *, step: int) -> dict[str, object]:
     for agent, seen in obs.items():
         if not env.observation_space(agent).contains(seen):
             where = env.observation_space(agent)
@@ -138,7 +139,7 @@ def _look(env: Env, spec: TeamSpec, obs: dict[str, Any], *, step: int) -> dict[s
         if not np.isfinite(np.asarray(split_obs(seen)[0])).all():
             raise ContractError(f"step {step}: the observation of {agent!r} is not finite.")
     # a copy, because an environment may write into arrays that it has shown
-    frame: dict[str, Any] = {"obs": {agent: _copy(seen) for agent, seen in obs.items()}}
+    frame: dict[str, object] = {"obs": {agent: _copy(seen) for agent, seen in obs.items()}}
     if spec.state_layout != "concatenated":
         state = np.asarray(env.state())
         space: Box = env.state_space  # type: ignore[attr-defined]
@@ -150,14 +151,14 @@ def _look(env: Env, spec: TeamSpec, obs: dict[str, Any], *, step: int) -> dict[s
     return frame
 
 
-def _copy(seen: Any) -> dict[str, NDArray[Any]]:
+def _copy(seen: object) -> dict[str, np.ndarray]:
     observation, mask = split_obs(seen)
     parts = {"observation": np.array(observation)}
     return parts if mask is None else {**parts, "action_mask": np.array(mask)}
 
 
 def _mask(
-    obs: dict[str, Any], infos: dict[str, Any], agent: str, step: int
+    obs: Mapping[str, object], infos: Mapping[str, Mapping[str, object]], agent: str, step: int
 ) -> NDArray[np.bool_] | None:
     _, mask = split_obs(obs[agent])
     if mask is None:
@@ -170,19 +171,19 @@ def _mask(
     return available
 
 
-def _sample(env: Env, agent: str, mask: NDArray[np.bool_] | None, rng: Generator) -> Any:
-    space: Any = env.action_space(agent)
+def _sample(env: Env, agent: str, mask: NDArray[np.bool_] | None, rng: Generator) -> object:
+    space = env.action_space(agent)
     if isinstance(space, Box):
         return rng.uniform(space.low, space.high).astype(space.dtype)
+    if not isinstance(space, Discrete):
+        raise ContractError(f"the action space of {agent!r} is neither Box nor Discrete: {space}.")
     if mask is not None and len(mask) != space.n:
         raise ContractError(f"the mask of {agent!r} has {len(mask)} entries for {space}.")
     choices = np.arange(space.n) if mask is None else np.flatnonzero(mask)
     return int(rng.choice(choices))
 
 
-def _demand_same(
-    first: list[dict[str, Any]], second: list[dict[str, Any]], seed: int, how: str
-) -> None:
+def _demand_same(first: Trace, second: Trace, seed: int, how: str) -> None:
     where = _first_difference(first, second)
     if where is not None:
         raise ContractError(
@@ -191,14 +192,14 @@ def _demand_same(
         )
 
 
-def _first_difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> int | None:
+def _first_difference(first: Trace, second: Trace) -> int | None:
     for step, (a, b) in enumerate(zip(first, second, strict=False)):
         if not _same(a, b):
             return step
     return None if len(first) == len(second) else min(len(first), len(second))
 
 
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, dict):
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
         return list(a) == list(b) and all(_same(a[key], b[key]) for key in a)
-    return bool(np.array_equal(a, b))
+    return bool(np.array_equal(np.asarray(a), np.asarray(b)))

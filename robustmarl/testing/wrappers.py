@@ -6,11 +6,11 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from pettingzoo.test import parallel_api_test
 
+from robustmarl.joint import split_obs
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env, RobustnessWarning
 
@@ -32,7 +32,8 @@ def check_wrapper(
 
     Args:
         wrap: the wrapper.
-        make_env: makes a fresh environment; the same seed gives the same episode.
+        make_env: makes a fresh environment, of one team or several; the same seed gives the
+            same episode.
         observations_only: whether rewards, terminations, truncations and state must not change.
         identity: whether observations must not change either, as with zero budget.
         steps: how many steps to compare; a new episode begins where one ends.
@@ -72,22 +73,23 @@ def check_wrapper(
         wrapped.close()
 
 
-def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, Any]]:
+def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, object]]:
     """Return what happened, as (name, value) pairs in order."""
     random = np.random.default_rng(seed)
-    obs, _ = env.reset(seed=seed)
-    happened: list[tuple[str, Any]] = [("obs", obs), *_state(env)]
+    obs, infos = env.reset(seed=seed)
+    happened: list[tuple[str, object]] = [("obs", obs), *_state(env)]
     for step in range(steps):
         if not env.agents:
-            obs, _ = env.reset(seed=seed + step + 1)
+            obs, infos = env.reset(seed=seed + step + 1)
             happened += [("obs", obs), *_state(env)]
         actions = {}
         for agent in env.agents:
             env.action_space(agent).seed(int(random.integers(2**31)))
-            mask = obs[agent].get("action_mask") if isinstance(obs[agent], dict) else None
+            mask = split_obs(obs[agent])[1]
+            mask = infos.get(agent, {}).get("action_mask") if mask is None else mask
             mask = None if mask is None else np.asarray(mask, dtype=np.int8)
             actions[agent] = env.action_space(agent).sample(mask)
-        obs, rewards, terminations, truncations, _ = env.step(actions)
+        obs, rewards, terminations, truncations, infos = env.step(actions)
         happened += [
             ("obs", obs),
             ("rewards", rewards),
@@ -98,17 +100,18 @@ def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, Any]]:
     return happened
 
 
-def _state(env: Env) -> list[tuple[str, Any]]:
+def _state(env: Env) -> list[tuple[str, object]]:
     return [("state", np.array(env.state()))] if hasattr(env, "state_space") else []
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     if isinstance(one, dict):
-        same = isinstance(other, dict) and one.keys() == other.keys()
-        return same and all(_equal(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
+        if not isinstance(other, dict) or one.keys() != other.keys():
+            return False
+        return all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
-    return bool(np.array_equal(one, other))
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 
 def _require(good: bool, promise: str) -> None:

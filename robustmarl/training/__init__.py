@@ -2,14 +2,33 @@
 
 from robustmarl.training.adversarial import AdversarialTraining, adversary_view
 from robustmarl.training.checkpoints import load_checkpoint, load_weights, save_weights
-from robustmarl.training.run import History, run
-from robustmarl.training.trainers import EpisodeOffPolicyTrainer, EpisodeOnPolicyTrainer
+from robustmarl.training.history import Figures, History
+from robustmarl.training.run import run
+from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests
+from robustmarl.training.trainers import (
+    EpisodeOffPolicyParams,
+    EpisodeOffPolicyTrainer,
+    EpisodeOnPolicyTrainer,
+    EpisodeTrainer,
+    Trainable,
+    TrainerCounters,
+)
 
 __all__ = [
     "AdversarialTraining",
+    "Attacks",
+    "EpisodeOffPolicyParams",
     "EpisodeOffPolicyTrainer",
     "EpisodeOnPolicyTrainer",
+    "EpisodeTrainer",
+    "Figures",
     "History",
+    "Log",
+    "OffPolicy",
+    "OnPolicy",
+    "Tests",
+    "Trainable",
+    "TrainerCounters",
     "adversary_view",
     "load_checkpoint",
     "load_weights",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.adversaries import ObsAdversaryPPO
-from robustmarl.joint import JointBatch
+from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import TeamAlgorithm, TeamTrainingStats
 from robustmarl.learning.optim import own_state_dict
 from robustmarl.perturbers.base import Perturber
@@ -96,9 +96,23 @@ class AdversarialTraining(Algorithm[Any, Any]):
         return self.team.victim()
 
     @property
-    def spec(self) -> Any:
+    def spec(self) -> TeamSpec:
         """The team's."""
         return self.team.spec
+
+    @property
+    def off_policy(self) -> bool:
+        """Whether the team learns from a replay buffer, or from the newest episodes only."""
+        return self.team.off_policy
+
+    @property
+    def seed(self) -> int:
+        """Of the team's minibatches; a resumed run sets it."""
+        return self.team.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self.team.seed = seed
 
     def update(self, buffer: Any, **kwargs: Any) -> TrainingStats:
         """Let team and adversary learn, each in its rounds; arguments as of the team's."""

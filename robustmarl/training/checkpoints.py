@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from robustmarl._checks import check
 __all__ = ["FORMAT", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
 
 FORMAT = "robustmarl/1"
+"""Says that a file is ours, and which version wrote it."""
 
 
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+def save_checkpoint(path: str | Path, content: Mapping[str, object]) -> None:
     """Write ``content`` (tensors, numbers, text, lists, dicts) so that no reader sees a part.
 
     The file is written beside its place, flushed to disk and renamed.
@@ -27,7 +29,7 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     with part.open("wb") as file:
         torch.save({"format": FORMAT, **content}, file)
         file.flush()
-        os.fsync(file.fileno())
+        os.fsync(file.fileno())  # else the rename may reach the disk before the content does
     part.replace(path)
 
 

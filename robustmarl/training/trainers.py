@@ -2,71 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Protocol, TypedDict, cast, runtime_checkable
 
 import tqdm
 from tianshou.algorithm.algorithm_base import TrainingStats
+from tianshou.data.collector import CollectStatsBase
 from tianshou.trainer import (
     OffPolicyTrainer,
     OffPolicyTrainerParams,
+    OnlineTrainer,
     OnPolicyTrainer,
+    OnPolicyTrainerParams,
     Trainer,
 )
+from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl.data import SlowCopy
+from robustmarl.data.stats import TeamCollectStats
+from robustmarl.joint import TeamSpec
+from robustmarl.perturbers.base import Perturber
+from robustmarl.policies.base import TeamPolicy
 
 __all__ = [
     "EpisodeOffPolicyParams",
     "EpisodeOffPolicyTrainer",
     "EpisodeOnPolicyTrainer",
-    "RunBar",
+    "EpisodeTrainer",
+    "Trainable",
+    "TrainerCounters",
+    "check_trainable",
 ]
 
 
-class RunBar(Trainer):  # type: ignore[type-arg]
-    """Shows all epochs in one bar of environment steps, and keeps what was collected."""
+@runtime_checkable
+class Trainable(Protocol):
+    """What :func:`run` trains: a team's algorithm, alone or with others that learn beside it.
 
-    bar: Any = None
-    followers: Sequence[SlowCopy] = ()
+    Every :class:`~robustmarl.learning.TeamAlgorithm` is one, and so is
+    :class:`AdversarialTraining`. It is a Tianshou algorithm, on- or off-policy.
+    """
+
+    seed: int
+    """Of minibatches; a resumed run sets it."""
+
+    lr_schedulers: list[LRScheduler]
+    """Of its optimizers, Tianshou's; a checkpoint keeps their state."""
 
     @property
-    def _pbar(self) -> Callable[..., Any]:
-        if self.bar is None:
-            self.bar = tqdm.tqdm(disable=True)
+    def policy(self) -> TeamPolicy:
+        """The policy that plays the team while it learns."""
 
-        def epoch(*args: Any, **kwargs: Any) -> AbstractContextManager[Any]:
-            return nullcontext(self.bar)
+    @property
+    def spec(self) -> TeamSpec:
+        """The team's."""
 
-        return epoch
+    @property
+    def off_policy(self) -> bool:
+        """Whether it learns from a replay buffer, or from the newest episodes only."""
 
-    def _training_step(self) -> Any:
-        result = super()._training_step()  # type: ignore[safe-super]
-        for copy in self.followers:
-            copy.follow()
+    def perturbers(self) -> Sequence[Perturber]:
+        """Return the perturbers that play while it trains, behind those that the run is given."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Return all weights and optimizers."""
+
+    def load_state_dict(self, state_dict: Mapping[str, object]) -> object:
+        """Load what :meth:`state_dict` returned, and leave it as it was."""
+
+
+def check_trainable(where: str, algorithm: object) -> None:
+    """Raise ``TypeError`` unless ``algorithm`` is :class:`Trainable`."""
+    if not isinstance(algorithm, Trainable):
+        raise TypeError(
+            f"{where} must be a robustmarl algorithm, got {type(algorithm).__name__}. "
+            "Train Tianshou's own with Tianshou's trainer."
+        )
+
+
+class TrainerCounters(TypedDict):
+    """What a trainer has counted; a resumed run goes on from there."""
+
+    epoch: int
+    env_step: int
+    update_step: int
+    episodes: int
+
+
+class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
+    """Shows all epochs in one bar of environment steps, and hands over what was collected.
+
+    Mixed in left of Tianshou's on- or off-policy trainer.
+
+    Args:
+        algorithm: what is trained.
+        params: Tianshou's.
+        bar: of environment steps; None shows nothing.
+        followers: opponents of self-play, which follow the learner once per round.
+        on_collect: called once per round with the statistics of its episodes.
+    """
+
+    def __init__(
+        self,
+        algorithm: Trainable,
+        params: EpisodeOffPolicyParams | OnPolicyTrainerParams,
+        *,
+        bar: tqdm.tqdm | None = None,
+        followers: Sequence[SlowCopy] = (),
+        on_collect: Callable[[TeamCollectStats], None] | None = None,
+    ) -> None:
+        super().__init__(algorithm, params)
+        self._bar = tqdm.tqdm(disable=True) if bar is None else bar
+        self._followers, self._on_collect = followers, on_collect
+
+    @property
+    def _pbar(self) -> Callable[..., tqdm.tqdm]:
+        """Give Tianshou, which makes a bar per epoch and closes it, the run's one bar instead."""
+        kept_open = nullcontext(self._bar)
+        return cast("Callable[..., tqdm.tqdm]", lambda *args, **kwargs: kept_open)
+
+    def _training_step(self) -> OnlineTrainer._TrainingStepResult:
+        result = super()._training_step()
+        for opponent in self._followers:
+            opponent.follow()
+        if self._on_collect is not None:
+            self._on_collect(cast(TeamCollectStats, result.get_collect_stats()))
         return result
 
-    def _create_epoch_pbar_data_dict(self, training_step_result: Any) -> dict[str, str]:
+    def _create_epoch_pbar_data_dict(
+        self, training_step_result: Trainer._TrainingStepResult
+    ) -> dict[str, str]:
         """Show the return of the round's episodes and how long they were."""
         stats = training_step_result.get_collect_stats()
-        if stats.returns_stat is None or stats.lens_stat is None:
+        if stats is None or stats.returns_stat is None or stats.lens_stat is None:
             return {}
         return {"return": f"{stats.returns_stat.mean:.2f}", "length": f"{stats.lens_stat.mean:.0f}"}
 
-    def restore(self, epoch: int, env_step: int, update_step: int, episodes: int) -> None:
-        """Set the counters of a resumed run."""
-        self._epoch, self._env_step = epoch, env_step
-        self._current_update_step, self._env_episode = update_step, episodes
+    def run_interval(self, env_steps: int) -> None:
+        """Play and learn for at least ``env_steps`` steps, in whole rounds: an epoch."""
+        self.params.epoch_num_steps = env_steps
+        self.execute_epoch()
 
-    def counters(self) -> dict[str, int]:
-        """Return the arguments of :meth:`restore`."""
+    def restore(self, counters: TrainerCounters) -> None:
+        """Go on from what :meth:`counters` returned."""
+        self._epoch, self._env_step = counters["epoch"], counters["env_step"]
+        self._current_update_step = counters["update_step"]
+        self._env_episode = counters["episodes"]
+
+    def counters(self) -> TrainerCounters:
+        """Return what was counted so far."""
         return {
             "epoch": self._epoch,
             "env_step": self._env_step,
             "update_step": self._current_update_step,
-            "episodes": cast(Any, self)._env_episode,
+            "episodes": self._env_episode,
         }
 
 
@@ -83,29 +174,24 @@ class EpisodeOffPolicyParams(OffPolicyTrainerParams):
     learning_starts: int = 32
 
 
-class EpisodeOffPolicyTrainer(RunBar, OffPolicyTrainer):
-    """Updates ``updates_per_episode`` times per collected episode."""
+class EpisodeOffPolicyTrainer(EpisodeTrainer, OffPolicyTrainer):
+    """Updates ``updates_per_episode`` times per collected episode, but at least once a round."""
 
     params: EpisodeOffPolicyParams
 
-    def _update_step(self, collect_stats: Any) -> TrainingStats:
+    def _update_step(self, collect_stats: CollectStatsBase) -> TrainingStats:
         buffer = self.params.training_collector.buffer
-        stats: TrainingStats = TrainingStats()
+        stats = TrainingStats()
         if len(buffer) < self.params.learning_starts:
             return stats
-        updates = max(
-            1, round(self.params.updates_per_episode * collect_stats.n_collected_episodes)
-        )
-        for _ in range(updates):
+        wanted = round(self.params.updates_per_episode * collect_stats.n_collected_episodes)
+        for _ in range(max(1, wanted)):
             stats = self.algorithm.update(sample_size=self.params.batch_size, buffer=buffer)
             self._policy_update_time += stats.train_time
-        self._stat_log(stats)
+        # Only the last update of a round is logged: averaging all costs more than it tells.
+        self._update_moving_avg_stats_and_log_update_data(stats)
         return stats
 
-    def _stat_log(self, stats: TrainingStats) -> None:
-        """Log the last update of a round: averaging every one costs more than it tells."""
-        self._update_moving_avg_stats_and_log_update_data(stats)
 
-
-class EpisodeOnPolicyTrainer(RunBar, OnPolicyTrainer):
+class EpisodeOnPolicyTrainer(EpisodeTrainer, OnPolicyTrainer):
     """Tianshou's on-policy trainer: all collected episodes are learned from, then dropped."""

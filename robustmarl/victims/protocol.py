@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
+from tianshou.algorithm.algorithm_base import Algorithm, Policy
 from torch import Tensor
 
 from robustmarl.joint import StepContext
 
-__all__ = ["UNBOUND", "LossRows", "OutputLoss", "Rows", "Victim", "VictimView"]
+__all__ = [
+    "UNBOUND",
+    "HasVictim",
+    "LossRows",
+    "OutputLoss",
+    "Rows",
+    "Victim",
+    "VictimLike",
+    "VictimView",
+]
 
 
 class OutputLoss(Protocol):
@@ -145,6 +155,17 @@ class Victim(Protocol):
 
     def at(self, rows: Rows = UNBOUND) -> VictimView:
         """Return the view of M rows."""
+
+
+class HasVictim(Protocol):
+    """An algorithm or policy of this package, which knows the view of it that attacks query."""
+
+    def victim(self) -> Victim | None:
+        """Return the live view; None if there is nothing to query."""
+
+
+VictimLike: TypeAlias = Victim | HasVictim | Policy | Algorithm[Any, Any]
+"""What :func:`~robustmarl.victims.as_victim` takes; the last two are Tianshou's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

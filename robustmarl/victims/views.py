@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl.joint import MASKED, StepContext
-from robustmarl.networks.calculus.vjp import PlainMLP
-from robustmarl.victims.protocol import UNBOUND, OutputLoss, Rows, Victim, VictimView
+from robustmarl.networks import TeamNetwork
+from robustmarl.networks.calculus import InputGradient, Plan
+from robustmarl.victims.protocol import (
+    UNBOUND,
+    OutputLoss,
+    Rows,
+    Victim,
+    VictimLike,
+    VictimView,
+)
 
 __all__ = ["FunctionVictim", "NetworkVictim", "PolicyVictim", "as_victim"]
 
@@ -29,7 +37,7 @@ class _View:
         rows: Rows,
         *,
         continuous: bool,
-        plain: PlainMLP | None = None,
+        plain: InputGradient | None = None,
         extra: Tensor | None = None,
         advance: Callable[[Tensor], Tensor | None] | None = None,
     ) -> None:
@@ -100,7 +108,8 @@ class FunctionVictim:
     ) -> None:
         self.function, self.continuous = function, continuous
         self.device = torch.device(device)
-        self._plain = PlainMLP.of(function) if isinstance(function, nn.Module) else None
+        plan = Plan.of(function) if isinstance(function, nn.Module) else None
+        self._plain = InputGradient.of(plan)
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return nothing: a function has no further inputs."""
@@ -115,9 +124,7 @@ class NetworkVictim:
     """A team's agent network as a victim: ids, last actions and memory included.
 
     Args:
-        network: offers ``extra(agents, last_act)``, ``step(obs, extra, hidden)`` returning
-            (output, hidden), ``plain()``, ``obs_size`` and ``hidden_size``, like
-            ``networks.AgentNetwork``.
+        network: its agents, such as ``networks.AgentNetwork``.
         continuous: whether its outputs are means.
         agents: names of its agents in its own order, None where it does not know them.
         side: its further inputs in a tick, as its policy works them out; None is none.
@@ -126,7 +133,7 @@ class NetworkVictim:
 
     def __init__(
         self,
-        network: Any,
+        network: TeamNetwork,
         *,
         continuous: bool,
         agents: tuple[str, ...] | None = None,
@@ -135,27 +142,27 @@ class NetworkVictim:
     ) -> None:
         self.network, self.continuous, self.agents = network, continuous, agents
         self.acting_only = acting_only
-        self._plain, self._side = network.plain(), side
+        self._plain, self._side = InputGradient.of(network.plan()), side
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return cast(torch.device, next(self.network.parameters()).device)
+        return next(self.network.parameters()).device
 
     @property
     def hidden_size(self) -> int:
         """H, 0 without memory."""
-        return int(self.network.hidden_size)
+        return self.network.hidden_size
 
     @property
     def obs_size(self) -> int:
         """D, the size of the observations it acts on."""
-        return int(self.network.obs_size)
+        return self.network.obs_size
 
     @property
     def num_actions(self) -> int:
         """A, the size of its outputs."""
-        return int(self.network.num_actions)
+        return self.network.num_actions
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return its policy's further inputs, (E, N, ...) each."""
@@ -166,17 +173,17 @@ class NetworkVictim:
         extra = self.network.extra(rows.agents, rows.last_act, rows.side)
 
         def output(obs: Tensor) -> Tensor:
-            return cast(Tensor, self.network.step(obs, extra, rows.hidden)[0])
+            return self.network.step(obs, extra, rows.hidden)[0]
 
         def advance(obs: Tensor) -> Tensor | None:
-            return cast("Tensor | None", self.network.step(obs, extra, rows.hidden)[1])
+            return self.network.step(obs, extra, rows.hidden)[1]
 
         return _View(
             output,
             rows,
             continuous=self.continuous,
             plain=self._plain,
-            extra=None if extra is None else extra.detach(),
+            extra=None if extra.added is None else extra.added.detach(),
             advance=advance,
         )
 
@@ -214,7 +221,7 @@ class PolicyVictim(FunctionVictim):
         super().__init__(function, continuous=policy.action_type == "continuous", device=device)
 
 
-def as_victim(where: str, victim: Any) -> Victim:
+def as_victim(where: str, victim: VictimLike) -> Victim:
     """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
 
     Raises:

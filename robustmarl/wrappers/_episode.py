@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import numpy as np
 import torch
-from pettingzoo.utils import BaseParallelWrapper
 from torch import Tensor
 
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
-from robustmarl.joint import StepContext, TeamSpec, split_obs
+from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
 from robustmarl.perturbers import Place, places
-from robustmarl.typing import Env
+from robustmarl.typing import Actions, Env, Infos, Obs, Values, Wrapper
 
-__all__ = ["Episode", "PerturbingWrapper", "begun"]
+__all__ = ["Episode", "PerturbingWrapper", "begun", "sizes_of"]
 
 
-class PerturbingWrapper(BaseParallelWrapper[str, Any, Any]):
+class PerturbingWrapper(Wrapper):
     """A wrapper that perturbs, at its place among those in one stack.
 
     Args:
@@ -37,12 +35,22 @@ class PerturbingWrapper(BaseParallelWrapper[str, Any, Any]):
     def __init__(self, env: Env, kind: str) -> None:
         super().__init__(env)
         kinds = [kind]
-        below: Any = env
+        below: object = env
         while below is not None:
             if isinstance(below, PerturbingWrapper):
                 kinds.insert(0, below.kind)
+            # PettingZoo's own conversions, which SuperSuit uses, hold an "aec_env" instead. Asked
+            # by vars, as wrappers hand on attributes that they do not have.
             below = vars(below).get("env") or vars(below).get("aec_env")
         self.kind, self.place = kind, places(kinds)[-1]
+
+
+def sizes_of(env: Env) -> TeamSpec:
+    """Return the spec of ``env``; of sizes only, where reward or horizon are not stated."""
+    try:
+        return spec_of(env)
+    except ValueError:
+        return spec_of(describe(env, team_reward="sum", horizon=1))
 
 
 def begun(where: str, context: StepContext | None) -> StepContext:
@@ -87,7 +95,7 @@ class Episode:
         """Note that a joint action, as :meth:`encode` returns them, was played."""
         self.step, self.last_act = self.step + 1, act
 
-    def encode(self, actions: Mapping[str, Any]) -> Tensor:
+    def encode(self, actions: Actions) -> Tensor:
         """Return actions as victims have them, (1, N) or in [-1, 1], (1, N, A); 0 if missing."""
         spec = self._spec
         joint = spec.empty(1)["act"].numpy()
@@ -104,8 +112,8 @@ class Episode:
     def context(
         self,
         env: Env,
-        obs: Mapping[str, Any],
-        infos: Mapping[str, Mapping[str, Any]],
+        obs: Obs,
+        infos: Infos,
         *,
         living: Collection[str],
         hidden: Tensor | None = None,
@@ -116,50 +124,24 @@ class Episode:
             env: tells the state, and whether anybody is left.
             obs: as the wrapped environment returned them.
             infos: likewise; with ``action_mask`` where observations have none, ``clean_obs``
-                where they were perturbed, and ``alive`` False of the dead that stay.
+                where they were perturbed, ``types`` where some are Byzantine, and ``alive`` False
+                of the dead that stay.
             living: names of who is alive unless the infos know better.
             hidden: the victim's state, (1, N, H).
         """
-        spec = self._spec
-        arrays = {key: array[0].numpy() for key, array in spec.empty(1).items()}
-        clean, mask, alive = arrays["obs"], arrays["mask"], arrays["alive"]
-        seen = np.zeros_like(clean)
-        mask[:, 0] = True
-        for i, agent in enumerate(spec.agents):
-            info = infos.get(agent, {})
-            alive[i] = agent in living and info.get("alive", True)
-            if agent not in obs:
-                continue
-            row, available = split_obs(obs[agent])
-            seen[i, : spec.obs_sizes[i]] = row
-            truth = np.asarray(info.get("clean_obs", row))
-            same = truth.shape == (spec.obs_sizes[i],)  # a wrapper between may stack frames
-            clean[i, : spec.obs_sizes[i]] = truth if same else row
-            if alive[i]:
-                available = info.get("action_mask") if available is None else available
-                mask[i, : spec.action_sizes[i]] = True if available is None else available
-        if spec.state_layout == "concatenated":
-            state = np.concatenate([clean[i, :size] for i, size in enumerate(spec.obs_sizes)])
-        else:
-            state = np.asarray(env.state(), dtype=np.float32)
+        arrays = self._arrays(obs, infos, living)
         terminal = not env.agents
-        observed = alive.copy()
-        if terminal:
-            shown = np.array([agent in obs for agent in spec.agents])
-            observed |= self._lived & shown
+        alive, observed = arrays["alive"], arrays["alive"].copy()
+        if terminal:  # the last observation is of those that lived until then
+            observed |= self._lived & np.array([agent in obs for agent in self._spec.agents])
         self._lived = alive.copy()
+        arrays |= {"state": self._state(env, arrays["obs"]), "observed": observed}
+        types = next((info["types"] for info in infos.values() if "types" in info), None)
+        if types is not None:
+            arrays["types"] = np.asarray(types)
         one = torch.ones(1, dtype=torch.bool, device=self._device)
-        arrays |= {"seen": seen, "state": state, "observed": observed}
-        tensors = {
-            key: torch.from_numpy(array[None]).to(self._device) for key, array in arrays.items()
-        }
         return StepContext(
-            obs=tensors["obs"],
-            seen=tensors["seen"],
-            mask=tensors["mask"],
-            state=tensors["state"],
-            alive=tensors["alive"],
-            observed=tensors["observed"],
+            **{name: torch.from_numpy(row[None]).to(self._device) for name, row in arrays.items()},
             last_act=self.last_act,
             hidden=hidden,
             step=torch.tensor([self.step], device=self._device),
@@ -167,6 +149,33 @@ class Episode:
             live=one,
             terminal=torch.full_like(one, terminal),
         )
+
+    def _arrays(self, obs: Obs, infos: Infos, living: Collection[str]) -> dict[str, Values]:
+        """Return ``obs seen mask alive`` of all N agents, zeros where they have none."""
+        spec = self._spec
+        empty = spec.empty(1)
+        clean, mask, alive = (empty[name][0].numpy() for name in ("obs", "mask", "alive"))
+        seen = np.zeros_like(clean)
+        mask[:, 0] = True  # no-op, all that the absent may do
+        for i, agent in enumerate(spec.agents):
+            info, size = infos.get(agent, {}), spec.obs_sizes[i]
+            alive[i] = agent in living and info.get("alive", True)
+            if agent not in obs:
+                continue
+            row, available = split_obs(obs[agent])
+            seen[i, :size] = row
+            truth = np.asarray(info.get("clean_obs", row))
+            same = truth.shape == (size,)  # a wrapper between may stack frames
+            clean[i, :size] = truth if same else row
+            if alive[i]:
+                available = info.get("action_mask") if available is None else available
+                mask[i, : spec.action_sizes[i]] = True if available is None else available
+        return {"obs": clean, "seen": seen, "mask": mask, "alive": alive}
+
+    def _state(self, env: Env, clean: Values) -> Values:
+        if self._spec.state_layout == "concatenated":
+            return np.concatenate([clean[i, :size] for i, size in enumerate(self._spec.obs_sizes)])
+        return np.asarray(env.state(), dtype=np.float32)
 
     def _no_act(self) -> Tensor:
         act = self._spec.empty(1, device=self._device)["act"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from typing_extensions import override
 from robustmarl._checks import check, speaking_for
 from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import PoisonView
-from robustmarl.joint import MASKED, StepContext, TeamSpec, describe, spec_of
-from robustmarl.perturbers.action_poison import ActionPoisonPerturber, When
-from robustmarl.typing import Env, ResetResult, StepResult
-from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun
+from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner, When
+from robustmarl.typing import Actions, Env, Infos, Obs, Options, ResetResult, StepResult
+from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun, sizes_of
 
 __all__ = ["ActionPoisonWrapper"]
 
@@ -63,7 +63,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         env: Env,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: Any,
+        learner: PoisonedLearner,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -73,17 +73,17 @@ class ActionPoisonWrapper(PerturbingWrapper):
     ) -> None:
         name = type(self).__name__
         super().__init__(env, ActionPoisonPerturber.kind)
-        spec = spec_of(describe(env, team_reward="sum", horizon=1))  # of sizes only
+        spec = sizes_of(env)
         known = agent in spec.agents
         check(known, f"{name}.agent", f"one of {list(spec.agents)}", agent)
         check(
             not spec.continuous, f"{name}.env", "of discrete actions: the attack shifts logits", env
         )
-        own = getattr(learner, "spec", None)
-        if isinstance(own, TeamSpec):
+        learned = getattr(learner, "spec", None)
+        if isinstance(learned, TeamSpec):
             sizes = ("agents", "obs_sizes", "action_sizes", "state_size", "state_layout")
-            same = all(getattr(spec, size) == getattr(own, size) for size in sizes)
-            check(same, f"{name}.env", "the learner's", spec.describe_difference(own))
+            same = all(getattr(spec, size) == getattr(learned, size) for size in sizes)
+            check(same, f"{name}.env", "the learner's", spec.describe_difference(learned))
         with speaking_for(self, ActionPoisonPerturber):
             self._poison = ActionPoisonPerturber(
                 attack,
@@ -113,7 +113,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         return self._poison.counters()
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         self._hidden = None
@@ -121,13 +121,13 @@ class ActionPoisonWrapper(PerturbingWrapper):
         return obs, infos
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
-        executed, found = self._draw(actions)
+    def step(self, actions: Actions) -> StepResult:
+        executed, report = self._draw(actions)
         obs, rewards, terminations, truncations, infos = self.env.step(executed)
         self._episode.advance(self._episode.encode(executed))
         self._look(obs, infos)
         if self.agent in executed and self.agent in infos:
-            infos = {**infos, self.agent: {**infos[self.agent], **found}}
+            infos = {**infos, self.agent: {**infos[self.agent], **report}}
         return obs, rewards, terminations, truncations, infos
 
     def __getstate__(self) -> NoReturn:
@@ -137,21 +137,18 @@ class ActionPoisonWrapper(PerturbingWrapper):
             "or pass an ActionPoisonPerturber to the collector (perturb=[...])."
         )
 
-    def _look(self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]) -> None:
+    def _look(self, obs: Obs, infos: Infos) -> None:
         living = self.env.agents
         self._context = self._episode.context(
             self.env, obs, infos, living=living, hidden=self._hidden
         )
 
     @torch.no_grad()
-    def _draw(self, actions: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _draw(self, actions: Actions) -> tuple[Actions, dict[str, float]]:
         """Return the executed actions, and what the attacked agent's info tells of its own."""
         context = begun(f"{type(self).__name__}.step", self._context)
         poison, k = self._poison, self._k
-        network = self._learner.policy.network
-        ids = torch.arange(self._spec.num_agents, device=self._device)
-        extra = network.extra(ids, context.last_act)
-        output, self._hidden = network.step(context.seen, extra, context.hidden)
+        output, self._hidden = self._learner.policy.infer(context)
         logits = output.masked_fill(~context.mask, MASKED)
         poison.on_logits(context, logits)
         if self.agent not in actions:
@@ -159,14 +156,15 @@ class ActionPoisonWrapper(PerturbingWrapper):
         attacked = bool(poison.attacked[0])
         if attacked:
             actions = {**actions, self.agent: int(poison.act[0])}
-        found = {
-            "executed_action": int(actions[self.agent]),
+        executed = int(actions[self.agent])
+        report: dict[str, float] = {
+            "executed_action": executed,
             "poisoned": attacked,
             "poison_kl": float(poison.kl[0]),
             "poison_log_likelihood": float(poison.log_likelihood[0]),
         }
         log_prob = getattr(self._learner.policy, "log_prob", None)
         if log_prob is not None:
-            act = torch.tensor([found["executed_action"]], device=self._device)
-            found["clean_logp"] = float(log_prob(logits[:, k], act)[0])
-        return actions, found
+            act = torch.tensor([executed], device=self._device)
+            report["clean_logp"] = float(log_prob(logits[:, k], act)[0])
+        return actions, report

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Space
+from gymnasium.spaces import Box, Dict
 from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import speaking_for
-from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
+from robustmarl.joint import StepContext, split_obs
 from robustmarl.perturbers.byzantine import ByzantinePerturber, Slots
 from robustmarl.perturbers.traitors import AdversaryLike
 from robustmarl.perturbers.types import TypeDistribution
-from robustmarl.typing import Array, Env, ResetResult, StepResult
-from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun
+from robustmarl.typing import (
+    Actions,
+    AnySpace,
+    Env,
+    Infos,
+    Obs,
+    Options,
+    ResetResult,
+    StepResult,
+    Values,
+)
+from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun, sizes_of
 
 __all__ = ["BayesianTypeWrapper"]
 
@@ -65,10 +75,10 @@ class BayesianTypeWrapper(PerturbingWrapper):
         *,
         types: TypeDistribution | None = None,
         slots: Slots = "none",
-        belief: Any = None,
+        belief: object = None,
     ) -> None:
         super().__init__(env, ByzantinePerturber.kind)
-        self._spec = _spec(env)
+        self._spec = sizes_of(env)
         with speaking_for(self, ByzantinePerturber):
             self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
             self._perturber.bind(self._spec, None, self.place)
@@ -79,7 +89,7 @@ class BayesianTypeWrapper(PerturbingWrapper):
         self._spaces = {agent: self._widened(agent) for agent in self._spec.agents}
 
     @property
-    def types(self) -> Array:
+    def types(self) -> Values:
         """The types of the episode, bool (N,)."""
         begun(f"{type(self).__name__}.types", self._context)
         return self._perturber.types[0].cpu().numpy()
@@ -89,17 +99,17 @@ class BayesianTypeWrapper(PerturbingWrapper):
         return self._perturber.counters()
 
     @override
-    def observation_space(self, agent: str) -> Space[Any]:
+    def observation_space(self, agent: str) -> AnySpace:
         return self._spaces[agent]
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         return self._look(obs, infos)
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def step(self, actions: Actions) -> StepResult:
         executed = self._replaced(actions)
         obs, rewards, terminations, truncations, infos = self.env.step(executed)
         obs, infos = self._look(obs, infos)
@@ -116,57 +126,52 @@ class BayesianTypeWrapper(PerturbingWrapper):
             "process, or pass a ByzantinePerturber to the collector (perturb=[...])."
         )
 
-    def _look(self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]) -> ResetResult:
+    def _look(self, obs: Obs, infos: Infos) -> ResetResult:
         """Return observations with slots and infos with types; remember the step."""
         living = self.env.agents
         context = self._context = self._episode.context(self.env, obs, infos, living=living)
         self._perturber.on_obs(context)
         self._perturber.shown(context)
-        types = self.types
+        assert context.types is not None  # on_obs adds its own to those of wrappers below
+        types = context.types[0].cpu().numpy()
+        byzantine = dict(zip(self._spec.agents, types.tolist(), strict=True))
         infos = {
-            agent: {
-                **infos.get(agent, {}),
-                "types": types.copy(),
-                "byzantine": bool(types[self._spec.agents.index(agent)]),
-            }
+            agent: {**infos.get(agent, {}), "types": types.copy(), "byzantine": byzantine[agent]}
             for agent in obs
         }
         if self._perturber.slots is None:
             return obs, infos
-        slots = self._perturber.slots[0].cpu().numpy()
-        wide = {}
+        slots = dict(zip(self._spec.agents, self._perturber.slots[0].cpu().numpy(), strict=True))
+        wide = {agent: _appended(raw, slots[agent]) for agent, raw in obs.items()}
         for agent, raw in obs.items():
-            row = np.asarray(split_obs(raw)[0])
-            own = slots[self._spec.agents.index(agent)].astype(row.dtype)
             clean = infos[agent].get("clean_obs")
-            if clean is not None and np.shape(clean) == row.shape:  # it is of what is shown
-                infos[agent]["clean_obs"] = np.concatenate([clean, own])
-            row = np.concatenate([row, own])
-            wide[agent] = {**raw, "observation": row} if isinstance(raw, Mapping) else row
+            if clean is not None and np.shape(clean) == np.shape(split_obs(raw)[0]):
+                infos[agent]["clean_obs"] = _appended(clean, slots[agent])  # as it is of ``raw``
         return wide, infos
 
-    def _replaced(self, actions: dict[str, Any]) -> dict[str, Any]:
+    def _replaced(self, actions: Actions) -> Actions:
         """Return the executed actions; those of non-Byzantine agents are the very objects."""
-        context, spec = begun(f"{type(self).__name__}.step", self._context), self._spec
+        context = begun(f"{type(self).__name__}.step", self._context)
         act = self._episode.encode(actions)
-        found = self._perturber.on_act(context, act)
+        played = self._perturber.on_act(context, act)
         self._episode.advance(act)
-        rows = self._perturber.byzantine(context)[0].tolist()
+        replaced = self._perturber.byzantine(context)[0].tolist()
         executed = dict(actions)
-        for i, agent in enumerate(spec.agents):
-            if rows[i] and agent in actions:
-                executed[agent] = self._to_env(i, found[0, i])
+        for i, agent in enumerate(self._spec.agents):
+            if replaced[i] and agent in actions:
+                executed[agent] = self._to_env(i, played[0, i])
         return executed
 
-    def _to_env(self, i: int, act: Tensor) -> Any:
+    def _to_env(self, i: int, act: Tensor) -> int | Values:
         if not self._spec.continuous:
             return int(act)
         low = np.asarray(self._spec.action_low[i], np.float32)
         high = np.asarray(self._spec.action_high[i], np.float32)
         unit = np.clip(act.cpu().numpy()[: len(low)], -1.0, 1.0)
-        return low + (unit + 1.0) * 0.5 * (high - low)
+        action: Values = low + (unit + 1.0) * 0.5 * (high - low)
+        return action
 
-    def _widened(self, agent: str) -> Space[Any]:
+    def _widened(self, agent: str) -> AnySpace:
         space = self.env.observation_space(agent)
         if self._perturber.slot_kind == "none":
             return space
@@ -179,8 +184,11 @@ class BayesianTypeWrapper(PerturbingWrapper):
         return Dict({**space.spaces, "observation": wide}) if isinstance(space, Dict) else wide
 
 
-def _spec(env: Env) -> TeamSpec:
-    try:
-        return spec_of(env)
-    except ValueError:  # of sizes only, where reward or horizon are not stated
-        return spec_of(describe(env, team_reward="sum", horizon=1))
+RawObs: TypeAlias = Values | Mapping[str, Values]
+
+
+def _appended(raw: RawObs, slots: Values) -> RawObs:
+    """Return an observation, masked or not, with slots at its end."""
+    row = np.asarray(split_obs(raw)[0])
+    row = np.concatenate([row, slots.astype(row.dtype)])
+    return {**raw, "observation": row} if isinstance(raw, Mapping) else row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn, cast
 
 import gymnasium
 import numpy as np
@@ -14,11 +14,21 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_names, speaking_for
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.joint import StepContext, describe, spec_of, split_obs
+from robustmarl.joint import StepContext, split_obs
 from robustmarl.perturbers.obs import ObsPerturber
-from robustmarl.typing import Env, ResetResult, RobustnessWarning, StepResult
-from robustmarl.victims import as_victim
-from robustmarl.wrappers._episode import Episode, PerturbingWrapper
+from robustmarl.typing import (
+    Actions,
+    Env,
+    Infos,
+    Obs,
+    Options,
+    ResetResult,
+    RobustnessWarning,
+    StepResult,
+    Values,
+)
+from robustmarl.victims import VictimLike, as_victim
+from robustmarl.wrappers._episode import Episode, PerturbingWrapper, sizes_of
 
 __all__ = ["ObsAdversaryWrapper"]
 
@@ -34,8 +44,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
     What is added to ``infos[agent]`` of attacked agents: ``clean_obs``, a copy of the
     observation before the attack; ``perturbation``, the largest change of a coordinate; and
     ``unchanged_steps``, how often in this episode this wrapper's attack was called and changed
-    nothing. Where wrappers are stacked directly, ``clean_obs`` is what the innermost one got and
-    ``perturbation`` the distance from it.
+    nothing. Where only wrappers of this package lie between two of these, ``clean_obs`` is what
+    the innermost one got and ``perturbation`` the distance from it.
 
     Args:
         env: a parallel environment with flat floating-point ``Box`` observations, or Dict ones
@@ -65,7 +75,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         env: Env,
         attack: ObsAttack,
         *,
-        victim: Any = None,
+        victim: VictimLike | None = None,
         agents: Collection[str] | None = None,
         every: int = 1,
         probability: float = 1.0,
@@ -82,7 +92,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 probability=probability,
                 episodes=episodes,
             )
-        self._spec = spec_of(describe(env, team_reward="sum", horizon=1))  # of sizes only
+        self._perturber = perturber
+        self._spec = sizes_of(env)
         names = self._spec.agents if agents is None else agents
         self.attacked = check_names(f"{name}.agents", names, self._spec.agents)
         for agent in self.attacked:
@@ -95,10 +106,10 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 f"{name}.victim must be given for {type(attack).__name__}, got None. "
                 "Write algorithm.victim()."
             )
-        self._outermost = True
-        perturber.bind(self._spec, None, self.place)
-        self._perturber = perturber
-        self._below = env if isinstance(env, ObsAdversaryWrapper) else None
+        self._outermost = True  # until another one is wrapped around
+        with speaking_for(self, ObsPerturber):
+            perturber.bind(self._spec, None, self.place)
+        self._below = _attack_below(env)
         if self._below is not None:
             self._below._outermost = False
         self._device = torch.device("cpu") if perturber.victim is None else perturber.victim.device
@@ -115,7 +126,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         return self._perturber.attack
 
     @override
-    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> ResetResult:
+    def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         self._unchanged = dict.fromkeys(self.attacked, 0)
@@ -123,7 +134,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         return self._perturb(obs, infos)
 
     @override
-    def step(self, actions: dict[str, Any]) -> StepResult:
+    def step(self, actions: Actions) -> StepResult:
         obs, rewards, terminations, truncations, infos = self.env.step(actions)
         self._episode.advance(self._episode.encode(actions))
         terminal = not self.env.agents
@@ -148,76 +159,80 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             "or pass the attack to the collector (perturb=[...])."
         )
 
-    def _perturb(self, obs: dict[str, Any], infos: dict[str, dict[str, Any]]) -> ResetResult:
-        clean = {agent: np.asarray(split_obs(row)[0]) for agent, row in obs.items()}
-        for agent, row in clean.items():
+    def _perturb(self, obs: Obs, infos: Infos) -> ResetResult:
+        given = {agent: np.asarray(split_obs(raw)[0]) for agent, raw in obs.items()}
+        self._check_finite(given)
+        shown, tried = (given, frozenset[str]()) if self._idle else self._attack(given, obs, infos)
+        obs, infos = dict(obs), dict(infos)
+        for agent in self.attacked:
+            if agent not in given:
+                continue
+            if agent in tried:
+                self._unchanged[agent] += bool((shown[agent] == given[agent]).all())
+                raw = obs[agent]
+                inside = isinstance(raw, Mapping)
+                obs[agent] = {**raw, "observation": shown[agent]} if inside else shown[agent]
+            info, truth = infos.get(agent, {}), given[agent]
+            if self._below is not None and agent in self._below.attacked:
+                truth = np.asarray(info["clean_obs"])
+            infos[agent] = {
+                **info,
+                "clean_obs": np.array(truth),
+                "perturbation": float(np.abs(shown[agent] - truth).max(initial=0.0)),
+                "unchanged_steps": self._unchanged[agent],
+            }
+        return obs, infos
+
+    def _check_finite(self, given: dict[str, Values]) -> None:
+        for agent, row in given.items():
             if not np.isfinite(row).all():
                 raise ValueError(
                     f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
                     f"{agent!r} at step {self._episode.step}. Check the environment."
                 )
-        shown, attempted = dict(clean), frozenset[str]()
-        self._context = None
-        if not self._idle and any(agent in clean for agent in self.attacked):
-            shown, attempted = self._attack(clean, obs, infos)
-        obs, infos = dict(obs), dict(infos)
-        for agent in self.attacked:
-            if agent not in clean:
-                continue
-            truth = clean[agent]
-            if agent in attempted:
-                self._unchanged[agent] += bool((shown[agent] == truth).all())
-                raw = obs[agent]
-                inside = isinstance(raw, Mapping)
-                obs[agent] = {**raw, "observation": shown[agent]} if inside else shown[agent]
-            info = infos.get(agent, {})
-            if self._below is not None and agent in self._below.attacked:
-                truth = info["clean_obs"]
-            size = float(np.abs(shown[agent] - truth).max(initial=0.0))
-            infos[agent] = {
-                **info,
-                "clean_obs": np.array(truth),
-                "perturbation": size,
-                "unchanged_steps": self._unchanged[agent],
-            }
-        return obs, infos
 
     def _attack(
-        self,
-        clean: dict[str, Any],
-        obs: dict[str, Any],
-        infos: dict[str, dict[str, Any]],
-    ) -> tuple[dict[str, Any], frozenset[str]]:
+        self, given: dict[str, Values], obs: Obs, infos: Infos
+    ) -> tuple[dict[str, Values], frozenset[str]]:
         """Return what agents see, and the agents for which the attack was called."""
         context = self._context = self._episode.context(self.env, obs, infos, living=obs)
         context.seen = self._perturber.on_obs(context)
+        numbers = self._perturber.attacked_index[1].tolist()
+        tried = frozenset(self._spec.agents[i] for i in numbers) & given.keys()
         if self._outermost:
             self._show(context.seen)
-        rows = self._perturber.attacked_index[1].tolist()
-        attempted = frozenset(self._spec.agents[row] for row in rows) & clean.keys()
         seen = context.seen[0].cpu()
-        shown = dict(clean)
-        for agent in attempted:
-            index, truth = self._spec.agents.index(agent), clean[agent]
-            found = seen[index, : truth.size].numpy()
+        shown = dict(given)
+        for agent in tried:
+            truth = given[agent]
+            found = seen[self._spec.agents.index(agent), : truth.size].numpy()
             moved = found != truth.astype(np.float32)
             if truth.dtype != np.float32:  # rounding must not leave the ball
                 found = self._projected(found, truth)
             shown[agent] = np.where(moved, found, truth)
-        return shown, attempted
+        return shown, tried
 
-    def _projected(self, found: Any, truth: Any) -> Any:
-        size = self._spec.obs_size - truth.size
-        wide = [torch.from_numpy(np.pad(x.astype(np.float64), (0, size))) for x in (found, truth)]
-        legal = self.attack.ball.project(*wide).numpy()[: truth.size]
+    def _projected(self, found: Values, truth: Values) -> Values:
+        """Return ``found``, float32, in the ball around ``truth`` in its own dtype."""
+        missing = self._perturber.obs_size - truth.size  # radii may be one per coordinate
+        wide = [
+            torch.from_numpy(np.pad(row.astype(np.float64), (0, missing))) for row in (found, truth)
+        ]
+        legal: Values = self.attack.ball.project(*wide).numpy()[: truth.size]
         return legal.astype(truth.dtype)
 
     def _show(self, seen: Tensor) -> None:
-        """Let recurrent victims of this wrapper and those directly below remember ``seen``."""
+        """Let recurrent victims of this wrapper and those directly below remember ``seen``.
+
+        Between them observations may have got slots at their end, which those below do not know.
+        """
         wrapper: ObsAdversaryWrapper | None = self
         while wrapper is not None:
             if wrapper._context is not None:
-                wrapper._context.seen = seen
+                known = torch.zeros_like(wrapper._context.seen)
+                for i, size in enumerate(wrapper._spec.obs_sizes):
+                    known[:, i, :size] = seen[:, i, :size]
+                wrapper._context.seen = known
                 wrapper._perturber.shown(wrapper._context)
             wrapper = wrapper._below
 
@@ -235,6 +250,15 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             )
 
 
-def _box(env: Env, agent: str) -> Any:
+def _attack_below(env: Env) -> ObsAdversaryWrapper | None:
+    """Return the next observation attack beneath, if only wrappers of ours lie between."""
+    while isinstance(env, PerturbingWrapper) and not isinstance(env, ObsAdversaryWrapper):
+        env = env.env
+    return env if isinstance(env, ObsAdversaryWrapper) else None
+
+
+def _box(env: Env, agent: str) -> gymnasium.spaces.Box:
+    """Return the space of observations without their mask; ``spec_of`` accepts no other."""
     space = env.observation_space(agent)
-    return space["observation"] if isinstance(space, gymnasium.spaces.Dict) else space
+    inner = space["observation"] if isinstance(space, gymnasium.spaces.Dict) else space
+    return cast(gymnasium.spaces.Box, inner)

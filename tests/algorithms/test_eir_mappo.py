@@ -1,6 +1,7 @@
 """EIR-MAPPO against its closed forms, and its reductions to EAR-MAPPO and MAPPO."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -689,12 +690,14 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
     def fresh():
         return made(p=0.6, victim_interval=2, types=None, teacher_forcing=Linear(1.0, 0.0, over=4))
 
-    common = {"num_envs": 3, "episodes_per_round": 4, "epochs": 2, "progress": False}
+    common = {"num_envs": 3, "learn": training.OnPolicy(episodes_per_round=4, epochs=2)}
+    quiet = training.Log(progress=False)
+    kept, resumed = replace(quiet, logdir=tmp_path), replace(quiet, logdir=tmp_path, resume=True)
     whole, parts = fresh(), fresh()
-    training.run(whole, Arena, env_steps=120, interval=60, **common)
-    training.run(parts, Arena, env_steps=60, interval=60, logdir=tmp_path, **common)
+    training.run(whole, Arena, env_steps=120, interval=60, log=quiet, **common)
+    training.run(parts, Arena, env_steps=60, interval=60, log=kept, **common)
     again = fresh()
-    training.run(again, Arena, env_steps=120, interval=60, logdir=tmp_path, resume=True, **common)
+    training.run(again, Arena, env_steps=120, interval=60, log=resumed, **common)
     assert same_weights(whole, again)
 
 

@@ -404,7 +404,7 @@ def test_a_fresh_adversary_attacks_it(cls, continuous):
     attack = ByzantineAttack.against(team, ["unit_0"], hidden=(16,))
     frozen = [p.clone() for p in attack.policy.parameters()]
     adversary = [p.clone() for p in attack.adversary.parameters()]
-    training.run(attack, make, env_steps=60, num_envs=3, progress=False)
+    training.run(attack, make, env_steps=60, num_envs=3, log=training.Log(progress=False))
     assert all(torch.equal(a, b) for a, b in zip(frozen, attack.policy.parameters(), strict=True))
     moved = zip(adversary, attack.adversary.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in moved)

@@ -1,6 +1,7 @@
 """RMAAC: noise in training only, a noise actor of opposite sign, MAPPO at radius zero."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,7 +171,7 @@ def test_the_noise_learns_to_hide_the_context():
     def game():
         return SignalMatching(2, horizon=5)
 
-    steps = {"num_envs": 16, "epochs": 4, "progress": False}
+    steps = {"num_envs": 16, "log": training.Log(progress=False)}
     team = made(game, MAPPO, optim=adam(1e-2), entropy_coef=0.0)
     training.run(team, game, env_steps=2400, **steps)
     ball, fast = LinfBall(epsilon=1.0), adam(1e-2)
@@ -184,11 +185,13 @@ def test_the_noise_learns_to_hide_the_context():
 
 
 def test_a_run_resumes_bit_for_bit(tmp_path):
-    common = {"num_envs": 3, "episodes_per_round": 4, "epochs": 2, "progress": False}
+    common = {"num_envs": 3, "learn": training.OnPolicy(episodes_per_round=4, epochs=2)}
+    quiet = training.Log(progress=False)
+    kept, resumed = replace(quiet, logdir=tmp_path), replace(quiet, logdir=tmp_path, resume=True)
     whole, parts, again = made(), made(), made()
-    training.run(whole, Arena, env_steps=120, interval=60, **common)
-    training.run(parts, Arena, env_steps=60, interval=60, logdir=tmp_path, **common)
-    training.run(again, Arena, env_steps=120, interval=60, logdir=tmp_path, resume=True, **common)
+    training.run(whole, Arena, env_steps=120, interval=60, log=quiet, **common)
+    training.run(parts, Arena, env_steps=60, interval=60, log=kept, **common)
+    training.run(again, Arena, env_steps=120, interval=60, log=resumed, **common)
     assert same_weights(whole, again)
     assert not same_weights(whole.noise, made().noise)
 
@@ -197,7 +200,7 @@ def test_a_fresh_adversary_attacks_it():
     team = made()
     attack = ByzantineAttack.against(team, ["unit_0"], hidden=(16,))
     frozen, adversary = copy.deepcopy(attack.policy), copy.deepcopy(attack.adversary)
-    training.run(attack, Arena, env_steps=60, num_envs=3, progress=False)
+    training.run(attack, Arena, env_steps=60, num_envs=3, log=training.Log(progress=False))
     assert same_weights(attack.policy, frozen)
     assert not same_weights(attack.adversary, adversary)
 

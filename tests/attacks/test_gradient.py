@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustmarl._seeding import Draws
-from robustmarl.attacks import PGD, CrossEntropy, Margin
+from robustmarl.attacks import PGD, CrossEntropy, FunctionLoss, GradientAttack, Margin
 from robustmarl.budgets import LinfBall
 from robustmarl.networks.agents import AgentNetwork, feed_forward
 from robustmarl.testing.attacks import check_attack
@@ -252,6 +252,138 @@ def test_critic_moves_from_the_clean_point_and_lowers_the_value():
     assert (critic(view, obs, view.mean(found)) < critic(view, obs, view.mean(obs))).all()
 
 
+# Targets that are the victim's own action
+
+
+def test_own_targets_are_reinforced_unless_told_to_be_left_clean():
+    """Target y itself: plain PGD makes it surer, ``clean_if_own`` shows the truth."""
+    victim = linear([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    obs = torch.tensor([[0.3, 0.1], [0.1, 0.3]], dtype=torch.float64)  # y = 0, 1
+    plain = PGD.fgsm(LinfBall(epsilon=0.2), loss="margin", target=0)
+    stor = dataclasses.replace(plain, clean_if_own=True)
+
+    surer = obs + torch.tensor([[0.2, -0.2], [0.2, -0.2]], dtype=torch.float64)
+    torch.testing.assert_close(plain(victim.at(), obs), surer)
+    found = stor(victim.at(), obs)
+    assert torch.equal(found[0], obs[0])
+    torch.testing.assert_close(found[1], surer[1])
+
+
+@pytest.mark.parametrize("settings_", [{"random_start": True, "restarts": 2}, {"loss": "margin"}])
+def test_own_targets_stay_clean_from_any_start_and_rules_are_asked_once(settings_):
+    view, obs, asked = FunctionVictim(mlp()).at(), normal(16, 6), []
+
+    def every_other(view, obs):
+        asked.append(len(obs))
+        own = view.logits(obs).argmax(-1)
+        return torch.where(torch.arange(len(obs)) % 2 == 0, own, (own + 1) % 4)
+
+    attack = PGD(ball=LinfBall(epsilon=0.3), target=every_other, clean_if_own=True, **settings_)
+    found = attack(view, obs, draws(16))
+    assert torch.equal(found[::2], obs[::2])
+    assert (found[1::2] != obs[1::2]).any(-1).all()
+    assert asked == [16]
+
+
+def test_clean_if_own_needs_target_actions():
+    ball = LinfBall(epsilon=0.1)
+    text = r"PGD\.clean_if_own must be False where there is no target action, got True\."
+    with pytest.raises(ValueError, match=text):
+        PGD(ball=ball, clean_if_own=True)
+    with pytest.raises(ValueError, match=text):
+        PGD(ball=ball, clean_if_own=True, loss="mse", target=(1.0, 0.0))
+    for loss in (FunctionLoss(lambda z: z[:, 0]), CrossEntropy()):
+        with pytest.raises(ValueError, match=text):
+            PGD(ball=ball, clean_if_own=True, loss=loss)(FunctionVictim(bend).at(), normal(2, 2))
+
+
+# Losses of one's own
+
+
+def entropy(logits):
+    return torch.special.entr(logits.softmax(-1)).sum(-1)
+
+
+def test_own_losses_in_all_three_forms():
+    view, obs, ball = FunctionVictim(mlp()).at(), normal(32, 6), LinfBall(epsilon=0.3)
+    instance = PGD(ball=ball, loss=FunctionLoss(entropy))(view, obs)
+    factory = PGD(ball=ball, loss=lambda view, obs: FunctionLoss(entropy))(view, obs)
+
+    class Entropy(FunctionLoss):
+        def __init__(self, view, obs):
+            super().__init__(entropy)
+
+    assert torch.equal(factory, instance)
+    assert torch.equal(PGD(ball=ball, loss=Entropy)(view, obs), instance)
+    assert (entropy(view.logits(instance)) > entropy(view.logits(obs))).float().mean() > 0.9
+
+
+def test_own_losses_on_continuous_victims():
+    view, obs = FunctionVictim(bend, continuous=True).at(), normal(16, 2)
+    loss = FunctionLoss(lambda mean: mean[:, 0])
+
+    found = PGD(ball=LinfBall(epsilon=0.1), loss=loss)(view, obs)
+    torch.testing.assert_close(found, obs + torch.tensor([0.1, 0.1]) * torch.tensor([1.0, 1.0]))
+
+
+def test_an_own_loss_that_remembers_begins_anew_in_each_call():
+    view, ball = FunctionVictim(mlp()).at(), LinfBall(epsilon=0.3)
+    attack = PGD(ball=ball, loss=CrossEntropy())
+
+    for seed, rows in ((0, 8), (1, 8), (2, 5)):
+        obs = normal(rows, 6, seed=seed)
+        assert torch.equal(attack(view, obs), PGD(ball=ball)(view, obs))
+
+
+def test_own_losses_keep_restarts_apart_by_row():
+    view, obs = FunctionVictim(mlp()).at(), normal(8, 6)
+    loss = FunctionLoss(lambda z: z.sum(-1, keepdim=True))
+
+    text = r"FunctionLoss\.function must be one loss per row, of shape \(8,\), got \(8, 1\)\."
+    with pytest.raises(ValueError, match=text):
+        PGD(ball=LinfBall(epsilon=0.1), loss=loss)(view, obs)
+
+
+# Hooks
+
+
+def test_hooks_are_asked_in_order_and_told_where_the_walk_is():
+    seen = []
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Halving(GradientAttack):
+        def start(self, view, obs, draws):
+            return obs + 0.25
+
+        def direction(self, walk):
+            seen.append((walk.iteration, walk.found[0, 0].item()))
+            assert torch.equal(walk.clean, obs)
+            return torch.ones_like(walk.found)
+
+        def step_length(self, walk):
+            length = walk.memory.get("length", 2.0 * torch.tensor(walk.length)) / 2
+            walk.memory["length"] = length
+            return length
+
+    obs = torch.zeros(2, 3)
+    attack = Halving(ball=LinfBall(epsilon=1.0), steps=3, step_size=0.25)
+    found = attack(FunctionVictim(lambda x: x).at(), obs)
+    assert found.unique().item() == 0.25 + 0.25 + 0.125 + 0.0625
+    assert seen == [(0, 0.25), (1, 0.5), (2, 0.625)]
+    assert attack.with_epsilon(0.5)(FunctionVictim(lambda x: x).at(), obs).unique().item() == 0.5
+
+
+def test_a_start_at_the_clean_observation_is_not_written_to():
+    class Still(GradientAttack):
+        def start(self, view, obs, draws):
+            return obs
+
+    obs = normal(4, 6)
+    given_ = obs.clone()
+    Still(ball=LinfBall(epsilon=0.1))(FunctionVictim(mlp()).at(), given_)
+    assert torch.equal(given_, obs)
+
+
 # Hand-derived gradients
 
 
@@ -463,6 +595,8 @@ def test_a_gradient_that_is_not_finite_is_an_error():
         ({"loss": "hinge"}, ValueError, r"PGD\.loss must be None, one of"),
         ({"target": -1}, ValueError, r"PGD\.target must be an int >= 0, got -1\."),
         ({"loss": abs, "target": 1}, ValueError, r"PGD\.target must be None where"),
+        ({"loss": abs}, ValueError, r"PGD\.loss must be an OutputLoss, or a function of \(view"),
+        ({"loss": CrossEntropy}, ValueError, r"PGD\.loss must be an OutputLoss, or a function"),
         ({"ball": 0.1}, TypeError, r"PGD\.ball must be a LinfBall, got 0\.1"),
     ],
 )
@@ -477,3 +611,5 @@ def test_rejects_losses_of_the_other_kind_of_victim():
         PGD(ball=ball, loss="mse", random_start=True)(FunctionVictim(bend).at(), obs)
     with pytest.raises(ValueError, match="for a continuous victim"):
         PGD(ball=ball, loss="margin")(FunctionVictim(bend, continuous=True).at(), obs)
+    with pytest.raises(ValueError, match="no critic for a discrete victim"):
+        PGD(ball=ball, loss=lambda view, obs, act: act)(FunctionVictim(bend).at(), obs)

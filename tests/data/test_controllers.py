@@ -10,7 +10,7 @@ from robustmarl.data import RandomController, ScriptedController, SlowCopy
 from robustmarl.data.controllers import categorical
 from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
-from robustmarl.training import load_checkpoint, run
+from robustmarl.training import Log, load_checkpoint, run
 
 
 def twins():
@@ -72,18 +72,18 @@ def test_a_copy_follows_at_its_pace(tau):
 def test_a_copy_plays_the_other_side(recurrent):
     team = learner(recurrent=recurrent)
     copy = SlowCopy(team)
-    one = rollout(team, twins, episodes=4, name="red", opponents={"blue": copy})
+    one = rollout(team, twins, episodes=4, team="red", opponents={"blue": copy})
     assert one.returns.shape == (4,)
     with torch.no_grad():
         for p in copy.policy.parameters():
             p.zero_()
-    rollout(copy, twins, episodes=4, name="blue", opponents={"red": team})
+    rollout(copy, twins, episodes=4, team="blue", opponents={"red": team})
 
 
 def test_self_play_resumes_bit_for_bit(tmp_path):
-    settings = {"num_envs": 2, "interval": 16, "progress": False, "team": "red"}
+    settings = {"num_envs": 2, "interval": 16, "team": "red"}
 
-    def go(where, steps, seed, **more):
+    def go(where, steps, seed, resume=False):
         team = learner(seed)
         copy = SlowCopy(team, 0.1)
         run(
@@ -91,9 +91,8 @@ def test_self_play_resumes_bit_for_bit(tmp_path):
             twins,
             env_steps=steps,
             opponents={"blue": copy},
-            logdir=tmp_path / where,
+            log=Log(tmp_path / where, resume=resume, progress=False),
             **settings,
-            **more,
         )
         saved = load_checkpoint(tmp_path / where / "checkpoint.pt")
         return team, copy, saved

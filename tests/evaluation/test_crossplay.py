@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from doubles import Scripted
+from doubles import Scripted, armies
 
+from robustmarl.adversaries import ObsAdversaryPPO
 from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
@@ -11,6 +12,7 @@ from robustmarl.data import RandomController
 from robustmarl.evaluation import crossplay, rollout
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ObsPerturber
+from robustmarl.training import AdversarialTraining
 from robustmarl.typing import RobustnessWarning
 
 NOISE = UniformNoise(ball=LinfBall(epsilon=0.5))
@@ -95,6 +97,43 @@ def test_a_transfer_attack_asks_another_team():
     table = crossplay({"QMIX": team}, attacks, game, metric="return", baselines=False, **SMALL)
     want = rollout(team, game, **SMALL, perturb=attacks["transfer"]).returns
     np.testing.assert_array_equal(table.cell("QMIX", "transfer").scores[0], want)
+
+
+@pytest.mark.parametrize("team", ["red", "blue"])
+def test_one_team_of_two_is_attacked(team):
+    """Victims, baselines and attacks are of the named team; the other one plays on as it is."""
+
+    def two():
+        return armies(2)
+
+    spec, other = spec_of(two()), {"red": "blue", "blue": "red"}[team]
+    victims = {s: IPPO.for_env(spec, team=team, hidden=(8,), seed=s) for s in (0, 1)}
+    common = {"team": team, "opponents": {other: IPPO.for_env(spec, team=other, hidden=(8,))}}
+    table = crossplay({"IPPO": victims}, ATTACKS, two, metric="return", **SMALL, **common)
+    assert table.victims == ("random", "untrained", "IPPO")
+    for seed, victim in victims.items():
+        for name, attack in ATTACKS.items():
+            want = rollout(victim, two, **SMALL, **common, perturb=attack).returns
+            np.testing.assert_array_equal(table.cell("IPPO", name).scores[seed], want)
+    random = rollout(RandomController(spec.of_team(team)), two, **SMALL, **common).returns
+    np.testing.assert_array_equal(table.cell("random", "pgd").scores[0], random)
+    with pytest.raises(
+        ValueError, match=r"JointCollector\.opponents must be a controller for each"
+    ):
+        crossplay({"IPPO": victims}, ATTACKS, two, team=team, **SMALL)
+    of_other = {"team": other, "opponents": {team: victims[0]}, "baselines": False}
+    with pytest.raises(ValueError, match="made for this environment"):
+        crossplay({"IPPO": victims}, ATTACKS, two, **SMALL, **of_other)
+
+
+def test_a_team_and_its_adversary_are_a_victim_as_the_team_is():
+    adversary = ObsAdversaryPPO.for_env(game(), LinfBall(epsilon=0.5), hidden=(8,))
+    pair = AdversarialTraining(qmix(), adversary)
+    table = crossplay({"pair": pair, "team": pair.team}, ATTACKS, game, metric="return", **SMALL)
+    assert table.victims == ("random", "pair", "team")  # of a pair there is no untrained one
+    for name in ATTACKS:
+        scores = [table.cell(victim, name).scores[0] for victim in ("pair", "team")]
+        np.testing.assert_array_equal(*scores)
 
 
 def test_an_attack_without_effect_is_reported():

@@ -115,8 +115,8 @@ def test_policies_act_as_they_were_trained():
 def test_teams_against_teams():
     spec = spec_of(armies(2))
     red, blue = RandomController(spec.of_team("red")), RandomController(spec.of_team("blue"))
-    one = rollout(red, lambda: armies(2), episodes=3, name="red", opponents={"blue": blue})
-    two = rollout(blue, lambda: armies(2), episodes=3, name="blue", opponents={"red": red})
+    one = rollout(red, lambda: armies(2), episodes=3, team="red", opponents={"blue": blue})
+    two = rollout(blue, lambda: armies(2), episodes=3, team="blue", opponents={"red": red})
     assert one.returns.max() < two.returns.min()  # higher numbers earn more
 
 
@@ -157,5 +157,7 @@ def test_bad_kinds():
         rollout(lambda obs: obs, game)
     with pytest.raises(TypeError, match="make_env must be a function"):
         rollout(qmix(), game())
-    with pytest.raises(TypeError, match=r"ObsPerturber\.attack must be an ObsAttack"):
+    with pytest.raises(
+        TypeError, match=r"rollout\.perturb must be an attack, a perturber, several.*3"
+    ):
         rollout(qmix(), game, perturb=[3])

@@ -128,6 +128,7 @@ def test_a_mixin_on_the_wrong_side_is_refused_when_the_class_is_made(bases, righ
     text = rf"Bad must have \w+ left of the algorithm: class Bad\({right}\), got \({given}\)\."
     with pytest.raises(TypeError, match=text):
         type("Bad", bases, {})
+    assert all(issubclass(base, base) for base in bases)  # abstract classes remember answers
 
 
 def test_mixins_may_be_stacked_and_inherited():

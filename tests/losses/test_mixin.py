@@ -448,4 +448,4 @@ def test_one_term_of_a_kind():
     twice = type("Twice", (robust(QMIX),), {})
     algorithm = build(twice, action_loss=ActionLoss(attack=PGD(ball=BALL), weight=1.0))
     with pytest.raises(ValueError, match=r"action_loss must be one term of its kind"):
-        algorithm._add_term("action_loss", ActionLoss(attack=PGD(ball=BALL), weight=1.0))
+        algorithm.add_term("action_loss", ActionLoss(attack=PGD(ball=BALL), weight=1.0))

@@ -56,9 +56,9 @@ def test_continuous_last_actions_enter_as_vectors():
     last = draw(7, A)
     expected = net.id_table[2] + last @ net.last_table
 
-    torch.testing.assert_close(net.extra(torch.full((7,), 2), last), expected)
+    torch.testing.assert_close(net.extra(torch.full((7,), 2), last).added, expected)
     zero = net.extra(torch.full((7,), 2), torch.zeros(7, A, dtype=torch.float64))
-    assert torch.equal(zero, net.id_table[2].expand(7, -1))
+    assert torch.equal(zero.added, net.id_table[2].expand(7, -1))
 
 
 def test_weights_are_drawn_as_for_the_concatenated_input():
@@ -122,12 +122,6 @@ def test_agents_share_parameters_and_differ_by_their_id_only(recurrent):
     assert not torch.allclose(out[:, :, 0], out[:, :, 1])
     out, _ = network(recurrent=recurrent, agent_id=False).unroll(obs, None)
     torch.testing.assert_close(out[:, :, 0], out[:, :, 1])
-
-
-def test_plain_where_it_is_one():
-    assert network().plain() is not None
-    assert network(activation="tanh").plain() is not None
-    assert network(recurrent=True).plain() is None
 
 
 def positive_multiples(found, expected):
@@ -290,6 +284,30 @@ def test_the_victim_of_separate_agents_gives_their_gradients():
         logits = net.nets[i].step(x, None, None)[0]
         F.cross_entropy(logits, logits.argmax(-1)).backward()
         torch.testing.assert_close(F.normalize(found[row], dim=0), F.normalize(x.grad[0], dim=0))
+
+
+def test_only_inputs_that_a_network_has_may_be_given():
+    for net in (network(), separate()):
+        with pytest.raises(
+            ValueError,
+            match=r"extra\.side must be among the inputs of this AgentNetwork, got \['slots'\]",
+        ):
+            net.extra(torch.arange(N), None, {"slots": draw(N, N)})
+
+
+def test_rows_bring_whose_they_are():
+    for net in (network(), separate(), separate(last_action=True)):
+        assert net.extra(torch.tensor([2, 0]), torch.tensor([1, -1])).agents.tolist() == [2, 0]
+    assert separate().extra(torch.arange(N), None).added is None
+
+
+def test_layers_put_in_later_and_hooks_count():
+    net, obs = network(hidden=(8,)), draw(5, D)
+    net.rest[0] = nn.Tanh()
+    expected = net.rest[1](torch.tanh(net.first(obs)))
+    torch.testing.assert_close(net.step(obs, None, None)[0], expected)
+    net.rest[1].register_forward_hook(lambda module, given, output: 2.0 * output)
+    torch.testing.assert_close(net.step(obs, None, None)[0], 2.0 * expected)
 
 
 def test_squash_is_for_continuous_actions():

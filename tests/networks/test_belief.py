@@ -156,6 +156,20 @@ def test_without_slots_it_is_the_plain_actor_bit_for_bit(layer_norm):
     assert torch.allclose(plain.unroll(obs, None)[0], zeros, atol=1e-6)
 
 
+@pytest.mark.parametrize("last_action", [False, True])
+def test_slots_given_apart_are_those_at_the_end(last_action):
+    _, typed = pair(last_action=last_action)
+    obs, slots = torch.randn(6, 2, 3, 5), torch.rand(6, 2, 3, 3)
+    last = torch.randint(-1, 4, (6, 2, 3)) if last_action else None
+    wide = torch.cat([obs, slots], dim=-1)
+    apart = typed.unroll(obs, last, {"slots": slots})[0]
+    torch.testing.assert_close(apart, typed.unroll(wide, last)[0])
+    agents, before = torch.arange(3), None if last is None else last[:, 0]
+    apart = typed.step(obs[:, 0], typed.extra(agents, before, {"slots": slots[:, 0]}), None)[0]
+    joined = typed.step(wide[:, 0], typed.extra(agents, before), None)[0]
+    torch.testing.assert_close(apart, joined)
+
+
 def test_slots_are_a_block_of_the_first_layers_input():
     _, typed = pair()
     obs, slots = torch.randn(6, 5), torch.rand(6, 3)

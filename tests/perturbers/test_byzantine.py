@@ -451,6 +451,81 @@ def test_a_recurrent_adversary_remembers_what_it_saw_and_did():
     assert not torch.equal(batch.act[rows], done[rows])
 
 
+class Counting:
+    """An adversary whose memory counts how often it played, for all agents at once."""
+
+    hidden_size = 1
+
+    def __init__(self):
+        self.seen = []
+
+    def play(self, context, act, draws):
+        self.seen += zip(context.step.tolist(), context.hidden[:, 0, 0].tolist(), strict=True)
+        return ByzantinePlay(act=torch.zeros_like(act), hidden=context.hidden + 1)
+
+    def check_spec(self, spec):
+        pass
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_memory_begins_with_the_episode_also_of_an_agent_that_comes_late(num_envs):
+    """And it moves on only in environments where the adversary was asked."""
+    adversary = Counting()
+
+    def make():
+        return Scripted(2, arrivals={1: 2}, lengths=(3, 4, 5))
+
+    script = ScriptedController(spec_of(make()), lambda c: torch.zeros_like(c.last_act))
+    collector = JointCollector(
+        script,
+        JointVectorEnv(make, num_envs),
+        perturb=[ByzantinePerturber(adversary, types=always("a1"))],
+    )
+    collector.collect(n_episode=6)
+    assert {memory for step, memory in adversary.seen if step == 2} == {0.0}
+    assert {memory for step, memory in adversary.seen if step == 3} <= {0.0, 1.0}
+    assert max(step for step, _ in adversary.seen) == 4
+
+
+def test_two_of_a_kind_keep_their_records_apart_and_unite_their_types():
+    united = []
+
+    def watch(context, act):
+        united.append(context.types.clone())
+        return act
+
+    perturb = [
+        ByzantinePerturber("random", types=always("a0")),
+        ByzantinePerturber(watch, types=always("a1")),
+    ]
+    batch = gathered(perturb)
+    names = ("byzantine", "byzantine.1")
+    assert set(batch.records) == set(names)
+    for i, name in enumerate(names):
+        record = batch.record(name)
+        assert record["types"][batch.valid].unique(dim=0).tolist() == [[i == 0, i == 1]]
+        assert record["adversary_id"][batch.valid].unique().tolist() == [i]
+    assert all(bool(types.all()) for types in united)
+
+
+def test_padding_of_a_box_is_not_played():
+    def make():
+        return Scripted(2, action_sizes=(1, 3), continuous=True)
+
+    for adversary in ("random", lambda context, act: torch.ones_like(act)):
+        batch = gathered([ByzantinePerturber(adversary, types=always("a0"))], make)
+        assert bool((batch.act_exec[:, :, 0, 1:] == 0).all())
+        assert bool((batch.act_exec[:, :, 0, 0] != 0).any())
+
+
+def gathered(perturb, make=lambda: Scripted(2)):
+    team = spec_of(make())
+    buffer = EpisodeBuffer(team, 3)
+    script = ScriptedController(team, lambda c: torch.zeros_like(c.last_act))
+    JointCollector(script, JointVectorEnv(make, 2), buffer, perturb=perturb).collect(n_episode=3)
+    return buffer.latest(3)
+
+
 def test_slots_are_zeros_or_the_truth():
     for kind in ("zeros", "truth"):
         perturber = ByzantinePerturber("random", slots=kind)
@@ -575,7 +650,7 @@ def test_bad_observation_attacks_are_refused():
     view = FunctionVictim(lambda x: x @ WEIGHT[:2].T).at(
         Rows(mask=mask, agents=torch.tensor([0, 1]))
     )
-    with pytest.raises(ValueError, match=r"PGD\.target must be 2 logits, one per action, got 3"):
+    with pytest.raises(ValueError, match=r"Imitation\.target must be 2 logits, one per action"):
         toward_adversary(Linear(WEIGHT), 0.1)(view, torch.randn(2, 3))
     attack = PGD(ball=LinfBall(epsilon=0.1), loss="mse", target=1)
     with pytest.raises(ValueError, match=r"PGD\.target must be a vector of logits"):

@@ -1,6 +1,7 @@
 """A team and its adversary: what each learns from, when, and as one checkpoint."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,11 +19,12 @@ from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
 from robustmarl.perturbers import ObsPerturber
-from robustmarl.training import AdversarialTraining, run
+from robustmarl.training import AdversarialTraining, Log, OffPolicy, run
 from robustmarl.training.adversarial import adversary_view
 from robustmarl.training.checkpoints import load_weights, save_weights
 
 BALL = LinfBall(epsilon=0.75)
+QUIET = Log(progress=False)
 TEAMS = {"on": IPPO, "off": QMIX}
 
 
@@ -198,13 +200,14 @@ def test_it_is_the_teams_kind_of_algorithm():
 
 
 def test_run_resumes_bit_for_bit(tmp_path):
-    settings = {"num_envs": 2, "interval": 40, "learning_starts": 2, "progress": False}
+    settings = {"num_envs": 2, "interval": 40, "learn": OffPolicy(learning_starts=2)}
     whole = both(QMIX)
-    run(whole, game, env_steps=120, **settings)
+    run(whole, game, env_steps=120, log=QUIET, **settings)
     first = both(QMIX)
-    run(first, game, env_steps=40, logdir=tmp_path, **settings)
+    run(first, game, env_steps=40, log=replace(QUIET, logdir=tmp_path), **settings)
     second = both(QMIX)
-    run(second, game, env_steps=120, logdir=tmp_path, resume=True, **settings)
+    resumed = replace(QUIET, logdir=tmp_path, resume=True)
+    run(second, game, env_steps=120, log=resumed, **settings)
     assert same(parameters(whole), parameters(second))
     assert not same(parameters(whole), parameters(first))
 
@@ -218,13 +221,13 @@ def mean_return(team, perturb=()):
 def test_the_adversary_breaks_a_team_that_stands_still(seed):
     """5 steps an episode: a team that reads the signal earns 5, one that cannot 1.25 to 2.5."""
     team = IPPO.for_env(game(), hidden=(16,), seed=seed, entropy_coef=0.0, optim=adam(1e-2))
-    run(team, game, env_steps=6400, num_envs=64, seed=seed, progress=False)
+    run(team, game, env_steps=6400, num_envs=64, seed=seed, log=QUIET)
     adversary = ObsAdversaryPPO.for_env(game(), BALL, hidden=(16,), seed=seed, optim=adam(1e-2))
     clean, before = mean_return(team), mean_return(team, [adversary.adversary])
     algorithm = AdversarialTraining(team, adversary, team_every=10**6)
     algorithm.rounds.fill_(1)  # the team learns in rounds 0, 10^6, ...
     kept = parameters(team)
-    run(algorithm, game, env_steps=6400, num_envs=64, seed=seed, progress=False)
+    run(algorithm, game, env_steps=6400, num_envs=64, seed=seed, log=QUIET)
     attacked = mean_return(team, [adversary.adversary])
 
     assert same(kept, parameters(team))
@@ -236,7 +239,7 @@ def test_the_adversary_breaks_a_team_that_stands_still(seed):
 
 
 def test_a_zero_ball_is_plain_training():
-    settings = {"num_envs": 4, "env_steps": 100, "progress": False}
+    settings = {"num_envs": 4, "env_steps": 100, "log": QUIET}
     one, plain = both(ball=BALL.with_epsilon(0.0)), both().team
     run(one, game, **settings)
     run(plain, game, **settings)
@@ -250,9 +253,9 @@ def test_other_perturbations_stack_below():
         game,
         env_steps=40,
         num_envs=2,
-        learning_starts=2,
-        perturb=[ObsPerturber(PGD(ball=LinfBall(epsilon=0.1), steps=2))],
-        progress=False,
+        learn=OffPolicy(learning_starts=2),
+        perturb=ObsPerturber(PGD(ball=LinfBall(epsilon=0.1), steps=2)),
+        log=QUIET,
     )
     assert history.episodes >= 8
 

@@ -23,23 +23,26 @@ from robustmarl.envs import SignalMatching
 from robustmarl.joint import spec_of
 from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
-from robustmarl.perturbers import ActionPoisonPerturber
+from robustmarl.perturbers import ActionPoisonPerturber, ObsPerturber
 from robustmarl.schedules import Linear
-from robustmarl.training import AdversarialTraining, load_checkpoint, run
+from robustmarl.training import (
+    AdversarialTraining,
+    Log,
+    OffPolicy,
+    OnPolicy,
+    Tests,
+    Trainable,
+    load_checkpoint,
+    run,
+)
+from robustmarl.training.resume import RunState
 
 module = importlib.import_module("robustmarl.training.run")  # `run` the function hides it
 
 BALL = LinfBall(epsilon=0.25)
 ATTACK = PGD(ball=BALL, steps=2)
-SETTINGS = {
-    "env_steps": 120,
-    "interval": 30,
-    "num_envs": 3,
-    "learning_starts": 4,
-    "batch_size": 4,
-    "test_episodes": 3,
-    "progress": False,
-}
+SETTINGS = {"env_steps": 120, "interval": 30, "num_envs": 3}
+QUIET = Log(progress=False)
 
 
 class RobustQMIX(ActionLossRegularizer, QMIX):
@@ -48,6 +51,19 @@ class RobustQMIX(ActionLossRegularizer, QMIX):
 
 def game():
     return Scripted(lengths=(3, 6), masks="info", metrics=("u",), team_reward="mean")
+
+
+def train(algorithm, make=game, *, tests=None, logdir=None, resume=False, **more):
+    """Run shortly, with settings of the algorithm's kind."""
+    off, on = OffPolicy(learning_starts=4, batch_size=4, buffer_episodes=12), OnPolicy(batch_size=4)
+    return run(
+        algorithm,
+        make,
+        learn=off if algorithm.off_policy else on,
+        tests=None if tests is None else Tests(tests, episodes=3),
+        log=Log(logdir, resume=resume, progress=False),
+        **SETTINGS | more,
+    )
 
 
 def qmix(seed=0, kind=QMIX, **settings):
@@ -129,7 +145,7 @@ def test_a_run_leaves_history_logs_and_checkpoint(kind, tmp_path):
     algorithm = MAKERS[kind]()
     before = weights(algorithm)
     tests = {"clean": [], "noise": [UniformNoise(ball=BALL)], "pgd": [ATTACK]}
-    history = run(algorithm, game, **SETTINGS, tests=tests, logdir=tmp_path)
+    history = train(algorithm, tests=tests, logdir=tmp_path)
     after = weights(algorithm)
     assert any(not torch.equal(before[k], after[k]) for k in before if "network" in k)
     assert history.env_steps[0] == 0
@@ -157,7 +173,7 @@ def test_a_run_leaves_history_logs_and_checkpoint(kind, tmp_path):
 
 def test_without_a_logdir_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    history = run(qmix(), game, **SETTINGS)
+    history = train(qmix())
     assert not list(tmp_path.iterdir())
     assert not history.tests
     with pytest.raises(ValueError, match=r"curve\.name must be one of \['return', 'u'\]"):
@@ -171,9 +187,9 @@ def test_a_team_learns_to_read_its_context():
         lambda: SignalMatching(2),
         env_steps=4000,
         interval=4000,
-        episodes_per_round=10,
-        tests={"clean": []},
-        progress=False,
+        learn=OnPolicy(episodes_per_round=10),
+        tests={"clean": None},
+        log=QUIET,
     )
     first, last = history.tests["clean/return"]
     assert first < 4.5  # chance is 2.5
@@ -187,7 +203,7 @@ def test_only_the_seed_decides(kind):
         torch.manual_seed(world)  # global generators have no say
         np.random.seed(world)  # noqa: NPY002
         algorithm = MAKERS[kind]()
-        run(algorithm, game, **SETTINGS, seed=seed)
+        train(algorithm, seed=seed)
         states.append(weights(algorithm))
     assert_equal(states[0], states[1])
     assert any(not torch.equal(states[0][k], states[2][k]) for k in states[0])
@@ -196,9 +212,9 @@ def test_only_the_seed_decides(kind):
 @pytest.mark.parametrize("kind", ["qmix", "recurrent ippo", "loss mixin", "adversarial"])
 def test_testing_does_not_change_training(kind):
     plain, tested = MAKERS[kind](), MAKERS[kind]()
-    one = run(plain, game, **SETTINGS)
+    one = train(plain)
     noise = UniformNoise(ball=BALL)
-    two = run(tested, game, **SETTINGS, tests={"clean": [], "both": [noise, ATTACK]})
+    two = train(tested, tests={"clean": [], "both": [noise, ATTACK]})
     assert_equal(plain.state_dict(), tested.state_dict())
     assert_equal(one.train, two.train)
 
@@ -206,23 +222,23 @@ def test_testing_does_not_change_training(kind):
 @pytest.mark.parametrize("kind", ["qmix", "ippo", "recurrent ippo"])
 def test_training_against_no_budget_is_plain_training(kind):
     plain, against = MAKERS[kind](), MAKERS[kind]()
-    run(plain, game, **SETTINGS)
-    run(against, game, **SETTINGS, perturb=[ATTACK.with_epsilon(0.0)])
+    train(plain)
+    train(against, perturb=[ATTACK.with_epsilon(0.0)])
     assert_equal(plain.state_dict(), against.state_dict())
 
 
 @pytest.mark.parametrize("team", [qmix, ippo])
 def test_an_adversary_without_budget_leaves_plain_training(team):
     plain, pair = team(), adversarial(epsilon=0.0, team=team)
-    run(plain, game, **SETTINGS)
-    run(pair, game, **SETTINGS)
+    train(plain)
+    train(pair)
     assert_equal(plain.state_dict(), pair.team.state_dict(), skip=("_optimizers",))
 
 
 def test_training_against_an_attack_is_different_training():
     plain, against = qmix(), qmix()
-    run(plain, game, **SETTINGS)
-    run(against, game, **SETTINGS, perturb=[ATTACK])
+    train(plain)
+    train(against, perturb=[ATTACK])
     a, b = weights(plain), weights(against)
     assert any(not torch.equal(a[k], b[k]) for k in a)
 
@@ -230,32 +246,32 @@ def test_training_against_an_attack_is_different_training():
 @contextmanager
 def interrupted(monkeypatch):
     """Interrupt what runs within after its second checkpoint."""
-    saves, save = [], module._save
+    saves, save = [], RunState.save
 
-    def save_twice_and_die(*args):
-        save(*args)
+    def save_twice_and_die(state, folder):
+        save(state, folder)
         saves.append(1)
         if len(saves) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_save", save_twice_and_die)
+        patch.setattr(RunState, "save", save_twice_and_die)
         with pytest.raises(KeyboardInterrupt):
             yield
 
 
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monkeypatch):
-    more = {"perturb": [UniformNoise(ball=BALL)], "tests": {"pgd": [ATTACK]}, "buffer_episodes": 12}
-    run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "whole")
+    more = {"perturb": [UniformNoise(ball=BALL)], "tests": {"pgd": [ATTACK]}}
+    train(MAKERS[kind](), **more, logdir=tmp_path / "whole")
     with interrupted(monkeypatch):
-        run(MAKERS[kind](), game, **SETTINGS, **more, logdir=tmp_path / "parts")
+        train(MAKERS[kind](), **more, logdir=tmp_path / "parts")
     again = MAKERS[kind]()
     with torch.no_grad():
         for parameter in again.parameters():  # all of them are replaced
             parameter.fill_(7.0)
     torch.manual_seed(123)
-    history = run(again, game, **SETTINGS, **more, logdir=tmp_path / "parts", resume=True)
+    history = train(again, **more, logdir=tmp_path / "parts", resume=True)
     assert history.resumed
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
@@ -270,44 +286,44 @@ def test_so_is_a_run_whose_gradients_are_looked_at(cls, tmp_path, monkeypatch):
         return team, [ActionPoisonPerturber(JAttack(), learner=team, agent=agent, kl_budget=1.0)]
 
     team, poison = start()
-    run(team, game, **SETTINGS, perturb=poison, logdir=tmp_path / "whole")
+    train(team, perturb=poison, logdir=tmp_path / "whole")
     team, poison = start()
     with interrupted(monkeypatch):
-        run(team, game, **SETTINGS, perturb=poison, logdir=tmp_path / "parts")
+        train(team, perturb=poison, logdir=tmp_path / "parts")
     team, poison = start()
-    run(team, game, **SETTINGS, perturb=poison, logdir=tmp_path / "parts", resume=True)
+    train(team, perturb=poison, logdir=tmp_path / "parts", resume=True)
     assert poison[0].counters()["kl"] > 0.0
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_finished_run_is_returned_when_resumed(tmp_path):
-    one = run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    one = train(qmix(), logdir=tmp_path)
     algorithm = qmix(seed=3)
-    two = run(algorithm, game, **SETTINGS, logdir=tmp_path, resume=True)
+    two = train(algorithm, logdir=tmp_path, resume=True)
     assert one.env_steps == two.env_steps
     saved = load_checkpoint(tmp_path / "checkpoint.pt")["algorithm"]
     assert_equal(weights(algorithm), {k: saved[k] for k in weights(algorithm)})
-    longer = run(algorithm, game, **SETTINGS | {"env_steps": 150}, logdir=tmp_path, resume=True)
+    longer = train(algorithm, env_steps=150, logdir=tmp_path, resume=True)
     assert longer.env_steps[: len(one.env_steps)] == one.env_steps
     assert longer.env_steps[-1] >= 150
 
 
 def test_tests_may_change_when_a_run_is_resumed(tmp_path):
-    run(qmix(), game, **SETTINGS, tests={"old": []}, logdir=tmp_path)
-    more = {**SETTINGS, "env_steps": 180, "logdir": tmp_path, "resume": True}
-    history = run(qmix(), game, **more, tests={"new": [ATTACK]})
+    train(qmix(), tests={"old": []}, logdir=tmp_path)
+    more = {"env_steps": 180, "logdir": tmp_path, "resume": True}
+    history = train(qmix(), **more, tests={"new": [ATTACK]})
     assert all(len(v) == len(history.env_steps) for v in history.tests.values())
     assert history.curve("old/return")[0].max() < 150 < history.curve("new/return")[0].min()
 
 
 def test_resuming_where_nothing_is_begins(tmp_path):
-    history = run(qmix(), game, **SETTINGS, logdir=tmp_path / "new", resume=True)
+    history = train(qmix(), logdir=tmp_path / "new", resume=True)
     assert not history.resumed
 
 
 CHILD = """
 import sys
-from test_run import SETTINGS, MAKERS, game, run
+from test_run import MAKERS, game, train
 
 def blocking():
     env, reset = game(), None
@@ -322,7 +338,7 @@ def blocking():
     return env
 
 blocking.resets = 0
-run(MAKERS["qmix"](), blocking, **SETTINGS, logdir=sys.argv[1])
+train(MAKERS["qmix"](), blocking, logdir=sys.argv[1])
 """
 
 
@@ -342,67 +358,138 @@ def test_a_killed_process_is_continued_with_the_same_result(tmp_path):
         child.wait()
     steps = load_checkpoint(tmp_path / "parts" / "checkpoint.pt")["history"]["env_steps"]
     assert 0 < steps[-1] < 120
-    run(qmix(seed=9), game, **SETTINGS, logdir=tmp_path / "parts", resume=True)
-    run(qmix(), game, **SETTINGS, logdir=tmp_path / "whole")
+    train(qmix(seed=9), logdir=tmp_path / "parts", resume=True)
+    train(qmix(), logdir=tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_another_runs_folder_is_refused(tmp_path):
-    run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    train(qmix(), logdir=tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
-    with pytest.raises(ValueError, match=r"run\.logdir must be without a checkpoint.*resume=True"):
-        run(qmix(), game, **SETTINGS, logdir=tmp_path)
+    with pytest.raises(ValueError, match=r"Log\.logdir must be without a checkpoint.*resume=True"):
+        train(qmix(), logdir=tmp_path)
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    run(qmix(), game, **SETTINGS, logdir=tmp_path)
-    more = {**SETTINGS, "logdir": tmp_path, "resume": True}
+    train(qmix(), logdir=tmp_path)
+    more = {"logdir": tmp_path, "resume": True}
     with pytest.raises(ValueError, match=r"run\.algorithm must be a QMIX to resume.*'IPPO'"):
-        run(ippo(), game, **more)
+        train(ippo(), **more)
     with pytest.raises(ValueError, match=r"run\.make_env must be the environment of the run"):
-        run(QMIX.for_env(Scripted(3)), lambda: Scripted(3), **more)
+        train(QMIX.for_env(Scripted(3)), lambda: Scripted(3), **more)
     with pytest.raises(ValueError, match=r"run\.algorithm must have the settings of the run"):
-        run(QMIX.for_env(game(), hidden=(9,), embed=4, hyper_hidden=4), game, **more)
+        train(QMIX.for_env(game(), hidden=(9,), embed=4, hyper_hidden=4), **more)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     with pytest.raises(ValueError, match="must be a whole robustmarl checkpoint"):
-        run(qmix(), game, **more)
+        train(qmix(), **more)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("env_steps", 0),
-        ("env_steps", 1.5),
-        ("num_envs", 0),
-        ("seed", -1),
-        ("epochs", 0),
-        ("test_episodes", 0),
-        ("learning_starts", 0),
-        ("updates_per_episode", 0.0),
-        ("episodes_per_round", 0),
-        ("interval", 0),
-        ("batch_size", 0),
-        ("batch_size", -3),
-        ("buffer_episodes", 0),
-        ("buffer_bytes", 10),
-    ],
+    [("env_steps", 0), ("env_steps", 1.5), ("num_envs", 0), ("seed", -1), ("interval", 0)],
 )
 def test_bad_numbers(name, value):
-    names = {"buffer_episodes": "episodes", "buffer_bytes": "max_bytes"}
-    with pytest.raises((ValueError, TypeError), match=rf"\.{names.get(name, name)} must be"):
-        run(qmix(), game, **SETTINGS | {name: value})
+    with pytest.raises((ValueError, TypeError), match=rf"run\.{name} must be an int >= \d, got"):
+        train(qmix(), **{name: value})
 
 
-def test_bad_kinds(tmp_path):
+def test_numbers_of_numpy_are_numbers():
+    one, two = qmix(), qmix()
+    run(one, game, env_steps=40, num_envs=3, seed=2, interval=20, log=QUIET)
+    seed, steps = np.uint8(2), np.int64(40)
+    run(
+        two,
+        game,
+        env_steps=steps,
+        num_envs=np.int32(3),
+        seed=seed,
+        interval=np.int16(20),
+        log=QUIET,
+    )
+    assert_equal(weights(one), weights(two))
+
+
+def test_a_buffer_of_too_few_bytes_is_refused():
+    with pytest.raises(
+        ValueError, match=r"max_bytes must be >= \d+, one episode of 6 steps, got 10"
+    ):
+        run(qmix(), game, **SETTINGS, learn=OffPolicy(buffer_bytes=10), log=QUIET)
+    with pytest.raises(ValueError, match=r"OffPolicy\.learning_starts must be at most 7, the ep"):
+        run(qmix(), game, **SETTINGS, learn=OffPolicy(buffer_bytes=8000), log=QUIET)
+
+
+def test_bad_kinds():
     with pytest.raises(TypeError, match=r"run\.algorithm must be a robustmarl algorithm, got str"):
         run("QMIX", game, **SETTINGS)
-    with pytest.raises(ValueError, match=r"run\.logdir must be given to resume"):
-        run(qmix(), game, **SETTINGS, resume=True)
     with pytest.raises(TypeError, match=r"make_env must be a function"):
         run(qmix(), game(), **SETTINGS)
     with pytest.raises(ValueError, match="policy must be made for this environment"):
         run(qmix(), lambda: Scripted(4), **SETTINGS)
+    with pytest.raises(TypeError, match=r"run\.perturb must be an attack, a perturber.*got 'PGD'"):
+        run(qmix(), game, **SETTINGS, perturb=["PGD"])
+    with pytest.raises(TypeError, match=r"run\.log must be Log.*got 'runs'\. Write Log\('runs'\)"):
+        run(qmix(), game, **SETTINGS, log="runs")
+    with pytest.raises(TypeError, match=r"Tests\.attacks must be a mapping.*got \['clean'\]"):
+        run(qmix(), game, **SETTINGS, tests=["clean"])
+
+
+@pytest.mark.parametrize("kind", ["qmix", "ippo", "adversarial", "adversarial qmix"])
+def test_settings_of_the_other_kind_are_refused(kind):
+    algorithm = MAKERS[kind]()
+    off = "qmix" in kind
+    right, wrong = (OffPolicy, OnPolicy) if off else (OnPolicy, OffPolicy)
+    text = (
+        rf"run\.learn must be {right.__name__}\(\.\.\.\) for {type(algorithm).__name__}, which "
+        rf"learns {'off' if off else 'on'}-policy, got {wrong.__name__}\(.*batch_size="
+    )
+    with pytest.raises(TypeError, match=text):
+        run(algorithm, game, **SETTINGS, learn=wrong())
+    with pytest.raises(TypeError, match=r"run\.learn must be .* got \{'epochs': 3\}"):
+        run(algorithm, game, **SETTINGS, learn={"epochs": 3})
+
+
+def test_keywords_that_moved_are_refused():
+    for name in ("updates_per_episode", "epochs", "batch_size", "logdir", "test_episodes"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            run(qmix(), game, **SETTINGS, **{name: 3})
+
+
+def test_one_attack_needs_no_list():
+    several, bare = qmix(), qmix()
+    one = train(several, perturb=[ATTACK], tests={"pgd": [ATTACK], "clean": ()})
+    two = train(bare, perturb=ATTACK, tests={"pgd": ATTACK, "clean": None})
+    assert_equal(weights(several), weights(bare))
+    assert_equal(one.tests, two.tests)
+
+
+def test_a_perturber_has_one_place():
+    poison = ObsPerturber(ATTACK)
+    with pytest.raises(ValueError, match=r"given perturbers of their own.*got 'one object twice'"):
+        train(qmix(), perturb=poison, tests={"same": poison})
+
+
+@pytest.mark.parametrize("kind", ["qmix", "loss mixin", "ippo", "adversarial"])
+def test_algorithms_are_trainable(kind):
+    algorithm = MAKERS[kind]()
+    assert isinstance(algorithm, Trainable)
+    algorithm.seed = 7
+    assert algorithm.seed == 7
+    assert len(algorithm.perturbers()) == int(kind == "adversarial")
+    assert not isinstance(algorithm.policy, Trainable)
+
+
+def test_the_environment_is_closed_when_a_run_cannot_begin():
+    made = []
+
+    def make():
+        made.append(game())
+        return made[-1]
+
+    with pytest.raises(ValueError, match="policy must be made for this environment"):
+        run(IPPO.for_env(Scripted(4)), make, **SETTINGS)
+    assert len(made) == 3
+    assert all(env.closed for env in made)
 
 
 def test_a_team_trains_against_another():
@@ -411,10 +498,11 @@ def test_a_team_trains_against_another():
     frozen = IPPO.for_env(spec, team="blue", hidden=(8,))
     before = weights(frozen)
     for blue in (RandomController(spec.of_team("blue")), frozen):
-        history = run(
+        history = train(
             red,
             lambda: armies(2),
-            **SETTINGS | {"env_steps": 30, "interval": 15},
+            env_steps=30,
+            interval=15,
             team="red",
             opponents={"blue": blue},
             tests={"clean": []},
@@ -424,7 +512,7 @@ def test_a_team_trains_against_another():
 
 
 def test_the_bar_shows_name_and_steps(capsys):
-    run(qmix(), game, **SETTINGS | {"progress": "my team"})
+    run(qmix(), game, **SETTINGS, log=Log(progress="my team"))
     shown = capsys.readouterr().err
     assert "my team" in shown
     assert "120" in shown
@@ -440,7 +528,7 @@ def test_a_finished_run_gives_back_the_memory_of_its_buffer(monkeypatch):
             made.append(self)
 
     monkeypatch.setattr(module, "EpisodeBuffer", Remembered)
-    run(qmix(), game, **SETTINGS)
+    train(qmix())
     (buffer,) = made
     assert len(buffer) > 0
     assert not buffer.data

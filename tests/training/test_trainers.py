@@ -4,9 +4,12 @@ import pytest
 from doubles import Scripted
 
 from robustmarl.algorithms import IPPO, QMIX
-from robustmarl.training import run
+from robustmarl.data import EpisodeBuffer, JointCollector
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.training import EpisodeOffPolicyTrainer, Log, OffPolicy, OnPolicy, run
+from robustmarl.training.trainers import EpisodeOffPolicyParams
 
-SETTINGS = {"env_steps": 48, "num_envs": 2, "interval": 24, "progress": False}
+SETTINGS = {"env_steps": 48, "num_envs": 2, "interval": 24, "log": Log(progress=False)}
 
 
 def qmix():
@@ -27,7 +30,8 @@ def qmix():
 )
 def test_updates_are_counted_per_episode(per_episode, starts, updates):
     team = qmix()
-    run(team, Scripted, **SETTINGS, updates_per_episode=per_episode, learning_starts=starts)
+    learn = OffPolicy(updates_per_episode=per_episode, learning_starts=starts)
+    run(team, Scripted, **SETTINGS, learn=learn)
     assert team.policy.counted("updates") == updates
     assert team.policy.counted("episodes") == 12
 
@@ -41,7 +45,7 @@ def test_on_policy_episodes_are_learned_from_once():
             return super()._update_with_batch(batch, **kwargs)
 
     team = Noting.for_env(Scripted(), hidden=(4,))
-    run(team, Scripted, **SETTINGS, epochs=3, episodes_per_round=3)
+    run(team, Scripted, **SETTINGS, learn=OnPolicy(epochs=3, episodes_per_round=3))
     assert [len(episodes) for episodes in seen] == [3, 3, 3, 3]
     assert len({u for episodes in seen for u in episodes}) == 12
     assert team.policy.counted("updates") == 4
@@ -49,7 +53,8 @@ def test_on_policy_episodes_are_learned_from_once():
 
 def test_steps_per_round():
     team = IPPO.for_env(Scripted(), hidden=(4,))
-    history = run(team, Scripted, **SETTINGS, steps_per_round=12)  # three episodes, so four
+    learn = OnPolicy(steps_per_round=12)  # three episodes, so four
+    history = run(team, Scripted, **SETTINGS, learn=learn)
     assert team.policy.counted("updates") == 3
     assert history.episodes == 12
 
@@ -66,13 +71,8 @@ def test_no_episode_of_a_round_is_lost():
             return super()._update_with_batch(batch, **kwargs)
 
     team = Noting.for_env(short(), hidden=(4,))
-    history = run(team, short, **SETTINGS, steps_per_round=40)
+    history = run(team, short, **SETTINGS, learn=OnPolicy(steps_per_round=40))
     assert sum(learned) == history.episodes == history.env_steps[-1]
-
-
-def test_a_buffer_that_never_holds_enough_is_refused():
-    with pytest.raises(ValueError, match=r"run\.learning_starts must be at most 5"):
-        run(qmix(), Scripted, **SETTINGS, buffer_episodes=5, learning_starts=6)
 
 
 @pytest.mark.parametrize("interval", [1, 8, 20, 48, 1000])
@@ -84,3 +84,29 @@ def test_intervals_end_at_the_first_round_that_reaches_them(interval):
         steps.append(steps[-1] + 8 * -(-whole // 8))
     assert history.env_steps == steps
     assert history.episodes == 12
+
+
+def test_a_trainer_hands_over_what_each_round_collected():
+    team, env = qmix(), JointVectorEnv(Scripted, 2)
+    buffer = EpisodeBuffer(team.spec, 8)
+    collector = JointCollector(team, env, buffer)
+    params = EpisodeOffPolicyParams(
+        training_collector=collector,
+        collection_step_num_env_steps=None,
+        collection_step_num_episodes=2,
+        verbose=False,
+        learning_starts=1,
+    )
+    rounds = []
+    trainer = EpisodeOffPolicyTrainer(team, params, on_collect=rounds.append)
+    trainer.reset(reset_collectors=False)
+    trainer.run_interval(20)  # a round is two episodes of four steps
+    assert [len(stats.returns) for stats in rounds] == [2, 2, 2]
+    counters = {"epoch": 1, "env_step": 24, "update_step": 3, "episodes": 6}
+    assert trainer.counters() == counters
+    another = EpisodeOffPolicyTrainer(team, params)
+    another.restore(counters)
+    assert another.counters() == counters
+    another.run_interval(8)
+    assert another.counters()["episodes"] == 8
+    assert len(rounds) == 3

@@ -6,8 +6,7 @@ from torch import nn
 
 from robustmarl.attacks import Margin
 from robustmarl.joint import MASKED
-from robustmarl.networks.agents import AgentNetwork, feed_forward
-from robustmarl.networks.calculus.vjp import PlainMLP
+from robustmarl.networks.agents import AgentNetwork
 from robustmarl.victims import (
     FunctionVictim,
     LossRows,
@@ -16,37 +15,6 @@ from robustmarl.victims import (
     Rows,
     as_victim,
 )
-
-
-@pytest.mark.parametrize(
-    ("module", "plain"),
-    [
-        (feed_forward((3, 4, 2)), True),
-        (feed_forward((3, 4, 2), "tanh", layer_norm=True), True),
-        (nn.Linear(3, 2), True),
-        (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2), nn.ReLU()), True),
-        (nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Identity()), nn.Tanh()), True),
-        (nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), False),
-        (nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Tanh()), False),
-        (nn.Sequential(nn.Linear(3, 2), nn.Softplus()), False),
-        (nn.Sequential(), False),
-    ],
-)
-def test_plain_mlps_are_recognised(module, plain):
-    assert (PlainMLP.of(module) is not None) == plain
-
-
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_vjp_is_autograds_also_after_an_update(activation, layer_norm):
-    network = feed_forward((3, 8, 8, 2), activation, layer_norm).double()
-    plain = PlainMLP.of(network)
-    x, cotangent = torch.randn(5, 3).double(), torch.randn(5, 2).double()
-    for _ in range(2):
-        (expected,) = torch.autograd.grad(network(xx := x.clone().requires_grad_()), xx, cotangent)
-        torch.testing.assert_close(plain.vjp(x, lambda _: cotangent), expected)
-        for parameter in network.parameters():  # weights are referenced, not copied
-            parameter.data.add_(0.1)
 
 
 def test_masks():

@@ -12,9 +12,9 @@ from torch import Tensor
 __all__ = ["Poisoned", "kl_scale", "log_likelihood", "poison"]
 
 BSN1, BSN2 = 55, 15
-"""Algorithm 1: at most so many doublings, and so many halvings after them."""
+"""At most so many doublings, and halvings after them: Algorithm 1, as in the experiments."""
 
-_FAN = 15  # points per round of the bracket search, which settle 4 halvings at once
+_ROUND = 4  # halvings that one round of the search settles; each doubles the points it tries
 
 Array64 = NDArray[np.float64]
 
@@ -50,31 +50,44 @@ def poison(logits: Tensor, mask: Tensor, direction: Tensor, kl_budget: float) ->
         direction: of any length, (R, m); masked entries do not matter, zero rows do nothing.
         kl_budget: :math:`KL^U` > 0, nats.
     """
-    # In numpy: at R x m numbers, calling torch costs several times the arithmetic.
+    # In numpy: at R x m numbers, calling torch costs several times the arithmetic. In float64: the
+    # divergence of a small shift is a difference of nearly equal numbers.
     device, available = logits.device, mask.cpu().numpy()
     log_policy = np.where(available, logits.double().cpu().numpy(), -np.inf)
-    log_policy = log_policy - _log_sum(log_policy)
-    unit = np.where(available, direction.double().cpu().numpy(), 0.0)
-    length = np.sqrt(np.square(unit).sum(-1, keepdims=True))
-    effective = length[:, 0] > 0.0
-    unit = unit / np.where(effective[:, None], length, 1.0)
-    # Shifted so that the best action's is 0: ties stay exact at any scale.
+    log_policy = log_policy - _log_sum_exp(log_policy)
+    unit, effective = _unit_rows(np.where(available, direction.double().cpu().numpy(), 0.0))
+    # Shifted so that the best action's is 0, which changes no policy: ties stay exact at any scale.
     unit = unit - np.where(available, unit, -np.inf).max(-1, keepdims=True)
-    top = available & (unit == 0.0)
-    on_top = np.where(top, log_policy, -np.inf)
-    highest = -_log_sum(on_top)[:, 0]
-    saturated = effective & (highest <= kl_budget)
+    best = available & (unit == 0.0)
+    log_best = np.where(best, log_policy, -np.inf)
+    supremum = -_log_sum_exp(log_best)[:, 0]  # KL of all mass on the best actions
+    saturated = effective & (supremum <= kl_budget)
     scale = np.where(saturated, 2.0**BSN1, 0.0)
-    search = np.flatnonzero(effective & ~saturated)
-    if len(search):
-        scale[search] = _kl_scale(log_policy[search], unit[search], kl_budget)
-    moved = np.where(saturated[:, None], on_top, log_policy + scale[:, None] * unit)
-    moved = moved - _log_sum(moved)
+    searched = np.flatnonzero(effective & ~saturated)
+    if len(searched):
+        scale[searched] = _kl_scale(log_policy[searched], unit[searched], kl_budget)
+    moved = np.where(saturated[:, None], log_best, log_policy + scale[:, None] * unit)
+    moved = moved - _log_sum_exp(moved)
     moved = np.where(effective[:, None], moved, log_policy)
-    kl = np.where(saturated, highest, _kl(scale[:, None], log_policy, unit)[:, 0])
-    of = {"policy": np.exp(moved), "scale": scale, "kl": kl, "log_policy": log_policy}
-    made = {name: torch.from_numpy(values).to(device) for name, values in of.items()}
-    return Poisoned(**made, effective=torch.from_numpy(effective).to(device))
+    kl = np.where(saturated, supremum, _kl(scale[:, None], log_policy, unit)[:, 0])
+
+    def tensor(values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    return Poisoned(
+        policy=tensor(np.exp(moved)),
+        scale=tensor(scale),
+        kl=tensor(kl),
+        log_policy=tensor(log_policy),
+        effective=tensor(effective),
+    )
+
+
+def _unit_rows(direction: Array64) -> tuple[Array64, NDArray[np.bool_]]:
+    """Return rows of length 1 (R, m), and which had a length, (R,); zero rows stay zero."""
+    length = np.sqrt(np.square(direction).sum(-1, keepdims=True))
+    effective = length[:, 0] > 0.0
+    return direction / np.where(effective[:, None], length, 1.0), effective
 
 
 def kl_scale(log_policy: Tensor, unit: Tensor, kl_budget: float) -> Tensor:
@@ -89,33 +102,37 @@ def kl_scale(log_policy: Tensor, unit: Tensor, kl_budget: float) -> Tensor:
         unit: :math:`\hat\delta`, (R, m) float64; adding a constant to a row changes nothing.
         kl_budget: :math:`KL^U` > 0, nats.
     """
-    logp, direction = log_policy.cpu().numpy(), unit.cpu().numpy()
-    direction = direction - np.where(np.isfinite(logp), direction, -np.inf).max(-1, keepdims=True)
-    return torch.from_numpy(_kl_scale(logp, direction, kl_budget)).to(log_policy.device)
+    log_probs, direction = log_policy.cpu().numpy(), unit.cpu().numpy()
+    possible = np.isfinite(log_probs)
+    direction = direction - np.where(possible, direction, -np.inf).max(-1, keepdims=True)
+    return torch.from_numpy(_kl_scale(log_probs, direction, kl_budget)).to(log_policy.device)
 
 
 def _kl_scale(log_policy: Array64, unit: Array64, kl_budget: float) -> Array64:
-    def feasible(scale: Array64) -> Array64:
+    def count_feasible(scales: Array64) -> Array64:
         """Return how many of (R, K) growing scales are, up to the first that is not."""
-        good = _kl(scale, log_policy, unit) <= kl_budget
-        return np.where(good.all(-1), good.shape[1], good.argmin(-1)).astype(np.float64)
+        feasible = _kl(scales, log_policy, unit) <= kl_budget
+        first_bad = feasible.argmin(-1)
+        return np.where(feasible.all(-1), feasible.shape[1], first_bad).astype(np.float64)
 
     ends = 2.0 ** np.arange(BSN1)
-    doublings = feasible(np.broadcast_to(ends, (len(unit), BSN1)))
+    doublings = count_feasible(np.broadcast_to(ends, (len(unit), BSN1)))
     width = 2.0**doublings
+    # Algorithm 1 halves once more for each doubling, so that all rows end on a grid of 2**-BSN2;
+    # its loop counts one doubling less where it runs through without a break.
     halvings = BSN2 + np.minimum(doublings, BSN1 - 1)
     low = np.zeros_like(width)
-    steps = np.arange(1.0, _FAN + 1.0)
-    for done in range(0, int(halvings.max()), 4):
+    inner_points = np.arange(1.0, 2.0**_ROUND)
+    for done in range(0, int(halvings.max()), _ROUND):
         # The last round may have fewer halvings left: its finer points are off the grid.
-        left = np.clip(halvings - done, 0, 4)
-        step = width * 0.5 ** (done + left)
-        found = feasible(low[:, None] + step[:, None] * steps)
-        low = low + step * np.minimum(found, 2.0**left - 1.0)
+        left = np.clip(halvings - done, 0, _ROUND)
+        spacing = width * 0.5 ** (done + left)
+        feasible = count_feasible(low[:, None] + spacing[:, None] * inner_points)
+        low = low + spacing * np.minimum(feasible, 2.0**left - 1.0)
     return low
 
 
-def _log_sum(values: Array64) -> Array64:
+def _log_sum_exp(values: Array64) -> Array64:
     """Return log sum exp over the last axis, which is kept."""
     highest = values.max(-1, keepdims=True)
     return np.asarray(highest + np.log(np.exp(values - highest).sum(-1, keepdims=True)))
@@ -133,6 +150,7 @@ def _kl(scale: Array64, log_policy: Array64, unit: Array64) -> Array64:
     mass = np.exp(shifted - highest)
     total = mass.sum(-1)
     mean = (mass * unit[:, None]).sum(-1) / total
+    # Rounding may leave a little less than 0 where nothing moved.
     return np.maximum(scale * mean - np.log(total) - highest[..., 0], 0.0)
 
 

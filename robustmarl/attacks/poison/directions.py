@@ -20,6 +20,8 @@ from robustmarl.networks.calculus.scores import (
 
 __all__ = ["JAttack", "PoisonAttack", "RandomAttack", "VarianceAttack", "shift_direction"]
 
+_ROUNDING = 1e-12  # of the largest weight: shorter directions are none
+
 Terms = Literal["auto", "own", "own+cross", "gradient", "joint"]
 
 
@@ -35,9 +37,11 @@ def shift_direction(policy: Tensor, weight: Tensor) -> Tensor:
         weight: w, (R, m); what it holds where the policy is 0 does not matter.
     """
     weight = torch.where(policy > 0, weight, 0.0)
-    found = policy * (weight - (policy * weight).sum(-1, keepdim=True))
-    small = weight.abs().amax(-1, keepdim=True) * 1e-12
-    return torch.where(found.norm(dim=-1, keepdim=True) > small, found, 0.0)
+    direction = policy * (weight - (policy * weight).sum(-1, keepdim=True))
+    # Of constant weights float64 leaves about 1e-16 of them, which a unit vector would blow up to
+    # a direction; 1e-12 is far above that, and far below what any learner's weights differ by.
+    rounding = weight.abs().amax(-1, keepdim=True) * _ROUNDING
+    return torch.where(direction.norm(dim=-1, keepdim=True) > rounding, direction, 0.0)
 
 
 @runtime_checkable
@@ -99,50 +103,59 @@ class VarianceAttack:
         terms = self.terms
         if terms == "auto":
             terms = "own+cross" if view.additive else "gradient"
-        weight = self._estimate(view) if terms in ("gradient", "joint") else self._own(view, terms)
+        estimated = terms in ("gradient", "joint")
+        weight = self._estimate(view) if estimated else self._weigh_scores(view, terms)
         return shift_direction(view.policy.double(), weight.double())
 
-    def _own(self, view: PoisonView, terms: Terms) -> Tensor:
-        # Its forward pass serves the attacked agent, too. Separate parameters have no cross term.
-        cross = terms == "own+cross" and view.shared and view.others
-        team = view.jacobian(self.scope) if cross else None
-        own, policy = view.own_jacobian(self.scope), view.policy
+    def _weigh_scores(self, view: PoisonView, terms: Terms) -> Tensor:
+        r"""Return the right-hand side, (R, A), without its constant.
+
+        Scores are kept as blocks of their layers' Jacobians: with J_a the gradient of logit a,
+        :math:`s(a) = J_a - \sum_b \pi(b) J_b`, so that Gram matrices of the J are all it takes.
+        """
+        # Where agents have networks of their own there is no cross term. Where there is one, the
+        # team's forward pass comes first, and serves the attacked agent, too.
+        crosses = terms == "own+cross" and view.shared and view.others
+        team = view.jacobian(self.scope) if crosses else None
+        attacked, policy = view.attacked_jacobian(self.scope), view.policy
         if view.additive:
-            every = view.own_advantages
-            advantage, square = every[:, view.agent], every[:, view.agent].square()
+            advantages = view.own_advantages
+            advantage, square = advantages[:, view.agent], advantages[:, view.agent].square()
         else:
-            every = view.advantages(view.sample_others(self.samples)[:, 0])
-            advantage = every[:, :, view.agent].mean(0)
-            square = every[:, :, view.agent].square().mean(0)
-            every = every.mean(0)
-        blocks = own.blocks()
-        products = gram(blocks, blocks)[:, 0, :, 0]
-        mean = (products * policy.unsqueeze(1)).sum(-1)
-        norms = products.diagonal(dim1=1, dim2=2) - 2.0 * mean
-        norms = norms + (policy * mean).sum(-1, keepdim=True)
+            drawn = view.advantages(view.sample_others(self.samples)[:, 0])
+            advantage = drawn[:, :, view.agent].mean(0)
+            square = drawn[:, :, view.agent].square().mean(0)
+            advantages = drawn.mean(0)
+        blocks = attacked.blocks()
+        products = gram(blocks, blocks)[:, 0, :, 0]  # <J_a, J_b>
+        with_mean = (products * policy.unsqueeze(1)).sum(-1)  # <J_a, sum_b pi(b) J_b>
+        norms = products.diagonal(dim1=1, dim2=2) - 2.0 * with_mean
+        norms = norms + (policy * with_mean).sum(-1, keepdim=True)  # ||s(a)||^2
         weight = square * norms
         if not isinstance(team, ActorJacobian):
             return weight
-        where = view.others
-        others, pi = team.agents(where), view.policies[:, where]
-        flow = others.blocks((pi * every[:, where]).unsqueeze(2))
-        along = gram(blocks, flow)[:, 0, :, :, 0].sum(-1)
-        along = along - (policy * along).sum(-1, keepdim=True)
-        return weight + 2.0 * advantage * along
+        others = view.others
+        # C: as advantages have mean 0 under the policy, sum_a pi A s(a) = sum_a pi A J_a.
+        flow = (view.policies[:, others] * advantages[:, others]).unsqueeze(2)
+        expected = team.agents(others).blocks(flow)
+        cross = gram(blocks, expected)[:, 0, :, :, 0].sum(-1)  # <J_a, C>
+        cross = cross - (policy * cross).sum(-1, keepdim=True)  # <s(a), C>
+        return weight + 2.0 * advantage * cross
 
     def _estimate(self, view: PoisonView) -> Tensor:
-        found = view.outcomes(self.samples)
-        rows, n, size = view.policies.shape
-        taken = found.taken
-        if self.terms == "joint":
+        r"""Return the expectation, (R, A): with G the scores' Gram matrix, of :math:`A^T G A`."""
+        outcomes = view.outcomes(self.samples)
+        rows, num_agents, size = view.policies.shape
+        taken = outcomes.taken
+        if self.terms == "joint":  # every score is weighted by the sum of all advantages
             taken = taken.sum(-1, keepdim=True).expand_as(taken)
         products = score_gram(view.jacobian(self.scope), view.policies)
-        products = products.reshape(rows, n * size, n * size)
+        products = products.reshape(rows, num_agents * size, num_agents * size)
         weights = taken.new_zeros(*taken.shape, size)
-        weights = weights.scatter_(-1, found.joint.unsqueeze(-1), taken.unsqueeze(-1))
-        weights = weights.view(rows, -1, n * size)
+        weights = weights.scatter_(-1, outcomes.joint.unsqueeze(-1), taken.unsqueeze(-1))
+        weights = weights.view(rows, -1, num_agents * size)  # 0 for actions that are not taken
         square = ((weights @ products) * weights).sum(-1).view(rows, -1, size)
-        return (found.chance.unsqueeze(-1) * square).sum(1)
+        return (outcomes.chance.unsqueeze(-1) * square).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +187,14 @@ class JAttack:
             return torch.zeros_like(view.policy)
         if view.additive:
             policy = view.policy.unsqueeze(1)
-            gain = score_products(view.own_jacobian(self.scope), policy)[:, 0]
+            gain = score_products(view.attacked_jacobian(self.scope), policy)[:, 0]
             weight = view.own_advantages[:, view.agent] * gain
         else:
-            found = view.outcomes(self.samples)
+            outcomes = view.outcomes(self.samples)
             gain = score_products(view.jacobian(self.scope), view.policies)
             offsets = torch.arange(gain.shape[1], device=gain.device) * gain.shape[2]
-            index = (found.joint + offsets).flatten(1)
-            each = found.taken * gain.flatten(1).gather(1, index).view(found.taken.shape)
-            weight = (found.chance.unsqueeze(-1) * each.sum(-1)).sum(1)
+            index = (outcomes.joint + offsets).flatten(1)  # of each agent's action in flat (N, A)
+            taken_gain = gain.flatten(1).gather(1, index).view(outcomes.taken.shape)
+            total = (outcomes.taken * taken_gain).sum(-1)
+            weight = (outcomes.chance.unsqueeze(-1) * total).sum(1)
         return -shift_direction(view.policy.double(), weight.double())

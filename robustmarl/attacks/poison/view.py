@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -27,7 +27,7 @@ AdvantageFn = Callable[[StepContext, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Joint actions of N agents: K alternatives of the others by each own action.
+    """Joint actions of N agents: K alternatives of the others by each action of the attacked one.
 
     Attributes:
         joint: int64 (R, K, A, N).
@@ -53,18 +53,18 @@ def _joint_tables(n: int, size: int, agent: int) -> tuple[Tensor, Tensor, Tensor
         and where in the flat policies (N, A) the others' actions are, (K, N - 1).
     """
     agents, others = torch.arange(n), [i for i in range(n) if i != agent]
-    place = size ** torch.arange(n - 2, -1, -1)
+    place = size ** torch.arange(n - 2, -1, -1)  # of the digits of a number to base `size`
     free = torch.arange(size ** (n - 1)).unsqueeze(1) // place % size
-    words = torch.cat([free, (-free.sum(1, keepdim=True)) % size], dim=1)
+    sufficient = torch.cat([free, (-free.sum(1, keepdim=True)) % size], dim=1)
     joint = torch.empty(len(free), size, n, dtype=torch.int64)
     joint[..., others] = free.unsqueeze(1)
     joint[..., agent] = torch.arange(size)
-    # Agent i's word differs from the joint action in i's own index only.
-    word = joint.unsqueeze(-2).repeat(1, 1, n, 1)
-    word[..., agents, agents] = (joint - joint.sum(-1, keepdim=True)) % size
-    row = (word[..., :-1] * place).sum(-1)
+    # Agent i finds its values at the sufficient one that differs in i's own index only.
+    lookup = joint.unsqueeze(-2).repeat(1, 1, n, 1)
+    lookup[..., agents, agents] = (joint - joint.sum(-1, keepdim=True)) % size
+    row = (lookup[..., :-1] * place).sum(-1)
     entry = (row * n + agents) * size + joint
-    return joint, words, entry, torch.tensor(others, dtype=torch.int64) * size + free
+    return joint, sufficient, entry, torch.tensor(others, dtype=torch.int64) * size + free
 
 
 class PoisonView:
@@ -87,6 +87,7 @@ class PoisonView:
         draws: makes R rows of random numbers, when first asked.
         advantage: advantages, or values, of every own action given joint actions.
         additive: whether they ignore the others' actions.
+        side: further inputs of the network with which it acted, (R, N, ...) each.
     """
 
     def __init__(
@@ -98,14 +99,15 @@ class PoisonView:
         draws: Callable[[], Draws],
         advantage: AdvantageFn | None,
         additive: bool,
+        side: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.logits, self.agent, self.additive = logits, agent, additive
         self.policies = torch.softmax(logits, dim=-1)
         self.mask = context.mask[:, agent]
         self._network, self._context, self._advantage = network, context, advantage
-        self._draws = draws
+        self._draws, self._side = draws, side or {}
         self._jacobians: dict[Scope, ActorJacobian | SeparateJacobian] = {}
-        self._own: dict[Scope, ActorJacobian] = {}
+        self._attacked: dict[Scope, ActorJacobian] = {}
 
     @property
     def policy(self) -> Tensor:
@@ -137,14 +139,15 @@ class PoisonView:
         if self._advantage is None:
             raise TypeError("PoisonView.advantages must be given by a learner, got None.")
         values = self._advantage(self._context, self.logits, act)
+        # Unavailable actions have no probability, but their values might be inf or nan.
         values = values.masked_fill(~self._context.mask, 0.0)
         return values - (self.policies * values).sum(-1, keepdim=True)
 
     @cached_property
     def own_advantages(self) -> Tensor:
         """Advantages of all agents' own actions where they are additive, (R, N, A)."""
-        none = torch.zeros_like(self._context.alive, dtype=torch.int64)
-        return self.advantages(none.unsqueeze(0))[0]
+        anything = torch.zeros_like(self._context.alive, dtype=torch.int64)
+        return self.advantages(anything.unsqueeze(0))[0]
 
     def jacobian(self, scope: Scope) -> ActorJacobian | SeparateJacobian:
         """Return all agents' d logits / d parameters, (R, N) rows."""
@@ -152,19 +155,21 @@ class PoisonView:
             self._jacobians[scope] = self._linearize(scope, slice(None))
         return self._jacobians[scope]
 
-    def own_jacobian(self, scope: Scope) -> ActorJacobian:
+    def attacked_jacobian(self, scope: Scope) -> ActorJacobian:
         """Return the attacked agent's, (R, 1) rows."""
-        if scope not in self._own:
+        if scope not in self._attacked:
             jacobian = self._jacobians.get(scope)
             if isinstance(jacobian, ActorJacobian):
-                self._own[scope] = jacobian.agents((self.agent,))
+                self._attacked[scope] = jacobian.agents((self.agent,))
             else:
-                found = self._linearize(scope, slice(self.agent, self.agent + 1))
-                self._own[scope] = found if isinstance(found, ActorJacobian) else found.parts[0]
-        return self._own[scope]
+                alone = self._linearize(scope, slice(self.agent, self.agent + 1))
+                self._attacked[scope] = (
+                    alone if isinstance(alone, ActorJacobian) else alone.parts[0]
+                )
+        return self._attacked[scope]
 
     def outcomes(self, samples: int) -> Outcomes:
-        """Return what the others may do beside each own action.
+        """Return what the others may do beside each action of the attacked agent.
 
         All of it, each once, where a critic looks at no more joint actions for that than for
         ``samples`` draws; else that many draws.
@@ -177,15 +182,16 @@ class PoisonView:
             chance = taken.new_full((rows, samples), 1.0 / samples)
             return Outcomes(joint.permute(2, 0, 1, 3), taken.permute(2, 0, 1, 3), chance)
         tables = (t.to(self.logits.device) for t in _joint_tables(n, size, self.agent))
-        joint, words, entry, other = tables
-        values = self.advantages(words.unsqueeze(1).expand(-1, rows, -1))
+        joint, sufficient, entry, other = tables
+        values = self.advantages(sufficient.unsqueeze(1).expand(-1, rows, -1))
         taken = values.transpose(0, 1).flatten(1)[:, entry]
         chance = self.policies.flatten(1)[:, other].prod(-1)
         return Outcomes(joint.expand(rows, -1, -1, -1), taken, chance)
 
     def sample_others(self, samples: int) -> Tensor:
-        """Return joint actions (K, A, R, N): K draws of the others by each own action."""
+        """Return joint actions (K, A, R, N): K draws of the others by each of one's actions."""
         rows, n, size = self.policies.shape
+        # By inversion. Scaled by the last sum, which rounding keeps from being exactly 1.
         cumulative = self.policies.cumsum(dim=-1)
         uniform = self.draws.uniform(samples * n).view(rows, samples, n).transpose(0, 1)
         point = uniform.unsqueeze(-1) * cumulative[..., -1:]
@@ -204,4 +210,5 @@ class PoisonView:
             context.last_act[:, where],
             None if context.hidden is None else context.hidden[:, where],
             scope,
+            {name: values[:, where] for name, values in self._side.items()},
         )

@@ -12,15 +12,16 @@ states are constants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol, assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check
-from robustmarl.networks import AgentNetwork, Agents
+from robustmarl.networks.agents import AgentNetwork, Agents
+from robustmarl.networks.calculus.plan import Affine, Gru, Layer, Norm, Relu, Tanh
 
 __all__ = [
     "ActorJacobian",
@@ -237,6 +238,7 @@ def linearize(
     last_act: Tensor | None,
     hidden: Tensor | None,
     scope: Scope = "full",
+    side: Mapping[str, Tensor] | None = None,
 ) -> ActorJacobian | SeparateJacobian:
     """Return the Jacobian of an actor's logits.
 
@@ -247,20 +249,24 @@ def linearize(
         last_act: their last actions, int64 (E, N), -1 for none; only if the network sees them.
         hidden: their states before ``obs``, (E, N, H); None is zeros.
         scope: ``"full"``, or ``"head"`` for the last linear layer alone.
+        side: further inputs of the first layer by name, (E, N, size) each.
 
     Raises:
-        ValueError: for a network of continuous actions.
+        ValueError: for a network of continuous actions, or with layers that are not known here.
     """
     rule = "of discrete actions: the attack shifts logits"
     check(not network.continuous, "linearize.network", rule, "one with continuous actions")
     if isinstance(network, AgentNetwork):
-        return _linearize(network, obs, agents, last_act, hidden, scope)
+        given = {"agents": agents, "last_act": last_act, **(side or {})}
+        return _linearize(network, obs, given, hidden, scope)
     parts = []
-    for j, i in enumerate(agents.tolist()):
-        one = slice(j, j + 1)
+    for column, agent in enumerate(agents.tolist()):
+        one = slice(column, column + 1)
         last = None if last_act is None else last_act[:, one]
         before = None if hidden is None else hidden[:, one]
-        parts.append(_linearize(network.of(i), obs[:, one], agents[one], last, before, scope))
+        own = {name: values[:, one] for name, values in (side or {}).items()}
+        given = {"last_act": last, **own}
+        parts.append(_linearize(network.of(agent), obs[:, one], given, before, scope))
     return SeparateJacobian(parts)
 
 
@@ -268,48 +274,50 @@ def linearize(
 def _linearize(
     network: AgentNetwork,
     obs: Tensor,
-    agents: Tensor,
-    last_act: Tensor | None,
+    given: Mapping[str, Tensor | None],
     hidden: Tensor | None,
     scope: Scope,
 ) -> ActorJacobian:
-    obs = obs if network.columns is None else obs[..., network.columns]
-    inputs, tables = [obs], []
-    if network.id_table is not None:
-        ids = F.one_hot(agents, network.num_agents).to(obs)
-        inputs.append(ids.expand(*obs.shape[:2], -1))
-        tables.append(network.id_table)
-    if network.last_table is not None and last_act is not None:
-        last = F.one_hot(last_act.clamp(min=0), network.num_actions)
-        inputs.append((last * (last_act >= 0).unsqueeze(-1)).to(obs))
-        tables.append(network.last_table)
-    x = torch.cat(inputs, dim=-1) if tables else obs
-    weight = torch.cat([network.first.weight, *(table.T for table in tables)], dim=1)
-    nodes: list[_Node] = [_Linear(network.first, x, tables, first=True)]
-    x = F.linear(x, weight, network.first.bias)
-    layers: list[nn.Module] = list(network.rest)
-    if network.recurrent:
-        layers += [network.gru, network.head]
-    for layer in layers:
+    plan = network.plan()
+    if plan is None:
+        rule = "made of layers that networks.calculus.plan knows"
+        raise ValueError(f"linearize.network must be {rule}, got {network}.")
+    first = plan.first.module
+    read = obs if plan.columns is None else obs[..., plan.columns]
+    blocks, tables = [read], []
+    for block in plan.inputs:
+        values = given.get(block.name)
+        if values is not None:
+            vectors = block.vectors(values)
+            blocks.append(vectors.expand(*obs.shape[:2], -1))
+            tables.append(block.table)
+    x = torch.cat(blocks, dim=-1) if tables else read
+    weight = torch.cat([first.weight, *(table.T for table in tables)], dim=1)
+    nodes: list[_Node] = [_Linear(first, x, tables, first=True)]
+    x = F.linear(x, weight, first.bias)
+    for layer in plan.rest:
         node, x = _node(layer, x, hidden)
         nodes.append(node)
     return ActorJacobian(nodes[-1:] if scope == "head" else nodes, x)
 
 
-def _node(layer: nn.Module, x: Tensor, hidden: Tensor | None) -> tuple[_Node, Tensor]:
-    if isinstance(layer, nn.Linear):
-        return _Linear(layer, x), layer(x)
-    if isinstance(layer, nn.ReLU):
-        return _Bend((x > 0).to(x)), x.relu()
-    if isinstance(layer, nn.Tanh):
-        y = x.tanh()
-        return _Bend(1.0 - y * y), y
-    if isinstance(layer, nn.LayerNorm):
-        rstd = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + layer.eps)
-        unit = (x - x.mean(-1, True)) * rstd
-        return _Norm(layer, unit, rstd), layer.weight * unit + layer.bias
-    assert isinstance(layer, nn.GRU), layer  # AgentNetwork has no others
-    return _GRU.at(layer, x, torch.zeros_like(x) if hidden is None else hidden)
+def _node(layer: Layer, x: Tensor, hidden: Tensor | None) -> tuple[_Node, Tensor]:
+    """Return ``layer`` at its input ``x`` (E, N, in), and its output (E, N, out)."""
+    match layer:
+        case Affine(module):
+            return _Linear(module, x), F.linear(x, module.weight, module.bias)
+        case Relu():
+            return _Bend((x > 0).to(x)), x.relu()
+        case Tanh():
+            y = x.tanh()
+            return _Bend(1.0 - y * y), y
+        case Norm(module):
+            rstd = torch.rsqrt(x.var(-1, correction=0, keepdim=True) + module.eps)
+            unit = (x - x.mean(-1, True)) * rstd
+            return _Norm(module, unit, rstd), module.weight * unit + module.bias
+        case Gru(module):
+            return _GRU.at(module, x, torch.zeros_like(x) if hidden is None else hidden)
+    assert_never(layer)
 
 
 def gram(one: list[Block], other: list[Block]) -> Tensor:
@@ -320,8 +328,8 @@ def gram(one: list[Block], other: list[Block]) -> Tensor:
         product = product.view(*c.shape[:3], *d.shape[1:3])
         if x is not None and y is not None:
             inner = x @ y.transpose(1, 2) + float(bias)
-            product = product * inner[:, :, None, :, None]
-        total = product if total is None else total + product
+            product *= inner[:, :, None, :, None]  # in place: these are the largest tensors here
+        total = product if total is None else total.add_(product)
     assert total is not None  # there is a layer
     return total
 

@@ -1,0 +1,40 @@
+"""MI-FGSM: gradient ascent with momentum."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check_number
+from robustmarl.attacks.gradient import GradientAttack, Walk
+
+__all__ = ["MIFGSM"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIFGSM(GradientAttack):
+    r"""The momentum iterative fast gradient sign method [Dong2018]_.
+
+    .. math:: g_{u+1} = \mu g_u + \frac{\nabla L(\hat o_u)}{\|\nabla L(\hat o_u)\|_1}, \qquad
+              \hat o_{u+1} = \Pi_{B_\epsilon(o)}(\hat o_u + \beta\,\mathrm{sgn}\,g_{u+1})
+
+    with :math:`\beta = \epsilon / U` in each of U steps unless ``step_size`` says otherwise.
+
+    Args:
+        decay: :math:`\mu` >= 0; 0 is PGD with these steps. Further ones: ``GradientAttack``.
+    """
+
+    reach: ClassVar[float] = 1.0
+    decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("MIFGSM.decay", self.decay, 0.0)
+
+    def direction(self, walk: Walk) -> Tensor:
+        """Return the sign of the accumulated gradients, each of norm 1 per row."""
+        norm = walk.gradient.abs().sum(dim=-1, keepdim=True)
+        unit = walk.gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # zero rows stay zero
+        walk.memory["momentum"] = self.decay * walk.memory.get("momentum", 0.0) + unit
+        return walk.memory["momentum"].sign()

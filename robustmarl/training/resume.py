@@ -1,0 +1,149 @@
+"""What a checkpoint of a run keeps, so that a resumed run is the uninterrupted one bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypedDict, cast
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl.data import EpisodeBuffer, JointCollector, SlowCopy
+from robustmarl.training.checkpoints import load_checkpoint, save_checkpoint
+from robustmarl.training.history import Figures, History
+from robustmarl.training.settings import Log
+from robustmarl.training.trainers import EpisodeTrainer, Trainable, TrainerCounters
+
+__all__ = ["CHECKPOINT", "Checkpoint", "RunState", "checkpoint_of"]
+
+CHECKPOINT = "checkpoint.pt"
+"""The name of the checkpoint in a run's folder."""
+
+State: TypeAlias = dict[str, object]
+"""What some part's ``state_dict`` returned."""
+
+# Written as a call since "class" is a word of Python's.
+Checkpoint = TypedDict(
+    "Checkpoint",
+    {
+        "class": str,
+        "spec": str,
+        "algorithm": State,
+        "gradients": dict[str, Tensor],
+        "schedulers": list[State],
+        "buffer": State,
+        "collector": dict[str, int],
+        "trainer": TrainerCounters,
+        "seed": int,
+        "opponents": dict[str, State],
+        "history": Figures,
+        "torch_rng": Tensor,
+    },
+)
+"""Everything that decides how a run goes on. Environments are seeded per episode and have none."""
+
+
+def checkpoint_of(log: Log) -> Checkpoint | None:
+    """Return the checkpoint from which a run goes on, None if it begins.
+
+    Raises:
+        ValueError: if there is one and the run was not told to resume, or if it is another
+            version's.
+    """
+    if log.folder is None or not (path := log.folder / CHECKPOINT).exists():
+        return None
+    rule = "without a checkpoint of an earlier run"
+    remedy = "Pass resume=True to continue it, or another logdir."
+    check(log.resume, "Log.logdir", rule, str(log.logdir), remedy)
+    saved = load_checkpoint(path)
+    missing = sorted(Checkpoint.__required_keys__ - set(saved))
+    rule = "with a checkpoint of a run of this version"
+    check(not missing, "Log.logdir", rule, f"one without {missing}")
+    return cast(Checkpoint, saved)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The parts of a run that a checkpoint keeps.
+
+    Attributes:
+        algorithm: what is trained.
+        collector: of its episodes; its counter decides which episodes come next.
+        buffer: where they are.
+        trainer: counts steps, rounds and episodes.
+        followers: the opponents that follow the learner, by team.
+        history: what was seen so far.
+    """
+
+    algorithm: Trainable
+    collector: JointCollector
+    buffer: EpisodeBuffer
+    trainer: EpisodeTrainer
+    followers: Mapping[str, SlowCopy]
+    history: History
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint, and the history beside it for people to read."""
+        algorithm = self.algorithm
+        content: Checkpoint = {
+            "class": type(algorithm).__name__,
+            "spec": repr(self.collector.spec),
+            "algorithm": algorithm.state_dict(),
+            "gradients": self._gradients(),
+            "schedulers": [s.state_dict() for s in algorithm.lr_schedulers],
+            "buffer": self.buffer.state_dict(),
+            "collector": self.collector.state_dict(),
+            "trainer": self.trainer.counters(),
+            "seed": algorithm.seed,
+            "opponents": {team: copy.state_dict() for team, copy in self.followers.items()},
+            "history": self.history.figures(),
+            "torch_rng": torch.get_rng_state(),
+        }
+        save_checkpoint(folder / CHECKPOINT, content)
+        self.history.write(folder / "history.json")
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Give all parts the state that :meth:`save` wrote.
+
+        Raises:
+            ValueError: if the checkpoint is of another algorithm, environment or opponents.
+        """
+        self._check_same(saved)
+        algorithm = self.algorithm
+        try:
+            algorithm.load_state_dict(saved["algorithm"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"run.algorithm must have the settings of the run to resume: {error}"
+            ) from error
+        gradients = saved["gradients"]
+        for name, parameter in algorithm.policy.named_parameters():
+            known = name in gradients
+            parameter.grad = gradients[name].to(parameter) if known else None
+        for scheduler, state in zip(algorithm.lr_schedulers, saved["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        self.buffer.load_state_dict(saved["buffer"])
+        self.collector.load_state_dict(saved["collector"])
+        self.trainer.restore(saved["trainer"])
+        for team, copy in self.followers.items():
+            copy.load_state_dict(saved["opponents"][team])
+        algorithm.seed = saved["seed"]
+        self.history.restore(saved["history"])
+        torch.set_rng_state(saved["torch_rng"].cpu())
+
+    def _check_same(self, saved: Checkpoint) -> None:
+        kind, spec = type(self.algorithm).__name__, repr(self.collector.spec)
+        check(
+            saved["class"] == kind, "run.algorithm", f"a {saved['class']} to resume this run", kind
+        )
+        check(saved["spec"] == spec, "run.make_env", "the environment of the run to resume", spec)
+        before, now = sorted(saved["opponents"]), sorted(self.followers)
+        check(before == now, "run.opponents", f"SlowCopy for {before} to resume this run", now)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the policy's last gradients, which a poisoner may look at (``JAttack``)."""
+        named = self.algorithm.policy.named_parameters()
+        return {name: p.grad.detach().clone() for name, p in named if p.grad is not None}

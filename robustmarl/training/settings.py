@@ -1,0 +1,193 @@
+"""What a run is told: how the algorithm learns, what it is tested under, where figures go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from robustmarl._checks import check, check_int, check_number
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.perturbers.base import Perturber
+
+__all__ = ["Attacks", "Log", "OffPolicy", "OnPolicy", "Tests", "listed"]
+
+Attacks: TypeAlias = ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None
+"""An attack or a perturber, several that act in this order, or None."""
+
+
+def listed(where: str, attacks: Attacks) -> list[ObsAttack | Perturber]:
+    """Return ``attacks`` as a list, empty for None.
+
+    Raises:
+        TypeError: for anything that is neither an attack nor a perturber.
+    """
+    if attacks is None:
+        return []
+    several = list(attacks) if isinstance(attacks, Sequence) else [attacks]
+    for one in several:
+        if not isinstance(one, ObsAttack | Perturber):
+            raise TypeError(
+                f"{where} must be an attack, a perturber, several of them or None, got {one!r}."
+            )
+    return several
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffPolicy:
+    """How an algorithm with a replay buffer learns in :func:`run`: so many updates per episode.
+
+    Args:
+        updates_per_episode: gradient updates per episode played, > 0; at least one per round.
+        batch_size: episodes per update, >= 1.
+        episodes_per_round: episodes played between updates, >= 1; None is ``num_envs``.
+        buffer_episodes: capacity of the replay buffer, >= 1.
+        buffer_bytes: its capacity in bytes instead, >= 1; None is ``buffer_episodes``.
+        learning_starts: episodes in the buffer before the first update, >= 1.
+
+    Raises:
+        ValueError: for a number out of range, or a buffer that never holds ``learning_starts``.
+        TypeError: for what is no number.
+
+    Example:
+        >>> OffPolicy(batch_size=16, updates_per_episode=0.5).learning_starts
+        32
+    """
+
+    updates_per_episode: float = 1.0
+    batch_size: int = 32
+    episodes_per_round: int | None = None
+    buffer_episodes: int = 5000
+    buffer_bytes: int | None = None
+    learning_starts: int = 32
+
+    def __post_init__(self) -> None:
+        where = "OffPolicy.updates_per_episode"
+        updates = check_number(where, self.updates_per_episode, 0.0, open_low=True)
+        object.__setattr__(self, "updates_per_episode", updates)
+        _keep_ints(self, "batch_size", "episodes_per_round", "buffer_episodes", "buffer_bytes")
+        _keep_ints(self, "learning_starts")
+        if self.buffer_bytes is None:
+            self.check_starts(self.buffer_episodes)
+
+    def check_starts(self, capacity: int) -> None:
+        """Raise ``ValueError`` if a buffer of ``capacity`` episodes never holds enough to learn."""
+        rule = f"at most {capacity}, the episodes that the buffer holds"
+        check(
+            self.learning_starts <= capacity,
+            "OffPolicy.learning_starts",
+            rule,
+            self.learning_starts,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPolicy:
+    """How an algorithm that learns from its newest episodes only does so in :func:`run`.
+
+    Args:
+        epochs: passes over the episodes of a round, >= 1.
+        batch_size: steps per minibatch, >= 1; None is the whole round at once.
+        episodes_per_round: episodes played between updates, >= 1; None is ``num_envs``.
+        steps_per_round: play whole episodes of at least so many steps together between updates
+            instead, >= 1; keeps rounds of one size while episodes get shorter.
+
+    Raises:
+        ValueError: for a number out of range, or rounds counted in episodes and in steps.
+        TypeError: for what is no number.
+
+    Example:
+        >>> OnPolicy(steps_per_round=2_000, epochs=5).batch_size is None
+        True
+    """
+
+    epochs: int = 4
+    batch_size: int | None = None
+    episodes_per_round: int | None = None
+    steps_per_round: int | None = None
+
+    def __post_init__(self) -> None:
+        _keep_ints(self, "epochs", "batch_size", "episodes_per_round", "steps_per_round")
+        one = self.steps_per_round is None or self.episodes_per_round is None
+        rule = "given without episodes_per_round"
+        check(one, "OnPolicy.steps_per_round", rule, self.steps_per_round)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What a team is tested under every interval of :func:`run`, and how long.
+
+    Args:
+        attacks: name to an attack, a perturber, several in order, or None for clean episodes.
+        episodes: per test, >= 1; the same ones each time, so that curves compare.
+
+    Raises:
+        ValueError: for a number out of range.
+        TypeError: for anything that is no attack, or no mapping from names.
+    """
+
+    __test__ = False  # pytest collects what is called Test...
+
+    attacks: Mapping[str, Attacks] = field(default_factory=lambda: {"clean": None})
+    _: KW_ONLY
+    episodes: int = 32
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attacks, Mapping) or not all(
+            isinstance(n, str) for n in self.attacks
+        ):
+            raise TypeError(
+                f"Tests.attacks must be a mapping from names to attacks, got {self.attacks!r}."
+            )
+        for name, attacks in self.attacks.items():
+            listed(f"Tests.attacks[{name!r}]", attacks)
+        _keep_ints(self, "episodes")
+
+
+@dataclass(frozen=True)
+class Log:
+    """Where :func:`run` keeps its figures and checkpoints, and what it shows.
+
+    Args:
+        logdir: folder for TensorBoard logs, ``history.json`` and the checkpoint; None keeps none.
+        resume: continue from the checkpoint in ``logdir`` if there is one.
+        progress: show a progress bar; a text names it.
+        bar_position: line of the bar, >= 0, where several runs share a terminal.
+
+    Raises:
+        ValueError: if there is no ``logdir`` to resume from, or for a negative position.
+        TypeError: for arguments of a wrong kind.
+    """
+
+    logdir: str | os.PathLike[str] | None = None
+    _: KW_ONLY
+    resume: bool = False
+    progress: bool | str = True
+    bar_position: int = 0
+
+    def __post_init__(self) -> None:
+        for name, kinds, rule in (
+            ("logdir", str | os.PathLike | None, "a path or None"),
+            ("resume", bool, "a bool"),
+            ("progress", bool | str, "a bool, or the bar's name"),
+        ):
+            if not isinstance(value := getattr(self, name), kinds):
+                raise TypeError(f"Log.{name} must be {rule}, got {value!r}.")
+        check(not self.resume or self.logdir is not None, "Log.logdir", "given to resume", None)
+        _keep_ints(self, "bar_position", low=0)
+
+    @property
+    def folder(self) -> Path | None:
+        """The ``logdir`` as a path."""
+        return None if self.logdir is None else Path(self.logdir)
+
+
+def _keep_ints(settings: OffPolicy | OnPolicy | Tests | Log, *names: str, low: int = 1) -> None:
+    """Check these fields and keep them as plain ints; None is good where it is the default."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None or getattr(type(settings), name) is not None:
+            value = check_int(f"{type(settings).__name__}.{name}", value, low)
+            object.__setattr__(settings, name, value)

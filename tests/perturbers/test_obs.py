@@ -1,0 +1,215 @@
+"""Observation attacks: whose policy they are on, which coordinates they move, what they leave."""
+
+import numpy as np
+import pytest
+import torch
+from doubles import Scripted
+from learners import Shift
+
+from robustmarl.algorithms import IPPO, RMAAC
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import spec_of
+from robustmarl.perturbers import (
+    GaussianObsAdversary,
+    LearnedObsPerturber,
+    ObsPerturber,
+    Place,
+)
+from robustmarl.victims import FunctionVictim, Rows
+from robustmarl.wrappers import ObsAdversaryWrapper
+
+BALL = LinfBall(epsilon=0.3)
+ANYBODY = FunctionVictim(lambda obs: obs)
+TEAMS = {"red": ("a0",), "blue": ("a1", "a2")}
+
+
+def three(**settings):
+    return Scripted(3, **{"obs_sizes": (2, 7, 4), "action_sizes": (3, 5, 4), **settings})
+
+
+def collected(make, perturb, *, policy=None, episodes=4, num_envs=2):
+    spec = spec_of(make())
+    buffer = EpisodeBuffer(spec, episodes)
+    policy = RandomController(spec) if policy is None else policy
+    collector = JointCollector(policy, JointVectorEnv(make, num_envs), buffer, perturb=[perturb])
+    collector.collect(n_episode=episodes)
+    return buffer.latest(episodes)
+
+
+class Scribbler(Shift):
+    """Writes its result into what it was given."""
+
+    def __call__(self, view, obs, draws=None):
+        return obs.add_(self.ball.radius(obs))
+
+
+# Whose policy
+
+
+@pytest.mark.parametrize("agents", [["a1"], ["a2"], ["a1", "a2"]])
+def test_the_attack_is_the_one_on_that_agents_policy(agents):
+    """A team of several is told its own numbers, not the game's."""
+
+    def make():
+        return Scripted(3, teams=TEAMS)
+
+    blue = IPPO.for_env(make(), team="blue", hidden=(16,), seed=1)
+    with torch.no_grad():
+        blue.policy.network.id_table.mul_(20)  # a1 and a2 play differently
+    attack = PGD(ball=BALL)
+    env, other = ObsAdversaryWrapper(make(), attack, victim=blue, agents=agents), 0
+    for seed in range(30):
+        obs, infos = env.reset(seed=seed)
+        for agent in agents:
+            clean = torch.tensor(infos[agent]["clean_obs"])[None]
+            by = [
+                attack(blue.victim().at(Rows(agents=torch.tensor([i]))), clean)[0].numpy()
+                for i in (0, 1)
+            ]
+            number = ("a1", "a2").index(agent)
+            assert np.allclose(obs[agent], by[number])
+            other += not np.allclose(*by)
+    assert other > 0
+
+
+def test_an_agent_that_is_not_the_policys_is_refused_by_name():
+    blue = IPPO.for_env(Scripted(3, teams=TEAMS), team="blue", hidden=(8,))
+    text = r"ObsAdversaryWrapper\.victim must be .*\['a0'\] among them, got \"one of \['a1', 'a2'\]"
+    with pytest.raises(ValueError, match=text):
+        ObsAdversaryWrapper(Scripted(3), PGD(ball=BALL), victim=blue)
+
+
+def test_a_transferred_policy_is_taken_in_order_unless_it_knows_some_names():
+    blue = IPPO.for_env(Scripted(3, teams=TEAMS), team="blue", hidden=(8,))
+
+    def named(*names):
+        env = Scripted(2)
+        env.possible_agents = list(names)
+        return env
+
+    ObsAdversaryWrapper(named("x", "y"), PGD(ball=BALL), victim=blue)
+    with pytest.raises(ValueError, match=r"\['z'\] among them"):
+        ObsAdversaryWrapper(named("a2", "z"), PGD(ball=BALL), victim=blue)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "text"),
+    [
+        ({"obs_sizes": (5, 9)}, r"observations of size 5, got 'one for size 9'"),
+        ({"obs_sizes": (5, 3), "action_sizes": (3, 6)}, r"actions of size 3, got 'one for size 6'"),
+    ],
+)
+def test_a_victim_of_other_sizes_is_refused(sizes, text):
+    victim = IPPO.for_env(Scripted(2, **sizes), hidden=(8,))
+    with pytest.raises(ValueError, match=text):
+        ObsAdversaryWrapper(Scripted(2), PGD(ball=BALL), victim=victim)
+
+
+@pytest.mark.parametrize("kind", [ObsPerturber, ObsAdversaryWrapper])
+def test_nobody_is_no_agent(kind):
+    given = (three(),) if kind is ObsAdversaryWrapper else ()
+    text = rf"{kind.__name__}\.agents must be at least one name, or None for all, got \[\]\."
+    with pytest.raises(ValueError, match=text):
+        kind(*given, UniformNoise(ball=BALL), agents=[])
+
+
+@pytest.mark.parametrize("agent", ["a0", "a1", "a2"])
+def test_any_agent_by_a_function_of_its_own_size(agent):
+    i = int(agent[1])
+    network = torch.nn.Linear((2, 7, 4)[i], (3, 5, 4)[i])
+    perturber = ObsPerturber(PGD(ball=BALL), victim=FunctionVictim(network), agents=[agent])
+    batch = collected(three, perturber)
+    moved = (batch.obs.seen - batch.obs.obs).abs().flatten(0, 1).amax(0)
+    real = torch.zeros(3, 7, dtype=torch.bool)
+    real[i, : (2, 7, 4)[i]] = True
+    assert bool((moved[real] > 0).all())
+    assert bool((moved[~real] == 0).all())
+
+
+# Which coordinates
+
+
+def test_radii_per_coordinate_are_those_of_what_the_victim_sees():
+    radii = tuple(0.1 * (d % 3) for d in range(7))
+    noise = UniformNoise(ball=LinfBall(epsilon=radii))
+    batch = collected(three, ObsPerturber(noise))
+    moved = (batch.obs.seen - batch.obs.obs).abs().flatten(0, 1).amax(0)
+    assert bool((moved <= torch.tensor(radii) + 1e-6).all())
+    alone = UniformNoise(ball=LinfBall(epsilon=(0.1, 0.2)))
+    collected(three, ObsPerturber(alone, agents=["a0"]))
+    with pytest.raises(ValueError, match=r"ball\.epsilon must be one number or 7 numbers"):
+        collected(three, ObsPerturber(alone))
+
+
+def test_a_learned_adversary_keeps_its_own_size_when_it_attacks_a_small_agent():
+    adversary = GaussianObsAdversary(BALL, 7)
+    batch = collected(three, LearnedObsPerturber(adversary, agents=["a0"]))
+    moved = (batch.obs.seen != batch.obs.obs).flatten(0, 1).any(0)
+    assert moved.tolist() == [[True, True] + [False] * 5, [False] * 7, [False] * 7]
+    assert batch.record("adversary")["act"].shape[-2:] == (3, 7)
+
+
+def test_rmaac_learns_with_agents_of_different_sizes():
+    team = RMAAC.for_env(three(), hidden=(8,))
+    (perturber,) = team.perturbers()
+    batch = collected(three, perturber, policy=team)
+    assert bool((batch.obs.seen != batch.obs.obs).any())
+    assert np.isfinite(list(team.learn(batch, None, 1).metrics.values())).all()
+
+
+# What is left alone
+
+
+def test_zeros_of_the_absent_stay_also_at_the_end():
+    """a1 dies, a2 appears late: their zeros are no observations, at the last tick neither."""
+
+    def make():
+        return three(deaths={1: 2}, arrivals={2: 2}, lengths=(5,))
+
+    perturber = ObsPerturber(Shift(BALL), victim=ANYBODY)
+    batch = collected(make, perturber)
+    moved = (batch.obs.seen != batch.obs.obs).any(-1)
+    assert torch.equal(moved[:, :-1], batch.obs.alive[:, :-1])
+    assert moved[:, -1].tolist() == [[True, False, True]] * 4
+    assert perturber.counters()["attacked"] == float(batch.living.sum())
+
+
+def test_an_attack_that_writes_into_its_input_leaves_the_clean_observation():
+    batch = collected(three, ObsPerturber(Scribbler(BALL), victim=ANYBODY))
+    plain = collected(three, ObsPerturber(UniformNoise(ball=LinfBall(epsilon=0.0))))
+    assert torch.equal(batch.obs.obs, plain.obs.obs)
+    assert bool((batch.obs.seen != batch.obs.obs).any())
+    env = ObsAdversaryWrapper(three(), Scribbler(BALL), victim=ANYBODY)
+    (obs, infos), (truth, _) = env.reset(seed=1), three().reset(seed=1)
+    for agent, row in truth.items():
+        assert np.array_equal(infos[agent]["clean_obs"], row)
+        assert np.allclose(obs[agent], row + 0.3)
+
+
+@pytest.mark.parametrize("num_envs", [2, 4])
+def test_the_number_of_environments_does_not_matter(num_envs):
+    """A foreign victim with memory included, whose agent comes late."""
+    alone = {"late": ("a2",), "rest": ("a0", "a1")}
+    small = IPPO.for_env(
+        three(teams=alone), team="late", hidden=(8,), recurrent=True, last_action=True
+    )
+
+    def make():
+        return three(arrivals={2: 2}, lengths=(5,))
+
+    def play(count):
+        perturber = ObsPerturber(PGD(ball=BALL), victim=small, agents=["a2"], probability=0.6)
+        return collected(make, perturber, num_envs=count)
+
+    assert torch.equal(play(1).obs.seen, play(num_envs).obs.seen)
+
+
+def test_the_size_of_the_change_is_known_per_agent():
+    perturber = ObsPerturber(Shift(BALL), victim=ANYBODY, agents=["a0"])
+    collected(three, perturber, num_envs=1)
+    assert perturber.size.shape == (1, 3)
+    perturber.bind(spec_of(three()), None, Place(0, "it"))
+    assert perturber.obs_size == 2
