@@ -45,7 +45,7 @@ RewardOf = Literal["team", "agents"]
 OpenSettings: TypeAlias = dict[str, Any]
 """Keywords on their way through ``_build``: a subclass may have added any, so values are Any."""
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class MadeForSettings(TypedDict, total=False):
@@ -126,14 +126,14 @@ class PPOSettings(TeamSettings, total=False):
     max_grad_norm: float | None
 
 
-def take(settings: OpenSettings, kind: type[T]) -> T:
+def take(settings: OpenSettings, kind: type[_T]) -> _T:
     """Take out of ``settings``, and return, what ``kind`` names: a ``TypedDict``, nothing required.
 
     What is left over belongs to somebody else: ``_build`` passes it on to the constructor, which a
     subclass may have extended.
     """
     names = typeddict_keys(kind)
-    return cast(T, {name: settings.pop(name) for name in list(settings) if name in names})
+    return cast(_T, {name: settings.pop(name) for name in list(settings) if name in names})
 
 
 def known_settings(cls: type) -> frozenset[str]:

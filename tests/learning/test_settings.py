@@ -54,8 +54,8 @@ def refused(cls, **settings):
 
 @pytest.mark.parametrize("cls", LEARNERS)
 def test_a_misspelt_keyword_is_answered_with_the_nearest_one(cls):
-    text = refused(cls, hiden=(8,))
-    start = f"{cls.__name__}.for_env has no setting 'hiden'. Did you mean 'hidden'? It takes "
+    text = refused(cls, hidde=(8,))
+    start = f"{cls.__name__}.for_env has no setting 'hidde'. Did you mean 'hidden'? It takes "
     assert text.startswith(start)
     assert text.endswith(f"{', '.join(sorted(known_settings(cls)))}.")
 
