@@ -27,9 +27,8 @@ def training(cls, preset="released"):
         settings = {k: v for k, v in PRESETS[preset].items() if k not in own}
     learner = cls.for_env(envs.ToyGame(), **settings)
     buffer = data.EpisodeBuffer(learner.spec, EPISODES)
-    perturb = learner.perturbers() if hasattr(learner, "perturbers") else []
     engine = envs.ToyEngine(ENVS)
-    collector = data.JointCollector(learner, engine, buffer, perturb=perturb)
+    collector = data.JointCollector(learner, engine, buffer, perturb=learner.perturbers())
 
     def work():
         with policy_within_training_step(learner.policy):

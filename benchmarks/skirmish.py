@@ -46,17 +46,17 @@ def raw_spread():
 def battles(name, size, steps, **options):
     """Return a function that steps ``size`` battles ``steps`` times."""
     engine = SkirmishEngine(name, size, **options)
-    rng, rows = np.random.default_rng(0), np.arange(size)
-    engine.begin(rows, range(size))
+    rng, everywhere = np.random.default_rng(0), torch.ones(size, dtype=torch.bool)
+    number = torch.arange(size)
+    engine.begin(everywhere, number)
     draws = rng.random((16, *engine.tensors["mask"].shape), dtype=np.float32)
     tensors = engine.tensors
 
     def play():
         for step in range(steps):
             act = (draws[step % 16] * tensors["mask"].numpy()).argmax(-1)
-            engine.advance(torch.from_numpy(act), rows)
-            over = np.flatnonzero((tensors["terminated"] | tensors["truncated"]).numpy())
-            engine.begin(over, over + step)
+            engine.advance(torch.from_numpy(act), everywhere)
+            engine.begin(tensors["terminated"] | tensors["truncated"], number + step)
         return size * steps
 
     return play
@@ -84,19 +84,20 @@ def played(name, size, episodes, algorithm):
 
     @torch.no_grad()
     def play():
-        steps, begun, rows = 0, size, np.arange(size)
-        engine.begin(rows, range(size))
-        while len(rows):
+        steps, begun = 0, size
+        active, seeds = torch.ones(size, dtype=torch.bool), torch.arange(size)
+        engine.begin(active, seeds)
+        while active.any():
             output, _ = network.step(tensors["obs"], network.extra(agents, None), None)
             act = output.masked_fill(~tensors["mask"], MASKED).argmax(-1)
-            engine.advance(act, rows)
-            steps += len(rows)
-            over = rows[(tensors["terminated"] | tensors["truncated"]).numpy()[rows]]
-            if len(over):
-                new = over[: episodes - begun]
-                engine.begin(new, range(begun, begun + len(new)))
-                begun += len(new)
-                rows = np.setdiff1d(rows, over[len(new) :])
+            engine.advance(act, active)
+            steps += int(active.sum())
+            over = active & (tensors["terminated"] | tensors["truncated"])
+            if over.any():
+                new = over & (over.cumsum(0) <= episodes - begun)
+                engine.begin(new, begun + over.cumsum(0))
+                begun += int(new.sum())
+                active = active & ~over | new
         return steps
 
     return play

@@ -109,12 +109,11 @@ def legal(act, mask):
 def win_rate(name, team, episodes):
     """Return the share of battles won."""
     engine, rng = SkirmishEngine(name, episodes), np.random.default_rng(0)
-    rows = np.arange(episodes)
-    engine.begin(rows, range(episodes))
-    while len(rows):
-        engine.advance(torch.from_numpy(team(engine, rng)), rows)
-        over = (engine.tensors["terminated"] | engine.tensors["truncated"]).numpy()
-        rows = rows[~over[rows]]
+    active = torch.ones(episodes, dtype=torch.bool)
+    engine.begin(active, torch.arange(episodes))
+    while active.any():
+        engine.advance(torch.from_numpy(team(engine, rng)), active)
+        active &= ~(engine.tensors["terminated"] | engine.tensors["truncated"])
     return float(engine.tensors["metrics"].mean())
 
 

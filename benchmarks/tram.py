@@ -11,7 +11,6 @@ Also how fast that engine is by itself.
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from _timing import alternate, report
 from tianshou.utils.torch_utils import policy_within_training_step
@@ -50,16 +49,17 @@ def collecting(cls, make_env, batched, attack=None, kl_budget=6.0):
 
 def stepping(engine):
     """Return a function that plays ten episodes of random actions in every environment."""
-    rows, spec = np.arange(len(engine)), engine.spec
+    number, spec = torch.arange(len(engine)), engine.spec
+    everywhere = torch.ones(len(engine), dtype=torch.bool)
     shape = (spec.horizon, len(engine), spec.num_agents)
     acts = torch.randint(spec.num_actions, shape)
 
     def work():
         for episode in range(10):
-            engine.begin(rows, (episode * len(rows) + rows).tolist())
+            engine.begin(everywhere, episode * len(engine) + number)
             for act in acts:
-                engine.advance(act, rows)
-        return 10 * spec.horizon * len(rows)
+                engine.advance(act, everywhere)
+        return 10 * spec.horizon * len(engine)
 
     return work
 

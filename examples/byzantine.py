@@ -27,6 +27,7 @@ import tqdm
 from matplotlib.figure import Figure
 
 from robustmarl import algorithms, data, envs, evaluation, perturbers, training
+from robustmarl.adversaries import ByzantineAttacker
 from robustmarl.evaluation import Cell, CrossTable
 from robustmarl.learning.optim import adam
 from robustmarl.schedules import Linear
@@ -100,7 +101,7 @@ TOY = Task(
     ppo={"hidden": (64, 64), "clip": 0.1, "entropy_coef": 0.05, "optim": adam(2e-3, 1e-5)},
     typed=FAST,
     forced=0.7,
-    adversary={"hidden": (64, 64), "clip": 0.2, "adversary_optim": adam(2e-3, 1e-5)},
+    adversary={"hidden": (64, 64), "clip": 0.2, "optim": adam(2e-3, 1e-5)},
     off_policy=training.OffPolicy(batch_size=8, updates_per_episode=4, learning_starts=20),
     columns=(0, 1),
 )
@@ -114,7 +115,7 @@ SKIRMISH = Task(
     ppo={"hidden": (64, 64), "optim": adam(1e-3, 1e-5)},
     typed=FAST | {"adversary_entropy_coef": 0.03, "adversary_optim": adam(2e-3, 1e-5)},
     forced=0.5,
-    adversary={"hidden": (64, 64), "clip": 0.2, "adversary_optim": adam(2e-3, 1e-5)},
+    adversary={"hidden": (64, 64), "clip": 0.2, "optim": adam(2e-3, 1e-5)},
     off_policy=training.OffPolicy(updates_per_episode=0.5, learning_starts=64),
 )
 FORAGING = replace(
@@ -178,10 +179,10 @@ def write(path: Path, content: Any) -> None:
     part.replace(path)
 
 
-def attacker(run: Run, team: Any, agent: str, task: Task) -> Any:
-    """Return the untrained attack on ``team`` while ``agent`` is the traitor."""
+def attacker(run: Run, team: Any, agent: str, task: Task) -> ByzantineAttacker:
+    """Return the untrained attacker of ``team`` while ``agent`` is the traitor."""
     seed = run.seed + team.spec.agents.index(agent)
-    return algorithms.ByzantineAttack.against(team, [agent], seed=seed, **task.adversary)
+    return ByzantineAttacker.against(team, [agent], seed=seed, **task.adversary)
 
 
 def adversaries(run: Run, team: Any, args: argparse.Namespace, task: Task) -> dict[str, Any]:
@@ -192,7 +193,7 @@ def adversaries(run: Run, team: Any, args: argparse.Namespace, task: Task) -> di
         path = args.out / "teams" / run.name / f"{agent}.pt"
         if not path.exists():
             training.run(
-                attack,
+                training.AdversarialTraining(team, attack, team_every=None),
                 task.make_attacked or task.make,
                 env_steps=task.attack_steps,
                 num_envs=task.num_envs,
@@ -200,9 +201,9 @@ def adversaries(run: Run, team: Any, args: argparse.Namespace, task: Task) -> di
                 learn=replace(task.learn, epochs=10),
                 log=training.Log(progress=False),
             )
-            training.save_weights(attack.adversary, path)
-        training.load_weights(attack.adversary, path)
-        found[agent] = attack.adversary
+            training.save_weights(attack.policy, path)
+        training.load_weights(attack.policy, path)
+        found[agent] = attack.policy
     return found
 
 

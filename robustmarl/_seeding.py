@@ -9,25 +9,42 @@ from __future__ import annotations
 
 import math
 import zlib
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Draws", "episode_key", "mix", "stream_id"]
+__all__ = [
+    "Draws",
+    "episode_key",
+    "episode_keys",
+    "generator",
+    "mix",
+    "seeded",
+    "signed",
+    "stream_id",
+    "stream_seed",
+]
+
+Integers: TypeAlias = "Tensor | NDArray[np.int64]"
+"""int64 numbers, of which the hash takes both kinds alike."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
+    """Return the int64 that is ``value`` modulo 2^64: to the hash, they are the same."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
 
-_GOLDEN_S, _M1_S, _M2_S = _signed(_GOLDEN), _signed(_M1), _signed(_M2)
+_GOLDEN_S, _M1_S, _M2_S = signed(_GOLDEN), signed(_M1), signed(_M2)
 
 
 def _finish_int(x: int) -> int:
@@ -42,7 +59,7 @@ def mix(*parts: int) -> int:
     x = 0
     for part in parts:
         x = _finish_int(x + _GOLDEN + part)
-    return _signed(x)
+    return signed(x)
 
 
 def stream_id(name: str) -> int:
@@ -55,22 +72,58 @@ def episode_key(seed: int, episode: int) -> int:
     return mix(seed, episode)
 
 
-def _native(x: Tensor) -> Any:
+def episode_keys(seed: int | Tensor, episode: int | Tensor) -> Tensor:
+    """Return :func:`episode_key` of every element, int64, where the tensors are.
+
+    Args:
+        seed: of the episodes; one of the two at least is a tensor, int64.
+        episode: their numbers.
+    """
+    if isinstance(seed, int):
+        assert isinstance(episode, Tensor)  # see Args
+        return _tensor(_finish(_native(episode) + signed(mix(seed) + _GOLDEN)))
+    number = signed(episode) if isinstance(episode, int) else _native(episode)
+    return _tensor(_finish(_finish(_native(seed) + _GOLDEN_S) + _GOLDEN_S + number))
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """Return the seed, >= 0, of a library's own generator for the stream ``name``."""
+    return mix(seed, stream_id(name)) & (2**63 - 1)
+
+
+def generator(seed: int, name: str) -> torch.Generator:
+    """Return a generator on the CPU for the stream ``name``."""
+    return torch.Generator().manual_seed(stream_seed(seed, name))
+
+
+@contextmanager
+def seeded(seed: int, name: str) -> Iterator[None]:
+    """Seed torch's global generator on the CPU inside, and leave it as it was.
+
+    For networks, whose weights torch draws from nowhere else.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(seed, name))
+        yield
+
+
+def _native(x: Tensor) -> Integers:
     """Return numpy's view of a tensor on the CPU: on small arrays it costs a fifth of torch."""
     return np.atleast_1d(x.numpy()) if x.device.type == "cpu" else x
 
 
-def _arange(start: int, size: int, like: Any) -> Any:
+def _arange(start: int, size: int, like: Integers) -> Integers:
     if isinstance(like, np.ndarray):
         return np.arange(start, start + size)
     return torch.arange(start, start + size, device=like.device)
 
 
-def _tensor(x: Any) -> Tensor:
+def _tensor(x: Integers) -> Tensor:
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 
-def _finish(x: Any) -> Any:
+def _finish(x: Integers) -> Integers:
+    # int64 wraps in both libraries; the masks make arithmetic shifts logical ones
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _M1_S
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _M2_S
     return x ^ ((x >> 31) & ((1 << 33) - 1))

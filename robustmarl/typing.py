@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 from pettingzoo.utils import BaseParallelWrapper
+from tianshou.algorithm.algorithm_base import Algorithm
 
 __all__ = [
     "Actions",
+    "AnyAlgorithm",
     "AnySpace",
     "Array",
     "Env",
@@ -33,6 +35,9 @@ Wrapper: TypeAlias = BaseParallelWrapper[str, Any, Any]
 
 AnySpace: TypeAlias = gymnasium.Space[Any]
 """A space of whatever."""
+
+AnyAlgorithm: TypeAlias = Algorithm[Any, Any]
+"""An algorithm of Tianshou's or of this package, with whatever trainer."""
 
 Values: TypeAlias = NDArray[Any]
 """A numpy array of whatever dtype."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from pettingzoo import ParallelEnv
 
@@ -189,3 +191,23 @@ def armies(size: int = 64, length: int = 3) -> Scripted:
         state="joint",
         teams={"red": names[:size], "blue": names[size:]},
     )
+
+
+def begin_rows(engine: Any, rows: Sequence[int], seeds: Sequence[int]) -> None:
+    """Start episodes in the environments ``rows`` of an engine, each from its seed."""
+    rows = torch.as_tensor(rows, dtype=torch.int64)
+    given = torch.zeros(len(engine), dtype=torch.int64)
+    given[rows] = torch.tensor(list(seeds), dtype=torch.int64)
+    engine.begin(flags(engine, rows), given)
+
+
+def step_rows(engine: Any, act: Any, rows: Sequence[int]) -> None:
+    """Step the environments ``rows`` of an engine."""
+    engine.advance(act, flags(engine, rows))
+
+
+def flags(engine: Any, rows: Sequence[int]) -> torch.Tensor:
+    """Return the flags, bool (E,), of the environments ``rows``."""
+    mask = torch.zeros(len(engine), dtype=torch.bool)
+    mask[torch.as_tensor(rows, dtype=torch.int64)] = True
+    return mask

@@ -165,6 +165,9 @@ class Recorded:
     def sample(self, batch_size):
         return self.batch, np.arange(len(self.batch.valid))
 
+    def latest(self, episodes):
+        return self.batch
+
 
 class NoAttack:
     """An observation attack that must never be called."""

@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from robustmarl._seeding import Draws, episode_key, mix, stream_id
+from robustmarl._seeding import (
+    Draws,
+    episode_key,
+    episode_keys,
+    generator,
+    mix,
+    seeded,
+    signed,
+    stream_id,
+    stream_seed,
+)
 
 
 def test_uniform_is_uniform():
@@ -67,3 +77,33 @@ def test_fresh_follows_torchs_generator():
 
     assert torch.equal(fresh(), fresh())
     assert len(fresh().unique()) == 3
+
+
+AWKWARD = (0, 1, 7, 2**31 - 1, 2**32, 2**62 + 5, 2**63 - 1, -1, -3, -(2**63), 2**64 + 9, 10**30)
+
+
+@pytest.mark.parametrize("device", ["numpy", "torch"])
+def test_keys_of_many_episodes_are_those_of_each(device, monkeypatch):
+    """Both on the CPU, where numpy computes, and as on an accelerator, where torch does."""
+    if device == "torch":
+        monkeypatch.setattr("robustmarl._seeding._native", lambda x: x)
+    numbers = torch.tensor([signed(number) for number in AWKWARD])
+    for given in AWKWARD:
+        of_episodes, of_seeds = episode_keys(given, numbers), episode_keys(numbers, given)
+        assert of_episodes.tolist() == [episode_key(given, number) for number in AWKWARD]
+        assert of_seeds.tolist() == [episode_key(number, given) for number in AWKWARD]
+    both = episode_keys(numbers, numbers.flip(0))
+    assert both.tolist() == [
+        episode_key(*pair) for pair in zip(AWKWARD, AWKWARD[::-1], strict=True)
+    ]
+
+
+def test_streams_of_libraries_are_named_and_leave_the_global_one_alone():
+    before = torch.random.get_rng_state()
+    with seeded(3, "weights"):
+        drawn = torch.rand(4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(drawn, torch.rand(4, generator=generator(3, "weights")))
+    others = [stream_seed(4, "weights"), stream_seed(3, "belief"), stream_seed(3, "weights")]
+    assert len(set(others)) == 3
+    assert 0 <= min(others) <= max(others) < 2**63

@@ -1,5 +1,18 @@
-"""What learns against a team."""
+"""What learns against a team: one abstraction, PPO against a team written once, its users."""
 
+from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.byzantine import ByzantineAttacker
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
+from robustmarl.adversaries.population import Population
+from robustmarl.adversaries.shared import SharedAdvantage, SharedByzantine, SharedObsAdversary
 
-__all__ = ["ObsAdversaryPPO"]
+__all__ = [
+    "Adversary",
+    "ByzantineAttacker",
+    "ObsAdversaryPPO",
+    "Population",
+    "Sample",
+    "SharedAdvantage",
+    "SharedByzantine",
+    "SharedObsAdversary",
+]

@@ -1,65 +1,47 @@
-"""The learner of ATLA's observation adversary: MAPPO against the team's reward."""
+"""ATLA's adversary: a team of its own that perturbs observations and earns the reward turned."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Collection, Mapping
 from typing import Any, Self
 
 import torch
-from tianshou.algorithm.algorithm_base import TrainingStats
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check, check_int, check_number
+from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.deployed import deployed_actor
+from robustmarl.adversaries.ppo import attacked_rows, played_on_obs, ppo_steps
 from robustmarl.budgets import LinfBall
-from robustmarl.joint import JointBatch, TeamSpec, spec_of
-from robustmarl.learning.base import TeamTrainingStats
+from robustmarl.joint import TeamSpec, spec_of
 from robustmarl.learning.optim import adam
-from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.returns import gae, masked_mean, normalize
 from robustmarl.networks import Critic
-from robustmarl.perturbers.learned import GaussianObsAdversary
+from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import Env
 
-__all__ = ["ObsAdversaryPPO", "attacked_rows", "policy_terms"]
+__all__ = ["ObsAdversaryPPO"]
 
 
-def attacked_rows(batch: JointBatch, logp: Tensor) -> Tensor:
-    """Return the agent-steps that an adversary of log-probabilities ``logp`` played, (B, T, N)."""
-    return (logp != 0) & batch.living
+class ObsAdversaryPPO(Adversary):
+    r"""PPO for a :class:`~robustmarl.perturbers.GaussianObsAdversary` [Zhang2021]_.
 
+    It lives the team's newest episodes with clean observations, its own unclipped samples as
+    actions, and the team's reward with its sign turned:
 
-def policy_terms(
-    adversary: GaussianObsAdversary,
-    obs: Tensor,
-    act: Tensor,
-    logp_old: Tensor,
-    advantage: Tensor,
-    clip: float,
-) -> tuple[Tensor, Tensor]:
-    """Return PPO's policy loss of an adversary and its entropy, two scalars.
+    .. math:: \hat A = \mathrm{GAE}(-r, \hat V), \qquad
+              L_V = \tfrac12 \overline{(\hat V(s) - \hat G)^2}
+
+    with a critic of its own on the state; see :func:`robustmarl.adversaries.ppo.ppo_steps`.
+    Evaluated by its mean, unless ``deployed(greedy=False)`` is asked for.
 
     Args:
-        adversary: the attack.
-        obs: clean observations of R agent-steps, (R, D).
-        act: its unclipped samples, (R, D).
-        logp_old: their log-probabilities when drawn, (R,).
-        advantage: the adversary's own, (R,).
-        clip: PPO's.
-    """
-    surrogate = ppo_surrogate(adversary.log_prob(obs, act), logp_old, advantage, clip)
-    return -surrogate.mean(), adversary.entropy()
-
-
-class ObsAdversaryPPO(nn.Module):
-    r"""PPO for a :class:`~robustmarl.perturbers.GaussianObsAdversary`, with a critic on the state.
-
-    Learns from :func:`robustmarl.training.adversary_view`: clean observations, its own unclipped
-    samples and their log-probabilities, and the team's reward with its sign turned.
-
-    Args:
-        adversary: the attack it trains.
+        actor: the attack it trains.
         critic: V(s), (..., S) to (...).
-        optim: optimizer factory; None is Adam at 3e-4.
+        agents: names of the attacked agents; None is all.
+        optim: optimizer factory for both; None is Adam at 3e-4.
         gamma: discount in [0, 1].
         gae_lambda: in [0, 1].
         clip: PPO's clip, > 0.
@@ -70,9 +52,10 @@ class ObsAdversaryPPO(nn.Module):
 
     def __init__(
         self,
-        adversary: GaussianObsAdversary,
+        actor: GaussianObsAdversary,
         critic: Critic,
         *,
+        agents: Collection[str] | None = None,
         optim: OptimizerFactory | None = None,
         gamma: float = 0.98,
         gae_lambda: float = 0.9,
@@ -83,26 +66,16 @@ class ObsAdversaryPPO(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.adversary, self.critic = adversary, critic
+        self.actor, self.critic = actor, critic
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.gae_lambda = check_number(f"{name}.gae_lambda", gae_lambda, 0.0, 1.0)
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
-        self.max_grad_norm = check_number(
-            f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True
-        )
-        learned = nn.ModuleList([adversary, critic])
-        self.optim, scheduler = (optim or adam(3e-4)).create_instances(learned)
-        self.lr_schedulers = [] if scheduler is None else [scheduler]
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Return the optimizer's state, which travels with the weights."""
-        return self.optim.state_dict()
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`get_extra_state` returned; ``state`` is left as it is."""
-        self.optim.load_state_dict(copy.deepcopy(state))
+        check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        self._perturber = LearnedObsPerturber(actor, agents=agents)
+        learned = nn.ModuleList([actor, critic])
+        self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
 
     @classmethod
     def for_env(
@@ -116,48 +89,54 @@ class ObsAdversaryPPO(nn.Module):
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """Return the learner with networks of the right sizes for ``env``'s ``team``."""
+        """Return the adversary with networks of the right sizes for ``env``'s ``team``."""
         spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
-        adversary = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
+        actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
         size = spec.state_size * (spec.num_agents if spec.state_layout == "per_agent" else 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             critic = Critic(size, hidden=hidden, layer_norm=True)
-        return cls(adversary.to(device), critic.to(device), **settings)
+        return cls(actor.to(device), critic.to(device), **settings)
 
-    def update(self, batch: JointBatch) -> TrainingStats:
-        """Learn from one adversary view of (B, T) steps; see the class."""
-        if batch.logp is None:
-            raise ValueError(
-                "ObsAdversaryPPO.update.batch must be an adversary view with 'logp', got none."
-            )
+    def perturber(self) -> LearnedObsPerturber:
+        """Return what plays while it learns: the sampling actor."""
+        return self._perturber
+
+    def deployed(self, greedy: bool | None = None) -> ObsPerturber:
+        """Return a copy of the actor at work: by its mean, or sampling if not ``greedy``."""
+        return deployed_actor(self.actor, self._perturber.agents, greedy)
+
+    def learn(self, sample: Sample) -> Mapping[str, float]:
+        """Learn from the newest episodes; see the class."""
+        batch = sample.fresh
+        if batch is None:
+            return {}
+        record, where = self.recorded(batch), f"{type(self).__name__}.learn.sample"
+        remedy = "Collect with the adversary's own perturber()."
+        check("logp" in record, where, "of episodes that it played in", "others", remedy)
+        rows = attacked_rows(batch, record)
+        if not bool(rows.any()):
+            return {}
         state = batch.obs.state.flatten(2)
-        attacked = attacked_rows(batch, batch.logp)
-        if not bool(attacked.any()):
-            return TeamTrainingStats(metrics={})
         with torch.no_grad():
             value = self.critic(state)
             flags = batch.bootstrap, batch.going_on
-            advantage = gae(batch.rew, value, *flags, self.gamma, self.gae_lambda)
+            advantage = gae(-batch.rew, value, *flags, self.gamma, self.gae_lambda)
             returns = advantage + value[:, :-1]
-            advantage = normalize(advantage.unsqueeze(-1).expand(attacked.shape), attacked)
-        played = (batch.obs.obs[:, :-1], batch.act, batch.logp, advantage)
-        obs, act, logp, advantage = (values[attacked] for values in played)
-        figures: list[Tensor] = []
-        for _ in range(self.epochs):
-            policy_loss, entropy = policy_terms(
-                self.adversary, obs, act, logp, advantage, self.clip
-            )
+            gain = normalize(advantage.unsqueeze(-1).expand(rows.shape), rows)[rows]
+
+        def value_loss() -> Tensor:
             error = (self.critic(state[:, :-1]) - returns).square()
-            value_loss = masked_mean(error, batch.valid)
-            loss = policy_loss + 0.5 * value_loss - self.entropy_coef * entropy
-            self.optim.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm)
-            self.optim.step()
-            figures.append(torch.stack([loss, policy_loss, value_loss, entropy]).detach())
-        for scheduler in self.lr_schedulers:
-            scheduler.step()
-        means = torch.stack(figures).mean(dim=0).tolist()
-        names = ("loss", "policy_loss", "value_loss", "entropy")
-        return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
+            return 0.5 * masked_mean(error, batch.valid)
+
+        figures = ppo_steps(
+            played_on_obs(self.actor, batch, record, rows),
+            gain,
+            steps=self.epochs,
+            clip=self.clip,
+            entropy_coef=self.entropy_coef,
+            step=self.optim.step,
+            value_loss=value_loss,
+        )
+        self.step_schedulers()
+        return figures

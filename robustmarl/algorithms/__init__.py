@@ -2,7 +2,7 @@
 
 from robustmarl.algorithms.coma import COMA
 from robustmarl.algorithms.dop import DOP
-from robustmarl.algorithms.eir_mappo import EARMAPPO, EIRMAPPO, ByzantineAttack, TrueTypeMAPPO
+from robustmarl.algorithms.eir_mappo import EARMAPPO, EIRMAPPO, TrueTypeMAPPO
 from robustmarl.algorithms.ippo import IPPO
 from robustmarl.algorithms.iql import IQL
 from robustmarl.algorithms.maddpg import M3DDPG, MADDPG
@@ -27,7 +27,6 @@ __all__ = [
     "QPLEX",
     "RMAAC",
     "VDN",
-    "ByzantineAttack",
     "OwnActionValues",
     "TrueTypeMAPPO",
 ]

@@ -23,12 +23,12 @@ from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, n_step_returns
 from robustmarl.learning.settings import (
-    CriticInput,
     ExplorationSettings,
     NetworkSettings,
     TeamSettings,
     take,
 )
+from robustmarl.learning.values import CriticInput
 from robustmarl.networks import Agents, JointCritic
 from robustmarl.policies.actor import DeterministicPolicy
 from robustmarl.policies.base import TeamPolicy

@@ -5,7 +5,7 @@ from __future__ import annotations
 from robustmarl.algorithms.ppo_based import CriticParts, PPOBased
 from robustmarl.joint import TeamSpec
 from robustmarl.learning.settings import OpenSettings
-from robustmarl.networks import Critic
+from robustmarl.learning.values import state_critic
 
 __all__ = ["MAPPO"]
 
@@ -21,8 +21,5 @@ class MAPPO(PPOBased):
     def _critic(
         cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
     ) -> CriticParts:
-        # Agents in one state differ in value only by what each earns, or sees of the state.
-        per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
-        agents = spec.num_agents if per_agent else 0
-        critic = Critic(spec.state_size, agents, hidden=hidden, layer_norm=True)
+        critic = state_critic(spec, settings.get("reward", "team"), hidden)
         return {"critic": critic, "critic_input": "state"}

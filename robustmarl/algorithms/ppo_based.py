@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
@@ -17,15 +16,9 @@ from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
-from robustmarl.learning.returns import gae, masked_mean, normalize, ppo_surrogate
-from robustmarl.learning.settings import (
-    CriticInput,
-    NetworkSettings,
-    OpenSettings,
-    PPOSettings,
-    RewardOf,
-    take,
-)
+from robustmarl.learning.returns import masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.settings import NetworkSettings, OpenSettings, PPOSettings, take
+from robustmarl.learning.values import CriticInput, Reward, Valuation
 from robustmarl.networks import Critic
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.policies.actor import ActorPolicy
@@ -57,6 +50,7 @@ class _Samples:
         acting: agent-steps that the actor learns from, bool (B, T, N).
         valued: where the critic learns, bool (B, T, K).
         last_act: the actions before each step, like ``act``; None if agents do not see them.
+        side: further inputs of actor and critic by name, (B, T, N, ...) each.
     """
 
     seen: Tensor
@@ -70,6 +64,7 @@ class _Samples:
     acting: Tensor
     valued: Tensor
     last_act: Tensor | None
+    side: Mapping[str, Tensor]
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -83,8 +78,9 @@ class _Samples:
         return self._each(lambda values: values[valid].unsqueeze(1))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> _Samples:
-        kept: dict[str, Tensor] = {k: v for k, v in vars(self).items() if v is not None}
-        return replace(self, **{name: change(values) for name, values in kept.items()})
+        tensors = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        side = {name: change(values) for name, values in self.side.items()}
+        return replace(self, **tensors, side=side)
 
 
 class PPOBased(OnPolicyTeam):
@@ -117,7 +113,6 @@ class PPOBased(OnPolicyTeam):
 
     policy: ActorPolicy
     normalizer: ValueNormalizer | None
-    _valued: tuple[JointBatch, tuple[Tensor, Tensor]] | None = None
 
     def __init__(
         self,
@@ -131,7 +126,7 @@ class PPOBased(OnPolicyTeam):
         clip: float = 0.2,
         entropy_coef: float = 0.01,
         value_coef: float = 0.5,
-        reward: RewardOf = "team",
+        reward: Reward = "team",
         normalize_value: bool = True,
         huber_delta: float | None = None,
         max_grad_norm: float | None = 10.0,
@@ -146,15 +141,22 @@ class PPOBased(OnPolicyTeam):
         self.value_coef = check_number(f"{name}.value_coef", value_coef, 0.0)
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
-        self.reward, self.critic_input = reward, critic_input
         self.seed = check_int(f"{name}.seed", seed, 0)
         if max_grad_norm is not None:
             check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         if huber_delta is not None:
             check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
-        self.huber_delta = huber_delta
         self.critic = critic
         self.normalizer = ValueNormalizer() if normalize_value else None
+        self.valuation = Valuation(
+            critic=critic,
+            normalizer=self.normalizer,
+            critic_input=critic_input,
+            reward=reward,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            huber_delta=huber_delta,
+        )
         learned = nn.ModuleList([policy.network, critic])
         self.optim = self._create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
 
@@ -188,60 +190,50 @@ class PPOBased(OnPolicyTeam):
 
     def values(self, obs: JointObs) -> Tensor:
         """Return V, (B, T+1, K) with K = 1 or N, in units of rewards."""
-        value = self.critic(self._critic_inputs(obs))
-        return value if self.normalizer is None else self.normalizer.denormalize(value)
+        return self.valuation.values(obs)
 
     def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each."""
-        if self._valued is not None and self._valued[0] is batch:  # a subclass's update asked
-            return self._valued[1]
-        value = self.values(batch.obs)
-        each_its_own = self.reward == "agents"
-        reward = batch.rew_agents if each_its_own else batch.rew.unsqueeze(-1)
-        reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
-        value = value.expand(*value.shape[:2], reward.shape[-1])
-        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        if each_its_own:  # a dead agent earns nothing more
-            living = batch.obs.alive[:, 1:].float()
-            bootstrap, going_on = bootstrap * living, going_on * living
-        advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
-        return advantage, advantage + value[:, :-1]
-
-    def value_error(self, value: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of each value: the square of the error, or Huber's."""
-        if self.huber_delta is None:
-            return (value - target).square()
-        return F.huber_loss(value, target, reduction="none", delta=self.huber_delta)
+        return self.valuation.advantages(batch)
 
     def learning_rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
         return batch.living
 
-    def _side(self, seen: Tensor) -> dict[str, Tensor]:
-        """Return the policy's ``Rows.side`` that ``seen``, what it learns from, carries."""
-        return {}
-
-    def _critic_inputs(self, obs: JointObs) -> Tensor:
-        if self.critic_input == "seen":
-            return obs.seen
-        if obs.state.dim() == 4:
-            return obs.state
-        state = obs.state.unsqueeze(2)
-        n = self.spec.num_agents if self.critic.id_table is not None else 1
-        return state.expand(-1, -1, n, -1)
-
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
-        valid = batch.valid
+        with torch.no_grad():
+            advantage, returns = self.advantages(batch)
+        return self.learn_from(batch, advantage, returns, minibatch, epochs)
+
+    def learn_from(
+        self,
+        batch: JointBatch,
+        advantage: Tensor,
+        returns: Tensor,
+        minibatch: int | None,
+        epochs: int,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> TeamTrainingStats:
+        """Learn from one round's episodes, of which the values are known.
+
+        Args:
+            batch: the episodes.
+            advantage: of what the agents did, (B, T, K) with K = 1 or N; it is standardised here.
+            returns: what the critic learns, (B, T, K), in units of rewards.
+            minibatch: valid steps per optimizer step; None is all at once.
+            epochs: passes over the episodes, >= 1.
+            side: further inputs of actor and critic by name, (B, T+1, N, ...) each.
+        """
         if batch.logp is None:
             raise ValueError(
                 f"{type(self).__name__}.update.batch must be with log-probabilities, got none. "
                 "Collect it with the learner's own policy."
             )
-        samples = self._samples(batch, batch.logp)
+        samples = self._samples(batch, batch.logp, advantage, returns, side or {})
         parts = 1
         if minibatch is not None:
-            parts = min(max(1, round(int(valid.sum()) / minibatch)), len(samples))
+            parts = min(max(1, round(int(batch.valid.sum()) / minibatch)), len(samples))
         generator = torch.Generator().manual_seed(
             mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
         )
@@ -250,56 +242,54 @@ class PPOBased(OnPolicyTeam):
             if parts == 1:
                 figures.append(self._step(samples))
                 continue
-            order = torch.randperm(len(samples), generator=generator).to(valid.device)
+            order = torch.randperm(len(samples), generator=generator).to(self.device)
             figures += [self._step(samples.select(index)) for index in order.chunk(parts)]
         self.policy.count("updates", 1)
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
         return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
 
-    def _samples(self, batch: JointBatch, logp: Tensor) -> _Samples:
-        """Return what is learned of ``batch``, whose actions had ``logp`` (B, T, N)."""
+    def _samples(
+        self,
+        batch: JointBatch,
+        logp: Tensor,
+        advantage: Tensor,
+        returns: Tensor,
+        side: Mapping[str, Tensor],
+    ) -> _Samples:
+        """Return what is learned of ``batch``; the arguments are those of :meth:`learn_from`."""
         obs, acting = batch.obs, self.learning_rows(batch)
-        with torch.no_grad():
-            advantage, returns = self.advantages(batch)
-            self._valued = None
-            valued = batch.valid.unsqueeze(-1).expand_as(returns)
-            if self.reward == "agents":
-                valued = acting
-            if self.normalizer is not None:
-                self.normalizer.update(returns, valued)
-                returns = self.normalizer.normalize(returns)
-            advantage = normalize(advantage.expand(acting.shape), acting)
+        valued = self.valuation.rows(batch, returns, acting)
         samples = _Samples(
             seen=obs.seen[:, :-1],
             clean=obs.obs[:, :-1],
             mask=obs.mask[:, :-1],
-            critic_inputs=self._critic_inputs(obs)[:, :-1],
+            critic_inputs=self.valuation.inputs(obs)[:, :-1],
             act=batch.act,
             logp=logp,
-            advantage=advantage,
-            returns=returns,
+            advantage=normalize(advantage.expand(acting.shape), acting),
+            returns=self.valuation.targets(returns, valued),
             acting=acting,
             valued=valued,
             last_act=self.last_act(batch.act, terminal=False),
+            side={name: values[:, :-1] for name, values in side.items()},
         )
         # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
         return samples if self.policy.network.recurrent else samples.steps(batch.valid)
 
     def _step(self, samples: _Samples) -> Tensor:
-        """Take one step of actor and critic; return the figures that ``learn`` names."""
-        acting = samples.acting
-        output, before = self.policy.network.unroll(samples.seen, samples.last_act)
+        """Take one step of actor and critic; return the figures that :meth:`learn_from` names."""
+        acting, side = samples.acting, samples.side
+        output, before = self.policy.network.unroll(samples.seen, samples.last_act, side)
         if not self.spec.continuous:
             output = output.masked_fill(~samples.mask, MASKED)
         logp = self.policy.log_prob(output, samples.act)
         surrogate = ppo_surrogate(logp, samples.logp, samples.advantage, self.clip)
         policy_loss = -masked_mean(surrogate, acting)
         entropy = masked_mean(self.policy.entropy(output), acting)
-        value = self.critic(samples.critic_inputs).expand_as(samples.returns)
-        value_loss = masked_mean(self.value_error(value, samples.returns), samples.valued)
+        value = self.critic(samples.critic_inputs, **side).expand_as(samples.returns)
+        value_loss = masked_mean(self.valuation.error(value, samples.returns), samples.valued)
         loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        side = self._side(samples.seen)
         clean, mask, last_act = samples.clean, samples.mask, samples.last_act
         self.step_policy(loss, lambda: self.loss_rows(clean, mask, acting, last_act, before, side))
         kl = masked_mean(samples.logp - logp.detach(), acting)  # its first-order estimate

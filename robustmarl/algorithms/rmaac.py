@@ -6,19 +6,17 @@ from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
-from torch import Tensor
 
-from robustmarl.adversaries.obs_ppo import attacked_rows, policy_terms
+from robustmarl.adversaries import Sample, SharedObsAdversary
 from robustmarl.algorithms.mappo import MAPPO
 from robustmarl.algorithms.ppo_based import CriticParts
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning.base import TeamTrainingStats
-from robustmarl.learning.optim import adam
-from robustmarl.learning.returns import normalize
-from robustmarl.learning.settings import PPOSettings
+from robustmarl.learning.returns import standardize
+from robustmarl.learning.settings import OpenSettings, PPOSettings
 from robustmarl.perturbers.base import Perturber
-from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.perturbers.learned import GaussianObsAdversary
 from robustmarl.typing import Env
 
 __all__ = ["RMAAC", "RMAACSettings"]
@@ -63,9 +61,13 @@ class RMAAC(MAPPO):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.noise = noise
-        norm = settings.get("max_grad_norm", 10.0)
-        self.noise_optim = self._create_optimizer(noise, noise_optim or adam(5e-4, 1e-5), norm)
+        self.adversary = SharedObsAdversary(
+            noise,
+            optim=noise_optim,
+            clip=self.clip,
+            entropy_coef=self.entropy_coef,
+            max_grad_norm=settings.get("max_grad_norm", 10.0),
+        )
 
     @classmethod
     def for_env(cls, env: Env | TeamSpec, **settings: Unpack[RMAACSettings]) -> Self:
@@ -73,7 +75,7 @@ class RMAAC(MAPPO):
         return cls._make(env, settings)
 
     @classmethod
-    def _critic(cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]) -> _Parts:
+    def _critic(cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]) -> _Parts:
         critic = super()._critic(spec, settings, hidden)
         noise = GaussianObsAdversary(
             settings.pop("ball", LinfBall(epsilon=0.5)),
@@ -86,30 +88,16 @@ class RMAAC(MAPPO):
 
     def perturbers(self) -> list[Perturber]:
         """Return what ``training.run`` adds to the perturbations: the sampling noise actor."""
-        return [LearnedObsPerturber(self.noise)]
+        return [self.adversary.perturber()]
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
+        rows = self.learning_rows(batch)
         with torch.no_grad():
-            living = self.learning_rows(batch)
-            self._valued = batch, self.advantages(batch)
-            gain = -normalize(self._valued[1][0].expand(living.shape), living)
-        stats = super().learn(batch, minibatch, epochs)
-        if batch.record("adversary"):
-            stats.metrics.update(self._learn_noise(batch, gain, epochs))
+            raw, returns = self.advantages(batch)
+            advantage = standardize(raw.expand(rows.shape), rows)
+        stats = self.learn_from(batch, raw, returns, minibatch, epochs)
+        sample = Sample(fresh=batch, drawn=batch, advantage=advantage, epochs=epochs)
+        figures = self.adversary.learn(sample)
+        stats.metrics.update({f"adversary/{name}": value for name, value in figures.items()})
         return stats
-
-    def _learn_noise(self, batch: JointBatch, gain: Tensor, steps: int) -> dict[str, float]:
-        played = batch.record("adversary")
-        rows = attacked_rows(batch, played["logp"])
-        if not bool(rows.any()):
-            return {}
-        inputs = (batch.obs.obs[:, :-1], played["act"], played["logp"], gain)
-        obs, act, old, gain = (values[rows] for values in inputs)
-        figures: list[Tensor] = []
-        for _ in range(steps):
-            loss, entropy = policy_terms(self.noise, obs, act, old, gain, self.clip)
-            self.noise_optim.step(loss - self.entropy_coef * entropy)
-            figures.append(torch.stack([loss, entropy]).detach())
-        means = torch.stack(figures).mean(dim=0).tolist()
-        return dict(zip(("noise/policy_loss", "noise/entropy"), means, strict=True))

@@ -20,10 +20,10 @@ from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import (
     NetworkSettings,
     OpenSettings,
-    RewardOf,
     ValueBasedSettings,
     take,
 )
+from robustmarl.learning.values import Reward
 from robustmarl.networks import Agents, AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
@@ -78,7 +78,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         target_update: int = 200,
         target_unit: Literal["episodes", "updates"] = "episodes",
         double_q: bool = True,
-        reward: RewardOf = "team",
+        reward: Reward = "team",
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__

@@ -38,7 +38,7 @@ class AdversaryOutputs:
         if not callable(getattr(self.adversary, "outputs", None)):
             raise TypeError(
                 f"{type(self).__name__}.adversary must be a ByzantinePolicy, got {kind}. Take the "
-                "`adversary` of a trained ByzantineAttack."
+                "`policy` of a trained adversaries.ByzantineAttacker."
             )
 
     @torch.no_grad()

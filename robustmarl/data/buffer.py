@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from tianshou.data import ReplayBuffer
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import stream_seed
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
 
 __all__ = ["OBS_KEYS", "EpisodeBuffer"]
@@ -69,7 +69,7 @@ class EpisodeBuffer(ReplayBuffer):
             "Give fewer episodes, or max_bytes.",
         )
         super().__init__(size=episodes)
-        self._rng = np.random.default_rng(mix(seed, stream_id("buffer")) & (2**63 - 1))
+        self._rng = np.random.default_rng(stream_seed(seed, "buffer"))
         self.data: dict[str, Tensor] = {}
         self.lengths = torch.zeros(episodes, dtype=torch.int64, device=self.device)
         self._next = 0
@@ -102,11 +102,11 @@ class EpisodeBuffer(ReplayBuffer):
 
     def add_episodes(
         self,
-        ring: Mapping[str, NDArray[Any] | Tensor],
+        ring: Mapping[str, NDArray[np.generic] | Tensor],
         rows: NDArray[np.int64],
         first: NDArray[np.int64],
         lengths: NDArray[np.int64],
-        whole: Mapping[str, NDArray[Any]] | None = None,
+        whole: Mapping[str, NDArray[np.generic]] | None = None,
     ) -> None:
         """Copy episodes of ticks in a ring of R, (R, E, ...), that holds a whole one: R > T.
 
@@ -235,9 +235,9 @@ class EpisodeBuffer(ReplayBuffer):
             self.data[key] = self._allocate(values)
             self.data[key][slots] = values.to(self.device)
         self.lengths[slots] = state["lengths"].to(self.device)
-        self._rng.bit_generator.state = _integers(state["rng"])
+        self._rng.bit_generator.state = cast("dict[str, Any]", _integers(state["rng"]))
 
-    def _allocate(self, like: NDArray[Any] | Tensor) -> Tensor:
+    def _allocate(self, like: NDArray[np.generic] | Tensor) -> Tensor:
         shape = (self.capacity, self.spec.horizon + 1, *like.shape[2:])
         return torch.zeros(shape, dtype=torch.as_tensor(like).dtype, device=self.device)
 
@@ -255,14 +255,14 @@ def _free_bytes(device: torch.device) -> int:
     return sys.maxsize
 
 
-def _plain(state: Any) -> Any:
+def _plain(state: object) -> object:
     """Return generator state with its 128-bit integers as text, which weights_only loads."""
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
     return str(state) if isinstance(state, int) else state
 
 
-def _integers(state: Any) -> Any:
+def _integers(state: object) -> object:
     if isinstance(state, dict):
         return {key: _integers(value) for key, value in state.items()}
     return int(state) if isinstance(state, str) and state.isdigit() else state

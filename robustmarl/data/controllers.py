@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,19 @@ from torch import Tensor, nn
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.typing import Unit
 from robustmarl.victims import Victim
 
-__all__ = ["Controller", "RandomController", "ScriptedController", "SlowCopy", "categorical"]
+__all__ = [
+    "Controller",
+    "Counting",
+    "RandomController",
+    "Rated",
+    "ScriptedController",
+    "SlowCopy",
+    "categorical",
+    "controller_of",
+]
 
 
 class Controller(Protocol):
@@ -37,11 +47,62 @@ class Controller(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Return actions (E, N) or (E, N, A), and their log-probabilities (E, N) or None."""
 
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what it acted on in this step beside observations, by name, (E, ...) each."""
+
     def victim(self) -> Victim | None:
         """Return the view of it that attacks may query; None if there is none."""
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless it can play this team."""
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A controller that says how likely it was to act as it did."""
+
+    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
+        """Return log-probabilities (E, N) of actions, given what :meth:`Controller.infer` said."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A controller that counts what it was trained on."""
+
+    def count(self, unit: Unit, number: int) -> None:
+        """Add to the number of ``episodes`` or ``env_steps``."""
+
+
+def controller_of(policy: object) -> Controller:
+    """Return a controller, or the policy, which is one, of an algorithm.
+
+    Raises:
+        TypeError: if there is none.
+    """
+    if _plays(policy):
+        return policy
+    inner: object = getattr(policy, "policy", policy)
+    if _plays(inner):
+        return inner
+    missing = [name for name in _ASKED if not hasattr(inner, name)]
+    raise TypeError(
+        "JointCollector.policy must be a robustmarl algorithm, policy or controller, got "
+        f"{type(inner).__name__} without {missing}. Tianshou's own algorithms keep "
+        "Tianshou's collector; here they are victims."
+    )
+
+
+_ASKED = (
+    "infer",
+    "select",
+    "record",
+    "victim",
+    "check_spec",
+)  # what tells a controller from other things
+
+
+def _plays(policy: object) -> TypeGuard[Controller]:
+    return all(hasattr(policy, name) for name in _ASKED)
 
 
 class SlowCopy(nn.Module):
@@ -93,6 +154,10 @@ class SlowCopy(nn.Module):
         chosen = self.policy.select(output, mask, draws, training)
         return cast("tuple[Tensor, Tensor | None]", chosen)
 
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what the copy acted on beside observations."""
+        return cast("Mapping[str, Tensor]", self.policy.record())
+
     def victim(self) -> Victim | None:
         """Return the copy's view."""
         return cast(Victim, self.policy.victim())
@@ -137,6 +202,10 @@ class RandomController:
             unit = draws.uniform(output.shape[1] * output.shape[2]).view(output.shape)
             return unit * 2.0 - 1.0, None
         return categorical(output.masked_fill(~mask, MASKED), draws), None
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return nothing: it acts on nothing else."""
+        return {}
 
     def victim(self) -> Victim | None:
         """Return None: there is nothing to query."""

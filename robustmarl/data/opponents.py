@@ -2,64 +2,151 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl.data.controllers import Controller
-from robustmarl.joint import TeamSpec
+from robustmarl._checks import check
+from robustmarl._seeding import Draws, stream_id
+from robustmarl.data.controllers import Controller, controller_of
+from robustmarl.joint import MASKED, StepContext, TeamSpec
 
-__all__ = ["Opponent", "Pick", "whole", "with_rows"]
+__all__ = ["Opponents", "Pick", "masked", "restarted"]
 
-
-class Opponent:
-    """Another team's controller with its memory."""
-
-    def __init__(
-        self, number: int, spec: TeamSpec, team: str, controller: Controller, size: int
-    ) -> None:
-        self.number, self.controller = number, controller
-        own = spec.of_team(team)
-        controller.check_spec(own)
-        self.rows = torch.tensor(spec.team_indices(team))
-        self.pick = Pick(self.rows, own.obs_size, own.num_actions)
-        self.continuous = spec.continuous
-        self.last_act = own.empty(size, device=controller.device)["act"]
-        shape = (size, own.num_agents, controller.hidden_size)
-        width = controller.hidden_size
-        self.hidden = torch.zeros(shape, device=controller.device) if width else None
-
-    def begin(self, rows: NDArray[np.int64]) -> None:
-        """Forget the episodes of the environments ``rows``."""
-        self.last_act = with_rows(self.last_act, rows, 0 if self.continuous else -1)
-        if self.hidden is not None:
-            self.hidden[rows] = 0.0
+_OPPONENT = stream_id("opponent")
 
 
 class Pick:
-    """Cuts a team's rows, and its own padding, out of joint arrays (E, N, ...)."""
+    """Cuts a team's rows, and its own padding, out of joint arrays (E, N, ...).
 
-    def __init__(self, rows: Tensor, obs_size: int, num_actions: int) -> None:
-        self.rows, self._obs, self._act = rows, obs_size, num_actions
+    Args:
+        spec: of all agents.
+        team: the team's name.
+        device: where the joint arrays are.
+    """
+
+    def __init__(self, spec: TeamSpec, team: str, device: torch.device) -> None:
+        own = spec.of_team(team)
+        self.whole = own is spec
+        self._rows = torch.tensor(spec.team_indices(team), device=device)
+        self._obs, self._act = own.obs_size, own.num_actions
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the team's slice of ``values``."""
-        own = values[:, self.rows.to(values.device)]
+        if self.whole:
+            return values
+        own = values[:, self._rows]
         if values.dim() == 3:
             own = own[..., : self._act if values.dtype == torch.bool else self._obs]
         return own
 
+    def state(self, state: Tensor) -> Tensor:
+        """Return the team's rows of states (E, N, S); all of a global one (E, S)."""
+        return state if self.whole or state.dim() == 2 else state[:, self._rows]
 
-def whole(values: Tensor) -> Tensor:
-    """Return ``values``: the only team's slice."""
-    return values
+
+ContextOf: TypeAlias = Callable[[Pick, Tensor, "Tensor | None"], StepContext]
+"""Makes a team's context of its slice, its last actions and its hidden state."""
 
 
-def with_rows(values: Tensor, rows: NDArray[np.int64], value: int) -> Tensor:
-    """Return a copy with ``value`` in these rows; what is given may be a script's own tensor."""
-    if values.device.type != "cpu":
-        return values.index_fill(0, torch.as_tensor(rows, device=values.device), value)
-    copy = values.numpy().copy()
-    copy[rows] = value
-    return torch.from_numpy(copy)
+class _Opponent:
+    """Another team's controller with its memory."""
+
+    def __init__(
+        self, spec: TeamSpec, team: str, controller: Controller, size: int, device: torch.device
+    ) -> None:
+        self.controller = controller
+        own = spec.of_team(team)
+        controller.check_spec(own)
+        self.rows = torch.tensor(spec.team_indices(team), device=controller.device)
+        self.pick = Pick(spec, team, device)
+        self.last_act = own.empty(size, device=controller.device)["act"]
+        width = controller.hidden_size
+        shape = (size, own.num_agents, width)
+        self.hidden = torch.zeros(shape, device=controller.device) if width else None
+
+
+class Opponents:
+    """All teams but one.
+
+    Args:
+        controllers: of each, by name.
+        spec: of all agents.
+        team: the one that is not among them.
+        size: E.
+        device: where the engine's arrays are.
+
+    Raises:
+        ValueError: if a team has no controller, one has one that does not fit, or is unknown.
+    """
+
+    def __init__(
+        self,
+        controllers: Mapping[str, Controller],
+        spec: TeamSpec,
+        team: str,
+        size: int,
+        device: torch.device,
+    ) -> None:
+        others = set(spec.teams) - {team}
+        rule = f"a controller for each of the other teams {sorted(others)}"
+        check(set(controllers) == others, "JointCollector.opponents", rule, sorted(controllers))
+        self._spec = spec
+        self._own = spec.team_indices(team)
+        self._own_rows: Tensor | None = None
+        self._teams = [
+            _Opponent(spec, name, controller_of(controller), size, device)
+            for name, controller in controllers.items()
+        ]
+
+    def __len__(self) -> int:
+        return len(self._teams)
+
+    def begin(self, mask: Tensor) -> None:
+        """Forget the episodes of the environments in ``mask``, bool (E,)."""
+        for team in self._teams:
+            begun = mask.to(team.last_act.device)
+            team.last_act = restarted(team.last_act, begun, 0 if self._spec.continuous else -1)
+            if team.hidden is not None:
+                team.hidden = restarted(team.hidden, begun, 0)
+
+    def joint_act(self, own: Tensor, context_of: ContextOf) -> Tensor:
+        """Return the actions of all agents, of which ``own`` are given."""
+        if self._own_rows is None:
+            self._own_rows = torch.tensor(self._own, device=own.device)
+        shape = (len(own), *self._spec.action_shape())
+        joint = torch.zeros(shape, dtype=own.dtype, device=own.device)
+        _put(joint, self._own_rows, own)
+        for number, team in enumerate(self._teams):
+            context = context_of(team.pick, team.last_act, team.hidden)
+            output, hidden = team.controller.infer(context)
+            if not self._spec.continuous:
+                output = masked(output, context.mask)
+            draws = Draws(context.keys).at(context.step, _OPPONENT + number)
+            act, _ = team.controller.select(output, context.mask, draws, training=False)
+            team.last_act = act
+            team.hidden = hidden if team.hidden is not None else None
+            _put(joint, team.rows, act)
+        return joint
+
+
+def _put(joint: Tensor, rows: Tensor, act: Tensor) -> None:
+    if joint.dim() == 3:
+        joint[:, rows, : act.shape[-1]] = act
+    else:
+        joint[:, rows] = act
+
+
+def masked(output: Tensor, mask: Tensor) -> Tensor:
+    """Return logits with those of unavailable actions at ``MASKED``; numpy's on the CPU."""
+    if output.device.type == "cpu":
+        return torch.from_numpy(np.where(mask.numpy(), output.numpy(), MASKED))
+    return torch.where(mask, output, MASKED)
+
+
+def restarted(values: Tensor, mask: Tensor, value: int) -> Tensor:
+    """Return a copy with ``value`` where episodes begin; values (E, ...) may be a script's own."""
+    return torch.where(mask.view(-1, *[1] * (values.dim() - 1)), value, values)

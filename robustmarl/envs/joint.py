@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from robustmarl._checks import check
 from robustmarl.joint import TeamSpec, spec_of, split_obs
-from robustmarl.typing import Env
+from robustmarl.typing import Array, Env
 
 __all__ = ["JointEnv"]
 
+Row: TypeAlias = "Mapping[str, NDArray[np.float32] | NDArray[np.bool_]]"
+Infos: TypeAlias = Mapping[str, Mapping[str, object]]
+Action: TypeAlias = "int | Array"
+
 NO_OP = 0
-_NOTHING: dict[str, Any] = {}
+_NOTHING: Mapping[str, object] = {}
 
 
 class JointEnv:
@@ -28,33 +33,38 @@ class JointEnv:
 
     Args:
         env: a parallel environment.
-        rows: this environment's row of each array of ``TeamSpec.empty``, and of ``terminated``
+        row: this environment's row of each array of ``TeamSpec.empty``, and of ``terminated``
             and ``truncated`` (shape (1,) views).
-        spec: what ``env`` must look like; None asks it.
+        spec: what ``env`` must look like.
+        number: which of the environments it is, for messages.
 
     Raises:
-        ValueError: if ``env`` does not fit ``spec``.
+        ValueError: if ``env`` does not fit ``spec``; when stepped, if an observation or an action
+            mask has another length than the agent's space.
     """
 
-    def __init__(self, env: Env, rows: dict[str, NDArray[Any]], spec: TeamSpec) -> None:
-        self.env, self.spec, self._rows = env, spec, rows
+    def __init__(self, env: Env, row: Row, spec: TeamSpec, number: int = 0) -> None:
+        self.env, self.spec, self._row, self._number = env, spec, row, number
         if difference := spec.describe_difference(spec_of(env)):
             raise ValueError(f"JointEnv.env must be like the first environment, got {difference}.")
         self._index = {agent: i for i, agent in enumerate(spec.agents)}
-        self._full_mask = np.zeros((spec.num_agents, spec.num_actions), dtype=bool)
+        # the actions that an agent has, as far as nobody says which of them are available
+        self._every_action = np.zeros((spec.num_agents, spec.num_actions), dtype=bool)
         for i, size in enumerate(spec.action_sizes):
-            self._full_mask[i, :size] = True
+            self._every_action[i, :size] = True
         self._no_op = np.zeros(spec.num_actions, dtype=bool)
         self._no_op[NO_OP] = True
         if spec.continuous:
             self._no_op[:] = True
-        self._all_alive = False
+        # whether the row says already that all agents live and may do everything: it need not be
+        # written again, which halves the cost of a step in environments without masks
+        self._says_all = False
         padded = len(set(spec.obs_sizes)) > 1
         self._plain_state = spec.state_layout == "concatenated" and not padded
         self._low = [np.asarray(low, np.float32) for low in spec.action_low]
         self._high = [np.asarray(high, np.float32) for high in spec.action_high]
         self.steps = 0
-        self.infos: dict[str, dict[str, Any]] = {}
+        self.infos: Infos = {}
         # a game that has to be launched anew for a seed is seeded for its first episode only
         self._seed_once = bool(env.metadata.get("relaunches_to_seed", False))
         self._seeded = False
@@ -62,22 +72,23 @@ class JointEnv:
     def begin(self, seed: int) -> None:
         """Reset to a new episode and write its first observations."""
         self.steps = 0
-        self._all_alive = False
-        self._rows["terminated"][0] = self._rows["truncated"][0] = False
-        self._rows["rew_agents"][:] = 0.0
+        self._says_all = False
+        self._row["terminated"][0] = self._row["truncated"][0] = False
+        self._row["rew_agents"][:] = 0.0
         obs, infos = self.env.reset(seed=None if self._seed_once and self._seeded else seed)
         self._seeded = True
         self._write(obs, infos, _living(self.env.agents, infos))
 
-    def advance(self, act: list[Any]) -> None:
+    def advance(self, act: Sequence[Action]) -> None:
         """Step with one joint action: N indices, or N vectors in [-1, 1]."""
         self.steps += 1
+        actions: dict[str, object]
         if self.spec.continuous:
             actions = {a: self._to_box(self._index[a], act) for a in self.env.agents}
         else:
             actions = {a: act[self._index[a]] for a in self.env.agents}
         obs, rewards, terminated, truncated, infos = self.env.step(actions)
-        rew = self._rows["rew_agents"]
+        rew = self._row["rew_agents"]
         rew[:] = 0.0
         for agent, reward in rewards.items():
             rew[self._index[agent]] = reward
@@ -85,8 +96,8 @@ class JointEnv:
         if not alive:
             ended = [a for a in obs if terminated.get(a) or truncated.get(a)]
             all_terminated = all(terminated.get(a) for a in ended) if ended else True
-            self._rows["terminated"][0] = all_terminated
-            self._rows["truncated"][0] = not all_terminated
+            self._row["terminated"][0] = all_terminated
+            self._row["truncated"][0] = not all_terminated
             alive = frozenset(a for a in ended if not terminated.get(a))
             self.infos = infos
         self._write(obs, infos, _living(alive, infos))
@@ -94,31 +105,33 @@ class JointEnv:
     def metric(self, name: str) -> float:
         """Return a figure from the last infos: the mean over the agents that report it."""
         values = [info[name] for info in self.infos.values() if name in info]
-        return float(np.mean(values)) if values else float("nan")
+        return float(np.mean(values)) if values else float("nan")  # type: ignore[arg-type]
 
-    def _to_box(self, i: int, act: Any) -> NDArray[np.float32]:
+    def _to_box(self, i: int, act: Sequence[Action]) -> Array:
         low, high = self._low[i], self._high[i]
-        unit = np.clip(np.asarray(act[i][: len(low)], np.float32), -1.0, 1.0)
-        return low + (unit + 1.0) * 0.5 * (high - low)
+        own = np.asarray(act[i], np.float32)[: len(low)]  # the rest is padding
+        unit = np.clip(own, -1.0, 1.0)
+        box: Array = low + (unit + 1.0) * 0.5 * (high - low)
+        return box
 
-    def _write(self, obs: dict[str, Any], infos: dict[str, Any], alive: frozenset[str]) -> None:
-        rows, index, sizes = self._rows, self._index, self.spec.obs_sizes
+    def _write(self, obs: Mapping[str, ArrayLike], infos: Infos, alive: frozenset[str]) -> None:
+        row, index, sizes = self._row, self._index, self.spec.obs_sizes
         everyone = len(obs) == len(index) and len(alive) == len(index)
-        out, mask = rows["obs"], rows["mask"]
+        joint_obs, mask = row["obs"], row["mask"]
         if not everyone:
-            out[:] = 0.0
-            rows["alive"][:] = False
+            joint_obs[:] = 0.0
+            row["alive"][:] = False
             mask[:] = self._no_op
-            self._all_alive = False
-        elif not self._all_alive:
-            rows["alive"][:] = True
-            mask[:] = self._full_mask
-            self._all_alive = True
+            self._says_all = False
+        elif not self._says_all:
+            row["alive"][:] = True
+            mask[:] = self._every_action
+            self._says_all = True
         for agent, raw in obs.items():
             i = index[agent]
             seen, available = split_obs(raw)
             try:
-                out[i, : sizes[i]] = seen
+                joint_obs[i, : sizes[i]] = seen
             except (ValueError, TypeError) as error:
                 shape = np.shape(seen)
                 raise ValueError(
@@ -127,21 +140,33 @@ class JointEnv:
                 ) from error
             if agent in alive:
                 if not everyone:
-                    rows["alive"][i] = True
-                    mask[i] = self._full_mask[i]
+                    row["alive"][i] = True
+                    mask[i] = self._every_action[i]
                 if available is None and agent in infos:
                     available = infos[agent].get("action_mask")
                 if available is not None:
+                    if len(available) != self.spec.action_sizes[i]:
+                        self._refuse_mask(agent, np.shape(available))
                     mask[i, : len(available)] = available
-                    self._all_alive = False  # the next step may leave the mask out
-        state = rows["state"]
+                    self._says_all = False  # the next step may leave the mask out
+        state = row["state"]
         if self._plain_state:
-            state[:] = out.reshape(-1)
+            state[:] = joint_obs.reshape(-1)
         elif self.spec.state_layout == "concatenated":
-            state[:] = np.concatenate([out[i, :size] for i, size in enumerate(sizes)])
+            state[:] = np.concatenate([joint_obs[i, :size] for i, size in enumerate(sizes)])
         else:
             state[:] = self.env.state()
 
+    def _refuse_mask(self, agent: str, shape: tuple[int, ...]) -> None:
+        size = self.spec.action_sizes[self._index[agent]]
+        check(
+            False,
+            f"action_mask of {agent!r} in environment {self._number}, step {self.steps},",
+            f"of shape ({size},), one flag for each of the agent's {size} actions",
+            shape,
+            "Let the environment mask all of its actions, or correct its action_space.",
+        )
 
-def _living(agents: Iterable[str], infos: dict[str, dict[str, Any]]) -> frozenset[str]:
+
+def _living(agents: Iterable[str], infos: Infos) -> frozenset[str]:
     return frozenset(agent for agent in agents if infos.get(agent, _NOTHING).get("alive", True))

@@ -6,11 +6,9 @@ Each is a parallel environment on mpe2's physics, and a batch that computes the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
-from gymnasium.spaces import MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -31,7 +29,7 @@ from robustmarl.envs._particle_task import (
     tram_spread_reward,
 )
 from robustmarl.envs.mpe import MPEParallelEnv
-from robustmarl.joint import spec_of
+from robustmarl.joint import check_seeds, flagged, spec_of
 
 __all__ = [
     "ParticleEngine",
@@ -83,7 +81,7 @@ class ParticleEngine:
         num_envs: E, >= 1.
 
     Attributes:
-        tensors: see ``robustmarl.envs.vector.VectorEngine``.
+        tensors: see ``robustmarl.joint.VectorEngine``.
         places: positions of the agents, then of the landmarks, (E, N + L, 2).
         velocity: of the agents, (E, N, 2).
 
@@ -116,22 +114,19 @@ class ParticleEngine:
         self.tensors["mask"][:] = True
         self.tensors["alive"][:] = True
         self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}
-        self.begin(np.arange(num_envs), list(range(num_envs)))
+        self.begin(torch.ones(num_envs, dtype=torch.bool), torch.arange(num_envs))
 
     def __len__(self) -> int:
         return len(self.places)
 
-    @property
-    def action_space(self) -> MultiDiscrete:
-        """One joint action, as Tianshou's collector wants to know it."""
-        return MultiDiscrete(list(self.spec.action_sizes))
-
     def close(self) -> None:
         """Do nothing: there is only memory to release."""
 
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Start new episodes in ``rows``, each from its seed."""
-        for e, seed in zip(rows.tolist(), seeds, strict=True):
+    def begin(self, mask: Tensor, seeds: Tensor) -> None:
+        """Start new episodes where ``mask``, bool (E,), from ``seeds``, int64 (E,), >= 0."""
+        rows = flagged("ParticleEngine.begin.mask", mask, len(self))
+        check_seeds("ParticleEngine.begin.seeds", seeds, len(self))
+        for e, seed in zip(rows.tolist(), seeds.numpy()[rows].tolist(), strict=True):
             rng = np.random.Generator(np.random.PCG64(seed))
             self.places[e] = draw_places(rng, self.task, self.grid)
         self.velocity[rows] = 0.0
@@ -140,12 +135,13 @@ class ParticleEngine:
         self._out["truncated"][rows] = False
         self._show(rows, self.places[rows])
 
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step the environments ``rows`` with their rows of ``act``, int64 (E, N).
+    def advance(self, act: Tensor, active: Tensor) -> None:
+        """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, N).
 
         Raises:
             ValueError: for another shape, or an action out of range.
         """
+        rows = flagged("ParticleEngine.advance.active", active, len(self))
         shape = (len(self), self._n)
         if tuple(act.shape) != shape:
             rule = f"of shape {shape}, (environments, agents)"

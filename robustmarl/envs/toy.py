@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box, MultiDiscrete
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.envs._team_game import TeamGame
-from robustmarl.joint import spec_of
+from robustmarl.joint import check_seeds, flagged, spec_of
 from robustmarl.typing import Array
 
 __all__ = ["ToyDynamics", "ToyEngine", "ToyGame"]
@@ -103,7 +102,7 @@ class ToyGame(TeamGame):
 
 
 class ToyEngine:
-    """Many toy games as one batch; see ``robustmarl.envs.vector.VectorEngine``.
+    """Many toy games as one batch; a ``robustmarl.joint.VectorEngine``.
 
     Args:
         num_envs: E, >= 1.
@@ -137,22 +136,20 @@ class ToyEngine:
     def __len__(self) -> int:
         return len(self._game_state)
 
-    @property
-    def action_space(self) -> MultiDiscrete:
-        """One joint action, as Tianshou's collector wants to know it."""
-        return MultiDiscrete(list(self.spec.action_sizes))
-
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Start new episodes in ``rows``, each from its seed."""
-        out = self._out
-        self._game_state[rows] = [_first_state(np.random.default_rng(seed)) for seed in seeds]
+    def begin(self, mask: Tensor, seeds: Tensor) -> None:
+        """Start new episodes where ``mask``, bool (E,), from ``seeds``, int64 (E,), >= 0."""
+        rows, out = flagged("ToyEngine.begin.mask", mask, len(self)), self._out
+        check_seeds("ToyEngine.begin.seeds", seeds, len(self))
+        chosen = seeds.numpy()[rows].tolist()
+        self._game_state[rows] = [_first_state(np.random.default_rng(seed)) for seed in chosen]
         self._steps[rows] = 0
         out["rew_agents"][rows] = 0.0
         out["truncated"][rows] = False
         self._show(rows, 0.0)
 
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step the environments ``rows`` with their rows of ``act``, int64 (E, 2)."""
+    def advance(self, act: Tensor, active: Tensor) -> None:
+        """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, 2)."""
+        rows = flagged("ToyEngine.advance.active", active, len(self))
         played = act.numpy()[rows]
         if ((played < 0) | (played > 1)).any():
             check(False, "ToyEngine.advance.act", "indices below 2", played.tolist())

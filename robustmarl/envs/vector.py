@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias, cast
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, cast
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tianshou.env import BaseVectorEnv
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.envs.joint import JointEnv
-from robustmarl.joint import VectorEngine, spec_of
-from robustmarl.typing import Env
+from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
+from robustmarl.typing import Array, Env
 
 __all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "vector_env"]
 
@@ -31,8 +29,8 @@ EnvMaker: TypeAlias = Callable[[], Env] | EngineMaker
 """A function that builds one environment, or what builds a native batch of them."""
 
 
-class JointVectorEnv(BaseVectorEnv):
-    """Steps E parallel environments one after another in this process.
+class JointVectorEnv:
+    """Steps E parallel environments one after another in this process; a ``VectorEngine``.
 
     Every episode is seeded on its own, so an environment has no state to checkpoint.
 
@@ -58,16 +56,17 @@ class JointVectorEnv(BaseVectorEnv):
         rule = "a function that builds a new env each time"
         check(distinct, "JointVectorEnv.make_env", rule, envs[0])
         self.spec = spec_of(envs[0])
-        self.env_num, self.is_async, self.is_closed = num_envs, False, False
+        self._closed = False
         arrays = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
         arrays["terminated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
         arrays["truncated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
-        numpy = {key: tensor.numpy() for key, tensor in arrays.items()}
-        self._obs, self._rew = numpy["obs"], numpy["rew_agents"]
-        own = self.spec.state_layout != "concatenated"
-        self._state = numpy["state"] if own else numpy["state"][:, :0]
+        shared = {key: tensor.numpy() for key, tensor in arrays.items()}
+        self._obs, self._rew = shared["obs"], shared["rew_agents"]
+        # concatenated observations are finite where they are; a view of no width passes the check
+        own_state = self.spec.state_layout != "concatenated"
+        self._state = shared["state"] if own_state else shared["state"][:, :0]
         self.joint = [
-            JointEnv(env, {key: array[e] for key, array in numpy.items()}, self.spec)
+            JointEnv(env, {key: array[e] for key, array in shared.items()}, self.spec, e)
             for e, env in enumerate(envs)
         ]
         self.tensors = arrays | {
@@ -75,31 +74,23 @@ class JointVectorEnv(BaseVectorEnv):
             "truncated": arrays["truncated"][:, 0],
             "metrics": torch.zeros(num_envs, len(self.spec.metrics)),
         }
-        self._done = (numpy["terminated"][:, 0], numpy["truncated"][:, 0])
-
-    def __getattribute__(self, key: str) -> Any:
-        return object.__getattribute__(self, key)  # Tianshou's own asks workers, of which are none
+        self._terminated, self._truncated = shared["terminated"][:, 0], shared["truncated"][:, 0]
 
     def __len__(self) -> int:
-        return self.env_num
+        return len(self.joint)
 
-    @property
-    def action_space(self) -> gymnasium.Space[Any]:
-        """One joint action, as Tianshou's collector wants to know it."""
-        spec = self.spec
-        if spec.continuous:
-            return gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
-        return gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
-
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Start new episodes; see :class:`VectorEngine`."""
-        for e, seed in zip(rows.tolist(), seeds, strict=True):
+    def begin(self, mask: Tensor, seeds: Tensor) -> None:
+        """Start new episodes where ``mask``, bool (E,), from ``seeds``, int64 (E,)."""
+        rows = flagged("JointVectorEnv.begin.mask", mask, len(self))
+        check_seeds("JointVectorEnv.begin.seeds", seeds, len(self))
+        for e, seed in zip(rows.tolist(), seeds.numpy()[rows].tolist(), strict=True):
             self.joint[e].begin(seed)
         self._check_finite(self._obs, "observation")
         self._check_finite(self._state, "state")
 
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step; see :class:`VectorEngine`."""
+    def advance(self, act: Tensor, active: Tensor) -> None:
+        """Step the environments that are ``active``, bool (E,); ``act``: (E, N) or (E, N, A)."""
+        rows = flagged("JointVectorEnv.advance.active", active, len(self))
         actions = act.numpy() if self.spec.continuous else act.tolist()
         for e in rows.tolist():
             self.joint[e].advance(actions[e])
@@ -107,37 +98,29 @@ class JointVectorEnv(BaseVectorEnv):
         self._check_finite(self._state, "state")
         self._check_finite(self._rew, "reward")
         if self.spec.metrics:
-            for e in rows[(self._done[0] | self._done[1])[rows]].tolist():
+            for e in rows[(self._terminated | self._truncated)[rows]].tolist():
                 values = [self.joint[e].metric(name) for name in self.spec.metrics]
                 self.tensors["metrics"][e] = torch.tensor(values)
 
-    def reset(self, env_id: Any = None, **kwargs: Any) -> tuple[Any, Any]:
-        """Do nothing: episodes begin in :meth:`begin`, which Tianshou's trainers do not know."""
-        return np.empty(0), np.empty(0)
-
-    def seed(self, seed: int | list[int] | None = None) -> list[list[int] | None]:
-        """Refuse: every episode has its own seed."""
-        raise RuntimeError(
-            "JointVectorEnv.seed is not used: JointCollector(seed=...) seeds episodes."
-        )
-
     def close(self) -> None:
         """Close all environments."""
-        if not self.is_closed:
-            self.is_closed = True
+        if not self._closed:
+            self._closed = True
             for joint in self.joint:
                 joint.env.close()
 
-    def _check_finite(self, values: NDArray[np.float32], what: str) -> None:
+    def _check_finite(self, values: Array, what: str) -> None:
+        # one sum is finite only if all its terms are, and costs a third of looking at each; it may
+        # overflow without one that is not, which the second look tells
         with np.errstate(over="ignore", invalid="ignore"):
             total = values.sum()
         if np.isfinite(total) or np.isfinite(values).all():
             return
-        at = np.argwhere(~np.isfinite(values))[0]
-        e = at[0]
-        agent = "" if what == "state" else f"agent {self.spec.agents[at[1]]!r}, "
+        place: NDArray[np.int64] = np.argwhere(~np.isfinite(values))[0]
+        e = int(place[0])
+        agent = "" if what == "state" else f"agent {self.spec.agents[place[1]]!r}, "
         raise ValueError(
-            f"{what} must be finite, got {float(values[tuple(at)])} from environment {e}, "
+            f"{what} must be finite, got {float(values[tuple(place)])} from environment {e}, "
             f"{agent}step {self.joint[e].steps}."
         )
 

@@ -3,7 +3,7 @@
 from robustmarl.joint.batch import JointBatch, JointObs, joint_state, last_actions
 from robustmarl.joint.context import StepContext, rows_of
 from robustmarl.joint.describe import Described, describe
-from robustmarl.joint.engine import VectorEngine
+from robustmarl.joint.engine import VectorEngine, check_flags, check_seeds, flagged
 from robustmarl.joint.masks import MASKED
 from robustmarl.joint.spec import TeamSpec, check_parallel, spec_of, split_obs
 
@@ -15,8 +15,11 @@ __all__ = [
     "StepContext",
     "TeamSpec",
     "VectorEngine",
+    "check_flags",
     "check_parallel",
+    "check_seeds",
     "describe",
+    "flagged",
     "joint_state",
     "last_actions",
     "rows_of",

@@ -50,7 +50,8 @@ class JointBatch:
         logp: on-policy, the log-probability of ``act`` when it was drawn, (B, T, N), or None.
         act_intended: what the policy chose, like ``act``, where ``on_act`` hooks were; or None.
         act_exec: what the environment was given, likewise.
-        records: what each perturber recorded, by its name in the stack, (B, T, ...) each.
+        records: what each perturber recorded, by its name in the stack, (B, T, ...) each; and as
+            ``policy`` what the policy acted on beside observations.
     """
 
     obs: JointObs
@@ -87,6 +88,17 @@ class JointBatch:
     def record(self, name: str) -> Mapping[str, Tensor]:
         """Return what the perturber ``name`` recorded; nothing if there was none."""
         return self.records.get(name, {})
+
+    def select(self, episodes: Tensor) -> Self:
+        """Return these episodes alone: bool (B,) or int64 (K,)."""
+        kept = {part.name: getattr(self, part.name) for part in fields(self)}
+        tensors = {name: x[episodes] for name, x in kept.items() if isinstance(x, Tensor)}
+        parts = {part.name: getattr(self.obs, part.name)[episodes] for part in fields(self.obs)}
+        records = {
+            name: {key: x[episodes] for key, x in record.items()}
+            for name, record in self.records.items()
+        }
+        return replace(self, obs=JointObs(**parts), records=records, **tensors)
 
     def flat(self) -> dict[str, Tensor]:
         """Return all tensors by name, as ``obs.seen``, ``act``, ``byzantine/types``."""

@@ -2,37 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustmarl._checks import check
 from robustmarl.joint.spec import TeamSpec
 
-__all__ = ["VectorEngine"]
+__all__ = ["VectorEngine", "check_flags", "check_seeds", "flagged"]
 
 
 class VectorEngine(Protocol):
-    """What the collector steps: arrays that ``begin`` and ``advance`` overwrite in place.
+    """E environments in tensors that ``begin`` and ``advance`` overwrite in place.
 
-    A natively batched engine offers the same on its own device, without a Python loop.
+    All tensors, given and kept, are on one device. An engine on an accelerator need never wait for
+    it: who begins and who plays is told by flags, not by indices. One on the CPU may work in numpy,
+    which shares the tensors' memory; :func:`flagged` gives it indices.
+
+    An episode follows from its seed and the actions, whatever plays beside it. In the last step
+    either ``terminated`` or ``truncated`` comes true, and ``metrics`` says how it went. After that
+    the collector reads the row, and neither steps it nor reads it again before its next ``begin``:
+    what becomes of it when others advance is the engine's choice.
     """
 
     spec: TeamSpec
-    tensors: dict[str, Tensor]
-    """``obs mask state alive rew_agents`` as in ``TeamSpec.empty(E)``, ``terminated``,
-    ``truncated`` (E,) bool, ``metrics`` (E, len(spec.metrics))."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Always the same tensors, by name.
+
+        ``obs mask state alive rew_agents`` as in ``TeamSpec.empty(E)``, ``terminated`` and
+        ``truncated``, bool (E,), and ``metrics``, float32 (E, len(spec.metrics)).
+        """
 
     def __len__(self) -> int:
         """Return E."""
 
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Start new episodes in ``rows``, each from its seed."""
+    def begin(self, mask: Tensor, seeds: Tensor) -> None:
+        """Start new episodes where ``mask``, bool (E,), each from its seed.
 
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step the environments ``rows`` with their rows of ``act`` (E, N) or (E, N, A)."""
+        ``seeds``, int64 (E,), means nothing elsewhere.
+        """
+
+    def advance(self, act: Tensor, active: Tensor) -> None:
+        """Step the environments that are ``active``, bool (E,).
+
+        ``act``, int64 (E, N) or float32 (E, N, A) in [-1, 1], means nothing elsewhere.
+        """
 
     def close(self) -> None:
         """Release the environments."""
+
+
+def check_flags(where: str, flags: Tensor, size: int) -> None:
+    """Raise unless ``flags`` is a bool tensor of shape (size,); reads no element."""
+    if not isinstance(flags, Tensor) or flags.dtype != torch.bool:
+        raise TypeError(f"{where} must be a bool tensor, got {_kind(flags)}.")
+    if flags.shape != (size,):
+        check(False, where, f"of shape {(size,)}, (environments,)", tuple(flags.shape))
+
+
+def check_seeds(where: str, seeds: Tensor, size: int) -> None:
+    """Raise unless ``seeds`` is an int64 tensor of shape (size,); reads no element."""
+    if not isinstance(seeds, Tensor) or seeds.dtype != torch.int64:
+        raise TypeError(f"{where} must be an int64 tensor, got {_kind(seeds)}.")
+    if seeds.shape != (size,):
+        check(False, where, f"of shape {(size,)}, (environments,)", tuple(seeds.shape))
+
+
+def flagged(where: str, flags: Tensor, size: int) -> NDArray[np.int64]:
+    """Return which of ``size`` environments are flagged: for engines on the CPU.
+
+    Raises:
+        TypeError: if ``flags`` is no bool tensor.
+        ValueError: if it has another shape than (size,).
+    """
+    check_flags(where, flags, size)
+    return flags.numpy().nonzero()[0]
+
+
+def _kind(value: object) -> object:
+    return value.dtype if isinstance(value, Tensor) else type(value).__name__

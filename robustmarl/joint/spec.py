@@ -115,6 +115,12 @@ class TeamSpec:
         """Return the shape of one joint action: (N,) indices or (N, A) vectors."""
         return (self.num_agents, self.num_actions) if self.continuous else (self.num_agents,)
 
+    def joint_action_space(self) -> gymnasium.Space[Any]:
+        """Return the space of one joint action: indices, or vectors in [-1, 1]."""
+        if self.continuous:
+            return gymnasium.spaces.Box(-1.0, 1.0, self.action_shape())
+        return gymnasium.spaces.MultiDiscrete(list(self.action_sizes))
+
     def empty(self, *lead: int, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """Return zeroed arrays of one step: keys ``obs mask state alive act rew_agents``."""
         n = self.num_agents

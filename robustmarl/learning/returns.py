@@ -11,6 +11,7 @@ __all__ = [
     "n_step_returns",
     "normalize",
     "ppo_surrogate",
+    "standardize",
     "td_lambda_returns",
 ]
 
@@ -24,13 +25,18 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def normalize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Return ``x`` with mean 0 and standard deviation 1 over ``mask``, 0 elsewhere.
+    """Return ``x`` with mean 0 and standard deviation 1 over ``mask``, 0 elsewhere."""
+    return torch.where(mask, standardize(x, mask, eps), 0.0)
 
-    ``eps`` keeps what is constant at 0; it changes nothing else.
+
+def standardize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+    """Return ``x`` centred and scaled as it is over ``mask``, everywhere; same shapes.
+
+    ``eps`` keeps what is constant at 0, and is lost in rounding elsewhere.
     """
-    mean = masked_mean(x, mask)
-    centred = torch.where(mask, x - mean, 0.0)
-    std = (centred.square().sum() / (mask.sum() - 1).clamp(min=1)).sqrt()
+    centred = x - masked_mean(x, mask)
+    squares = torch.where(mask, centred, 0.0).square().sum()
+    std = (squares / (mask.sum() - 1).clamp(min=1)).sqrt()
     return centred / (std + eps)
 
 

@@ -17,30 +17,23 @@ from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
 
 from robustmarl._signatures import keywords, passes_on, typed_keywords, typeddict_keys
+from robustmarl.learning.values import Reward
 from robustmarl.networks.agents import Activation
 from robustmarl.schedules import Schedule
 
 __all__ = [
     "ActorCriticSettings",
-    "CriticInput",
     "ExplorationSettings",
     "MadeForSettings",
     "NetworkSettings",
     "OpenSettings",
     "PPOSettings",
-    "RewardOf",
     "TeamSettings",
     "ValueBasedSettings",
     "check_settings",
     "known_settings",
     "take",
 ]
-
-CriticInput = Literal["seen", "state"]
-"""What a critic reads: what the agents saw, or the state."""
-
-RewardOf = Literal["team", "agents"]
-"""Whose reward is learned: the team's, or each agent's own."""
 
 OpenSettings: TypeAlias = dict[str, Any]
 """Keywords on their way through ``_build``: a subclass may have added any, so values are Any."""
@@ -91,7 +84,7 @@ class ValueBasedSettings(TeamSettings, total=False):
     target_update: int
     target_unit: Literal["episodes", "updates"]
     double_q: bool
-    reward: RewardOf
+    reward: Reward
     max_grad_norm: float | None
 
 
@@ -120,7 +113,7 @@ class PPOSettings(TeamSettings, total=False):
     clip: float
     entropy_coef: float
     value_coef: float
-    reward: RewardOf
+    reward: Reward
     normalize_value: bool
     huber_delta: float | None
     max_grad_norm: float | None

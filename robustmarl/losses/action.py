@@ -84,7 +84,7 @@ class ActionLossRegularizer(LossMixin):
         self.add_term("action_loss", action_loss)
 
 
-def check_attack(where: str, attack: Any) -> None:
+def check_attack(where: str, attack: object) -> None:
     """Raise ``TypeError`` unless ``attack`` is an observation attack."""
     if not isinstance(attack, ObsAttack):
         raise TypeError(f"{where} must be an observation attack, got {attack!r}.")

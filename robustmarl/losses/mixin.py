@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats, TrainingStatsWrapper
+from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import Batch
-from torch import Tensor
+from tianshou.data.types import RolloutBatchProtocol
+from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl._signatures import check_left
 from robustmarl.joint import TeamSpec
 from robustmarl.schedules import Schedule, as_schedule
-from robustmarl.typing import Env
+from robustmarl.typing import AnyAlgorithm, Env, Unit
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
 
 __all__ = ["LossMixin", "Term"]
@@ -57,15 +59,15 @@ class _PenalisedOptimizer:
     def __init__(self, inner: Algorithm.Optimizer, penalty: Callable[[], Tensor | None]) -> None:
         self._inner, self._penalty = inner, penalty
 
-    def step(self, loss: Tensor, **kwargs: Any) -> None:
+    def step(self, loss: Tensor, **kwargs: bool) -> None:
         penalty = self._penalty()
         self._inner.step(loss if penalty is None else loss + penalty, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
 
-class LossMixin(Algorithm[Any, Any]):
+class LossMixin(AnyAlgorithm):
     r"""Adds terms to the loss of any Tianshou algorithm: :math:`L + \sum_k \mu_k(m) L_k`.
 
     Mixins are written left of the algorithm, each with its own keyword; all terms join the
@@ -131,20 +133,26 @@ class LossMixin(Algorithm[Any, Any]):
         check(name not in self._terms, name, "one term of its kind", term)
         self._terms[name], self._weights[name] = term, weight
 
-    def _create_optimizer(self, module: Any, factory: Any, max_grad_norm: Any = None) -> Any:
+    def _create_optimizer(
+        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
+    ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
         policy = {id(p) for p in self.policy.parameters()}
         foreign = policy.isdisjoint(id(p) for p in module.parameters())  # a critic's own
         if foreign or self._steps_by_door():
             return inner
         self._penalised = True
-        return _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
+        penalised = _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
+        return cast(Algorithm.Optimizer, penalised)  # it hands on all but `step`
 
-    def _update_with_batch(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    def _update_with_batch(
+        self, batch: RolloutBatchProtocol, *args: object, **kwargs: object
+    ) -> Any:  # the statistics of whatever algorithm it is mixed into
         self._batch = batch
         self._figures = {name: [] for name in self._terms}
+        stats: TrainingStats
         stats = super()._update_with_batch(batch, *args, **kwargs)  # type: ignore[misc]
-        self._batch = None
+        del self._batch
         self.penalty_updates += 1
         figures = {
             f"{name}/{what}": float(torch.stack(values)[:, column].mean())
@@ -152,8 +160,9 @@ class LossMixin(Algorithm[Any, Any]):
             if values
             for column, what in enumerate(("loss", "weight"))
         }
-        if hasattr(stats, "metrics"):
-            stats.metrics.update(figures)
+        metrics: dict[str, float] | None = getattr(stats, "metrics", None)
+        if metrics is not None:
+            metrics.update(figures)
             return stats
         return _TermStats(stats, figures) if figures else stats
 
@@ -178,25 +187,27 @@ class LossMixin(Algorithm[Any, Any]):
             weight = schedule(self._counted(schedule.unit))
             if weight == 0.0:
                 continue
-            victim = self._victim()
             rows = make_rows()
             if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
                 continue
-            key = mix(stream_id(name), step)
-            if term.max_rows is not None and len(rows) > term.max_rows:
-                generator = torch.Generator().manual_seed(key & (2**63 - 1))
-                index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
-                rows = rows.select(index.to(rows.obs.device))
-            keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
-            value = term.loss(victim, rows, Draws(keys).split(len(rows)))
+            value = self._value(term, rows, mix(stream_id(name), step))
             self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
             total = weight * value if total is None else total + weight * value
         return total
 
+    def _value(self, term: Term, rows: LossRows, key: int) -> Tensor:
+        """Return the term on its share of the rows; all that is random follows from ``key``."""
+        if term.max_rows is not None and len(rows) > term.max_rows:
+            generator = torch.Generator().manual_seed(key & (2**63 - 1))
+            index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
+            rows = rows.select(index.to(rows.obs.device))
+        keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
+        return term.loss(self._victim(), rows, Draws(keys).split(len(rows)))
+
     def _victim(self) -> Victim:
-        """Return the policy as its own rows ask it."""
-        own: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
-        return as_victim(type(self).__name__, self) if own is None else own()
+        """Return the policy as the rows of its learner ask it."""
+        loss_victim: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
+        return as_victim(type(self).__name__, self) if loss_victim is None else loss_victim()
 
     def _stock_rows(self) -> LossRows:
         """Return the rows of a batch of Tianshou's own."""
@@ -210,6 +221,6 @@ class LossMixin(Algorithm[Any, Any]):
             mask = torch.as_tensor(mask, dtype=torch.bool, device=device)
         return LossRows(obs=obs, rows=Rows(mask=mask))
 
-    def _counted(self, unit: Any) -> int:
-        counted: Callable[[Any], int] | None = getattr(self.policy, "counted", None)
+    def _counted(self, unit: Unit) -> int:
+        counted: Callable[[Unit], int] | None = getattr(self.policy, "counted", None)
         return int(self.penalty_updates) if counted is None else counted(unit)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Unpack
 
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_int
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import seeded
 from robustmarl.joint import TeamSpec
 from robustmarl.networks.agents import AgentNetwork, AgentSettings, check_widths
 from robustmarl.networks.calculus.plan import Input, Vector
 from robustmarl.networks.critics import Critic, CriticSettings
-from robustmarl.networks.protocol import Extra
 
 __all__ = ["BeliefNetwork", "TypedAgentNetwork", "TypedCritic"]
 
@@ -52,8 +50,7 @@ class BeliefNetwork(nn.Module):
         check_widths("BeliefNetwork.hidden", hidden)
         self.hidden_size = check_int("BeliefNetwork.memory", memory, 1)
         self.obs_size, self.num_agents = spec.obs_size, spec.num_agents
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("belief")) & (2**63 - 1))  # torch wants an int64
+        with seeded(seed, "belief"):
             self.normalize = nn.LayerNorm(spec.obs_size)
             self.first = nn.Linear(spec.obs_size, hidden[0])
             self.id_table = nn.Parameter(torch.empty(spec.num_agents, hidden[0]))
@@ -127,14 +124,13 @@ class BeliefNetwork(nn.Module):
 
 
 class TypedAgentNetwork(AgentNetwork):
-    """An actor whose observations may carry N type slots at their end.
+    """An actor that N type slots enter beside the observation, as ``side["slots"]``.
 
-    Slots are a side input, ``side["slots"]`` (..., N), and a block of the first layer's input, a
-    table like that of ids: without slots, or with zeros, it is an :class:`AgentNetwork` (without,
-    bit for bit). They may also stand at the end of the observation.
+    Slots, (..., N), are a block of the first layer's input, a table like that of ids: without
+    slots, or with zeros, it is an :class:`AgentNetwork` (without, bit for bit).
 
     Args:
-        obs_size: D without slots.
+        obs_size: D.
         num_agents: N.
         num_actions: A.
         settings: of :class:`AgentNetwork`.
@@ -161,43 +157,18 @@ class TypedAgentNetwork(AgentNetwork):
         """Return the blocks of the first layer's input besides the observation."""
         return (*super().inputs(), Vector("slots", self.slot_table))
 
-    def step(
-        self, obs: Tensor, extra: Extra | None, hidden: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return outputs (..., A) of observations (..., D) or (..., D + N), and None.
-
-        Args:
-            obs: observations, with the slots at their end unless ``extra`` has them.
-            extra: what rows bring besides; ``side["slots"]``, (..., N), if they bring slots.
-            hidden: unused.
-        """
-        if obs.shape[-1] > self.obs_size:
-            obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
-            extra = self.with_inputs(Extra() if extra is None else extra, {"slots": slots})
-        return super().step(obs, extra, hidden)
-
-    def unroll(
-        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return what :meth:`AgentNetwork.unroll` does, of (B, T, N, D) or (B, T, N, D + N)."""
-        if obs.shape[-1] > self.obs_size:
-            obs, slots = obs[..., : self.obs_size], obs[..., self.obs_size :]
-            side = {**(side or {}), "slots": slots}
-        return super().unroll(obs, last_act, side)
-
 
 class TypedCritic(Critic):
-    """A critic whose input may carry N type slots at its end; see :class:`TypedAgentNetwork`.
+    """A critic that N type slots enter beside the state; see :class:`TypedAgentNetwork`.
 
     Args:
-        size: S without slots; only these are normalised.
+        size: S; slots are not normalised.
         slots: N.
         settings: of :class:`Critic`.
     """
 
     def __init__(self, size: int, slots: int, **settings: Unpack[CriticSettings]) -> None:
         super().__init__(size, **settings)
-        self.size = size
         self.slot_table = nn.Parameter(torch.zeros(slots, self.first.out_features))
 
     def draw_slots(self, generator: torch.Generator) -> None:
@@ -205,12 +176,12 @@ class TypedCritic(Critic):
         bound = self.first.in_features**-0.5  # torch's own draw of a linear layer
         nn.init.uniform_(self.slot_table, -bound, bound, generator=generator)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return values as :class:`Critic` does, of inputs (..., S) or (..., S + N)."""
-        slots = x[..., self.size :]
-        if not slots.shape[-1]:
+    def forward(self, x: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Return values as :class:`Critic` does, of inputs (..., S) and slots (..., N)."""
+        if slots is None:
             return super().forward(x)
-        x = self.first(self.normalize(x[..., : self.size])) + slots @ self.slot_table
+        x = x.expand(*slots.shape[:-1], x.shape[-1])  # a team's one state is valued per agent
+        x = self.first(self.normalize(x)) + slots @ self.slot_table
         if self.id_table is not None:
             x = x + self.id_table
         value: Tensor = self.rest(x).squeeze(-1)

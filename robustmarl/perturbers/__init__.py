@@ -1,25 +1,34 @@
 """What changes a step of a team: the cores that collector and wrappers adapt."""
 
-from robustmarl.perturbers.action_poison import ActionPoisonPerturber
+from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.perturbers.stack import PerturberStack, places
-from robustmarl.perturbers.traitors import ByzantineAdversary, ByzantinePlay, WorstOfPopulation
+from robustmarl.perturbers.traitors import (
+    AdversaryLike,
+    ByzantineAdversary,
+    ByzantinePlay,
+    HasPolicy,
+    WorstOfPopulation,
+)
 from robustmarl.perturbers.types import TypeDistribution
 
 __all__ = [
     "ActionPoisonPerturber",
+    "AdversaryLike",
     "ByzantineAdversary",
     "ByzantinePerturber",
     "ByzantinePlay",
     "GaussianObsAdversary",
+    "HasPolicy",
     "LearnedObsPerturber",
     "ObsPerturber",
     "Perturber",
     "PerturberStack",
     "Place",
+    "PoisonedLearner",
     "TypeDistribution",
     "WorstOfPopulation",
     "as_perturber",

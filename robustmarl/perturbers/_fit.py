@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Self, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,10 +13,7 @@ from robustmarl._checks import check
 from robustmarl.joint import TeamSpec
 from robustmarl.victims import Victim
 
-__all__ = ["Fit", "Index", "pick", "spread"]
-
-Index: TypeAlias = tuple[Tensor, ...]
-"""Environments and agents of M attacked rows, int64 (M,) each."""
+__all__ = ["Fit"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class Fit:
 
     Attributes:
         attacked: which of the team's agents are attacked, bool (N,).
+        agents: the indices of those, int64 (K,).
         ids: which of the victim's agents each of them is, int64 (N,); 0 where it is none.
         obs_size: D as the victim takes observations; the team's are cut to it.
         num_actions: A as the victim takes actions and masks.
@@ -36,6 +34,7 @@ class Fit:
     """
 
     attacked: Tensor
+    agents: Tensor
     ids: Tensor
     obs_size: int
     num_actions: int
@@ -53,13 +52,14 @@ class Fit:
         index = [spec.agents.index(name) for name in spec.agents if name in names]
         members = _team_of(spec, index)
         rooms = {}
-        for what, own, sizes in (
+        for what, size, sizes in (
             ("observations", victim.obs_size, spec.obs_sizes),
             ("actions", victim.num_actions, spec.action_sizes),
         ):
             needed = [sizes[i] for i in index]
-            shared = needed[0] if len(set(needed)) == 1 else max(sizes[i] for i in members)
-            rooms[what] = shared if own is None else _room(what, own, max(needed), max(sizes))
+            if size is None:  # any will do: the attacked agents' where they share one
+                size = needed[0] if len(set(needed)) == 1 else max(sizes[i] for i in members)
+            rooms[what] = _checked(what, size, max(needed), max(sizes))
         size = rooms["observations"]
         real = torch.arange(size) < torch.tensor(spec.obs_sizes)[:, None]
         attacked = torch.zeros(spec.num_agents, dtype=torch.bool)
@@ -68,12 +68,26 @@ class Fit:
         numbers[list(members)] = torch.arange(len(members))
         return cls(
             attacked=attacked,
+            agents=torch.tensor(index),
             ids=torch.tensor(_ids(victim, spec, index)),
             obs_size=size,
             num_actions=rooms["actions"],
             real=None if bool(real[attacked].all()) else real,
             numbers=numbers,
             team_size=len(members),
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same with its tensors on ``device``; itself if they are there."""
+        if self.attacked.device == device:
+            return self
+        return replace(
+            self,
+            attacked=self.attacked.to(device),
+            agents=self.agents.to(device),
+            ids=self.ids.to(device),
+            numbers=self.numbers.to(device),
+            real=None if self.real is None else self.real.to(device),
         )
 
     def cut(self, obs: Tensor) -> Tensor:
@@ -86,30 +100,7 @@ class Fit:
 
     def real_rows(self, agents: Tensor) -> Tensor | None:
         """Return which coordinates of the observations of ``agents`` (M,) exist, or None."""
-        return None if self.real is None else self.real.to(agents.device)[agents]
-
-
-def pick(values: Tensor, index: Index) -> Tensor:
-    """Return the rows ``index`` (M, ...) of (E, N, ...)."""
-    if len(index[0]) == values.shape[:2].numel():  # as a rule: then rows are a view
-        return values.flatten(0, 1)
-    return values[index]
-
-
-def spread(values: Tensor, others: Tensor, index: Index) -> Tensor:
-    """Return ``others`` (E, N, ...) with the ``values`` (M, ...) in the rows ``index``.
-
-    Values of a victim with smaller observations leave the last coordinates as they are.
-    """
-    if values.shape[1:] == others.shape[2:] and len(values) == others.shape[:2].numel():
-        return values.view(others.shape)
-    into = others.clone()
-    if values.dim() == 1:
-        into[index] = values
-    else:
-        envs, agents = index
-        into[envs, agents, : values.shape[1]] = values
-    return into
+        return None if self.real is None else self.real[agents]
 
 
 def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:
@@ -120,12 +111,12 @@ def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:
     return tuple(range(spec.num_agents))
 
 
-def _room(what: str, own: int, needed: int, most: int) -> int:
-    """Return the victim's ``own`` size, which must lie between what is needed and what there is."""
+def _checked(what: str, size: int, needed: int, most: int) -> int:
+    """Return the victim's size, which must lie between what is needed and what there is."""
     sizes = f"{most}" if needed == most else f"{needed} to {most}"
     rule = f"a policy for {what} of size {sizes}"
-    check(needed <= own <= most, "ObsPerturber.victim", rule, f"one for size {own}")
-    return own
+    check(needed <= size <= most, "ObsPerturber.victim", rule, f"one for size {size}")
+    return size
 
 
 def _ids(victim: Victim, spec: TeamSpec, index: Sequence[int]) -> list[int]:
@@ -133,16 +124,16 @@ def _ids(victim: Victim, spec: TeamSpec, index: Sequence[int]) -> list[int]:
 
     By name; a policy of as many agents under other names (a transferred one) is taken in order.
     """
-    own = victim.agents
-    if own is None or own == spec.agents:
+    theirs = victim.agents
+    if theirs is None or theirs == spec.agents:
         return list(range(spec.num_agents))
-    number = {agent: i for i, agent in enumerate(own)}
+    number = {agent: i for i, agent in enumerate(theirs)}
     strangers = [spec.agents[i] for i in index if spec.agents[i] not in number]
     if strangers:
-        transferred = len(own) == spec.num_agents and not set(own) & set(spec.agents)
+        transferred = len(theirs) == spec.num_agents and not set(theirs) & set(spec.agents)
         rule = f"a policy of the attacked agents, {strangers} among them"
         remedy = "Attack its agents only: agents=[...]."
-        got = f"one of {list(own)}"
+        got = f"one of {list(theirs)}"
         check(transferred, "ObsPerturber.victim", rule, got, remedy)
         return list(range(spec.num_agents))
     return [number.get(agent, 0) for agent in spec.agents]

@@ -298,8 +298,8 @@ class ActionPoisonPerturber(Perturber):
             return lambda context, logits, act: _expand(_given(where, given, context), act), True
         if self.temperature is not None:
             return lambda context, logits, act: _expand(logits, act), True
-        own: AdvantageFn | None = getattr(self.learner, "action_advantages", None)
-        return own, bool(getattr(self.learner, "additive_advantages", True))
+        learned: AdvantageFn | None = getattr(self.learner, "action_advantages", None)
+        return learned, bool(getattr(self.learner, "additive_advantages", True))
 
 
 def _filled(kept: Tensor, rows: Tensor, values: Tensor) -> Tensor:

@@ -44,7 +44,12 @@ class Perturber:
     whatever ``on_logits`` made of it.
     """
 
-    place: Place
+    place: Place = Place(0, kind)
+    """Where it acts; until it is bound, that of one alone."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.place = Place(0, cls.kind)
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare for a team: its spec, the acting policy, and the place in the stack."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class BeliefSource(Protocol):
         """Raise ``ValueError`` unless it was made for this team."""
 
 
-def belief_source(where: str, slots: Slots, belief: Any) -> BeliefSource | None:
+def belief_source(where: str, slots: Slots, belief: object) -> BeliefSource | None:
     """Return the source of belief slots, None for other slots.
 
     Raises:
@@ -75,7 +76,7 @@ class ByzantinePerturber(Perturber):
         adversary: ``"random"`` (uniform over available actions), a policy or algorithm of a team
             with the same spaces, a :class:`ByzantineAdversary`, or a function of (context,
             intended actions) that returns actions of all agents.
-        types: who is Byzantine, and how often.
+        types: who is Byzantine, and how often; a function is asked whenever episodes begin.
         slots: what is recorded as ``slots``: nothing, zeros, the types, or a belief.
         belief: whose belief, a belief network or a team that has one.
 
@@ -92,19 +93,24 @@ class ByzantinePerturber(Perturber):
         self,
         adversary: AdversaryLike,
         *,
-        types: TypeDistribution | None = None,
+        types: TypeDistribution | Callable[[], TypeDistribution] | None = None,
         slots: Slots = "none",
-        belief: Any = None,
+        belief: object = None,
     ) -> None:
         name = type(self).__name__
         self.adversary = as_adversary(f"{name}.adversary", adversary)
         types = TypeDistribution() if types is None else types
-        if not isinstance(types, TypeDistribution):
+        if not isinstance(types, TypeDistribution) and not callable(types):
             raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
-        self.type_distribution = types
+        self._types = types
         self._belief = belief_source(name, slots, belief)
         self.slot_kind: Slots = slots
         self.slots: Tensor | None = None
+
+    @property
+    def type_distribution(self) -> TypeDistribution:
+        """Who is Byzantine in the episodes that begin now, and how often."""
+        return self._types if isinstance(self._types, TypeDistribution) else self._types()
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that adversary, types and belief fit the team; see :class:`Perturber`."""
@@ -234,7 +240,7 @@ class ByzantinePerturber(Perturber):
             hidden = context.obs.new_zeros(shape)
         return replace(context, seen=context.obs, last_act=last, hidden=hidden if size else None)
 
-    def _check(self, found: Any, act: Tensor, rows: Tensor, mask: Tensor) -> None:
+    def _check(self, found: object, act: Tensor, rows: Tensor, mask: Tensor) -> None:
         where = f"{type(self).__name__}.adversary"
         if not isinstance(found, Tensor) or found.shape != act.shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import ClassVar, Self
 
 import torch
@@ -11,11 +12,9 @@ from torch import Tensor, nn
 from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
-from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.perturbers._fit import spread
-from robustmarl.perturbers.base import Place
+from robustmarl.joint import StepContext
 from robustmarl.perturbers.obs import ObsPerturber
-from robustmarl.victims import Victim, VictimView
+from robustmarl.victims import VictimView
 
 __all__ = ["GaussianObsAdversary", "LearnedObsPerturber"]
 
@@ -26,9 +25,10 @@ class GaussianObsAdversary(nn.Module):
     .. math:: u \sim N(\mu(o), \sigma^2), \qquad
               \hat o = \Pi_{B_\epsilon(o)}(o + \epsilon\,\mathrm{clip}(u, -1, 1))
 
-    One actor shared by all attacked agents. Acts by its mean unless ``sampling`` is set, which
-    training does. Trained by :class:`robustmarl.adversaries.ObsAdversaryPPO` or
-    :class:`robustmarl.algorithms.RMAAC`. It needs no victim.
+    One actor shared by all attacked agents. As an attack it acts by its mean; a
+    :class:`LearnedObsPerturber` asks it for samples and their log-probabilities instead. It is the
+    actor of :class:`robustmarl.adversaries.ObsAdversaryPPO` and ``SharedObsAdversary``, and needs
+    no victim.
 
     Args:
         ball: what it may change.
@@ -55,7 +55,7 @@ class GaussianObsAdversary(nn.Module):
             check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
         check_int("GaussianObsAdversary.obs_size", obs_size, 1)
         ball.check_size("GaussianObsAdversary", obs_size)
-        self.ball, self.obs_size, self.max_std, self.sampling = ball, obs_size, max_std, False
+        self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, stream_id("adversary")) & (2**63 - 1))
             layers: list[nn.Module] = []
@@ -64,30 +64,30 @@ class GaussianObsAdversary(nn.Module):
             self.mean = nn.Sequential(*layers, nn.Linear(hidden[-1], obs_size))
         begin = 0.0 if max_std is None else 1.0
         self.log_std = nn.Parameter(torch.full((obs_size,), begin))
-        self.last_sample: Tensor | None = None
-        self.last_logp: Tensor | None = None
 
     def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same networks, shared, at another radius."""
         twin = type(self).__new__(type(self))
         nn.Module.__init__(twin)
         twin.ball, twin.obs_size = self.ball.with_epsilon(epsilon), self.obs_size
-        twin.max_std, twin.sampling = self.max_std, False
-        twin.mean, twin.log_std = self.mean, self.log_std
-        twin.last_sample = twin.last_logp = None
+        twin.max_std, twin.mean, twin.log_std = self.max_std, self.mean, self.log_std
         return twin
 
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return perturbed observations (M, D); the victim is not queried."""
+        """Return observations (M, D) perturbed by the mean; the victim is not queried."""
         with torch.no_grad():
-            u = mean = self.mean(obs)
-            if self.sampling:
-                draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
-                log_std = self._log_std()
-                u = u + draws.normal(self.obs_size).to(u.dtype) * log_std.exp()
-                self.last_logp = _log_density(u, mean, log_std)
-            self.last_sample = u
-            return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
+            return self.moved(obs, self.mean(obs))
+
+    @torch.no_grad()
+    def sample(self, obs: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Return unclipped samples u (M, D) given ``obs`` and their log-densities (M,)."""
+        mean, log_std = self.mean(obs), self._log_std()
+        u = mean + draws.normal(self.obs_size).to(mean.dtype) * log_std.exp()
+        return u, _log_density(u, mean, log_std)
+
+    def moved(self, obs: Tensor, u: Tensor) -> Tensor:
+        """Return what ``u``, (M, D), makes of observations (M, D): inside the ball."""
+        return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
 
     def log_prob(self, obs: Tensor, u: Tensor) -> Tensor:
         """Return the log-density (...,) of the unclipped samples ``u`` (..., D) given ``obs``."""
@@ -113,32 +113,32 @@ class LearnedObsPerturber(ObsPerturber):
 
     Records, as ``adversary``, ``act``, the unclipped samples (E, N, D), and ``logp`` (E, N);
     rows that were not attacked are zero.
+
+    Args:
+        actor: the network that is asked for samples.
+        agents: names of the attacked agents; None is all.
     """
 
     kind = "adversary"
-    attack: GaussianObsAdversary
 
-    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
-        """Resolve agents; see :class:`ObsPerturber`."""
-        super().bind(spec, policy, place)
-        self._sample = torch.zeros(0)
+    def __init__(
+        self, actor: GaussianObsAdversary, *, agents: Collection[str] | None = None
+    ) -> None:
+        super().__init__(actor, agents=agents)
+        self.actor = actor
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D), sampled."""
-        self.attack.last_sample = self.attack.last_logp = None
-        self.attack.sampling = True
-        try:
-            seen = super().on_obs(context)
-        finally:
-            self.attack.sampling = False
         self._sample = torch.zeros_like(context.seen)
         self._logp = context.seen.new_zeros(context.seen.shape[:2])
-        u, logp = self.attack.last_sample, self.attack.last_logp
-        if u is not None and logp is not None:
-            index = self.attacked_index
-            self._sample = spread(u, self._sample, index)
-            self._logp = spread(logp, self._logp, index)
-        return seen
+        return super().on_obs(context)
+
+    def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
+        """Return what a sample makes of the attacked rows ``obs``, (M, D), and keep it."""
+        u, logp = self.actor.sample(obs, draws)
+        self._sample = self.rows.spread(u, self._sample)
+        self._logp = self.rows.spread(logp, self._logp)
+        return self.actor.moved(obs, u)
 
     def record(self) -> dict[str, Tensor]:
         """Return ``act`` and ``logp``."""

@@ -13,7 +13,8 @@ from robustmarl._checks import check, check_device, check_int, check_names, chec
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.perturbers._fit import Fit, Index, pick, spread
+from robustmarl.perturbers._fit import Fit
+from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.typing import RobustnessWarning
 from robustmarl.victims import (
@@ -27,7 +28,7 @@ from robustmarl.victims import (
 
 __all__ = ["ObsPerturber", "as_perturber"]
 
-_NOBODY = torch.zeros(0, dtype=torch.int64)
+_NOBODY = torch.zeros(0, 0, dtype=torch.bool)
 
 
 class ObsPerturber(Perturber):
@@ -75,9 +76,10 @@ class ObsPerturber(Perturber):
             check(len(self.agents) > 0, "ObsPerturber.agents", rule, agents)
         self._remembers = False
         self._hidden: Tensor | None = None
-        self._attacked = self._unchanged = 0.0
+        self._waits: bool | None = None  # whether to ask who is attacked; None: on the CPU only
+        self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
         self.size = torch.zeros(0)
-        self.attacked_index: Index = (_NOBODY, _NOBODY)
+        self.rows: AttackedRows = ChosenRows(_NOBODY)
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents and victim; see :class:`Perturber`."""
@@ -92,7 +94,7 @@ class ObsPerturber(Perturber):
         self.attack.ball.check_size(type(self.attack).__name__, self._fit.obs_size)
         self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
         self._stream = stream_id(f"obs/{place.depth}")
-        self._attacked = self._unchanged = 0.0
+        self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
@@ -100,32 +102,38 @@ class ObsPerturber(Perturber):
         self.size = context.seen.new_zeros(context.seen.shape[:2])
         if self.attack.ball.is_zero or self.probability == 0.0:
             return context.seen
+        self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
-        chosen = self._chosen(context, draws)
-        index = self.attacked_index = chosen.nonzero().unbind(1)
-        if len(index[0]) == 0:
+        rows = self.rows = self._rows(self._chosen(context, draws))
+        if len(rows.agents) == 0:
             return context.seen
-        clean = self._fit.cut(pick(context.seen, index))
+        clean = self._fit.cut(rows.pick(context.seen))
         found = self._found(context, clean, draws)
-        self.size = spread((found - clean).abs().amax(dim=-1), self.size, index)
-        counted = chosen & context.alive & ~context.terminal[:, None]
-        self._attacked += float(counted.count_nonzero())
-        self._unchanged += float((counted & (self.size == 0)).count_nonzero())
-        return spread(found, context.seen, index)
+        self.size = rows.spread((found - clean).abs().amax(dim=-1), self.size)
+        counted = rows.attacked & context.alive & ~context.terminal[:, None]
+        # Read in `counters`: here an accelerator would have to be waited for.
+        self._attacked = self._attacked + counted.sum()
+        self._unchanged = self._unchanged + (counted & (self.size == 0)).sum()
+        return rows.spread(found, context.seen)
+
+    def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
+        """Return what the attack makes of the attacked rows ``obs``, (M, D)."""
+        return self.attack(view, obs, draws)
 
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:
         """Advance a foreign recurrent victim on what was shown to its agents."""
         if not self._remembers:
             return
+        self._move(context.seen.device)
         before = self._memory(context)
         if before is None:
             before = context.seen.new_zeros(*context.alive.shape, self._victim.hidden_size)
-        theirs = self._fit.attacked.to(before.device).expand(context.alive.shape)
-        index = theirs.nonzero().unbind(1)
-        after = self._view(context, before, index).advance(self._fit.cut(pick(context.seen, index)))
+        rows = self._rows(self._fit.attacked.expand(context.alive.shape))
+        shown = self._fit.cut(rows.pick(context.seen))
+        after = self._view(context, before, rows).advance(shown)
         assert after is not None  # hidden_size > 0
-        self._hidden = spread(after, before, index)
+        self._hidden = rows.spread(after, before)
 
     @property
     def obs_size(self) -> int:
@@ -134,13 +142,14 @@ class ObsPerturber(Perturber):
 
     def counters(self) -> dict[str, float]:
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
-        return {"attacked": self._attacked, "unchanged": self._unchanged}
+        return {"attacked": float(self._attacked), "unchanged": float(self._unchanged)}
 
     def warn_if_idle(self) -> None:
         """Warn if the attack changed no observation although it had a budget."""
-        if self._attacked > 0 and self._unchanged == self._attacked:
+        attacked = int(self._attacked)
+        if attacked > 0 and int(self._unchanged) == attacked:
             warnings.warn(
-                f"{self.attack!r} changed none of {self._attacked:.0f} observations: zero "
+                f"{self.attack!r} changed none of {attacked} observations: zero "
                 "gradient, a saturated victim, or a single available action.",
                 RobustnessWarning,
                 stacklevel=2,
@@ -168,37 +177,47 @@ class ObsPerturber(Perturber):
             now = now & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             now = now & (draws.uniform(1)[:, 0] < self.probability)
-        return context.observed & now[:, None] & self._fit.attacked.to(now.device)
+        return context.observed & now[:, None] & self._fit.attacked
 
     def _found(self, context: StepContext, clean: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
-        index, numbers = self.attacked_index, self._fit.numbers.to(clean.device)
-        view = self._view(context, self._memory(context), index)
-        keys = draws.split(self._fit.team_size).keys.view(len(context.keys), -1)[:, numbers]
+        view = self._view(context, self._memory(context), self.rows)
+        keys = draws.split(self._fit.team_size).keys.view(len(context.keys), -1)
+        keys = keys[:, self._fit.numbers]
         # A clone, as an attack may write into what it is given.
-        found = self.attack(view, clean.clone(), Draws(pick(keys, index)))
+        found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
-        real = self._fit.real_rows(index[1])
+        real = self._fit.real_rows(self.rows.agents)
         return found if real is None else torch.where(real, found, clean)
 
-    def _view(self, context: StepContext, hidden: Tensor | None, index: Index) -> VictimView:
-        """Return the victim bound to the rows ``index`` of a step, given its memory (E, N, H)."""
-        envs, agents = index
+    def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
+        """Return the victim bound to rows of a step, given its memory (E, N, H)."""
+        pick, agents = rows.pick, rows.agents
         fit, state = self._fit, context.state
-        rows = Rows(
-            mask=fit.cut_actions(pick(context.mask, index)),
+        bound = Rows(
+            mask=fit.cut_actions(pick(context.mask)),
             obs_mask=fit.real_rows(agents),
-            agents=fit.ids.to(agents.device)[agents],
+            agents=fit.ids[agents],
         )
         if self._asked:
-            rows = replace(
-                rows,
-                hidden=None if hidden is None else pick(hidden, index),
-                last_act=fit.cut_actions(pick(context.last_act, index)),
-                state=pick(state, index) if state.dim() == 3 else state[envs],
-                side={k: pick(v, index) for k, v in self._victim.side(context).items()},
+            bound = replace(
+                bound,
+                hidden=None if hidden is None else pick(hidden),
+                last_act=fit.cut_actions(pick(context.last_act)),
+                state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
+                side={name: pick(values) for name, values in self._victim.side(context).items()},
             )
-        return self._victim.at(rows)
+        return self._victim.at(bound)
+
+    def _rows(self, attacked: Tensor) -> AttackedRows:
+        """Return the rows to call the attack on, given who is attacked, bool (E, N)."""
+        waits = attacked.device.type == "cpu" if self._waits is None else self._waits
+        return ChosenRows(attacked) if waits else AllRows(attacked, self._fit.agents)
+
+    def _move(self, device: torch.device) -> None:
+        """Keep what says who is attacked where the observations are: to copy is to wait."""
+        self._fit = self._fit.to(device)
+        self._attacked, self._unchanged = self._attacked.to(device), self._unchanged.to(device)
 
     def _memory(self, context: StepContext) -> Tensor | None:
         """Return the victim's memory before this step, (E, N, H); None is empty."""

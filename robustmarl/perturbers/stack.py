@@ -36,7 +36,8 @@ class PerturberStack:
     """What acts on one team, from the environment outwards.
 
     Args:
-        perturbations: attacks (on all agents) or perturbers, applied in this order.
+        perturbations: attacks (on all agents) or perturbers, applied in this order to what the
+            agents see, and in the reverse order to what they do.
     """
 
     def __init__(self, perturbations: Sequence[ObsAttack | Perturber] = ()) -> None:
@@ -52,8 +53,8 @@ class PerturberStack:
 
     def bind(self, spec: TeamSpec, policy: Victim | None) -> None:
         """Prepare all of them for a team."""
-        of = places([perturber.kind for perturber in self.perturbers])
-        for perturber, place in zip(self.perturbers, of, strict=True):
+        kinds = [perturber.kind for perturber in self.perturbers]
+        for perturber, place in zip(self.perturbers, places(kinds), strict=True):
             perturber.bind(spec, policy, place)
 
     def show(self, context: StepContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.policies import ByzantinePolicy, TeamPolicy
 
-__all__ = ["ByzantineAdversary", "ByzantinePlay", "WorstOfPopulation"]
+__all__ = ["AdversaryLike", "ByzantineAdversary", "ByzantinePlay", "HasPolicy", "WorstOfPopulation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,19 @@ class ByzantineAdversary(Protocol):
         """Raise ``ValueError`` unless it can play for this team."""
 
 
-AdversaryLike: TypeAlias = (
-    "ByzantineAdversary | Callable[[StepContext, Tensor], Tensor] | Literal['random'] | Any"
-)
+class HasPolicy(Protocol):
+    """An algorithm: what plays is its policy."""
+
+    @property
+    def policy(self) -> TeamPolicy:
+        """Who plays."""
+
+
+Script: TypeAlias = Callable[[StepContext, Tensor], Tensor]
+"""Maps a step and the intended actions to actions of all agents, of the same shape."""
+
+AdversaryLike: TypeAlias = ByzantineAdversary | TeamPolicy | HasPolicy | Script | Literal["random"]
+"""Who may play for Byzantine agents: see :func:`as_adversary`."""
 
 
 class _Uniform:
@@ -79,7 +90,7 @@ class _Uniform:
 class _Script(_Uniform):
     """A user's function."""
 
-    def __init__(self, script: Callable[[StepContext, Tensor], Tensor]) -> None:
+    def __init__(self, script: Script) -> None:
         self.script = script
 
     def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
@@ -89,7 +100,7 @@ class _Script(_Uniform):
 class _Policy:
     """A team's policy that plays for its Byzantine members."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: TeamPolicy) -> None:
         self.policy = policy
 
     @property
@@ -97,8 +108,10 @@ class _Policy:
         return int(self.policy.hidden_size)
 
     def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
-        told = (act,) if getattr(self.policy, "sees_actions", False) else ()
-        output, hidden = self.policy.infer(context, *told)
+        if isinstance(self.policy, ByzantinePolicy) and self.policy.sees_actions:
+            output, hidden = self.policy.infer(context, act)
+        else:
+            output, hidden = self.policy.infer(context)
         if not act.is_floating_point():
             output = output.masked_fill(~context.mask, MASKED)
         chosen, logp = self.policy.select(output, context.mask, draws, False)
@@ -170,16 +183,17 @@ def as_adversary(where: str, adversary: AdversaryLike) -> ByzantineAdversary:
     if isinstance(adversary, str):
         check_choice(where, adversary, ("random",))
         return _Uniform()
-    kind = type(adversary).__name__
     if isinstance(adversary, type):  # its methods are not bound
-        kind, adversary = f"the class {adversary.__name__}", None
-    policy = adversary if hasattr(adversary, "infer") else getattr(adversary, "policy", None)
-    if hasattr(adversary, "play") and hasattr(adversary, "check_spec"):
-        return cast(ByzantineAdversary, adversary)
-    if hasattr(policy, "infer") and hasattr(policy, "select"):
-        return _Policy(policy)
-    if callable(adversary) and not isinstance(adversary, torch.nn.Module):
-        return _Script(adversary)
+        kind = f"the class {adversary.__name__}"
+    else:
+        kind = type(adversary).__name__
+        policy = adversary if hasattr(adversary, "infer") else getattr(adversary, "policy", None)
+        if hasattr(adversary, "play") and hasattr(adversary, "check_spec"):
+            return cast(ByzantineAdversary, adversary)
+        if hasattr(policy, "infer") and hasattr(policy, "select"):
+            return _Policy(cast(TeamPolicy, policy))
+        if callable(adversary) and not isinstance(adversary, torch.nn.Module):
+            return _Script(adversary)
     raise TypeError(
         f"{where} must be 'random', a policy or algorithm, a ByzantineAdversary, or a function of "
         f"(context, actions), got {kind}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from typing import Literal, get_args
 
@@ -85,6 +86,17 @@ class TypeDistribution:
         where = f"{type(self).__name__}.update.returns"
         check(good, where, "one number per agent, (N,)", tuple(returns.shape))
         self.returns = torch.where(returns.isnan(), old, returns)
+
+    def present(self, p: float, returns: Tensor | None) -> TypeDistribution:
+        """Return the same with another probability, and with these returns (N,) known.
+
+        Args:
+            p: probability that an episode has Byzantine agents, in [0, 1].
+            returns: of the team under an attack by each agent; None is nothing known.
+        """
+        twin = copy.copy(self)
+        twin.p, twin.returns = check_number(f"{type(self).__name__}.p", p, 0.0, 1.0), returns
+        return twin
 
     def weights(self, spec: TeamSpec) -> Tensor:
         """Return the probability that each agent is drawn first, (N,)."""

@@ -4,6 +4,7 @@ from robustmarl.policies.actor import ActorPolicy, DeterministicPolicy
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.policies.byzantine import ByzantinePolicy
 from robustmarl.policies.exploring import ExploringPolicy
+from robustmarl.policies.frozen import FrozenPolicy
 from robustmarl.policies.q import QPolicy
 from robustmarl.policies.typed import TypedPolicy
 
@@ -12,6 +13,7 @@ __all__ = [
     "ByzantinePolicy",
     "DeterministicPolicy",
     "ExploringPolicy",
+    "FrozenPolicy",
     "QPolicy",
     "TeamPolicy",
     "TypedPolicy",

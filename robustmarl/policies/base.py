@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
-import gymnasium
 import torch
 from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch
@@ -38,15 +37,12 @@ class TeamPolicy(Policy):
     _agents: Tensor
 
     def __init__(self, spec: TeamSpec, network: Agents) -> None:
-        space: gymnasium.Space[Any] = (
-            gymnasium.spaces.Box(-1.0, 1.0, spec.action_shape())
-            if spec.continuous
-            else gymnasium.spaces.MultiDiscrete(list(spec.action_sizes))
-        )
         bound = "clip" if spec.continuous else None
+        space = spec.joint_action_space()
         super().__init__(action_space=space, action_bound_method=cast(Any, bound))
         self.spec, self.network = spec, network
         self.register_buffer("counts", torch.zeros(len(UNITS), dtype=torch.int64))
+        self._read: tuple[Tensor | None, int, tuple[int, ...]] = (None, 0, ())
         self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
         self._victim = NetworkVictim(
             network, continuous=spec.continuous, agents=spec.agents, side=self.side
@@ -77,7 +73,12 @@ class TeamPolicy(Policy):
 
     def counted(self, unit: Unit) -> int:
         """Return the number of ``updates``, ``episodes`` or ``env_steps`` so far."""
-        return int(self.counts[UNITS.index(unit)])
+        known, version, values = self._read
+        if known is not self.counts or version != self.counts._version:
+            # an accelerator is waited for when counts have changed, not whenever they are asked
+            values = tuple(self.counts.tolist())
+            self._read = (self.counts, self.counts._version, values)
+        return values[UNITS.index(unit)]
 
     def victim(self) -> NetworkVictim:
         """Return the live view that attacks query."""
@@ -106,6 +107,13 @@ class TeamPolicy(Policy):
         if real is None:
             return values
         return torch.where(real if agents is None else real[agents], values, 0.0)
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return what it acted on in this step beside observations, by name, (E, ...) each.
+
+        The batch has it as ``records["policy"]``, so that it learns from the very inputs.
+        """
+        return {}
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless this policy was made for such a team."""

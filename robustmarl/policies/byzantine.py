@@ -58,17 +58,17 @@ class ByzantinePolicy(ActorPolicy):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless agents and actions are those it was made for."""
-        own = self.spec
+        made_for = self.spec
         names = ("num_agents", "action_sizes", "continuous")
-        other = [f"{x}: {getattr(own, x)!r} != {getattr(spec, x)!r}" for x in names]
+        other = [f"{x}: {getattr(made_for, x)!r} != {getattr(spec, x)!r}" for x in names]
         other = [text for text in other if len(set(text.split(": ", 1)[1].split(" != "))) > 1]
         check(not other, "ByzantinePolicy", "made for this team's spaces", ", ".join(other))
         self._check_size(spec.obs_size)
 
     def _check_size(self, size: int) -> None:
-        own, n = self.spec.obs_size, self.spec.num_agents
+        made_for, n = self.spec.obs_size, self.spec.num_agents
         rule = f"made for observations of size {size}, or {n} type slots more or fewer"
-        check(abs(own - size) in (0, n), "ByzantinePolicy", rule, own)
+        check(abs(made_for - size) in (0, n), "ByzantinePolicy", rule, made_for)
 
     def infer(
         self, context: StepContext, act: Tensor | None = None
@@ -99,5 +99,5 @@ class ByzantinePolicy(ActorPolicy):
         """Return the others' actions, one-hot or as they are, (..., N * A), zero for oneself."""
         if not self.spec.continuous:
             act = F.one_hot(act, self.spec.num_actions).to(self.network.first.weight.dtype)
-        own = F.one_hot(agents, self.spec.num_agents).to(act.dtype).unsqueeze(-1)
-        return (act * (1.0 - own)).flatten(-2)
+        oneself = F.one_hot(agents, self.spec.num_agents).to(act.dtype).unsqueeze(-1)
+        return (act * (1.0 - oneself)).flatten(-2)

@@ -67,7 +67,7 @@ class TypedPolicy(ActorPolicy):
         self.belief = belief
         self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
         self.hard_belief = hard_belief
-        self.slots: Tensor | None = None
+        self._slots: Tensor | None = None
         self._beside_belief = NetworkVictim(
             network,
             continuous=spec.continuous,
@@ -100,15 +100,19 @@ class TypedPolicy(ActorPolicy):
         """Return unmasked outputs (E, N, A), and the belief's next memory."""
         hidden = context.hidden
         if self.slot_kind == "zeros":
-            self.slots = None
+            self._slots = None
         elif self.belief is None:
-            self.slots = self._truth(context)
+            self._slots = self._truth(context)
         else:
             read = context.obs if self.belief_reads == "clean" else context.seen
             belief, hidden = self.belief.step(read, context.hidden)
-            self.slots = self._forced(self.rounded(belief), context)
+            self._slots = self._forced(self.rounded(belief), context)
         extra = self.network.extra(self._agents, context.last_act, self.acted_on(context))
         return self.network.step(context.seen, extra, None)[0], hidden
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return ``slots``, (E, N, N), teacher forcing included; nothing where they are zero."""
+        return {} if self._slots is None else {"slots": self._slots}
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return the slots that do not depend on what an attack shows."""
@@ -120,7 +124,7 @@ class TypedPolicy(ActorPolicy):
 
     def acted_on(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return the slots with which :meth:`infer` last answered, teacher forcing included."""
-        return {} if self.slots is None else {"slots": self.slots}
+        return self.record()
 
     def loss_victim(self) -> NetworkVictim:
         """Return the actor alone, whose slots come with the rows: their memory is gone."""

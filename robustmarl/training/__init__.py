@@ -1,6 +1,6 @@
 """Training loops on Tianshou's trainers: plain, adversarial, resumable."""
 
-from robustmarl.training.adversarial import AdversarialTraining, adversary_view
+from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint, load_weights, save_weights
 from robustmarl.training.history import Figures, History
 from robustmarl.training.run import run
@@ -29,7 +29,6 @@ __all__ = [
     "Tests",
     "Trainable",
     "TrainerCounters",
-    "adversary_view",
     "load_checkpoint",
     "load_weights",
     "run",

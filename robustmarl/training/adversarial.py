@@ -1,154 +1,238 @@
-"""A team and adversaries that learn against each other."""
+"""A team and adversaries that learn against each other, or against a team that stands still."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats
+from tianshou.trainer import OffPolicyTrainer, OnPolicyTrainer
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor
 
 from robustmarl._checks import check, check_int
-from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.adversaries import Adversary, Sample
+from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.data import EpisodeBuffer
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import TeamAlgorithm, TeamTrainingStats
 from robustmarl.learning.optim import own_state_dict
+from robustmarl.learning.returns import standardize
 from robustmarl.perturbers.base import Perturber
-from robustmarl.perturbers.learned import LearnedObsPerturber
+from robustmarl.policies import FrozenPolicy, TeamPolicy
+from robustmarl.victims import NetworkVictim
 
-__all__ = ["AdversarialTraining", "adversary_view"]
-
-
-def adversary_view(batch: JointBatch) -> JointBatch:
-    """Return the same episodes as the adversary lives them.
-
-    Returns:
-        The batch with clean observations, ``act`` and ``logp`` of the adversary's own, and the
-        team's reward with its sign turned.
-
-    Raises:
-        ValueError: if no adversary played in these episodes.
-    """
-    played = batch.record("adversary")
-    remedy = "Collect with AdversarialTraining.perturbers()."
-    check(bool(played), "adversary_view.batch", "collected with an adversary", "none", remedy)
-    return batch.replace(
-        obs=batch.obs.replace(seen=batch.obs.obs),
-        act=played["act"],
-        logp=played["logp"],
-        rew=-batch.rew,
-    )
+__all__ = ["AdversarialTraining"]
 
 
 class AdversarialTraining(Algorithm[Any, Any]):
-    """A team and learned adversaries as one Tianshou algorithm.
+    """A team and adversaries as one algorithm, which ``training.run`` trains.
 
-    In every round the team learns from what it saw, and the adversary from the newest episodes
-    as it lived them. All weights and optimizers are in one ``state_dict``.
+    In every round the team learns from what it saw, and each adversary from what it played
+    itself: the newest episodes, or the very ones that the team drew, as it needs them. Several
+    adversaries all play at once; in a :class:`~robustmarl.adversaries.Population` exactly one
+    does in an episode. With ``team_every=None`` the team stands still: a copy of its policy acts
+    as in evaluation and never learns, the team itself is left as it is, and any team of ours can
+    so be attacked by any adversary.
+
+    All weights and optimizers are in one ``state_dict``. Figures of adversaries have their
+    perturber's name in front: ``adversary/loss``.
 
     Args:
-        team: the victim that learns to withstand, on- or off-policy.
-        adversary: the learner of the attack.
-        agents: names of the attacked agents; None is all.
-        team_every: the team learns in every so many rounds, >= 1.
-        adversary_every: the adversary learns in every so many rounds, >= 1.
+        team: who is to withstand, on- or off-policy; a policy is enough where it stands still.
+        adversaries: one, or several, all different objects.
+        team_every: the team learns in every so many rounds, >= 1; None never.
+        adversary_every: the adversaries learn in every so many rounds, >= 1.
+
+    Raises:
+        TypeError: for a team or adversaries of another kind.
+        ValueError: for adversaries that need advantages of a team that has none.
     """
 
     rounds: Tensor
     episodes_learned: Tensor
+    policy: TeamPolicy
+    team: TeamAlgorithm | None
 
     def __init__(
         self,
-        team: TeamAlgorithm,
-        adversary: ObsAdversaryPPO,
+        team: TeamAlgorithm | TeamPolicy,
+        adversaries: Adversary | Sequence[Adversary],
         *,
-        agents: Sequence[str] | None = None,
-        team_every: int = 1,
+        team_every: int | None = 1,
         adversary_every: int = 1,
     ) -> None:
-        if not isinstance(team, TeamAlgorithm):
-            raise TypeError(
-                f"AdversarialTraining.team must be a robustmarl algorithm, got {team!r}."
-            )
-        if not isinstance(adversary, ObsAdversaryPPO):
-            raise TypeError(
-                f"AdversarialTraining.adversary must be an adversary's learner, got {adversary!r}."
-            )
-        super().__init__(policy=team.policy)
-        self.team: TeamAlgorithm = team
-        self.adversary: ObsAdversaryPPO = adversary
-        self.team_every = check_int("AdversarialTraining.team_every", team_every, 1)
-        self.adversary_every = check_int("AdversarialTraining.adversary_every", adversary_every, 1)
-        self._attack = LearnedObsPerturber(adversary.adversary, agents=agents)
-        self._optimizers = [*team._optimizers, cast(Any, adversary.optim)]
-        self.lr_schedulers = [*team.lr_schedulers, *adversary.lr_schedulers]
-        for name in ("rounds", "episodes_learned"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.int64))
+        name = type(self).__name__
+        known = isinstance(team, TeamAlgorithm | TeamPolicy)
+        if not known or (team_every is not None and isinstance(team, TeamPolicy)):
+            raise TypeError(f"{name}.team must be a robustmarl algorithm, got {team!r}.")
+        every = [adversaries] if isinstance(adversaries, Adversary) else adversaries
+        if isinstance(every, str) or not isinstance(every, Sequence):
+            kind = type(every).__name__
+            raise TypeError(f"{name}.adversaries must be adversaries, got {kind}.")
+        for one in every:
+            if not isinstance(one, Adversary):
+                kind = type(one).__name__
+                raise TypeError(f"{name}.adversaries must be adversaries, got {kind}.")
+        own = len({id(one) for one in every}) == len(every) > 0
+        check(own, f"{name}.adversaries", "different adversaries, at least one", len(every))
+        if team_every is not None:
+            check_int(f"{name}.team_every", team_every, 1)
+        victim = team.policy if isinstance(team, TeamAlgorithm) else team
+        super().__init__(policy=FrozenPolicy(victim) if team_every is None else victim)
+        moving = isinstance(team, TeamAlgorithm) and team_every is not None
+        self.team = cast(TeamAlgorithm, team) if moving else None
+        self._adversaries = torch.nn.ModuleList(every)
+        self.team_every = team_every
+        self.adversary_every = check_int(f"{name}.adversary_every", adversary_every, 1)
+        self._seed = team.seed if isinstance(team, TeamAlgorithm) else 0
+        if "advantage" in self._needs:
+            rule = "MAPPO or another that has advantages, which an adversary needs"
+            check(isinstance(self.team, PPOBased), f"{name}.team", rule, type(team).__name__)
+        parts = [m for m in self._adversaries.modules() if isinstance(m, Adversary)]
+        self.lr_schedulers = [s for part in parts for s in part.lr_schedulers]
+        if self.team is not None:
+            self._optimizers = list(self.team._optimizers)
+            self.lr_schedulers = [*self.team.lr_schedulers, *self.lr_schedulers]
+        for counter in ("rounds", "episodes_learned"):
+            self.register_buffer(counter, torch.zeros((), dtype=torch.int64))
 
-    def perturbers(self) -> list[Perturber]:
-        """Return what ``training.run`` adds to the perturbations: the sampling adversary."""
-        return [self._attack]
+    @property
+    def adversaries(self) -> list[Adversary]:
+        """What learns against the team."""
+        return cast("list[Adversary]", list(self._adversaries))
 
-    def victim(self) -> Any:
-        """Return the team's live view."""
-        return self.team.victim()
+    @property
+    def _needs(self) -> set[str]:
+        return {need for adversary in self.adversaries for need in adversary.needs}
 
     @property
     def spec(self) -> TeamSpec:
         """The team's."""
-        return self.team.spec
+        return self.policy.spec
 
     @property
     def off_policy(self) -> bool:
-        """Whether the team learns from a replay buffer, or from the newest episodes only."""
-        return self.team.off_policy
+        """Whether it learns from a replay buffer, or from the newest episodes only.
+
+        As the team does; around a team that stands still, as its adversaries need it.
+        """
+        return "drawn" in self._needs if self.team is None else self.team.off_policy
 
     @property
     def seed(self) -> int:
         """Of the team's minibatches; a resumed run sets it."""
-        return self.team.seed
+        return self._seed if self.team is None else self.team.seed
 
     @seed.setter
     def seed(self, seed: int) -> None:
-        self.team.seed = seed
+        self._seed = seed
+        if self.team is not None:
+            self.team.seed = seed
 
-    def update(self, buffer: Any, **kwargs: Any) -> TrainingStats:
-        """Let team and adversary learn, each in its rounds; arguments as of the team's."""
-        stats: TrainingStats = TeamTrainingStats(metrics={})
-        if int(self.rounds) % self.team_every == 0:
-            stats = cast(Any, self.team).update(buffer=buffer, **kwargs)
+    def victim(self) -> NetworkVictim:
+        """Return the team's live view."""
+        return self.policy.victim()
+
+    def perturbers(self) -> list[Perturber]:
+        """Return what ``training.run`` adds to the perturbations: the team's own, and these."""
+        own = [] if self.team is None else self.team.perturbers()
+        return [*own, *(adversary.perturber() for adversary in self.adversaries)]
+
+    def update(self, buffer: EpisodeBuffer, **how: Any) -> TrainingStats:
+        """Let the team and its adversaries learn, each in its rounds.
+
+        Args:
+            buffer: the episodes.
+            how: as of a team's ``update``: ``sample_size`` off-policy, ``batch_size`` and
+                ``repeat`` on-policy.
+        """
+        number = int(self.rounds)
+        team_learns = self.team_every is not None and number % self.team_every == 0
+        adversaries_learn = number % self.adversary_every == 0
         new = self.policy.counted("episodes") - int(self.episodes_learned)
-        if new > 0 and int(self.rounds) % self.adversary_every == 0:
-            batch = adversary_view(buffer.latest(new))
-            with torch_train_mode(self.adversary):
-                own = self.adversary.update(batch)
-            figures = own.get_loss_stats_dict()
+        fresh = buffer.latest(new) if adversaries_learn and new > 0 else None
+        drawn = None
+        if team_learns or (adversaries_learn and "drawn" in self._needs):
+            drawn = _Drawn(*buffer.sample(how.get("sample_size", 0)))
+        sample = Sample(
+            fresh=fresh,
+            drawn=None if drawn is None else drawn.batch,
+            advantage=None if fresh is None else self._advantage(fresh),
+            epochs=how.get("repeat", 1),
+        )
+        stats: TrainingStats = TeamTrainingStats(metrics={})
+        if team_learns and self.team is not None:
+            stats = cast(Any, self.team).update(buffer=drawn, **how)
+        if adversaries_learn:
+            figures = self._learn(sample)
             if isinstance(stats, TeamTrainingStats):
-                stats.metrics.update({f"adversary/{key}": v for key, v in figures.items()})
+                stats.metrics.update(figures)
+        if fresh is not None:
             self.episodes_learned.fill_(self.policy.counted("episodes"))
         self.rounds += 1
         return stats
 
+    def _learn(self, sample: Sample) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for adversary in self.adversaries:
+            there = {"fresh": sample.fresh is not None, "drawn": sample.drawn is not None}
+            if not all(there.get(need, True) for need in adversary.needs):
+                continue
+            with torch_train_mode(adversary):
+                found = adversary.learn(sample)
+            name = adversary.perturber().place.name
+            figures |= {f"{name}/{key}": value for key, value in found.items()}
+        return figures
+
+    @torch.no_grad()
+    def _advantage(self, batch: JointBatch) -> Tensor | None:
+        """Return the team's advantages, standardised over what it learns from, (B, T, N)."""
+        if "advantage" not in self._needs or not isinstance(self.team, PPOBased):
+            return None
+        rows = self.team.learning_rows(batch)
+        return standardize(self.team.advantages(batch)[0].expand(rows.shape), rows)
+
     def create_trainer(self, params: Any) -> Any:
-        """Return the team's kind of trainer, for this algorithm."""
-        return type(self.team.create_trainer(params))(self, params)
+        """Return Tianshou's trainer of its kind."""
+        kind: Any = OffPolicyTrainer if self.off_policy else OnPolicyTrainer
+        return kind(self, params)
 
     def state_dict(  # type: ignore[override]
         self, *args: Any, prefix: str = "", **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Return all weights, and all optimizers once."""
-        state: dict[str, Any] = super().state_dict(*args, prefix=prefix, **kwargs)
+        state: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
         own = prefix + self._STATE_DICT_KEY_OPTIMIZERS
         for key in [k for k in state if k.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS)]:
             if key != own:
-                del state[key]
+                del state[key]  # the team's, which are among these
         return state
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+        self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load all weights and optimizers; the caller's dictionary is left as it is."""
         own = own_state_dict(state_dict)
         return super().load_state_dict(own, strict=strict, assign=assign)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Stands for the buffer in the team's update, and samples what was drawn from it.
+
+    Attributes:
+        batch: the episodes.
+        slots: where they are in the buffer, (B,).
+    """
+
+    batch: JointBatch
+    slots: NDArray[np.int64]
+
+    def sample(self, batch_size: int | None) -> tuple[JointBatch, NDArray[np.int64]]:
+        """Return what was drawn, whatever is asked for."""
+        return self.batch, self.slots

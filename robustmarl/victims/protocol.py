@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from tianshou.algorithm.algorithm_base import Algorithm, Policy
+from tianshou.algorithm.algorithm_base import Policy
 from torch import Tensor
 
 from robustmarl.joint import StepContext
+from robustmarl.typing import AnyAlgorithm
 
 __all__ = [
     "UNBOUND",
@@ -164,7 +165,7 @@ class HasVictim(Protocol):
         """Return the live view; None if there is nothing to query."""
 
 
-VictimLike: TypeAlias = Victim | HasVictim | Policy | Algorithm[Any, Any]
+VictimLike: TypeAlias = Victim | HasVictim | Policy | AnyAlgorithm
 """What :func:`~robustmarl.victims.as_victim` takes; the last two are Tianshou's own."""
 
 

@@ -197,7 +197,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         """Return what agents see, and the agents for which the attack was called."""
         context = self._context = self._episode.context(self.env, obs, infos, living=obs)
         context.seen = self._perturber.on_obs(context)
-        numbers = self._perturber.attacked_index[1].tolist()
+        numbers = self._perturber.rows.attacked[0].nonzero()[:, 0].tolist()
         tried = frozenset(self._spec.agents[i] for i in numbers) & given.keys()
         if self._outermost:
             self._show(context.seen)

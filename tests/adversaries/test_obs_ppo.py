@@ -7,7 +7,7 @@ import torch
 from learners import joint_batch, sgd
 
 from robustmarl._seeding import Draws
-from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.adversaries import ObsAdversaryPPO, Sample
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import SignalMatching, ToyGame
 from robustmarl.learning.optim import adam
@@ -29,12 +29,22 @@ def standard(size):
 def test_a_share_of_coordinates_saturates():
     """2 (1 - Phi(1)) = 0.3173 of standard normal draws lie beyond one."""
     adversary = standard(10)
-    adversary.sampling = True
     obs = torch.zeros(20_000, 10)
-    moved = adversary(None, obs, Draws(torch.arange(20_000)))
+    u, _ = adversary.sample(obs, Draws(torch.arange(20_000)))
+    moved = adversary.moved(obs, u)
 
     assert float(moved.abs().max()) == 0.5
     assert float((moved.abs() == 0.5).float().mean()) == pytest.approx(0.3173, abs=0.005)
+
+
+def test_a_sample_comes_with_its_density_and_the_attack_acts_by_its_mean():
+    torch.manual_seed(0)
+    actor = GaussianObsAdversary(BALL, 3, hidden=(4,))
+    obs = torch.randn(5, 3)
+    u, logp = actor.sample(obs, Draws(torch.arange(5)))
+    torch.testing.assert_close(logp, actor.log_prob(obs, u).detach())
+    assert torch.equal(u, actor.sample(obs, Draws(torch.arange(5)))[0])
+    assert torch.equal(actor(None, obs), actor.moved(obs, actor.mean(obs).detach()))
 
 
 def test_the_density_is_that_of_the_unclipped_sample():
@@ -53,8 +63,8 @@ def learner(size=3, state=2, **settings):
     return ObsAdversaryPPO(adversary, Critic(state, hidden=(4,)), **settings)
 
 
-def view(lengths=(4, 2, 3), steps=4, agents=2, size=3):
-    """Return episodes as an adversary lives them; agent 1 dies in the first one."""
+def lived(lengths=(4, 2, 3), steps=4, agents=2, size=3):
+    """Return episodes in which an adversary played; agent 1 dies in the first one."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
@@ -66,88 +76,90 @@ def view(lengths=(4, 2, 3), steps=4, agents=2, size=3):
     valid = torch.arange(steps) < torch.tensor(lengths)[:, None]
     terminated = torch.zeros(count, steps, dtype=torch.bool)
     terminated[1, 1] = True  # the others end by a time limit
+    u, logp = draw(count, steps, agents, size), -5 + 0.5 * draw(count, steps, agents)
     return joint_batch(
         draw(count, steps + 1, agents, size),
         draw(count, steps + 1, 2),
         alive,
-        act=draw(count, steps, agents, size),
-        logp=-5 + 0.5 * draw(count, steps, agents),
-        rew=draw(count, steps),
+        act=torch.zeros(count, steps, agents, dtype=torch.int64),
+        rew=-draw(count, steps),
         terminated=terminated,
         valid=valid,
+        records={"adversary": {"act": u, "logp": logp}},
     )
 
 
 def hand_loss(made, batch):
-    adversary, critic = made.adversary, made.critic
+    (actor, critic), played = (made.actor, made.critic), batch.record("adversary")
     advantages, ratios, errors = [], [], []
     for b, length in enumerate(batch.valid.sum(1).tolist()):
         values, following = critic(batch.obs.state[b]), 0.0
         for t in reversed(range(length)):
             v, v_next = values[t].detach(), values[t + 1].detach()
             bootstrap = 0.0 if batch.terminated[b, t] else 1.0
-            delta = batch.rew[b, t] + made.gamma * bootstrap * v_next - v
+            delta = -batch.rew[b, t] + made.gamma * bootstrap * v_next - v
             over = t == length - 1
             following = delta + (0.0 if over else made.gamma * made.gae_lambda) * following
             errors.append((values[t] - following - v).square())
             for i in range(2):
-                if batch.obs.alive[b, t, i] and batch.logp[b, t, i] != 0:
+                if batch.obs.alive[b, t, i] and played["logp"][b, t, i] != 0:
                     density = torch.distributions.Normal(
-                        adversary.mean(batch.obs.obs[b, t, i]), adversary.log_std.exp()
+                        actor.mean(batch.obs.obs[b, t, i]), actor.log_std.exp()
                     )
-                    logp = density.log_prob(batch.act[b, t, i]).sum()
+                    logp = density.log_prob(played["act"][b, t, i]).sum()
                     advantages.append(following)
-                    ratios.append((logp - batch.logp[b, t, i]).exp())
+                    ratios.append((logp - played["logp"][b, t, i]).exp())
     advantage, ratio = torch.stack(advantages), torch.stack(ratios)
     advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     clipped = ratio.clamp(1 - made.clip, 1 + made.clip)
     surrogate = torch.minimum(ratio * advantage, clipped * advantage).mean()
-    entropy = torch.distributions.Normal(0.0, adversary.log_std.exp()).entropy().sum()
+    entropy = torch.distributions.Normal(0.0, actor.log_std.exp()).entropy().sum()
     return -surrogate + 0.5 * torch.stack(errors).mean() - made.entropy_coef * entropy
 
 
 def test_an_epoch_is_one_sgd_step_on_the_written_loss():
     made = learner(gamma=0.9, gae_lambda=0.8, entropy_coef=0.01)
-    batch = view()
-    batch.logp[2, 0, 0] = 0.0  # was not attacked
+    batch = lived()
+    batch.record("adversary")["logp"][2, 0, 0] = 0.0  # was not attacked
     twin = copy.deepcopy(made)
     loss = hand_loss(twin, batch)
     loss.backward()
-    stats = made.update(batch)
+    figures = made.learn(Sample(fresh=batch))
 
-    assert stats.metrics["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
     for before, after in zip(twin.parameters(), made.parameters(), strict=True):
         torch.testing.assert_close(after, before - 0.1 * before.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_does_not_matter():
     one, other = learner(), learner()
-    batch, dirty = view(), view()
+    batch, dirty = lived(), lived()
     for b, length in enumerate((4, 2, 3)):
         dirty.obs.obs[b, length + 1 :] = 50.0
         dirty.obs.state[b, length + 1 :] = 50.0
         dirty.rew[b, length:] = 1e4
-        dirty.act[b, length:] = 2.0
+        dirty.record("adversary")["act"][b, length:] = 2.0
         dirty.terminated[b, length:] = True
-    assert one.update(batch).metrics == other.update(dirty).metrics
+    assert one.learn(Sample(fresh=batch)) == other.learn(Sample(fresh=dirty))
     for p, q in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
 
 
 def test_nothing_attacked_is_nothing_learned():
-    made, batch = learner(), view()
-    batch.logp[:] = 0.0
+    made, batch = learner(), lived()
+    batch.record("adversary")["logp"][:] = 0.0
     before = [p.clone() for p in made.parameters()]
-    assert made.update(batch).metrics == {}
+    assert made.learn(Sample(fresh=batch)) == {}
+    assert made.learn(Sample()) == {}
     assert all(torch.equal(p, q) for p, q in zip(before, made.parameters(), strict=True))
 
 
 def test_the_ratio_is_one_on_the_first_epoch():
-    made, batch = learner(), view()
+    made, batch = learner(), lived()
+    played = batch.record("adversary")
     with torch.no_grad():
-        logp = made.adversary.log_prob(batch.obs.obs[:, :-1], batch.act)
-        batch = batch.replace(logp=logp)
-    assert made.update(batch).metrics["policy_loss"] == pytest.approx(0.0, abs=1e-6)
+        played["logp"].copy_(made.actor.log_prob(batch.obs.obs[:, :-1], played["act"]))
+    assert made.learn(Sample(fresh=batch))["policy_loss"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_learns_to_lower_the_reward_of_a_bandit():
@@ -157,32 +169,29 @@ def test_learns_to_lower_the_reward_of_a_bandit():
     obs, valid = torch.zeros(64, 2, 1, 2), torch.ones(64, 1, dtype=torch.bool)
     for number in range(100):
         draws = Draws(torch.arange(64) + 64 * number)
-        made.adversary.sampling = True
-        team_reward = made.adversary(None, obs[:, 0, 0], draws)[:, 0] / BALL.epsilon
-        u = made.adversary.last_sample
+        u, logp = made.actor.sample(obs[:, 0, 0], draws)
+        team_reward = made.actor.moved(obs[:, 0, 0], u)[:, 0] / BALL.epsilon
         alive = torch.ones(64, 2, 1, dtype=torch.bool)
-        with torch.no_grad():
-            logp = made.adversary.log_prob(obs[:, 0, 0], u)[:, None, None]
         batch = joint_batch(
             obs,
             torch.zeros(64, 2, 1),
             alive,
-            act=u[:, None, None],
-            logp=logp,
+            act=torch.zeros(64, 1, 1, dtype=torch.int64),
             valid=valid,
             terminated=valid,
-            rew=-team_reward[:, None],
+            rew=team_reward[:, None],
+            records={"adversary": {"act": u[:, None, None], "logp": logp[:, None, None]}},
         )
-        made.update(batch)
+        made.learn(Sample(fresh=batch))
 
-    assert made.adversary.mean(obs[0, 0])[0, 0].item() < -0.5
+    assert made.actor.mean(obs[0, 0])[0, 0].item() < -0.5
 
 
 def test_for_env_reads_sizes_and_leaves_torchs_generator_alone():
     before = torch.get_rng_state()
     made = ObsAdversaryPPO.for_env(SignalMatching(), BALL, seed=3, hidden=(8,))
     assert torch.equal(before, torch.get_rng_state())
-    assert made.adversary.obs_size == 2
+    assert made.actor.obs_size == 2
     assert made.critic.first.in_features == 2
     same = ObsAdversaryPPO.for_env(SignalMatching(), BALL, seed=3, hidden=(8,))
     for p, q in zip(made.parameters(), same.parameters(), strict=True):
@@ -191,10 +200,10 @@ def test_for_env_reads_sizes_and_leaves_torchs_generator_alone():
     assert per_agent.critic.first.in_features == 2 * 5
 
 
-def test_a_batch_of_the_teams_is_refused():
-    batch = view().replace(logp=None)
-    with pytest.raises(ValueError, match=r"update\.batch must be an adversary view with 'logp'"):
-        learner().update(batch)
+def test_episodes_of_others_are_refused():
+    batch = lived().replace(records={})
+    with pytest.raises(ValueError, match=r"learn\.sample must be of episodes that it played in"):
+        learner().learn(Sample(fresh=batch))
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from learners import (
 )
 
 from robustmarl import envs, training
-from robustmarl.algorithms import EARMAPPO, EIRMAPPO, MAPPO, QMIX, ByzantineAttack, TrueTypeMAPPO
-from robustmarl.algorithms.eir_mappo import PRESETS, byzantine_rows
+from robustmarl.adversaries import ByzantineAttacker, Sample
+from robustmarl.adversaries.ppo import byzantine_rows
+from robustmarl.algorithms import EARMAPPO, EIRMAPPO, MAPPO, QMIX, TrueTypeMAPPO
+from robustmarl.algorithms.eir_mappo import PRESETS
 from robustmarl.attacks import PGD, toward_adversary
 from robustmarl.budgets import LinfBall
 from robustmarl.data import JointCollector
@@ -50,10 +52,17 @@ def batch_of(algorithm, *args, **keywords):
     return played(algorithm, *args, **keywords).sample(0)[0]
 
 
+def attack_on(victim, agents, **settings):
+    """Return the non-oblivious attack on a team that stands still."""
+    attacker = ByzantineAttacker.against(victim, agents, **settings)
+    return training.AdversarialTraining(victim, attacker, team_every=None)
+
+
 def loud(algorithm):
     """Give beliefs, logits and values something to say."""
     torch.manual_seed(0)
-    for module in (algorithm.policy.network.rest[-1], algorithm.adversary.network.rest[-1]):
+    policies = (algorithm.policy, algorithm.adversary.policy)
+    for module in (policy.network.rest[-1] for policy in policies):
         torch.nn.init.normal_(module.weight, 0.0, 0.3)
     if algorithm.policy.belief is not None:
         torch.nn.init.normal_(algorithm.policy.belief.head.weight)
@@ -107,8 +116,8 @@ def test_mappo_is_ear_mappo_without_byzantine_agents_bit_for_bit(env):
 
 def test_a_perturber_that_draws_nobody_changes_nothing():
     one, other = (made(EARMAPPO, p=p) for p in (0.0, 0.5))
-    other._p = 0.0
-    silent = ByzantinePerturber(other.adversary, types=TypeDistribution(0.0))
+    other.adversary.types.p = 0.0
+    silent = ByzantinePerturber(other.adversary.policy, types=TypeDistribution(0.0))
     batches = [batch_of(one), collected(other, 8, perturb=[silent]).sample(0)[0]]
     before = weights(other.adversary)
     for algorithm, batch in zip((one, other), batches, strict=True):
@@ -123,26 +132,23 @@ def test_ear_is_eir_with_empty_slots():
     ear.critic.load_state_dict(eir.critic.state_dict())
     batch = batch_of(ear)
     obs, empty = batch.obs.seen, torch.zeros(*batch.obs.seen.shape[:3], 3)
-    wide = torch.cat([obs, empty], dim=-1)
     one, other = (x.policy.network for x in (ear, eir))
-    assert torch.allclose(one.unroll(obs, None)[0], other.unroll(wide, None)[0], atol=1e-6)
-    assert not torch.allclose(
-        one.unroll(obs, None)[0], other.unroll(torch.cat([obs, empty + 1], -1), None)[0]
-    )
+    plain = one.unroll(obs, None)[0]
+    assert torch.allclose(plain, other.unroll(obs, None, {"slots": empty})[0], atol=1e-6)
+    assert not torch.allclose(plain, other.unroll(obs, None, {"slots": empty + 1})[0])
 
 
 def test_true_type_slots_are_the_types_of_the_attacked():
     algorithm = made(TrueTypeMAPPO, p=0.5)
     batch = batch_of(algorithm, 16)
     want = batch.record("byzantine")["types"].float().unsqueeze(2).expand(-1, -1, 3, -1)
-    assert torch.equal(batch.record("byzantine")["policy_slots"][batch.valid], want[batch.valid])
+    assert torch.equal(batch.record("policy")["slots"][batch.valid], want[batch.valid])
     assert 0.0 < float(want[batch.valid].mean()) < 0.5
-    _, view = algorithm._with_slots(batch)
-    slots = view.obs.seen[..., 3:]
+    slots = algorithm._lived(batch)[1]["slots"]
     assert torch.equal(slots[:, :-1][batch.valid], want[batch.valid])
     assert torch.equal(slots[:, -1], want[:, 0])
     clean = collected(algorithm, 4).sample(0)[0]  # nobody draws types
-    assert not bool(algorithm._with_slots(clean)[1].obs.seen[..., 3:].any())
+    assert not bool(algorithm._lived(clean)[1]["slots"].any())
 
 
 # Beliefs
@@ -151,23 +157,22 @@ def test_true_type_slots_are_the_types_of_the_attacked():
 def test_the_actor_acts_on_the_belief_that_it_learns_with():
     algorithm = loud(made(p=0.5))
     batch = batch_of(algorithm)
-    memory, view = algorithm._with_slots(batch)
+    memory, side = algorithm._lived(batch)
     logits, states = algorithm.belief.unroll(batch.obs.seen)
     assert torch.equal(memory, states)
     rows = batch.valid
     belief = torch.sigmoid(logits)[:, :-1][rows]
-    assert torch.allclose(batch.record("byzantine")["policy_slots"][rows], belief, atol=1e-5)
-    assert torch.equal(
-        view.obs.seen[:, :-1][rows][..., 3:], batch.record("byzantine")["policy_slots"][rows]
-    )
+    assert torch.allclose(batch.record("policy")["slots"][rows], belief, atol=1e-5)
+    assert torch.equal(side["slots"][:, :-1][rows], batch.record("policy")["slots"][rows])
     assert float(belief.detach().std()) > 0.01
-    output, _ = algorithm.policy.network.unroll(view.obs.seen[:, :-1], None)
+    slots = {"slots": side["slots"][:, :-1]}
+    output, _ = algorithm.policy.network.unroll(batch.obs.seen[:, :-1], None, slots)
     output = output.masked_fill(~batch.obs.mask[:, :-1], -1e9)
     logp = algorithm.policy.log_prob(output, batch.act)
     assert torch.allclose(logp[rows], batch.logp[rows], atol=1e-5)
-    state = view.obs.state
-    assert state.shape == (*batch.obs.seen.shape[:3], 5 + 3)
-    assert torch.equal(state[..., :5], batch.obs.state.unsqueeze(2).expand(-1, -1, 3, -1))
+    other = {"slots": 1.0 - side["slots"]}  # V(s, b)
+    values = (algorithm.valuation.values(batch.obs, one) for one in (side, other))
+    assert not torch.allclose(*values)
 
 
 def test_beliefs_learn_who_is_byzantine_and_keep_ppo_out():
@@ -199,13 +204,15 @@ def test_the_belief_loss_is_the_written_one_however_it_is_cut(chunk):
                 terms.append(
                     -torch.log(p if batch.record("byzantine")["types"][b, t, j] else 1.0 - p)
                 )
-    found = algorithm._learn_belief(batch, memory.detach())
+    obs, types = batch.obs.seen[:, :-1], batch.record("byzantine")["types"]
+    learner = algorithm.belief_learner
+    found = learner.learn(obs, types, batch.valid, memory.detach(), seed=0)
     assert found == pytest.approx(float(torch.stack(terms).mean().detach()), rel=1e-4)
 
 
 def test_hard_beliefs_are_zero_or_one():
     batch = batch_of(loud(made(hard_belief=True)))
-    assert set(batch.record("byzantine")["policy_slots"][batch.valid].flatten().tolist()) == {
+    assert set(batch.record("policy")["slots"][batch.valid].flatten().tolist()) == {
         0.0,
         1.0,
     }
@@ -215,14 +222,14 @@ def test_teacher_forcing_shows_the_truth_that_often_in_training_only():
     algorithm = loud(made(p=0.9, teacher_forcing=0.3))
     batch = batch_of(algorithm, 200)
     truth = batch.record("byzantine")["types"].float().unsqueeze(2).expand(-1, -1, 3, -1)
-    forced = (batch.record("byzantine")["policy_slots"] == truth).all(dim=-1)[batch.valid]
+    forced = (batch.record("policy")["slots"] == truth).all(dim=-1)[batch.valid]
     assert float(forced.float().mean()) == pytest.approx(0.3, abs=0.03)
     assert int((forced.sum(dim=1) == 1).sum()) > 0  # a coin per agent
     collector = JointCollector(
         algorithm, JointVectorEnv(Arena, 3), perturb=algorithm.perturbers(), seed=1
     )
     collector.collect(n_episode=3)
-    slots = algorithm.policy.slots
+    slots = algorithm.policy.record()["slots"]
     assert not bool(((slots == 0.0) | (slots == 1.0)).all(dim=-1).any())
 
 
@@ -231,8 +238,8 @@ def test_what_the_actor_is_shown_does_not_reach_the_belief():
     forced, free = (loud(made(p=0.7, teacher_forcing=share)) for share in (1.0, 0.0))
     batch = batch_of(forced)
     truth = batch.record("byzantine")["types"].float().unsqueeze(2).expand(-1, -1, 3, -1)
-    assert torch.equal(batch.record("byzantine")["policy_slots"][batch.valid], truth[batch.valid])
-    (memory, _), (other, _) = (a._with_slots(batch) for a in (forced, free))
+    assert torch.equal(batch.record("policy")["slots"][batch.valid], truth[batch.valid])
+    (memory, _), (other, _) = (a._lived(batch) for a in (forced, free))
     assert torch.equal(memory, other)
     _, states = forced.belief.unroll(batch.obs.obs)
     assert torch.equal(memory, states)
@@ -257,7 +264,7 @@ def test_the_teacher_forcing_schedule_is_that_of_the_sheet(iterations):
 def test_masks_are_disjoint_and_together_the_living():
     algorithm = made(p=0.7, types=None)
     batch = batch_of(algorithm, 16)
-    team, adversary = algorithm.learning_rows(batch), byzantine_rows(batch)
+    team, adversary = algorithm.learning_rows(batch), algorithm.adversary.rows(batch)
     living = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
     assert not bool((team & adversary).any())
     assert torch.equal(team | adversary, living)
@@ -283,29 +290,30 @@ def test_the_adversarys_surrogate_is_that_of_the_sheet():
 
 @pytest.mark.parametrize(("ratio", "advantage", "expected"), SURROGATE)
 def test_the_adversary_learns_by_that_surrogate(ratio, advantage, expected):
-    algorithm = made(p=1.0)
+    algorithm = made(p=1.0, adversary_clip=0.05, adversary_entropy_coef=0.0)
     changed = copy_batch(batch_of(algorithm))
     changed.record("byzantine")["logp"].sub_(float(np.log(ratio)))
-    steady = torch.full(byzantine_rows(changed).shape, advantage)
-    figures = algorithm._learn_adversary(changed, steady, 1, 0.05, 0.0)
-    assert figures["adversary/policy_loss"] == pytest.approx(expected, rel=1e-4)
+    steady = torch.full(algorithm.adversary.rows(changed).shape, advantage)
+    figures = algorithm.adversary.learn(Sample(fresh=changed, advantage=steady))
+    assert figures["policy_loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def stepped(algorithm, batch, advantage):
     """Return the adversary's gradient by the given advantage."""
     algorithm = copy.deepcopy(algorithm)
-    before = weights(algorithm.adversary)
-    algorithm._learn_adversary(batch, advantage, 1, 0.2, 0.0)
-    return {k: before[k] - v for k, v in weights(algorithm.adversary).items()}
+    before = weights(algorithm.adversary.policy)
+    algorithm.adversary.learn(Sample(fresh=batch, advantage=advantage))
+    return {k: before[k] - v for k, v in weights(algorithm.adversary.policy).items()}
 
 
 def test_gradients_of_team_and_adversary_have_opposite_signs():
-    algorithm = loud(made(p=1.0, adversary_optim=sgd(1.0), max_grad_norm=None, sees_actions=True))
+    own = {"adversary_optim": sgd(1.0), "adversary_clip": 0.2, "adversary_entropy_coef": 0.0}
+    algorithm = loud(made(p=1.0, **own, max_grad_norm=None, sees_actions=True))
     batch = batch_of(algorithm, 16)
-    rows = byzantine_rows(batch)
+    rows = algorithm.adversary.rows(batch)
     advantage = torch.randn(rows.shape)
     found = stepped(algorithm, batch, advantage)
-    adversary = algorithm.adversary
+    adversary = algorithm.adversary.policy
     agents = torch.arange(3).expand(rows.shape)[rows]
     told = batch.act_intended.unsqueeze(2).expand(*rows.shape, 3)[rows]
     output = adversary.outputs(batch.obs.obs[:, :-1][rows], agents, told)
@@ -330,7 +338,7 @@ def test_nothing_of_a_byzantine_agents_actions_reaches_the_team():
     algorithm = made(EARMAPPO, p=1.0, optim=sgd(1.0))
     batch = batch_of(algorithm, 16)
     changed = copy_batch(batch)
-    rows = byzantine_rows(batch)
+    rows = algorithm.adversary.rows(batch)
     changed.act[rows] = 1  # always available
     changed.logp[rows] -= 0.5
     twin = copy.deepcopy(algorithm)
@@ -357,11 +365,11 @@ def test_the_shared_advantage_is_standardised_over_the_teams_rows():
     batch = batch_of(algorithm, 16)
     kept = {}
 
-    def spy(batch, advantage, steps, clip, entropy_coef):
-        kept["advantage"], kept["steps"] = advantage, steps
+    def spy(sample):
+        kept["advantage"], kept["steps"] = sample.advantage, sample.epochs
         return {}
 
-    algorithm._learn_adversary = spy
+    algorithm.adversary.learn = spy
     update(algorithm, Recorded(batch), repeat=3)
     team = kept["advantage"][algorithm.learning_rows(batch)]
     assert float(team.mean()) == pytest.approx(0.0, abs=1e-5)
@@ -373,8 +381,12 @@ def test_adversary_epochs_multiply_its_steps_only():
     calls = {}
     for epochs in (1, 4):
         algorithm = made(p=1.0, adversary_epochs=epochs)
-        for name in ("optim", "adversary_optim", "belief_optim"):
-            optim = getattr(algorithm, name)
+        optimizers = {
+            "optim": algorithm.optim,
+            "adversary_optim": algorithm.adversary.optim,
+            "belief_optim": algorithm.belief_learner.optim,
+        }
+        for name, optim in optimizers.items():
             step = optim.step
 
             def counted(loss, name=name, step=step, epochs=epochs):
@@ -421,12 +433,12 @@ def test_the_team_learns_in_every_so_many_rounds(interval, rounds):
     moved = {"team": 0, "adversary": 0, "critic": 0}
     parts = {
         "team": algorithm.policy.network,
-        "adversary": algorithm.adversary.network,
+        "adversary": algorithm.adversary.policy.network,
         "critic": algorithm.critic,
     }
     for number in range(1, rounds + 1):
         before = {name: weights(part) for name, part in parts.items()}
-        assert algorithm.present_p == (0.5 if number % interval == 0 else 1.0)
+        assert algorithm.present_p() == (0.5 if number % interval == 0 else 1.0)
         batch = batch_of(algorithm, 12, seed=number)
         everywhere = bool(batch.record("byzantine")["types"][:, 0].any(dim=1).all())
         assert everywhere == (number % interval != 0)
@@ -443,9 +455,10 @@ def test_presets_are_the_two_time_scales():
     differ = {key for key in released if released[key] is not slow[key]}
     assert differ == {"optim", "adversary_epochs"}
     team = EIRMAPPO.for_env(Arena(), preset="two_timescale", hidden=(8, 8))
-    rates = [o.state_dict()["param_groups"][0]["lr"] for o in team._optimizers]
+    optimizers = [*team._optimizers, *team.adversary.optimizers]
+    rates = [o.state_dict()["param_groups"][0]["lr"] for o in optimizers]
     assert rates == [1e-4, 5e-4, 5e-4]
-    assert team.adversary_epochs == 2
+    assert team.adversary.epochs == 2
     assert team.clip == 0.05
     with pytest.raises(ValueError, match=r"EIRMAPPO.preset must be one of"):
         EIRMAPPO.for_env(Arena(), preset="fast")
@@ -463,9 +476,9 @@ def test_adaptive_types_use_the_latest_returns():
             for b in range(30)
             if bool(batch.record("byzantine")["types"][b, 0, j])
         ]
-        assert float(algorithm.type_returns[j]) == pytest.approx(np.mean(own), rel=1e-5)
-    batch_of(algorithm, 4)
-    assert torch.equal(algorithm.types.returns, algorithm.type_returns)
+        assert float(algorithm.adversary.type_returns[j]) == pytest.approx(np.mean(own), rel=1e-5)
+    present = algorithm.adversary.perturber().type_distribution
+    assert torch.equal(present.returns, algorithm.adversary.type_returns)
     assert types.returns is None  # the caller's own is not touched
 
 
@@ -509,19 +522,20 @@ def test_an_adversary_runs_with_and_without_type_slots():
 
 
 def test_a_trained_adversary_saves_and_loads_like_a_team(tmp_path):
-    attack = ByzantineAttack.against(made(), ["unit_1"], hidden=(16,))
+    attack = attack_on(made(), ["unit_1"], hidden=(16,))
     update(attack, played(attack))
-    training.save_weights(attack.adversary, tmp_path / "adversary.pt")
+    policy = attack.adversaries[0].policy
+    training.save_weights(policy, tmp_path / "adversary.pt")
     fresh = ByzantinePolicy(attack.spec, hidden=(16,), seed=9)
-    assert not same_weights(fresh, attack.adversary)
+    assert not same_weights(fresh, policy)
     training.load_weights(fresh, tmp_path / "adversary.pt")
-    assert same_weights(fresh, attack.adversary)
+    assert same_weights(fresh, policy)
 
 
 @pytest.mark.parametrize("cls", [EIRMAPPO, TrueTypeMAPPO, MAPPO, QMIX])
 def test_the_attack_phase_moves_the_adversary_alone(cls):
     victim = made(cls) if cls in TEAMS else cls.for_env(Arena())
-    attack = ByzantineAttack.against(victim, ["unit_0"], hidden=(16,))
+    attack = attack_on(victim, ["unit_0"], hidden=(16,))
     before, own = weights(victim), weights(attack)
     counts = victim.policy.counts.clone()
     buffer = played(attack)
@@ -533,7 +547,7 @@ def test_the_attack_phase_moves_the_adversary_alone(cls):
     assert all(torch.equal(v, before[k]) for k, v in weights(victim).items())
     assert torch.equal(counts, victim.policy.counts)
     for name, value in weights(attack).items():
-        learns = name.startswith(("adversary", "critic"))
+        learns = name.startswith("_adversaries")
         assert torch.equal(value, own[name]) != learns, name
 
 
@@ -559,17 +573,17 @@ def test_an_adversary_learns_to_harm():
         victim.policy.network.rest[-1].bias.copy_(torch.tensor([-9.0, -9.0, -9.0, 9.0]))
     from tianshou.algorithm.optim import AdamOptimizerFactory
 
-    attack = ByzantineAttack.against(
+    attack = attack_on(
         victim,
         ["unit_0"],
         hidden=(16,),
         clip=0.2,
-        adversary_optim=AdamOptimizerFactory(lr=0.02),
+        optim=AdamOptimizerFactory(lr=0.02),
     )
     shares = []
     for number in range(12):
         batch = batch_of(attack, 12, env=Guess, seed=number)
-        rows = byzantine_rows(batch)
+        rows = byzantine_rows(batch, batch.record("byzantine"))
         shares.append(float((batch.act_exec[rows] == 3).float().mean()))
         update(attack, Recorded(batch), repeat=4)
     assert shares[0] == pytest.approx(0.25, abs=0.12)
@@ -588,7 +602,7 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
     view = victim.at(Rows(hidden=hidden, agents=agents))
     belief, after = algorithm.belief.step_rows(obs, agents, hidden)
     network = algorithm.policy.network
-    want, _ = network.step(torch.cat([obs, belief], -1), network.extra(agents, None), None)
+    want, _ = network.step(obs, network.extra(agents, None, {"slots": belief}), None)
     assert torch.allclose(view.logits(obs), want, atol=1e-6)
     assert torch.allclose(view.advance(obs), after, atol=1e-6)
     attack = PGD(ball=LinfBall(epsilon=0.2), steps=3)
@@ -598,7 +612,7 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
     batch = collected(algorithm, 4, perturb=stack).sample(0)[0]
     seen = torch.sigmoid(algorithm.belief.unroll(batch.obs.seen)[0])[:, :-1]
     assert torch.allclose(
-        batch.record("byzantine")["policy_slots"][batch.valid], seen[batch.valid], atol=1e-5
+        batch.record("policy")["slots"][batch.valid], seen[batch.valid], atol=1e-5
     )
     assert not torch.equal(batch.obs.seen, batch.obs.obs)
 
@@ -606,14 +620,14 @@ def test_gradient_attacks_go_through_the_belief_and_its_memory():
 def test_a_belief_that_reads_clean_observations_is_not_deceived():
     """The attack moves the actor's input only, and its gradient leaves the slots alone."""
     algorithm = loud(made(belief_reads="clean"))
-    attack = ObsPerturber(toward_adversary(algorithm.adversary, 0.3), agents=["unit_1"])
+    attack = ObsPerturber(toward_adversary(algorithm.adversary.policy, 0.3), agents=["unit_1"])
     batch = collected(algorithm, 4, perturb=[attack, *algorithm.perturbers()]).sample(0)[0]
     moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid]
     assert 0.0 < float(moved[:, 1].abs().max()) <= 0.3 + 1e-6
     assert not moved[:, [0, 2]].any()
     clean = torch.sigmoid(algorithm.belief.unroll(batch.obs.obs)[0])[:, :-1]
     assert torch.allclose(
-        batch.record("byzantine")["policy_slots"][batch.valid], clean[batch.valid], atol=1e-5
+        batch.record("policy")["slots"][batch.valid], clean[batch.valid], atol=1e-5
     )
     obs, slots, agents = torch.randn(6, 3), torch.rand(6, 3), torch.arange(3).repeat(2)
     victim, network = algorithm.victim(), algorithm.policy.network
@@ -667,7 +681,7 @@ def test_tianshous_batches_see_the_belief_too():
     found = algorithm.policy(Batch(obs=Batch(obs=obs)))
     belief, after = algorithm.belief.step(obs, None)
     network = algorithm.policy.network
-    want, _ = network.step(torch.cat([obs, belief], -1), network.extra(torch.arange(3), None), None)
+    want, _ = network.step(obs, network.extra(torch.arange(3), None, {"slots": belief}), None)
     assert torch.allclose(found.logits, want, atol=1e-6)
     assert torch.allclose(found.state, after, atol=1e-6)
 
@@ -709,8 +723,8 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
         ({"types": TypeDistribution(k=4)}, ValueError, "TypeDistribution.k must be at most 3"),
         ({"adversary_epochs": 0}, ValueError, "EIRMAPPO.adversary_epochs must be an int >= 1"),
         ({"victim_interval": 0}, ValueError, "EIRMAPPO.victim_interval must be an int >= 1"),
-        ({"belief_epochs": 0}, ValueError, "EIRMAPPO.belief_epochs must be an int >= 1"),
-        ({"belief_chunk": 0}, ValueError, "EIRMAPPO.belief_chunk must be an int >= 1"),
+        ({"belief_epochs": 0}, ValueError, "BeliefLearner.epochs must be an int >= 1"),
+        ({"belief_chunk": 0}, ValueError, "BeliefLearner.chunk must be an int >= 1"),
         ({"recurrent": True}, ValueError, "recurrent must be without memory"),
         ({"columns": (3,)}, ValueError, "columns must be at least one index below 3"),
     ],
@@ -721,15 +735,16 @@ def test_bad_settings_are_refused(settings, kind, text):
 
 
 def test_an_attack_needs_a_team():
-    with pytest.raises(TypeError, match=r"ByzantineAttack.victim must be a robustmarl algorithm"):
-        ByzantineAttack.against("team")
+    with pytest.raises(TypeError, match=r"ByzantineAttacker.victim must be a robustmarl algorithm"):
+        ByzantineAttacker.against("team")
     with pytest.raises(ValueError, match=r"TypeDistribution.agents must be among"):
-        ByzantineAttack.against(made(), ["unit_9"])
+        ByzantineAttacker.against(made(), ["unit_9"])
     for bad, kind in (("a", TypeError), (-1, ValueError)):
-        with pytest.raises(kind, match=rf"ByzantineAttack\.seed must be an int >= 0, got {bad!r}"):
-            ByzantineAttack.against(made(), seed=bad)
-    good = ByzantineAttack.against(made(), hidden=(8,))
-    parts = {"policy": good.policy, "adversary": good.adversary, "types": good.types}
-    for key, rule in (("adversary", "a ByzantinePolicy"), ("types", "a TypeDistribution")):
-        with pytest.raises(TypeError, match=rf"ByzantineAttack\.{key} must be {rule}, got 0\.5"):
-            ByzantineAttack(critic=good.critic, critic_input="state", **(parts | {key: 0.5}))
+        text = rf"ByzantineAttacker\.seed must be an int >= 0, got {bad!r}"
+        with pytest.raises(kind, match=text):
+            ByzantineAttacker.against(made(), seed=bad)
+    good = ByzantineAttacker.against(made(), hidden=(8,))
+    parts = {"policy": good.policy, "critic": good.critic, "types": good.types}
+    for key, rule in (("policy", "a ByzantinePolicy"), ("types", "a TypeDistribution")):
+        with pytest.raises(TypeError, match=rf"ByzantineAttacker\.{key} must be {rule}, got 0\.5"):
+            ByzantineAttacker(**(parts | {key: 0.5}))

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from robustmarl import training
 from robustmarl._seeding import Draws
-from robustmarl.algorithms import M3DDPG, MADDPG, ByzantineAttack
+from robustmarl.adversaries import ByzantineAttacker
+from robustmarl.algorithms import M3DDPG, MADDPG
 from robustmarl.algorithms.maddpg import gumbel_softmax
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
@@ -401,15 +402,16 @@ def test_a_fresh_adversary_attacks_it(cls, continuous):
     make = boxes if continuous else Arena
     team = build(cls, make(), exploration=0.9)
     before = copy.deepcopy(team.state_dict()["policy.network.first.weight"])
-    attack = ByzantineAttack.against(team, ["unit_0"], hidden=(16,))
+    attacker = ByzantineAttacker.against(team, ["unit_0"], hidden=(16,))
+    attack = training.AdversarialTraining(team, attacker, team_every=None)
     frozen = [p.clone() for p in attack.policy.parameters()]
-    adversary = [p.clone() for p in attack.adversary.parameters()]
+    adversary = [p.clone() for p in attacker.policy.parameters()]
     training.run(attack, make, env_steps=60, num_envs=3, log=training.Log(progress=False))
     assert all(torch.equal(a, b) for a, b in zip(frozen, attack.policy.parameters(), strict=True))
-    moved = zip(adversary, attack.adversary.parameters(), strict=True)
+    moved = zip(adversary, attacker.policy.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in moved)
     assert torch.equal(before, team.policy.network.first.weight)
-    assert attack.policy.exploration(0) == 0.0
+    assert team.policy.exploration(0) == 0.9
 
 
 # -- bad input ----------------------------------------------------------------------------

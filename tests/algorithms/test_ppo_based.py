@@ -54,7 +54,7 @@ def log_prob_and_entropy(network, output, act):
 
 
 def episode_values(algorithm, critic, obs, b, length):
-    if algorithm.critic_input == "seen":
+    if algorithm.valuation.critic_input == "seen":
         return critic(obs.seen[b, : length + 1])
     state = obs.state[b, : length + 1, None]
     return critic(state.expand(-1, 3 if critic.id_table is not None else 1, -1))
@@ -62,7 +62,7 @@ def episode_values(algorithm, critic, obs, b, length):
 
 def hand_loss(algorithm, network, critic, batch):
     """Return the loss of the class docstring, one step at a time; values are not normalised."""
-    gamma, lam, own = algorithm.gamma, algorithm.gae_lambda, algorithm.reward == "agents"
+    gamma, lam, own = algorithm.gamma, algorithm.gae_lambda, algorithm.valuation.reward == "agents"
     advantages, ratios, entropies, errors = [], [], [], []
     for b, length in enumerate(batch.valid.sum(1).tolist()):
         alive, ended = batch.obs.alive[b], bool(batch.terminated[b, length - 1])
@@ -384,13 +384,13 @@ def test_hubers_loss_is_that_of_the_sheet_on_both_sides():
     algorithm = build(MAPPO, huber_delta=10.0)
     value, zero = torch.tensor([20.0, -20.0, 10.0, -10.0, 3.0, -3.0, 0.0]), torch.zeros(7)
     expected = torch.tensor([150.0, 150.0, 50.0, 50.0, 4.5, 4.5, 0.0])
-    assert torch.equal(algorithm.value_error(value, zero), expected)
-    assert torch.equal(build(MAPPO).value_error(value, zero), value.square())
+    assert torch.equal(algorithm.valuation.error(value, zero), expected)
+    assert torch.equal(build(MAPPO).valuation.error(value, zero), value.square())
     with pytest.raises(ValueError, match=r"MAPPO\.huber_delta must be a number > 0, got 0"):
         build(MAPPO, huber_delta=0)
 
 
 def test_hubers_loss_bounds_the_gradient_of_one_value():
     value = torch.tensor([100.0], requires_grad=True)
-    build(MAPPO, huber_delta=2.0).value_error(value, torch.zeros(1)).sum().backward()
+    build(MAPPO, huber_delta=2.0).valuation.error(value, torch.zeros(1)).sum().backward()
     assert value.grad.item() == 2.0

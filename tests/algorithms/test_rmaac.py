@@ -9,7 +9,8 @@ from learners import Arena, Recorded, collected, same_weights, sgd, update
 
 from robustmarl import training
 from robustmarl._seeding import Draws
-from robustmarl.algorithms import MAPPO, RMAAC, ByzantineAttack
+from robustmarl.adversaries import ByzantineAttacker
+from robustmarl.algorithms import MAPPO, RMAAC
 from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
 from robustmarl.envs import SignalMatching, ToyGame
@@ -19,6 +20,7 @@ from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import normalize
 from robustmarl.perturbers import GaussianObsAdversary
 from robustmarl.testing import check_algorithm
+from robustmarl.training import AdversarialTraining
 
 SMALL = {"hidden": (8, 8)}
 
@@ -51,7 +53,7 @@ def test_states_per_agent():
 def test_radius_zero_is_mappo_bit_for_bit(env):
     one = made(env, ball=LinfBall(epsilon=0.0))
     other = made(env, MAPPO)
-    kept = copy.deepcopy(one.noise)
+    kept = copy.deepcopy(one.adversary.actor)
     for seed in range(3):
         batches = [played(a, env=env, seed=seed) for a in (one, other)]
         assert torch.equal(*(b.obs.seen for b in batches))
@@ -61,13 +63,13 @@ def test_radius_zero_is_mappo_bit_for_bit(env):
         assert first.metrics == second.metrics
     assert same_weights(one.policy, other.policy)
     assert same_weights(one.critic, other.critic)
-    assert same_weights(one.noise, kept)
+    assert same_weights(one.adversary.actor, kept)
 
 
 def test_all_living_agents_are_shown_noise_of_the_stated_law():
     algorithm = made(ball=LinfBall(epsilon=0.25))
     with torch.no_grad():
-        for p in algorithm.noise.mean.parameters():
+        for p in algorithm.adversary.actor.mean.parameters():
             p.zero_()
     batch = played(algorithm, 200)
     living = batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)
@@ -90,7 +92,7 @@ def test_evaluation_is_clean():
 
 def hand_losses(algorithm, batch, steps, lr):
     """Take the noise actor's SGD steps as the docstring has them; return the last loss."""
-    noise = copy.deepcopy(algorithm.noise)
+    noise = copy.deepcopy(algorithm.adversary.actor)
     living = batch.valid.unsqueeze(-1) & batch.obs.alive[:, :-1]
     with torch.no_grad():
         raw = algorithm.advantages(batch)[0].expand(living.shape)
@@ -119,9 +121,9 @@ def test_the_noise_actor_takes_ppo_steps_on_minus_the_teams_advantage(env):
     expected = hand_losses(algorithm, batch, steps=3, lr=0.2)
     stats = update(algorithm, Recorded(batch), repeat=3)
 
-    for p, q in zip(algorithm.noise.parameters(), expected.parameters(), strict=True):
+    for p, q in zip(algorithm.adversary.actor.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
-    assert {"noise/policy_loss", "noise/entropy"} < set(stats.metrics)
+    assert {"adversary/policy_loss", "adversary/entropy"} < set(stats.metrics)
 
 
 def test_the_team_learns_as_mappo_does_from_the_same_episodes():
@@ -134,11 +136,11 @@ def test_the_team_learns_as_mappo_does_from_the_same_episodes():
 
 def test_team_and_noise_learn_from_one_valuation():
     algorithm, asked = made(), []
-    batch, values = played(algorithm), algorithm.values
-    algorithm.values = lambda obs: asked.append(obs) or values(obs)
+    batch, advantages = played(algorithm), algorithm.advantages
+    algorithm.advantages = lambda batch: asked.append(batch) or advantages(batch)
     for _ in range(2):
         update(algorithm, Recorded(batch), repeat=2)
-    assert asked == [batch.obs] * 2  # and the next update values anew
+    assert asked == [batch] * 2  # and the next update values anew
 
 
 def test_the_noise_needs_no_victim():
@@ -151,18 +153,18 @@ def test_the_noise_needs_no_victim():
     batch = buffer.sample(0)[0]
     living = batch.obs.alive[:, :-1] & batch.valid.unsqueeze(-1)
     act = batch.records["adversary"]["act"][living]
-    logp = algorithm.noise.log_prob(batch.obs.obs[:, :-1][living], act).detach()
+    logp = algorithm.adversary.actor.log_prob(batch.obs.obs[:, :-1][living], act).detach()
     torch.testing.assert_close(batch.records["adversary"]["logp"][living], logp)
     assert not batch.records["adversary"]["logp"][~living].any()
 
 
 def test_episodes_without_noise_leave_the_noise_actor_alone():
     algorithm = made()
-    kept = copy.deepcopy(algorithm.noise)
+    kept = copy.deepcopy(algorithm.adversary.actor)
     batch = played(made(cls=MAPPO))
     stats = update(algorithm, Recorded(batch))
-    assert same_weights(algorithm.noise, kept)
-    assert "noise/entropy" not in stats.metrics
+    assert same_weights(algorithm.adversary.actor, kept)
+    assert "adversary/entropy" not in stats.metrics
 
 
 def test_the_noise_learns_to_hide_the_context():
@@ -177,9 +179,9 @@ def test_the_noise_learns_to_hide_the_context():
     ball, fast = LinfBall(epsilon=1.0), adam(1e-2)
     robust = made(game, ball=ball, optim=sgd(1e-9), noise_optim=fast, entropy_coef=0.0)
     robust.policy.load_state_dict(team.policy.state_dict())
-    before = rollout(robust, game, episodes=50, perturb=[robust.noise]).returns.mean()
+    before = rollout(robust, game, episodes=50, perturb=robust.adversary.deployed()).returns.mean()
     training.run(robust, game, env_steps=2400, **steps)
-    after = rollout(robust, game, episodes=50, perturb=[robust.noise]).returns.mean()
+    after = rollout(robust, game, episodes=50, perturb=robust.adversary.deployed()).returns.mean()
     assert rollout(robust, game, episodes=50).returns.mean() > 4.5
     assert after < before - 1.0
 
@@ -193,16 +195,18 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
     training.run(parts, Arena, env_steps=60, interval=60, log=kept, **common)
     training.run(again, Arena, env_steps=120, interval=60, log=resumed, **common)
     assert same_weights(whole, again)
-    assert not same_weights(whole.noise, made().noise)
+    assert not same_weights(whole.adversary, made().adversary)
 
 
 def test_a_fresh_adversary_attacks_it():
     team = made()
-    attack = ByzantineAttack.against(team, ["unit_0"], hidden=(16,))
-    frozen, adversary = copy.deepcopy(attack.policy), copy.deepcopy(attack.adversary)
+    attacker = ByzantineAttacker.against(team, ["unit_0"], hidden=(16,))
+    kept, adversary = copy.deepcopy(team.policy), copy.deepcopy(attacker.policy)
+    attack = AdversarialTraining(team, attacker, team_every=None)
     training.run(attack, Arena, env_steps=60, num_envs=3, log=training.Log(progress=False))
-    assert same_weights(attack.policy, frozen)
-    assert not same_weights(attack.adversary, adversary)
+    assert same_weights(team.policy, kept)
+    assert same_weights(attack.policy.copied, kept)
+    assert not same_weights(attacker.policy, adversary)
 
 
 def test_the_bounded_standard_deviation():
@@ -218,8 +222,8 @@ def test_the_bounded_standard_deviation():
             at_mean = one.log_prob(obs, one.mean(obs)).detach()
             expected = -4 * (sigma.log() + 0.5 * torch.log(torch.tensor(2 * torch.pi)))
             torch.testing.assert_close(at_mean[0], expected)
-    noise.sampling = True
-    assert float((noise(None, obs, Draws(torch.zeros(1, dtype=torch.int64)))).abs().max()) <= 1.0
+    u, _ = noise.sample(obs, Draws(torch.zeros(1, dtype=torch.int64)))
+    assert float(noise.moved(obs, u).abs().max()) <= 1.0
 
 
 def test_bad_settings():

@@ -219,7 +219,8 @@ def test_hooks_are_called_in_order_on_what_the_ones_before_left():
     make = lambda: Scripted(lengths=(2,))  # noqa: E731
     batch = play(qmix(make()), make, 1, perturb=stack)[0]
     step = ["on_obs", "shown", "on_logits", "on_act"]
-    want = [f"{p}{what}" for what in step for p in ("p.", "q.")]
+    want = [f"{p}{what}" for what in step[:3] for p in ("p.", "q.")]
+    want += ["q.on_act", "p.on_act"]  # actions pass from the agents to the environment
     assert [name for name, _ in log] == want * 2 + want[:4]
     for t, (p, q, shown) in enumerate(
         zip(

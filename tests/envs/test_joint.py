@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from doubles import Scripted, armies
+from doubles import Scripted, armies, begin_rows, step_rows
 
 from robustmarl.envs.joint import JointEnv
 from robustmarl.envs.vector import JointVectorEnv
@@ -61,7 +61,7 @@ def test_arrays_equal_a_loop_by_hand(shape):
     for episode in range(2):  # the second shows that nothing is left of the first
         env = Scripted(**shape)
         obs, infos = env.reset(seed=7 + episode)
-        vector.begin(np.array([1]), [7 + episode])
+        begin_rows(vector, np.array([1]), [7 + episode])
         want = expected(env, spec, obs, infos, set(env.agents))
         while True:
             for key in ("obs", "mask", "state", "alive"):
@@ -80,7 +80,7 @@ def test_arrays_equal_a_loop_by_hand(shape):
                 act = np.tile(weights.argmax(-1), (2, 1))
                 actions = {a: act[1, spec.agents.index(a)] for a in env.agents}
             obs, rewards, terminated, truncated, infos = env.step(actions)
-            vector.advance(torch.as_tensor(act), np.array([1]))
+            step_rows(vector, torch.as_tensor(act), np.array([1]))
             got = vector.joint[1].env.received[-1]
             assert got.keys() == actions.keys()
             for agent, action in actions.items():
@@ -105,8 +105,8 @@ def test_arrays_equal_a_loop_by_hand(shape):
 )
 def test_a_time_limit_is_no_termination(end, terminated):
     vector = JointVectorEnv(lambda: Scripted(end=end, lengths=(1,)), 1)
-    vector.begin(np.array([0]), [0])
-    vector.advance(torch.zeros(1, 2, dtype=torch.int64), np.array([0]))
+    begin_rows(vector, np.array([0]), [0])
+    step_rows(vector, torch.zeros(1, 2, dtype=torch.int64), np.array([0]))
     assert bool(vector.tensors["terminated"][0]) is terminated
     assert bool(vector.tensors["truncated"][0]) is not terminated
     alive = {"terminated": [0, 0], "truncated": [1, 1], "mixed": [1, 0]}[end]
@@ -115,12 +115,12 @@ def test_a_time_limit_is_no_termination(end, terminated):
 
 def test_a_dead_agent_shows_its_last_observation_once_and_then_zeros():
     vector = JointVectorEnv(lambda: Scripted(3, deaths={1: 1}), 1)
-    vector.begin(np.array([0]), [0])
+    begin_rows(vector, np.array([0]), [0])
     act, row = torch.ones(1, 3, dtype=torch.int64), np.array([0])
-    vector.advance(act, row)
+    step_rows(vector, act, row)
     assert vector.tensors["obs"][0, 1, 2] == 1.0
     assert not vector.tensors["alive"][0, 1]
-    vector.advance(act, row)
+    step_rows(vector, act, row)
     assert not vector.tensors["obs"][0, 1].any()
     assert vector.tensors["mask"][0, 1].tolist() == [True, False, False]
     assert vector.tensors["rew_agents"][0, 1] == 0.0
@@ -140,19 +140,19 @@ def test_a_mask_that_is_left_out_once_means_that_all_actions_are_available():
             return np.ones(3, np.int8) if self.t == 1 else super().available(agent)
 
     vector = JointVectorEnv(lambda: Sometimes(masks="info"), 1)
-    vector.begin(np.array([0]), [0])
+    begin_rows(vector, np.array([0]), [0])
     assert not vector.tensors["mask"].all()
-    vector.advance(torch.zeros(1, 2, dtype=torch.int64), np.array([0]))
+    step_rows(vector, torch.zeros(1, 2, dtype=torch.int64), np.array([0]))
     assert vector.tensors["mask"].all()
 
 
 def test_observations_that_change_their_shape_are_refused():
     vector = JointVectorEnv(lambda: Scripted(grows_at=2), 1)
-    vector.begin(np.array([0]), [0])
+    begin_rows(vector, np.array([0]), [0])
     act, row = torch.zeros(1, 2, dtype=torch.int64), np.array([0])
-    vector.advance(act, row)
+    step_rows(vector, act, row)
     with pytest.raises(ValueError, match=r"'a0' must keep the shape \(5,\).*got \(6,\) at step 2"):
-        vector.advance(act, row)
+        step_rows(vector, act, row)
 
 
 def test_an_environment_unlike_the_spec_is_refused():
@@ -171,9 +171,9 @@ def test_metrics_are_means_over_the_agents_that_report_them():
 
     vector = JointVectorEnv(lambda: Wins(3, lengths=(2,), metrics=("won", "steps", "absent")), 2)
     rows = np.array([0, 1])
-    vector.begin(rows, [0, 1])
+    begin_rows(vector, rows, [0, 1])
     for _ in range(2):
-        vector.advance(torch.zeros(2, 3, dtype=torch.int64), rows)
+        step_rows(vector, torch.zeros(2, 3, dtype=torch.int64), rows)
     assert vector.tensors["metrics"][:, :2].tolist() == [[0.5, 2.0], [0.5, 2.0]]
     assert vector.tensors["metrics"][:, 2].isnan().all()
 
@@ -190,3 +190,23 @@ def test_describe_is_seen_by_the_arrays():
     vector = JointVectorEnv(lambda: describe(Scripted(), team_reward="mean", horizon=17), 1)
     assert vector.spec.team_reward == "mean"
     assert vector.spec.horizon == 17
+
+
+@pytest.mark.parametrize("masks", ["dict", "info"])
+@pytest.mark.parametrize("length", [1, 3])
+def test_an_action_mask_of_another_length_is_refused(masks, length):
+    """A longer one would be cut or leave the array, a shorter one let the last actions be."""
+
+    class Short(Scripted):
+        def available(self, agent):
+            mask = super().available(agent)
+            return np.resize(mask, length) if self.t == 1 and agent == "a1" else mask
+
+    vector = JointVectorEnv(lambda: Short(masks=masks, action_sizes=(4, 2)), 2)
+    begin_rows(vector, [0, 1], [0, 1])
+    text = (
+        rf"action_mask of 'a1' in environment 1, step 1, must be of shape \(2,\), one flag for "
+        rf"each of the agent's 2 actions, got \({length},\)\. Let the environment mask all"
+    )
+    with pytest.raises(ValueError, match=text):
+        step_rows(vector, torch.zeros(2, 2, dtype=torch.int64), [1])

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from doubles import begin_rows, step_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,7 +126,7 @@ def test_the_batch_equals_mpe2_bit_for_bit(make, grid):
     rng, rows, touched, ended = np.random.default_rng(0), np.arange(6), 0, 0
     assert one_by_one.spec == batch.spec
     for env in (one_by_one, batch):
-        env.begin(rows, list(range(6)))
+        begin_rows(env, rows, list(range(6)))
     for step in range(90):
         for key, expected in one_by_one.tensors.items():
             assert torch.equal(batch.tensors[key], expected), (key, step)
@@ -144,8 +145,8 @@ def test_the_batch_equals_mpe2_bit_for_bit(make, grid):
         playing, new = np.flatnonzero(~over & (rng.random(6) < 0.9)), np.flatnonzero(over)
         act = toward_the_middle(batch, rng)
         for env in (one_by_one, batch):
-            env.advance(act, playing)
-            env.begin(new, [100 * step + int(e) for e in new])
+            step_rows(env, act, playing)
+            begin_rows(env, new, [100 * step + int(e) for e in new])
         ended += len(new)
     assert touched > 0
     assert ended > 6
@@ -213,10 +214,10 @@ def test_everybody_earns_the_teams_reward(make):
 def test_first_positions(make):
     rows = np.arange(100)
     engine = make().make_engine(100)
-    engine.begin(rows, rows.tolist())
+    begin_rows(engine, rows, rows.tolist())
     assert np.abs(engine.places).max() <= 2.5
     engine = make(grid=True).make_engine(100)
-    engine.begin(rows, rows.tolist())
+    begin_rows(engine, rows, rows.tolist())
     n = engine.spec.num_agents
     assert np.isin(engine.places, [-2, -1, 0, 1, 2]).all()
     for cells in engine.places:
@@ -226,7 +227,7 @@ def test_first_positions(make):
 
 def test_first_positions_fill_the_square():
     engine = envs.gather().make_engine(400)
-    engine.begin(np.arange(400), list(range(400)))
+    begin_rows(engine, np.arange(400), list(range(400)))
     low, high = engine.places.min(axis=(0, 1)), engine.places.max(axis=(0, 1))
     assert (low < -2.45).all()
     assert (high > 2.45).all()
@@ -278,13 +279,13 @@ def test_training_and_evaluation_step_the_batch():
 @pytest.mark.parametrize("make", TASKS)
 def test_an_episode_follows_from_its_seed(make):
     one, many = make().make_engine(1), make().make_engine(5)
-    one.begin(np.arange(1), [7])
-    many.begin(np.arange(5), [1, 2, 3, 4, 7])
+    begin_rows(one, np.arange(1), [7])
+    begin_rows(many, np.arange(5), [1, 2, 3, 4, 7])
     for move in range(5):
         np.testing.assert_array_equal(one.places[0], many.places[4])
         for env in (one, many):
             shape = (len(env), env.spec.num_agents)
-            env.advance(torch.full(shape, move), np.arange(len(env)))
+            step_rows(env, torch.full(shape, move), np.arange(len(env)))
 
 
 @pytest.mark.parametrize("make", TASKS)
@@ -308,9 +309,9 @@ def test_engine_refuses():
         ParticleEngine(envs.spread())
     engine = envs.gather().make_engine(2)
     with pytest.raises(ValueError, match=r"act must be of shape \(2, 3\), .*, got \(2, 2\)"):
-        engine.advance(torch.zeros(2, 2, dtype=torch.int64), np.arange(2))
+        step_rows(engine, torch.zeros(2, 2, dtype=torch.int64), np.arange(2))
     with pytest.raises(ValueError, match=r"act must be indices below 5, got \[\[0, 0, 5\]"):
-        engine.advance(torch.tensor([[0, 0, 5], [0, 0, 0]]), np.arange(2))
+        step_rows(engine, torch.tensor([[0, 0, 5], [0, 0, 0]]), np.arange(2))
 
 
 def test_step_refuses():

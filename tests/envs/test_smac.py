@@ -6,6 +6,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from doubles import begin_rows, step_rows
 from envs.smac_double import Game
 
 from robustmarl import envs, evaluation
@@ -152,10 +153,10 @@ def test_who_dies_in_the_last_step_terminates_although_the_others_truncate(make)
 def test_the_teams_reward_does_not_depend_on_how_the_dead_are_kept(make, dead):
     vector = JointVectorEnv(lambda: make(dead=dead))
     rows = np.arange(1)
-    vector.begin(rows, [0])
+    begin_rows(vector, rows, [0])
     team = []
     for act in ([EAST, ATTACK], [EAST, STOP], [0, ATTACK], [0, ATTACK]):
-        vector.advance(torch.tensor([act]), rows)
+        step_rows(vector, torch.tensor([act]), rows)
         rewards = vector.tensors["rew_agents"][0]
         team.append(float(rewards.sum() if vector.spec.team_reward == "sum" else rewards.mean()))
     assert team == [1.0, 0.0, 1.0, 1.0]

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from doubles import begin_rows, step_rows
 
 from robustmarl.envs import MatrixGame, SignalMatching, ToyGame, TwoStepGame, climbing
 from robustmarl.envs.toy import ToyEngine
@@ -159,7 +160,7 @@ def test_toy_batch_is_the_games_one_by_one(memoryless, dynamics):
     assert len(batch) == 3
     rng = np.random.default_rng(0)
     for engine in (batch, single):
-        engine.begin(np.arange(3), [5, 6, 7])
+        begin_rows(engine, np.arange(3), [5, 6, 7])
     for step in range(9):
         for key, values in single.tensors.items():
             assert torch.equal(batch.tensors[key], values), (step, key)
@@ -167,11 +168,11 @@ def test_toy_batch_is_the_games_one_by_one(memoryless, dynamics):
         rows = np.array([0, 1, 2] if step < 2 else [0, 2] if step < 7 else [1, 2])
         if step == 7:  # 0 and 2 are over, 1 has stood still
             for engine in (batch, single):
-                engine.begin(np.array([2]), [11])
+                begin_rows(engine, np.array([2]), [11])
         for engine in (batch, single):
-            engine.advance(act, rows)
+            step_rows(engine, act, rows)
     with pytest.raises(ValueError, match=r"ToyEngine\.advance\.act must be indices below 2"):
-        batch.advance(torch.tensor([[0, 0], [0, 0], [0, 2]]), np.arange(3))
+        step_rows(batch, torch.tensor([[0, 0], [0, 0], [0, 2]]), np.arange(3))
 
 
 def test_specs():

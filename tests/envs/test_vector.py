@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from doubles import Scripted
-from gymnasium.spaces import Box, MultiDiscrete
+from doubles import Scripted, begin_rows, step_rows
 
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import describe
@@ -14,15 +13,15 @@ ACT = torch.zeros(3, 2, dtype=torch.int64)
 
 def test_rows_are_independent():
     many = JointVectorEnv(lambda: Scripted(lengths=(3, 5)), 3)
-    many.begin(np.array([0, 2]), [10, 12])
-    many.advance(ACT, np.array([0, 2]))
-    many.begin(np.array([1]), [11])
-    many.advance(ACT, np.array([1, 2]))
+    begin_rows(many, np.array([0, 2]), [10, 12])
+    step_rows(many, ACT, np.array([0, 2]))
+    begin_rows(many, np.array([1]), [11])
+    step_rows(many, ACT, np.array([1, 2]))
     for e, (seed, steps) in enumerate([(10, 1), (11, 1), (12, 2)]):
         one = JointVectorEnv(lambda: Scripted(lengths=(3, 5)), 1)
-        one.begin(np.array([0]), [seed])
+        begin_rows(one, np.array([0]), [seed])
         for _ in range(steps):
-            one.advance(ACT[:1], np.array([0]))
+            step_rows(one, ACT[:1], np.array([0]))
         for key, value in one.tensors.items():
             assert torch.equal(value[0], many.tensors[key][e]), key
 
@@ -30,8 +29,8 @@ def test_rows_are_independent():
 def test_the_arrays_are_the_same_memory_for_ever():
     env = JointVectorEnv(Scripted, 2)
     before = {key: value.data_ptr() for key, value in env.tensors.items()}
-    env.begin(np.array([0, 1]), [0, 1])
-    env.advance(ACT[:2], np.array([0, 1]))
+    begin_rows(env, np.array([0, 1]), [0, 1])
+    step_rows(env, ACT[:2], np.array([0, 1]))
     assert {key: value.data_ptr() for key, value in env.tensors.items()} == before
 
 
@@ -42,19 +41,19 @@ def test_a_number_that_is_not_finite_names_environment_agent_and_step(what, step
     made = iter(range(3))
     env = JointVectorEnv(lambda: Scripted(bad=bad.get(next(made))), 3)
     rows = np.arange(3)
-    env.begin(rows, [0, 1, 2])
-    env.advance(ACT, rows)
+    begin_rows(env, rows, [0, 1, 2])
+    step_rows(env, ACT, rows)
     name = {"obs": "observation", "reward": "reward"}[what]
     with pytest.raises(
         ValueError, match=f"{name} must be finite.*environment 2, agent 'a1', st.*2"
     ):
-        env.advance(ACT, rows)
+        step_rows(env, ACT, rows)
 
 
 def test_a_first_observation_that_is_not_finite_is_refused():
     env = JointVectorEnv(lambda: Scripted(bad=("obs", 0, 0, np.nan)), 1)
     with pytest.raises(ValueError, match="environment 0, agent 'a0', step 0"):
-        env.begin(np.array([0]), [0])
+        begin_rows(env, np.array([0]), [0])
 
 
 @pytest.mark.parametrize("layout", ["joint", "per_agent"])
@@ -64,11 +63,11 @@ def test_a_state_that_is_not_finite_is_refused(layout):
             return super().state() * (np.nan if self.t == 1 else 1.0)
 
     env = JointVectorEnv(lambda: Bad(state=layout), 2)
-    env.begin(np.array([0, 1]), [0, 1])
+    begin_rows(env, np.array([0, 1]), [0, 1])
     with pytest.raises(
         ValueError, match="state must be finite, got nan from environment 1, step 1"
     ):
-        env.advance(ACT[:2], np.array([1]))
+        step_rows(env, ACT[:2], np.array([1]))
 
 
 def test_infinities_that_cancel_are_found():
@@ -77,7 +76,7 @@ def test_infinities_that_cancel_are_found():
             return np.array([np.inf, -np.inf, 0, 0, 0], np.float32)
 
     with pytest.raises(ValueError, match="observation must be finite"):
-        JointVectorEnv(Both, 1).begin(np.array([0]), [0])
+        begin_rows(JointVectorEnv(Both, 1), np.array([0]), [0])
 
 
 def test_large_finite_numbers_are_legal():
@@ -86,7 +85,7 @@ def test_large_finite_numbers_are_legal():
             return np.full(5, 3e38, np.float32)
 
     env = JointVectorEnv(Large, 1)
-    env.begin(np.array([0]), [0])
+    begin_rows(env, np.array([0]), [0])
     assert float(env.tensors["obs"][0, 0, 0]) == pytest.approx(3e38)
 
 
@@ -109,18 +108,11 @@ def test_bad_arguments():
         JointVectorEnv(Scripted(), 1)
     with pytest.raises(ValueError, match=r"num_envs must be an int >= 1, got 0"):
         JointVectorEnv(Scripted, 0)
-    with pytest.raises(RuntimeError, match="seeds episodes"):
-        JointVectorEnv(Scripted, 1).seed(3)
 
 
-def test_what_tianshou_asks_for():
-    env = JointVectorEnv(lambda: Scripted(action_sizes=(2, 4)), 3)
-    assert len(env) == env.env_num == 3
-    assert env.action_space == MultiDiscrete([2, 4])
-    box = JointVectorEnv(lambda: Scripted(continuous=True), 1).action_space
-    assert box == Box(-1.0, 1.0, (2, 3))
-    env.reset()
-    assert not env.joint[0].env.seeds
+def test_closing_twice_closes_once():
+    env = JointVectorEnv(Scripted, 3)
+    assert len(env) == 3
     env.close()
     env.close()
     assert all(joint.env.closed for joint in env.joint)

@@ -151,23 +151,20 @@ def test_without_slots_it_is_the_plain_actor_bit_for_bit(layer_norm):
     plain, typed = pair(layer_norm=layer_norm)
     obs = torch.randn(6, 2, 3, 5)
     assert torch.equal(plain.unroll(obs, None)[0], typed.unroll(obs, None)[0])
-    empty = torch.cat([obs, torch.zeros(6, 2, 3, 3)], dim=-1)
-    zeros = typed.unroll(empty, None)[0]
+    zeros = typed.unroll(obs, None, {"slots": torch.zeros(6, 2, 3, 3)})[0]
     assert torch.allclose(plain.unroll(obs, None)[0], zeros, atol=1e-6)
 
 
 @pytest.mark.parametrize("last_action", [False, True])
-def test_slots_given_apart_are_those_at_the_end(last_action):
+def test_slots_of_a_step_are_those_of_an_unroll(last_action):
     _, typed = pair(last_action=last_action)
     obs, slots = torch.randn(6, 2, 3, 5), torch.rand(6, 2, 3, 3)
     last = torch.randint(-1, 4, (6, 2, 3)) if last_action else None
-    wide = torch.cat([obs, slots], dim=-1)
-    apart = typed.unroll(obs, last, {"slots": slots})[0]
-    torch.testing.assert_close(apart, typed.unroll(wide, last)[0])
+    whole = typed.unroll(obs, last, {"slots": slots})[0]
     agents, before = torch.arange(3), None if last is None else last[:, 0]
-    apart = typed.step(obs[:, 0], typed.extra(agents, before, {"slots": slots[:, 0]}), None)[0]
-    joined = typed.step(wide[:, 0], typed.extra(agents, before), None)[0]
-    torch.testing.assert_close(apart, joined)
+    alone = typed.step(obs[:, 0], typed.extra(agents, before, {"slots": slots[:, 0]}), None)[0]
+    torch.testing.assert_close(whole[:, 0], alone)
+    assert not torch.allclose(whole, typed.unroll(obs, last)[0])
 
 
 def test_slots_are_a_block_of_the_first_layers_input():
@@ -175,8 +172,8 @@ def test_slots_are_a_block_of_the_first_layers_input():
     obs, slots = torch.randn(6, 5), torch.rand(6, 3)
     weight = torch.cat([typed.first.weight, typed.slot_table.T], dim=1)
     x = torch.cat([obs, slots], -1) @ weight.T + typed.first.bias + typed.id_table[1]
-    extra = typed.extra(torch.ones(6, dtype=torch.int64), None)
-    found = typed.step(torch.cat([obs, slots], -1), extra, None)[0]
+    extra = typed.extra(torch.ones(6, dtype=torch.int64), None, {"slots": slots})
+    found = typed.step(obs, extra, None)[0]
     assert torch.allclose(found, typed.rest(x), atol=1e-5)
 
 
@@ -199,8 +196,8 @@ def test_the_critic_takes_slots_the_same_way(agents):
     typed.draw_slots(torch.Generator().manual_seed(0))
     state, slots = torch.randn(4, 3, 5), torch.rand(4, 3, 3)
     assert torch.equal(plain(state), typed(state))
-    assert torch.allclose(plain(state), typed(torch.cat([state, slots * 0], -1)), atol=1e-6)
-    assert not torch.allclose(plain(state), typed(torch.cat([state, slots], -1)))
+    assert torch.allclose(plain(state), typed(state, slots * 0), atol=1e-6)
+    assert not torch.allclose(plain(state), typed(state, slots))
 
 
 def test_bad_settings_are_refused():

@@ -272,9 +272,9 @@ def test_return_attacks_nothing_before_the_first_update():
 class Listening(JointVectorEnv):
     """Tells what agent 1 was made to do."""
 
-    def advance(self, act, rows):
+    def advance(self, act, active):
         self.heard(act[:, 1].clone())
-        super().advance(act, rows)
+        super().advance(act, active)
 
 
 @pytest.mark.parametrize("name", ["DOP", "QMIX"])

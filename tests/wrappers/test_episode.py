@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from doubles import begin_rows, step_rows
 from learners import Arena
 
 from robustmarl import envs
@@ -17,7 +18,7 @@ def test_contexts_are_rows_of_the_joint_environment(make):
     joint, env = JointVectorEnv(make, 1), make()
     episode, rng, dead = Episode(spec_of(env), torch.device("cpu")), np.random.default_rng(0), 0
     for seed in range(4):
-        joint.begin(np.arange(1), [seed])
+        begin_rows(joint, np.arange(1), [seed])
         obs, infos = env.reset(seed=seed)
         episode.begin(seed)
         while env.agents:
@@ -31,7 +32,7 @@ def test_contexts_are_rows_of_the_joint_environment(make):
             names = enumerate(joint.spec.agents)
             actions = {name: int(act[0, i]) for i, name in names if name in env.agents}
             episode.advance(episode.encode(actions))
-            joint.advance(act, np.arange(1))
+            step_rows(joint, act, np.arange(1))
             obs, _, _, _, infos = env.step(actions)
             assert torch.equal(episode.last_act, act)
         assert episode.context(env, obs, infos, living=()).terminal.tolist() == [True]

@@ -225,7 +225,7 @@ def test_poison_shifts_the_policy_that_eir_mappo_acted_on(forced):
     views = []
 
     def spy(view):
-        slots = team.policy.slots[: len(view.logits)]
+        slots = team.policy.record()["slots"][: len(view.logits)]
         network = team.policy.network
         context = view._context
         outputs = network.step(

@@ -114,6 +114,9 @@ class Ops(Protocol):
     def array(self, values: ArrayLike, dtype: Kind = "float32") -> Array:
         """Return numbers as an array."""
 
+    def copy(self, array: Array) -> Array:
+        """Return a copy in memory of its own."""
+
     def arange(self, n: int) -> Array:
         """Return 0, ..., n - 1, int64."""
 
@@ -152,6 +155,9 @@ class _NumpyOps:
 
     def array(self, values: ArrayLike, dtype: Kind = "float32") -> NDArray[np.generic]:
         return np.array(values, dtype)
+
+    def copy(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        return array.copy()
 
     def arange(self, n: int) -> NDArray[np.int64]:
         return np.arange(n, dtype=np.int64)
@@ -203,6 +209,9 @@ class _TorchOps:
     def array(self, values: ArrayLike, dtype: Kind = "float32") -> Tensor:
         kind: torch.dtype = getattr(torch, dtype)
         return torch.as_tensor(np.asarray(values), dtype=kind, device=self.device)
+
+    def copy(self, array: Tensor) -> Tensor:
+        return array.clone()
 
     def arange(self, n: int) -> Tensor:
         return torch.arange(n, device=self.device)

@@ -47,9 +47,9 @@ class Dynamics:
             if tick % TICKS_PER_DECISION == 0:
                 self._collide(battles)
                 self._choose_targets(battles, tick % self._tactics.ticks_per_choice == 0)
-            self._aim(battles, float(tick))
+            self._aim(battles, tick)
             if self._ops.some(battles.fires):
-                self._shoot(battles, float(tick))
+                self._shoot(battles, tick)
             self._move(battles)
         self._recover(battles)
 
@@ -152,7 +152,7 @@ class Dynamics:
             patient = xp.where(battles.obeys[i], battles.ordered_target[i], patient)
         battles.target[i] = patient
 
-    def _aim(self, battles: Battles, tick: float) -> None:
+    def _aim(self, battles: Battles, tick: int) -> None:
         """Measure the way to each target, and see who shoots in this tick."""
         xp, to_target, distance = self._xp, battles.to_target, battles.target_distance
         self._ops.pick(battles.pos.reshape(2, -1), battles.target_index, to_target)
@@ -162,11 +162,11 @@ class Dynamics:
         xp.add(distance, TINY, out=distance)
         xp.sqrt(distance, out=distance)
         xp.greater(distance, battles.reach, out=battles.out_of_reach)
-        xp.less_equal(battles.weapon_cooldown, tick, out=battles.fires)
+        xp.less_equal(battles.weapon_cooldown, float(tick), out=battles.fires)
         xp.greater(battles.fires, battles.out_of_reach, out=battles.fires)  # ready, and in reach
         xp.logical_and(battles.fires, battles.may_shoot, out=battles.fires)
 
-    def _shoot(self, battles: Battles, tick: float) -> None:
+    def _shoot(self, battles: Battles, tick: int) -> None:
         """Take all shots of a tick at once: shields first, then hit points less armour."""
         xp, ops, tables, shot = self._xp, self._ops, self._tables, battles.shot
         splash, beside = tables.splash, None
@@ -187,7 +187,7 @@ class Dynamics:
         xp.maximum(battles.health, tables.zero, out=battles.health)
         for healer in tables.healers:
             self._heal(battles, healer)
-        ops.put_where(battles.weapon_cooldown, tables.cooldown + tick, battles.fires)
+        ops.put_where(battles.weapon_cooldown, tables.cooldown + float(tick), battles.fires)
         if tables.spent is not None:
             for pool in battles.pools:
                 ops.put_where(pool, tables.zero, battles.fires & tables.spent)
@@ -202,18 +202,18 @@ class Dynamics:
         other = self._tables.unit != battles.target[shooters][:, None]
         return near & other & battles.fires[shooters][:, None]
 
-    def _stop_at_shields(self, battles: Battles, tick: float) -> None:
+    def _stop_at_shields(self, battles: Battles, tick: int) -> None:
         """Let shields take what they can of a tick's hits.
 
         All hits of a tick count as one: of a shield that breaks, the part of them that it did not
         stop goes on to the hit points, where it is worth what their damage to hit points is.
         """
-        xp, ops, hits = self._xp, self._ops, battles.shield_hits
+        xp, ops, tables, hits = self._xp, self._ops, self._tables, battles.shield_hits
         # so that the end of the step, which adds all its ticks, leaves those since the hit
-        ops.put_where(battles.since_hit, ops.array(-tick), hits > 0)
+        ops.put_where(battles.since_hit, tables.since_tick[tick], hits > 0)
         stopped = xp.minimum(battles.shield, hits)
         xp.subtract(battles.shield, stopped, out=battles.shield)
-        through = (hits - stopped) / xp.maximum(hits, ops.array(TINY))
+        through = (hits - stopped) / xp.maximum(hits, tables.tiny)
         xp.multiply(battles.health_hits, through, out=battles.health_hits)
 
     def _heal(self, battles: Battles, healer: Healer) -> None:

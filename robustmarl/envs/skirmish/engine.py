@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.spaces import MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +22,7 @@ from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
 from robustmarl.envs.skirmish.referee import Referee
 from robustmarl.envs.skirmish.rules import DIFFICULTIES, FIRST_ENERGY, TICKS_TO_CALM
 from robustmarl.envs.skirmish.tables import Tables
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import TeamSpec, check_flags, check_seeds, flagged
 
 __all__ = ["SkirmishEngine"]
 
@@ -46,14 +46,17 @@ class _Batch(NamedTuple):
 class SkirmishEngine:
     """E battles on one map, stepped together; a ``VectorEngine`` that the collector can drive.
 
-    Every episode follows from its seed alone, however many environments play beside it.
+    Every episode follows from its seed alone, however many environments play beside it. numpy
+    steps those that are asked for; torch steps all and undoes it in the others, so that it never
+    has to wait until the device says which those are.
 
     Args:
         game: a map, or the name of one of ``MAPS``.
         num_envs: E, >= 1.
         difficulty: ``"easy"``, ``"normal"`` or ``"hard"``, see ``DIFFICULTIES``.
         illegal: what happens to actions that are masked or out of range: ``"replace"`` them by
-            stop (no-op for the dead) and count them, or ``"refuse"`` them.
+            stop (no-op for the dead) and count them, or ``"refuse"`` them, for which torch waits
+            for the device.
         reward: ``"positive"`` or ``"signed"``, see ``robustmarl.envs.skirmish``.
         device: where the arrays are.
         backend: ``"numpy"`` or ``"torch"``; None is numpy on the CPU, else torch.
@@ -61,7 +64,7 @@ class SkirmishEngine:
     Attributes:
         battles: the state of all environments; after changes by hand call :meth:`encode`.
         dynamics: what steps them.
-        tensors: see ``robustmarl.envs.vector.VectorEngine``.
+        tensors: see ``robustmarl.joint.VectorEngine``.
 
     Raises:
         TypeError: for an argument of a wrong kind.
@@ -105,10 +108,11 @@ class SkirmishEngine:
             metrics=METRICS,
         )
         self._num_envs, self._refuse = num_envs, illegal == "refuse"
+        self._by_index = backend == "numpy"
         self.ops = ops_for(backend, self.device)
         tactics = DIFFICULTIES[difficulty]
         self._tables = Tables(self.ops, layout, tactics)
-        self._formation = Formation(self.game)
+        self._formation = Formation(self.game, self.device)
         self.dynamics = Dynamics(self.ops, layout, self._tables, tactics)
         self._referee = Referee(self.ops, layout, self._tables, signed=reward == "signed")
         self._arena = Arena(self.ops)
@@ -119,38 +123,72 @@ class SkirmishEngine:
         self.tensors: dict[str, Tensor] = {
             key: self.ops.tensor(array) for key, array in self.battles.out.items()
         }
-        self.begin(np.arange(num_envs), [0] * num_envs)
+        # what is put back where a step was not asked for: environments last, then first
+        self._lanes = [self.battles.packed, self.battles.target]
+        self._rows = [self.battles.act, *self.battles.out.values()]
+        self._saved: list[Array] = []
+        everywhere = torch.ones(num_envs, dtype=torch.bool, device=self.device)
+        self.begin(everywhere, torch.zeros(num_envs, dtype=torch.int64, device=self.device))
 
     def __len__(self) -> int:
         return self._num_envs
 
-    @property
-    def action_space(self) -> MultiDiscrete:
-        """One joint action, as Tianshou's collector wants to know it."""
-        return MultiDiscrete(list(self.spec.action_sizes))
-
     def close(self) -> None:
         """Do nothing: there is only memory to release."""
 
-    def begin(self, rows: NDArray[np.int64], seeds: Sequence[int]) -> None:
-        """Start new episodes in ``rows``, each from its seed.
+    def begin(self, mask: Tensor, seeds: Tensor) -> None:
+        """Start new episodes where ``mask``, bool (E,), each from its seed, int64 (E,).
 
         Raises:
-            TypeError: if a seed is not an int.
-            ValueError: if rows and seeds differ in number, or a row is not an environment.
+            TypeError: if ``mask`` or ``seeds`` are tensors of another kind.
+            ValueError: if one has another shape.
         """
-        rows = self._check_rows("begin", rows)
-        if len(seeds) != len(rows):
-            check(False, "SkirmishEngine.begin.seeds", f"{len(rows)} ints, one per row", seeds)
-        for seed in seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-                raise TypeError(f"SkirmishEngine.begin.seeds must be ints, got {seed!r}.")
+        check_seeds("SkirmishEngine.begin.seeds", seeds, self._num_envs)
+        if not self._by_index:
+            check_flags("SkirmishEngine.begin.mask", mask, self._num_envs)
+            with self._only_where(mask):
+                self._set_out(self._all, seeds)
+            return
+        rows = flagged("SkirmishEngine.begin.mask", mask, self._num_envs)
         if not len(rows):
             return
-        (battles, encoder), index = self._take(rows, load=False)
-        seeds = [*seeds, *[seeds[-1]] * (battles.size - len(seeds))]
+        batch, index = self._take(rows, load=False)
+        self._set_out(batch, seeds if index is None else seeds[torch.from_numpy(index)])
+        self._put_back(batch.battles, index)
+
+    def advance(self, act: Tensor, active: Tensor) -> None:
+        """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, N).
+
+        Raises:
+            TypeError: if ``act`` is not a tensor of integers, or ``active`` not of flags.
+            ValueError: if one has another shape, or ``act`` holds a refused action.
+        """
+        self._check_act(act)
+        joint = self.ops.bring(act)
+        if not self._by_index:
+            check_flags("SkirmishEngine.advance.active", active, self._num_envs)
+            with self._only_where(active):
+                self._play(self._all, joint, None, self.ops.bring(active))
+            return
+        rows = flagged("SkirmishEngine.advance.active", active, self._num_envs)
+        if not len(rows):
+            return
+        if self._num_envs > len(rows) >= _MOST * self._num_envs:
+            self._advance_most(joint, self.ops.bring(active))
+            return
+        batch, index = self._take(rows, load=True)
+        self._play(batch, joint if index is None else joint[index], index, None)
+        self._put_back(batch.battles, index)
+
+    def encode(self) -> None:
+        """Write ``tensors`` anew, after the units of ``battles`` were changed by hand."""
+        self._all.encoder.write()
+
+    def _set_out(self, batch: _Batch, seeds: Tensor) -> None:
+        """Place all units of a batch as its episodes begin, and write what is seen of it."""
+        battles, encoder = batch
         battles.packed[...] = 0.0
-        battles.pos[...] = self.ops.array(self._formation.start(seeds))
+        battles.pos[...] = self.ops.bring(self._formation.start(seeds))
         battles.health[...] = self._tables.health
         battles.shield[...] = self._tables.shield
         battles.energy[...] = FIRST_ENERGY
@@ -160,67 +198,62 @@ class SkirmishEngine:
         encoder.write()
         for key in ("rew_agents", "terminated", "truncated", "metrics"):
             battles.out[key][...] = 0
-        self._put_back(battles, index)
 
-    def advance(self, act: Tensor, rows: NDArray[np.int64]) -> None:
-        """Step the environments ``rows`` with their rows of ``act``, int64 (E, N), on any device.
+    @contextmanager
+    def _only_where(self, mask: Tensor) -> Iterator[None]:
+        """Undo what happens inside, except in the environments of ``mask``, bool (E,)."""
+        ops = self.ops
+        if not self._saved:
+            self._saved = [ops.copy(values) for values in (*self._lanes, *self._rows)]
+        for saved, values in zip(self._saved, (*self._lanes, *self._rows), strict=True):
+            saved[...] = values
+        yield
+        others = ~ops.bring(mask)
+        for lane, saved in zip(self._lanes, self._saved, strict=False):
+            ops.put_where(lane, saved, others)
+        for row, saved in zip(self._rows, self._saved[len(self._lanes) :], strict=True):
+            one_each = others.reshape(-1, *[1] * (len(row.shape) - 1))
+            ops.put_where(row, saved, one_each)
 
-        Raises:
-            TypeError: if ``act`` is not a tensor of integers.
-            ValueError: if it has another shape, or holds a refused action.
-        """
-        rows = self._check_rows("advance", rows)
-        self._check_act(act)
-        if not len(rows):
-            return
-        joint = self.ops.bring(act)
-        if self._num_envs > len(rows) >= _MOST * self._num_envs:
-            self._advance_most(joint, rows)
-            return
-        batch, index = self._take(rows, load=True)
-        self._play(batch, joint if index is None else joint[index], index)
-        self._put_back(batch.battles, index)
-
-    def encode(self) -> None:
-        """Write ``tensors`` anew, after the units of ``battles`` were changed by hand."""
-        self._all.encoder.write()
-
-    def _advance_most(self, joint: Array, rows: NDArray[np.int64]) -> None:
+    def _advance_most(self, joint: Array, active: Array) -> None:
         """Advance everything, and put back what was left out in the middle of an episode."""
         ops, battles = self.ops, self.battles
         out = battles.out
-        left_out = np.ones(self._num_envs, np.bool_)
-        left_out[rows] = False
-        if self._refuse:  # give them legal actions: only what was asked for may be refused
-            index = ops.array(np.flatnonzero(left_out), "int64")
-            joint = joint[ops.arange(self._num_envs)]  # a copy: the caller's stays as it is
-            joint[index] = ops.xp.where(out["mask"][index][:, :, NO_OP], NO_OP, STOP)
         # nobody asks an ended episode for more than it shows: that is not put back
-        left_out &= ~np.asarray(ops.host(out["terminated"] | out["truncated"]), np.bool_)
-        kept = np.flatnonzero(left_out)
+        ended = out["terminated"] | out["truncated"]
+        kept = np.flatnonzero(ops.host(~(active | ended)))
         if not len(kept):
-            self._play(self._all, joint, None)
+            self._play(self._all, joint, None, active)
             return
         index = ops.array(kept, "int64")
         packed, target = battles.packed[:, index], battles.target[:, index]
         act, shown = battles.act[index], {key: values[index] for key, values in out.items()}
-        self._play(self._all, joint, None)
+        self._play(self._all, joint, None, active)
         battles.packed[:, index], battles.target[:, index] = packed, target
         battles.act[index] = act
         for key, values in shown.items():
             out[key][index] = values
 
-    def _play(self, batch: _Batch, act: Array, index: Array | None) -> None:
-        """Advance a batch by one step, and write what came of it."""
+    def _play(self, batch: _Batch, act: Array, index: Array | None, active: Array | None) -> None:
+        """Advance a batch by one step, and write what came of it.
+
+        Args:
+            batch: the battles.
+            act: theirs.
+            index: the environments that they stand for, None for all.
+            active: whose actions may be refused, None for all.
+        """
         battles, encoder = batch
-        self._legalise(battles, act, index)
+        self._legalise(battles, act, index, active)
         before = self._referee.look(battles)
         self.dynamics.step(battles)
         self._referee.judge(battles, before)
         encoder.write()
         self._referee.send_off(battles)
 
-    def _legalise(self, battles: Battles, act: Array, index: Array | None) -> None:
+    def _legalise(
+        self, battles: Battles, act: Array, index: Array | None, active: Array | None
+    ) -> None:
         """Put legal actions into ``battles.act``, and count those that had to be replaced."""
         xp, ops, size, n = self.ops.xp, self.ops, self.layout.num_actions, self.layout.n
         inside = xp.clip(act, 0, size - 1)
@@ -229,19 +262,24 @@ class SkirmishEngine:
             mask = mask[index]
         flat_index = ops.arange(battles.size * n).reshape(battles.size, -1) * size + inside
         legal = xp.take(mask, flat_index) & (inside == act)
-        if self._refuse and not bool(legal.all()):
-            row, agent = np.argwhere(~np.asarray(ops.host(legal), np.bool_))[0].tolist()
-            check(
-                False,
-                "SkirmishEngine.advance.act",
-                f"an available action of agent {agent} in environment "
-                f"{row if index is None else int(index[row])}",
-                int(act[row, agent]),
-                "See tensors['mask'], or pass illegal='replace'.",
-            )
+        if self._refuse:
+            self._refuse_illegal(act, legal if active is None else legal | ~active[:, None], index)
         fallback = xp.where(battles.health[:n].T > 0, STOP, NO_OP)
         battles.act[...] = xp.where(legal, inside, fallback)
         battles.illegal += (~legal).sum(1)
+
+    def _refuse_illegal(self, act: Array, legal: Array, index: Array | None) -> None:
+        if bool(legal.all()):
+            return
+        row, agent = np.argwhere(~np.asarray(self.ops.host(legal), np.bool_))[0].tolist()
+        check(
+            False,
+            "SkirmishEngine.advance.act",
+            f"an available action of agent {agent} in environment "
+            f"{row if index is None else int(index[row])}",
+            int(act[row, agent]),
+            "See tensors['mask'], or pass illegal='replace'.",
+        )
 
     def _batch(self, arena: Arena, size: int) -> _Batch:
         battles = Battles(self.ops, self.layout, arena, size)
@@ -279,18 +317,6 @@ class SkirmishEngine:
         self.battles.act[index] = battles.act
         for key, values in battles.out.items():
             self.battles.out[key][index] = values
-
-    def _check_rows(self, method: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        rows = np.asarray(rows)
-        good = rows.ndim == 1 and (not rows.size or rows.dtype.kind in "iu")
-        if good and rows.size:
-            good = bool(rows.min() >= 0 and rows.max() < self._num_envs)
-            rising = rows.size == 1 or bool((rows[1:] > rows[:-1]).all())
-            good = good and (rising or len(np.unique(rows)) == rows.size)
-        if not good:
-            rule = f"different indices below {self._num_envs}"
-            check(False, f"SkirmishEngine.{method}.rows", rule, rows.tolist())
-        return rows
 
     def _check_act(self, act: Tensor) -> None:
         if not isinstance(act, Tensor) or act.dtype not in (torch.int64, torch.int32):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from robustmarl._seeding import Draws, episode_key, stream_id
+from robustmarl._seeding import Draws, episode_keys, stream_id
 from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.units import UnitType
-from robustmarl.typing import Array
 
 __all__ = ["Formation"]
 
@@ -30,34 +29,36 @@ class Formation:
 
     Args:
         game: the map.
+        device: where the arrays are.
 
     Attributes:
-        places: before chance moves anybody, cells, float32 (2, U).
+        places: before chance moves anybody, cells, float32 (2, U, 1).
         columns: the number of the column in which each unit stands, int64 (U,).
     """
 
-    def __init__(self, game: SkirmishMap) -> None:
+    def __init__(self, game: SkirmishMap, device: torch.device) -> None:
         self._allies = len(game.ally_units)
         columns = [
             *_columns(game.ally_units, game.ally_start, facing=1),
             *_columns(game.enemy_units, game.enemy_start, facing=-1),
         ]
         places = [place for column in columns for place in column]
-        self.places: Array = np.array(places, np.float32).T
-        self.columns = np.repeat(np.arange(len(columns)), [len(column) for column in columns])
+        self.places = torch.tensor(places, dtype=torch.float32, device=device).T[:, :, None]
+        numbers = [number for number, column in enumerate(columns) for _ in column]
+        self.columns = torch.tensor(numbers, device=device)
+        self._begins = torch.tensor(0, device=device)  # the step at which units are placed
 
-    def start(self, seeds: Sequence[int]) -> Array:
-        """Return where units start in the episodes of E seeds, cells, float32 (2, U, E)."""
+    def start(self, seeds: Tensor) -> Tensor:
+        """Return where units start in the episodes of seeds (E,), cells, float32 (2, U, E)."""
         count, allies = len(self.columns), self._allies
-        keys = torch.tensor([episode_key(int(seed), 0) for seed in seeds])
         # x of each column (there are at most as many as units), y of each unit, x and y of each
         # side: the units of a column share their x, so that they stay sorted by x, then y
-        draws = Draws(keys).at(torch.tensor(0), _SPAWN).uniform(2 * count + 4)
-        chance = (2.0 * draws - 1.0).numpy().T
-        offset = _JITTER * np.stack([chance[self.columns], chance[count : 2 * count]])
+        draws = Draws(episode_keys(seeds, 0)).at(self._begins, _SPAWN).uniform(2 * count + 4)
+        chance = (2.0 * draws - 1.0).T
+        offset = _JITTER * torch.stack([chance[self.columns], chance[count : 2 * count]])
         offset[:, :allies] += _SHIFT * chance[2 * count : 2 * count + 2, None]
         offset[:, allies:] += _SHIFT * chance[2 * count + 2 :, None]
-        return np.asarray(self.places[:, :, None] + offset, np.float32)
+        return self.places + offset
 
 
 def _columns(

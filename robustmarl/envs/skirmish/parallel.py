@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_seed
-from robustmarl._seeding import mix
+from robustmarl._seeding import mix, signed
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import SkirmishMap
@@ -22,7 +22,7 @@ from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SkirmishParallelEnv", "skirmish"]
 
-_ONLY_ROW = np.zeros(1, np.int64)  # of an engine of one environment
+_ALL = torch.ones(1, dtype=torch.bool)  # of an engine of one environment
 
 
 class _Settings(TypedDict):
@@ -98,14 +98,14 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         else:
             self._episode += 1
             seed = mix(self._seed, self._episode)
-        self.engine.begin(_ONLY_ROW, [seed])
+        self.engine.begin(_ALL, torch.tensor([signed(seed)]))
         self.agents = self.possible_agents[:]
         return self._observe(), {agent: {"alive": True} for agent in self.agents}
 
     @override
     def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents, arrays = self.agents, self._arrays
-        self.engine.advance(self._joint(actions), _ONLY_ROW)
+        self.engine.advance(self._joint(actions), _ALL)
         terminated, truncated = bool(arrays["terminated"][0]), bool(arrays["truncated"][0])
         common = {
             "battle_won": bool(arrays["metrics"][0, 0]),

@@ -14,6 +14,8 @@ from robustmarl.envs.skirmish.rules import (
     FAR_APART,
     HEALER_HANDICAP,
     TICKS_PER_SECOND,
+    TICKS_PER_STEP,
+    TINY,
     UNHURT_HANDICAP,
     Tactics,
 )
@@ -88,7 +90,8 @@ class Tables:
         target_of_action: what to add to an attack's number to have the target's, int64 (N, 1).
         first_target: the unit that each aims at before it has chosen, int64 (U, 1).
         unit: every unit's number, int64 (1, U, 1).
-        zero: 0.0, as an array; torch's minimum and maximum take no numbers.
+        zero: 0.0, as an array, as is ``tiny``; torch's minimum and maximum take no numbers.
+        since_tick: by how many ticks the start of a step lies after each of its ticks, 0-d arrays.
     """
 
     def __init__(self, ops: Ops, layout: Layout, tactics: Tactics) -> None:
@@ -153,7 +156,8 @@ class Tables:
         self.target_of_action = ops.array([[i - ATTACK] for i in first_target], "int64")
         self.first_target = foe[:, None]
         self.unit = ops.arange(u)[None, :, None]
-        self.zero = ops.array(0.0)
+        self.zero, self.tiny = ops.array(0.0), ops.array(TINY)
+        self.since_tick = [ops.array(-float(tick)) for tick in range(TICKS_PER_STEP)]
 
     def _each(self, values: Iterable[float]) -> Array:
         return self._ops.array(list(values))[:, None]

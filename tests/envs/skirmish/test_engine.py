@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from doubles import begin_rows, step_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ def duel(ally, enemy, gap, *, difficulty="hard", limit=100, **options):
 
 
 def act(engine, *actions):
-    engine.advance(torch.tensor([actions]), ALL)
+    step_rows(engine, torch.tensor([actions]), ALL)
 
 
 def pools(engine):
@@ -387,14 +388,14 @@ def test_random_fights_stay_finite_and_pay_for_what_is_lost(name):
     engine = SkirmishEngine(name, 4)
     lay, rng, rows = engine.layout, np.random.default_rng(0), np.arange(4)
     n, battles, tensors = lay.n, engine.battles, engine.tensors
-    engine.begin(rows, [0, 1, 2, 3])
+    begin_rows(engine, rows, [0, 1, 2, 3])
     full = np.array([[u.health for u in lay.units], [u.shield for u in lay.units]])[:, :, None]
     total, again, left = np.zeros(4), np.zeros(4), rows
     scale = lay.max_reward / 20
     for _ in range(engine.spec.horizon):
         before = battles.pools.copy()
         asked = random_actions(engine, rng, illegal=0.3)
-        engine.advance(asked, left)
+        step_rows(engine, asked, left)
         after = battles.pools
         for key in ("obs", "state"):
             assert torch.isfinite(tensors[key]).all()
@@ -479,14 +480,14 @@ def test_what_is_lost_is_what_was_shot(name):
     """Damage dealt is hit points and shields lost, but for what kills beyond the last point."""
     engine, rng, rows = SkirmishEngine(name, 2), np.random.default_rng(2), np.arange(2)
     engine.dynamics = Audited(engine)
-    engine.begin(rows, [2, 3])
+    begin_rows(engine, rows, [2, 3])
     n, first = engine.layout.n, engine.battles.pools.copy()
     for _ in range(40):
         mask = engine.tensors["mask"].numpy()
         taste = np.where(np.arange(mask.shape[-1]) >= 6, 3.0, 1.0)
         taste[4] = 2.0  # walk to the enemy
         asked = torch.from_numpy((rng.random(mask.shape) * mask * taste).argmax(-1))
-        engine.advance(asked, rows)
+        step_rows(engine, asked, rows)
         over = (engine.tensors["terminated"] | engine.tensors["truncated"]).numpy()
         rows = rows[~over[rows]]
     lost = first - engine.battles.pools
@@ -497,12 +498,14 @@ def test_what_is_lost_is_what_was_shot(name):
 def test_without_shields_and_healers_rewards_sum_to_20_at_most_and_a_win_gives_20():
     engine, rng = SkirmishEngine("4m_vs_3m", 32, difficulty="easy"), np.random.default_rng(0)
     rows, total = np.arange(32), np.zeros(32)
-    engine.begin(rows, range(32))
+    begin_rows(engine, rows, range(32))
     while len(rows):
         mask = engine.tensors["mask"].numpy()
         taste = np.array([0.1, 0.1, 0, 0, 0.2, 0, 1.5, 1.2, 1.1])
-        engine.advance(
-            torch.from_numpy((mask * (taste + rng.random(mask.shape) * 0.01)).argmax(-1)), rows
+        step_rows(
+            engine,
+            torch.from_numpy((mask * (taste + rng.random(mask.shape) * 0.01)).argmax(-1)),
+            rows,
         )
         total[rows] += engine.tensors["rew_agents"][:, 0].numpy()[rows]
         over = (engine.tensors["terminated"] | engine.tensors["truncated"]).numpy()
@@ -524,11 +527,11 @@ def test_torch_and_numpy_take_the_same_step(name, difficulty):
     two = SkirmishEngine(name, 3, difficulty=difficulty, backend="torch")
     rows, rng = np.arange(3), np.random.default_rng(0)
     for engine in (one, two):
-        engine.begin(rows, [5, 6, 7])
+        begin_rows(engine, rows, [5, 6, 7])
     for _ in range(25):
         actions = random_actions(one, rng, illegal=0.1)
         for engine in (one, two):
-            engine.advance(actions, rows)
+            step_rows(engine, actions, rows)
         for key, value in one.tensors.items():
             torch.testing.assert_close(two.tensors[key], value, rtol=0, atol=1e-4)
         two.battles.packed.copy_(torch.from_numpy(one.battles.packed))
@@ -549,14 +552,14 @@ def test_an_episode_does_not_depend_on_its_neighbours(name, size, seed, data):
     """Bit for bit: alone, and as any row of a batch of which any part is advanced."""
     alone, many = SkirmishEngine(name), SkirmishEngine(name, size)
     row = data.draw(st.integers(0, size - 1))
-    alone.begin(ALL, [seed])
-    many.begin(np.array([row]), [seed])
+    begin_rows(alone, ALL, [seed])
+    begin_rows(many, np.array([row]), [seed])
     rng = np.random.default_rng(seed)
     for _ in range(12):
         actions = random_actions(many, rng, illegal=0.2)
         others = np.flatnonzero(rng.random(size) < rng.random())
-        many.advance(actions, np.union1d(others, [row]))
-        alone.advance(actions[row : row + 1], ALL)
+        step_rows(many, actions, np.union1d(others, [row]))
+        step_rows(alone, actions[row : row + 1], ALL)
         for key, value in alone.tensors.items():
             assert torch.equal(many.tensors[key][row], value[0]), key
         if alone.tensors["terminated"][0]:
@@ -568,11 +571,11 @@ def test_an_episode_does_not_depend_on_its_neighbours(name, size, seed, data):
 def test_rows_left_out_do_not_change(rows, backend):
     """Few are taken out to be advanced; most are advanced by advancing all."""
     engine = SkirmishEngine("3m", 20, illegal="refuse", backend=backend)
-    engine.begin(np.arange(20), range(20))
+    begin_rows(engine, np.arange(20), range(20))
     before = {key: value.clone() for key, value in engine.tensors.items()}
     asked = torch.full((20, 3), 99)  # of no meaning in the others, and not refused
     asked[rows] = 4
-    engine.advance(asked, np.array(rows))
+    step_rows(engine, asked, np.array(rows))
     for key, value in engine.tensors.items():
         same = [torch.equal(value[e], before[key][e]) for e in range(20)]
         assert all(s for e, s in enumerate(same) if e not in rows)
@@ -585,15 +588,15 @@ def test_rows_left_out_do_not_change(rows, backend):
 def test_a_new_episode_is_not_won_because_the_last_one_of_another_row_was():
     engine = SkirmishEngine("3m", 20)
     engine.battles.health[3:, 3] = 0.0
-    engine.advance(torch.ones(20, 3, dtype=torch.int64), np.array([3]))
+    step_rows(engine, torch.ones(20, 3, dtype=torch.int64), np.array([3]))
     assert engine.tensors["metrics"][3].tolist() == [1.0]
-    engine.begin(np.array([7]), [0])
+    begin_rows(engine, np.array([7]), [0])
     assert engine.tensors["metrics"][7].tolist() == [0.0]
 
 
 def test_seeds_decide_where_units_start():
     engine = SkirmishEngine("3m", 3)
-    engine.begin(np.arange(3), [4, 4, 5])
+    begin_rows(engine, np.arange(3), [4, 4, 5])
     pos = engine.battles.pos
     assert (pos[..., 0] == pos[..., 1]).all()
     assert (pos[..., 0] != pos[..., 2]).any()
@@ -602,7 +605,7 @@ def test_seeds_decide_where_units_start():
 @pytest.mark.parametrize("name", MAPS)
 def test_allies_of_a_type_start_sorted_by_place_and_apart(name):
     engine = SkirmishEngine(name, 20)
-    engine.begin(np.arange(20), range(20))
+    begin_rows(engine, np.arange(20), range(20))
     pos, units = engine.battles.pos, engine.layout.units
     for e in range(20):
         order = [(u.name, *pos[:, i, e]) for i, u in enumerate(engine.layout.allies)]
@@ -629,20 +632,20 @@ def test_illegal_actions_are_replaced_and_counted():
     act(engine, 1, 4)  # the dead do nothing
     assert engine.battles.illegal.tolist() == [6]
     assert engine.battles.pos[0, 1, 0] > 1e3
-    engine.begin(ALL, [0])
+    begin_rows(engine, ALL, [0])
     assert engine.battles.illegal.tolist() == [0]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_illegal_actions_can_be_refused(backend):
     engine = SkirmishEngine("3m", 2, illegal="refuse", backend=backend)
-    engine.begin(np.arange(2), [0, 1])
-    engine.advance(torch.ones(2, 3, dtype=torch.int64), np.arange(2))
+    begin_rows(engine, np.arange(2), [0, 1])
+    step_rows(engine, torch.ones(2, 3, dtype=torch.int64), np.arange(2))
     bad = torch.tensor([[1, 1, 1], [1, 1, 8]])
     for rows in ([0, 1], [1]):
         text = "act must be an available action of agent 2 in environment 1, got 8. See tensors"
         with pytest.raises(ValueError, match=text):
-            engine.advance(bad, np.array(rows))
+            step_rows(engine, bad, np.array(rows))
 
 
 def test_an_unknown_map_lists_the_known_ones_nearest_first():
@@ -672,21 +675,28 @@ def test_bad_options_are_refused(option, text):
 def test_bad_batches_and_seeds_are_refused():
     engine = SkirmishEngine("3m", 2)
     with pytest.raises(ValueError, match=r"act must be of shape \(2, 3\).*got \(3, 3\)"):
-        engine.advance(torch.ones(3, 3, dtype=torch.int64), np.arange(2))
+        step_rows(engine, torch.ones(3, 3, dtype=torch.int64), np.arange(2))
     with pytest.raises(TypeError, match=r"act must be an int64 tensor, got torch\.float32"):
-        engine.advance(torch.ones(2, 3), np.arange(2))
+        step_rows(engine, torch.ones(2, 3), np.arange(2))
     with pytest.raises(TypeError, match="act must be an int64 tensor, got ndarray"):
-        engine.advance(np.ones((2, 3), np.int64), np.arange(2))
-    for rows in ([0, 2], [-1], [0, 0], [[0]], [0.5]):
-        with pytest.raises(ValueError, match="rows must be different indices below 2"):
-            engine.advance(torch.ones(2, 3, dtype=torch.int64), np.array(rows))
-    with pytest.raises(ValueError, match="seeds must be 2 ints, one per row, got"):
-        engine.begin(np.arange(2), [1])
-    for seed in (0.5, "1", True, None):
-        with pytest.raises(TypeError, match="seeds must be ints, got"):
-            engine.begin(ALL, [seed])
-    engine.begin(np.array([], np.int64), [])
-    engine.advance(torch.ones(2, 3, dtype=torch.int64), np.array([], np.int64))
+        step_rows(engine, np.ones((2, 3), np.int64), np.arange(2))
+    joint, both = torch.ones(2, 3, dtype=torch.int64), torch.tensor([True, True])
+    for backend in ("numpy", "torch"):
+        engine = SkirmishEngine("3m", 2, backend=backend)
+        for bad in (np.array([True, True]), torch.arange(2), None):
+            with pytest.raises(TypeError, match=r"advance\.active must be a bool tensor, got "):
+                engine.advance(joint, bad)
+            with pytest.raises(TypeError, match=r"begin\.mask must be a bool tensor, got "):
+                engine.begin(bad, torch.arange(2))
+        with pytest.raises(ValueError, match=r"active must be of shape \(2,\), .*got \(3,\)"):
+            engine.advance(joint, torch.ones(3, dtype=torch.bool))
+        with pytest.raises(ValueError, match=r"seeds must be of shape \(2,\), .*got \(1,\)"):
+            engine.begin(both, torch.tensor([1]))
+        for seeds in (torch.tensor([0.5, 1.0]), [0, 1], None):
+            with pytest.raises(TypeError, match="seeds must be an int64 tensor, got"):
+                engine.begin(both, seeds)
+        engine.begin(~both, torch.arange(2))
+        engine.advance(joint, ~both)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from doubles import step_rows
 
 from robustmarl.envs.skirmish import MAPS, SkirmishEngine, SkirmishMap
 from robustmarl.envs.skirmish.layout import Layout
@@ -150,7 +151,7 @@ def test_the_state_number_by_number():
     expected = [30 / 45, 6 / 15, -6 / 32, 0, 1, 0, -9 / 32, -4 / 32]
     expected += [80 / 100, -3 / 32, 4 / 32, 10 / 50]
     np.testing.assert_allclose(now["state"], expected + [0] * 14, rtol=0, atol=1e-6)
-    engine.advance(torch.tensor([[6, 2]]), np.array([0]))
+    step_rows(engine, torch.tensor([[6, 2]]), np.array([0]))
     last = engine.tensors["state"][0, 12:].reshape(2, 7)
     assert last.argmax(-1).tolist() == [6, 2]
     assert last.sum() == 2

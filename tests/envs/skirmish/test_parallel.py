@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from doubles import begin_rows, step_rows
 from PIL import Image
 
 from robustmarl import envs, evaluation
@@ -34,7 +35,7 @@ def test_the_batch_equals_the_environments_one_by_one(name):
     batch = SkirmishEngine(name, size)
     rng, rows, begun, ends = np.random.default_rng(1), np.arange(size), size, 0
     for env in (one_by_one, batch):
-        env.begin(rows, list(range(size)))
+        begin_rows(env, rows, list(range(size)))
     for _ in range(90):
         for key, expected in one_by_one.tensors.items():
             if key != "metrics":
@@ -48,8 +49,8 @@ def test_the_batch_equals_the_environments_one_by_one(name):
         begun += len(ended)
         ends += len(ended)
         for env in (one_by_one, batch):
-            env.advance(act, playing)
-            env.begin(ended, seeds)
+            step_rows(env, act, playing)
+            begin_rows(env, ended, seeds)
     assert ends
 
 
@@ -165,10 +166,10 @@ def test_pictures_show_who_lives_where():
 
 def test_a_replay_is_an_animated_gif(tmp_path):
     engine = SkirmishEngine("3m", 2)
-    engine.begin(np.arange(2), [0, 1])
+    begin_rows(engine, np.arange(2), [0, 1])
     frames = [picture(engine, 1)]
     for _ in range(3):
-        engine.advance(torch.full((2, 3), 4), np.arange(2))
+        step_rows(engine, torch.full((2, 3), 4), np.arange(2))
         frames.append(picture(engine, 1))
     save_replay(tmp_path / "battle.gif", frames)
     with Image.open(tmp_path / "battle.gif") as film:

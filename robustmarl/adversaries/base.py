@@ -1,0 +1,121 @@
+"""What everything that learns against a team has in common."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tianshou.algorithm.algorithm_base import Algorithm
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from robustmarl.joint import JointBatch
+from robustmarl.perturbers.base import Perturber
+
+__all__ = ["Adversary", "Needs", "Sample"]
+
+Needs = Literal["fresh", "drawn", "advantage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What an adversary may learn from in one round.
+
+    Attributes:
+        fresh: the episodes that were played since it last learned, or None.
+        drawn: the very episodes that the team drew for its own update, as stored, or None.
+        advantage: the team's advantages over ``fresh`` before its update, standardised over the
+            agent-steps that it learns from, (B, T, N); for adversaries that ask for them.
+        epochs: passes that the team takes over its episodes, for those that keep step with it.
+    """
+
+    fresh: JointBatch | None = None
+    drawn: JointBatch | None = None
+    advantage: Tensor | None = None
+    epochs: int = 1
+
+
+class Adversary(nn.Module):
+    """Learns against a team, or around it, from the episodes that it plays itself.
+
+    :class:`robustmarl.training.AdversarialTraining` lets it play and learn; it saves and loads on
+    its own, its optimizers and learning rates included. A subclass makes one perturber when it is
+    made, and implements :meth:`perturber`, :meth:`learn` and :meth:`deployed`;
+    :func:`robustmarl.testing.check_adversary` says whether it keeps what is promised here.
+
+    Attributes:
+        optimizers: those that :meth:`create_optimizer` made.
+        lr_schedulers: of their learning rates; :meth:`step_schedulers` steps them.
+    """
+
+    needs: frozenset[Needs] = frozenset({"fresh"})
+    """What of a :class:`Sample` it cannot learn without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.optimizers: list[Algorithm.Optimizer] = []
+        self.lr_schedulers: list[LRScheduler] = []
+
+    def perturber(self) -> Perturber:
+        """Return what plays while it learns, the same object each time.
+
+        It explores, and records under its own name what :meth:`learn` needs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement perturber.")
+
+    def learn(self, sample: Sample) -> Mapping[str, float]:
+        """Learn, and return figures by name. The team's weights are not touched."""
+        raise NotImplementedError(f"{type(self).__name__} must implement learn.")
+
+    def deployed(self, greedy: bool | None = None) -> Perturber:
+        """Return what plays as it would now, whatever is learned later: for evaluation.
+
+        Args:
+            greedy: whether it plays its most likely choice or draws; None is as it is usually
+                evaluated.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement deployed.")
+
+    def recorded(self, batch: JointBatch) -> Mapping[str, Tensor]:
+        """Return what its own perturber recorded in these episodes, (B, T, ...) each."""
+        return batch.record(self.perturber().place.name)
+
+    def create_optimizer(
+        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None
+    ) -> Algorithm.Optimizer:
+        """Return an optimizer of ``module`` whose state travels with the weights.
+
+        Args:
+            module: whose parameters it changes.
+            factory: makes it, and its scheduler if any.
+            max_grad_norm: global norm at which gradients are clipped, or None.
+        """
+        made, scheduler = factory.create_instances(module)
+        if scheduler is not None:
+            self.lr_schedulers.append(scheduler)
+        optimizer = Algorithm.Optimizer(made, module, max_grad_norm=max_grad_norm)
+        self.optimizers.append(optimizer)
+        return optimizer
+
+    def step_schedulers(self) -> None:
+        """Step the schedulers of learning rates, once per call of :meth:`learn`."""
+        for scheduler in self.lr_schedulers:
+            scheduler.step()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the state of optimizers and schedulers, which travels with the weights."""
+        return {
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.lr_schedulers],
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`get_extra_state` returned; ``state`` is left as it is."""
+        own = copy.deepcopy(state)  # torch's optimizers keep the tensors that they are given
+        for optimizer, values in zip(self.optimizers, own["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        for scheduler, values in zip(self.lr_schedulers, own["schedulers"], strict=True):
+            scheduler.load_state_dict(values)

@@ -1,0 +1,43 @@
+"""Copies of learned attacks at work, which later learning does not change."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+from robustmarl.perturbers.byzantine import ByzantinePerturber
+from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.perturbers.obs import ObsPerturber
+from robustmarl.perturbers.types import TypeDistribution
+from robustmarl.policies import ByzantinePolicy
+
+__all__ = ["deployed_actor", "deployed_policy"]
+
+
+def deployed_actor(
+    actor: GaussianObsAdversary, agents: Collection[str] | None, greedy: bool | None
+) -> ObsPerturber:
+    """Return a copy that perturbs observations: by its mean unless ``greedy`` is False.
+
+    Args:
+        actor: the attack.
+        agents: names of the attacked agents; None is all.
+        greedy: whether it acts by its mean; None is True.
+    """
+    kind = LearnedObsPerturber if greedy is False else ObsPerturber
+    return kind(copy.deepcopy(actor).requires_grad_(False), agents=agents)
+
+
+def deployed_policy(
+    policy: ByzantinePolicy, types: TypeDistribution, greedy: bool | None
+) -> ByzantinePerturber:
+    """Return a copy that plays for Byzantine agents: by draws unless ``greedy``.
+
+    Args:
+        policy: what plays.
+        types: whose actions it plays.
+        greedy: whether it plays the most likely action; None is False.
+    """
+    copied = copy.deepcopy(policy).requires_grad_(False)
+    copied.deterministic_eval = bool(greedy)
+    return ByzantinePerturber(copied, types=copy.copy(types))

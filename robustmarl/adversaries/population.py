@@ -1,0 +1,188 @@
+"""Several adversaries of which exactly one plays in an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from robustmarl._checks import check
+from robustmarl._seeding import Draws, stream_id
+from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.joint import JointBatch, StepContext, TeamSpec
+from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.victims import Victim
+
+__all__ = ["Population", "PopulationPerturber"]
+
+
+class PopulationPerturber(Perturber):
+    """Lets exactly one of K perturbers act in an episode, drawn uniformly by its random key.
+
+    Records, as ``population``, ``index``, which of them it was, int64 (E,); and, as
+    ``population/k``, what the k-th recorded, which means something in its own episodes only.
+
+    Args:
+        members: at least one; all tell the learner the same kind of action.
+    """
+
+    kind = "population"
+
+    def __init__(self, members: Sequence[Perturber]) -> None:
+        told = {member.act_told for member in members}
+        rule = "at least one, which tell the learner the same kind of action"
+        check(len(told) == 1, "PopulationPerturber.members", rule, sorted(told))
+        self.members, self.act_told = list(members), told.pop()
+        self._named(Place(0, self.kind))
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
+        """Prepare all of them for a team; see :class:`Perturber`."""
+        self._named(place)
+        self._stream = stream_id(f"population/{place.depth}")
+        self._index = torch.zeros(0, dtype=torch.int64)
+        for member, own in zip(self.members, self._places, strict=True):
+            member.bind(spec, policy, own)
+
+    def _named(self, place: Place) -> None:
+        self.place = place
+        numbers = range(len(self.members))
+        self._places = [Place(place.depth, f"{place.name}/{k}") for k in numbers]
+        for member, own in zip(self.members, self._places, strict=True):
+            member.place = own
+
+    @torch.no_grad()
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Return what the episode's own member shows, (E, N, D)."""
+        once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream)
+        self._index = (once.uniform(1)[:, 0] * len(self.members)).long()
+        seen, types = context.seen, context.types
+        for number, member in enumerate(self.members):
+            own = self._of(context, number)
+            own.types = None
+            seen = self._where(number, member.on_obs(own), seen)
+            if own.types is not None:
+                played = own.types & (self._index == number)[:, None]
+                types = played if types is None else types | played
+        context.types = types
+        return seen
+
+    def shown(self, context: StepContext) -> None:
+        """Let all of them take note of what was shown."""
+        for number, member in enumerate(self.members):
+            member.shown(self._of(context, number))
+
+    def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
+        """Return the logits or means of the episode's own member, (E, N, A)."""
+        return self._each(context, logits, lambda member: member.on_logits)
+
+    def on_act(self, context: StepContext, act: Tensor) -> Tensor:
+        """Return the executed actions of the episode's own member."""
+        return self._each(context, act, lambda member: member.on_act)
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return ``index``, and what each member recorded as ``k/name``."""
+        kept = {
+            f"{number}/{name}": values
+            for number, member in enumerate(self.members)
+            for name, values in member.record().items()
+        }
+        return {"index": self._index, **kept}
+
+    def counters(self) -> dict[str, float]:
+        """Return the members' counters as ``k/name``."""
+        return {
+            f"{number}/{name}": value
+            for number, member in enumerate(self.members)
+            for name, value in member.counters().items()
+        }
+
+    def _each(
+        self,
+        context: StepContext,
+        values: Tensor,
+        hook: Callable[[Perturber], Callable[[StepContext, Tensor], Tensor]],
+    ) -> Tensor:
+        found = values
+        for number, member in enumerate(self.members):
+            found = self._where(number, hook(member)(self._of(context, number), values), found)
+        return found
+
+    def _of(self, context: StepContext, number: int) -> StepContext:
+        """Return the step with those environments live that a member plays in."""
+        return replace(context, live=context.live & (self._index == number))
+
+    def _where(self, number: int, own: Tensor, other: Tensor) -> Tensor:
+        chosen = self._index == number
+        return torch.where(chosen.view(-1, *(1,) * (other.dim() - 1)), own, other)
+
+
+class Population(Adversary):
+    """Several adversaries of which exactly one plays in an episode, drawn by its random key.
+
+    Each learns from the episodes that it played and no others.
+
+    Args:
+        members: the adversaries, at least one, all different objects.
+
+    Raises:
+        TypeError: for members that are no adversaries.
+    """
+
+    def __init__(self, members: Sequence[Adversary]) -> None:
+        super().__init__()
+        where = f"{type(self).__name__}.members"
+        for member in members:
+            if not isinstance(member, Adversary):
+                raise TypeError(f"{where} must be adversaries, got {type(member).__name__}.")
+        own = len({id(member) for member in members}) == len(members)
+        check(own and len(members) > 0, where, "different adversaries, at least one", len(members))
+        self._members = nn.ModuleList(members)
+        self.needs = frozenset(need for member in members for need in member.needs)
+        self._perturber = PopulationPerturber([member.perturber() for member in members])
+
+    @property
+    def members(self) -> list[Adversary]:
+        """The adversaries, which learn and save with it."""
+        return cast("list[Adversary]", list(self._members))
+
+    def perturber(self) -> PopulationPerturber:
+        """Return what plays while they learn."""
+        return self._perturber
+
+    def deployed(self, greedy: bool | None = None) -> PopulationPerturber:
+        """Return copies of all of them at work, one per episode."""
+        return PopulationPerturber([member.deployed(greedy) for member in self.members])
+
+    def learn(self, sample: Sample) -> Mapping[str, float]:
+        """Let each member learn from the episodes that it played."""
+        figures: dict[str, float] = {}
+        for number, member in enumerate(self.members):
+            own = self._own(sample, number)
+            if own.fresh is not None or own.drawn is not None:
+                figures |= {f"{number}/{name}": x for name, x in member.learn(own).items()}
+        return figures
+
+    def _own(self, sample: Sample, number: int) -> Sample:
+        fresh = self._played(sample.fresh, number)
+        advantage = sample.advantage
+        if fresh is None or sample.fresh is None or advantage is None:
+            own = None
+        else:
+            own = advantage[self._episodes(sample.fresh, number)]
+        drawn = self._played(sample.drawn, number)
+        return replace(sample, fresh=fresh, drawn=drawn, advantage=own)
+
+    def _played(self, batch: JointBatch | None, number: int) -> JointBatch | None:
+        """Return the episodes that a member played, None if there are none."""
+        if batch is None:
+            return None
+        episodes = self._episodes(batch, number)
+        return batch.select(episodes) if bool(episodes.any()) else None
+
+    def _episodes(self, batch: JointBatch, number: int) -> Tensor:
+        index = self.recorded(batch).get("index")
+        none = torch.zeros(len(batch), dtype=torch.bool, device=batch.valid.device)
+        return none if index is None else index[:, 0] == number

@@ -1,0 +1,164 @@
+"""What must hold in every step: finite outputs, an action to take, an end within the horizon."""
+
+from __future__ import annotations
+
+import math
+from typing import NoReturn, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustmarl.joint import StepContext, TeamSpec
+
+__all__ = ["DeviceGuards", "Guards", "HostGuards"]
+
+
+class Guards(Protocol):
+    """Checks of one step, in this order; ``ValueError`` names environment, agent and step."""
+
+    def output(self, output: Tensor, context: StepContext) -> None:
+        """Refuse outputs (E, N, A) that are not finite, in environments that play."""
+
+    def mask(self, context: StepContext) -> None:
+        """Refuse masks that leave no action."""
+
+    def horizon(self, steps: Tensor, going_on: Tensor) -> None:
+        """Refuse episodes that go on, bool (E,), after as many ``steps`` as the horizon has."""
+
+    def open(self) -> None:
+        """Forget what was noted: a collection begins."""
+
+    def settle(self) -> None:
+        """Raise what is known to be wrong by now; to be called when episodes are read."""
+
+
+class HostGuards:
+    """Checks at once.
+
+    Args:
+        spec: of the team.
+        on_cpu: whether the arrays are where numpy can read them.
+    """
+
+    def __init__(self, spec: TeamSpec, on_cpu: bool) -> None:
+        self._spec, self._on_cpu = spec, on_cpu
+
+    def open(self) -> None:
+        """Do nothing: nothing is noted."""
+
+    def output(self, output: Tensor, context: StepContext) -> None:
+        """See :class:`Guards`."""
+        # one sum is finite only if all its terms are, and costs less than looking at each; it may
+        # overflow without one that is not, which the second look tells
+        total = output.numpy().sum() if self._on_cpu else float(output.sum())
+        if math.isfinite(total):
+            return
+        bad = _not_finite(output, context)
+        if bool(bad.any()):
+            e, i = bad.nonzero()[0].tolist()
+            _refuse_output(self._spec, output[e, i], e, i, int(context.step[e]))
+
+    def mask(self, context: StepContext) -> None:
+        """See :class:`Guards`."""
+        if self._on_cpu and context.mask.numpy().any(axis=-1).all():
+            return
+        bad = _without_action(context)
+        if bool(bad.any()):
+            e, i = bad.nonzero()[0].tolist()
+            _refuse_mask(self._spec, e, i, int(context.step[e]))
+
+    def horizon(self, steps: Tensor, going_on: Tensor) -> None:
+        """See :class:`Guards`."""
+        late = going_on.numpy() & (steps.numpy() >= self._spec.horizon)
+        if late.any():
+            _refuse_length(self._spec, int(late.argmax()))
+
+    def settle(self) -> None:
+        """Do nothing: everything was checked."""
+
+
+class DeviceGuards:
+    """Notes what is wrong on the device, and raises when :meth:`settle` reads the notes.
+
+    Args:
+        spec: of the team.
+        size: E.
+        ticks: between two readings.
+        device: where the arrays are.
+    """
+
+    def __init__(self, spec: TeamSpec, size: int, ticks: int, device: torch.device) -> None:
+        self._spec, self._tick = spec, 0
+        agents = (ticks, size, spec.num_agents)
+        self._bad_output = torch.zeros(agents, dtype=torch.bool, device=device)
+        self._bad_mask = torch.zeros(agents, dtype=torch.bool, device=device)
+        self._late = torch.zeros(agents[:2], dtype=torch.bool, device=device)
+        self._steps = torch.zeros(agents[:2], dtype=torch.int64, device=device)
+        self._output = torch.zeros(*agents, spec.num_actions, device=device)
+
+    def open(self) -> None:
+        """See :class:`Guards`."""
+        self._tick = 0
+
+    def output(self, output: Tensor, context: StepContext) -> None:
+        """See :class:`Guards`."""
+        self._bad_output[self._tick] = _not_finite(output, context)
+        self._output[self._tick] = output
+        self._steps[self._tick] = context.step
+
+    def mask(self, context: StepContext) -> None:
+        """See :class:`Guards`."""
+        self._bad_mask[self._tick] = _without_action(context)
+
+    def horizon(self, steps: Tensor, going_on: Tensor) -> None:
+        """See :class:`Guards`; the last of a step."""
+        self._late[self._tick] = going_on & (steps >= self._spec.horizon)
+        self._tick += 1
+
+    def settle(self) -> None:
+        """Wait for the device, and raise for the first step in which something was wrong."""
+        ticks, self._tick = self._tick, 0
+        noted = (self._bad_output, self._bad_mask, self._late)
+        wrong = torch.stack([flags[:ticks].flatten(1).any(1) for flags in noted], dim=1)
+        kinds = wrong.cpu().numpy() if ticks else np.zeros((0, 3), np.bool_)
+        if not kinds.any():
+            return
+        tick = int(kinds.any(1).argmax())
+        kind = int(kinds[tick].argmax())
+        e, *agent = noted[kind][tick].cpu().nonzero()[0].tolist()
+        if kind == 2:
+            _refuse_length(self._spec, e)
+        (i,), step = agent, int(self._steps[tick, e])
+        if kind == 0:
+            _refuse_output(self._spec, self._output[tick, e, i], e, i, step)
+        _refuse_mask(self._spec, e, i, step)
+
+
+def _not_finite(output: Tensor, context: StepContext) -> Tensor:
+    return (~torch.isfinite(output)).flatten(2).any(-1) & context.live[:, None]
+
+
+def _without_action(context: StepContext) -> Tensor:
+    return ~context.mask.any(dim=-1) & context.live[:, None]
+
+
+def _refuse_output(spec: TeamSpec, output: Tensor, e: int, i: int, step: int) -> NoReturn:
+    raise ValueError(
+        f"logits must be finite, got {output.tolist()} in environment {e}, agent "
+        f"{spec.agents[i]!r}, step {step}. Has training diverged?"
+    )
+
+
+def _refuse_mask(spec: TeamSpec, e: int, i: int, step: int) -> NoReturn:
+    raise ValueError(
+        f"action mask must leave an action, got none in environment {e}, agent "
+        f"{spec.agents[i]!r}, step {step}."
+    )
+
+
+def _refuse_length(spec: TeamSpec, e: int) -> NoReturn:
+    raise ValueError(
+        f"environment {e} must end within its stated horizon of {spec.horizon} steps. "
+        "State the right one: envs.describe(env, horizon=...)."
+    )

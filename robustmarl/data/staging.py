@@ -1,0 +1,148 @@
+"""The last ticks of all environments, from which whole episodes are copied out when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustmarl.data.buffer import EpisodeBuffer
+from robustmarl.joint import TeamSpec
+
+__all__ = ["Ended", "HostStaging", "Staging", "TensorStaging", "Values", "flush"]
+
+Values: TypeAlias = "Tensor | NDArray[np.generic]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """Episodes that ended, K of them, as told on the host.
+
+    Attributes:
+        rows: the environments that played them, (K,).
+        first: the ticks of the ring at which they began, (K,).
+        lengths: their numbers of steps, (K,).
+        numbers: how many episodes the collector had begun before each, (K,).
+        terminated: whether they ended for good, (K,).
+        truncated: whether they were cut off, (K,).
+        metrics: the environment's figures, (K, len(spec.metrics)).
+    """
+
+    rows: NDArray[np.int64]
+    first: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    metrics: NDArray[np.float32]
+
+
+class Staging(Protocol):
+    """A ring of ticks, (ticks, E, ...) by key; it holds whole episodes, last observations too."""
+
+    now: int
+    """The tick that is being written."""
+
+    @property
+    def ring(self) -> Mapping[str, Values]:
+        """The arrays."""
+
+    def put(self, arrays: Mapping[str, Values]) -> None:
+        """Keep what this tick brought, (E, ...) by key, for all environments at once."""
+
+    def turn(self) -> None:
+        """Go on to the next tick."""
+
+    def rewards(self, ended: Ended) -> NDArray[np.float32]:
+        """Return what agents earned in these episodes, (K, T, N); further on than they go, too."""
+
+
+class HostStaging:
+    """A ring in numpy: on the CPU its calls cost a fraction of torch's.
+
+    Args:
+        ticks: that it holds.
+    """
+
+    def __init__(self, ticks: int) -> None:
+        self.now, self._ticks = 0, ticks
+        self.ring: dict[str, NDArray[np.generic]] = {}
+
+    def put(self, arrays: Mapping[str, Values]) -> None:
+        """See :class:`Staging`."""
+        for key, values in arrays.items():
+            new = values.numpy() if isinstance(values, Tensor) else values
+            if key not in self.ring:
+                self.ring[key] = np.zeros((self._ticks, *new.shape), new.dtype)
+            self.ring[key][self.now] = new
+
+    def turn(self) -> None:
+        """See :class:`Staging`."""
+        self.now = (self.now + 1) % self._ticks
+
+    def rewards(self, ended: Ended) -> NDArray[np.float32]:
+        """See :class:`Staging`."""
+        return self.ring["rew_agents"][_where(ended, self._ticks)].astype(np.float32, copy=False)
+
+
+class TensorStaging:
+    """A ring of tensors on the policy's device.
+
+    Args:
+        ticks: that it holds.
+    """
+
+    def __init__(self, ticks: int) -> None:
+        self.now, self._ticks = 0, ticks
+        self.ring: dict[str, Tensor] = {}
+
+    def put(self, arrays: Mapping[str, Values]) -> None:
+        """See :class:`Staging`."""
+        for key, values in arrays.items():
+            new = torch.as_tensor(values)
+            if key not in self.ring:
+                self.ring[key] = new.new_zeros((self._ticks, *new.shape))
+            self.ring[key][self.now] = new
+
+    def turn(self) -> None:
+        """See :class:`Staging`."""
+        self.now = (self.now + 1) % self._ticks
+
+    def rewards(self, ended: Ended) -> NDArray[np.float32]:
+        """See :class:`Staging`."""
+        ticks, rows = _where(ended, self._ticks)
+        held = self.ring["rew_agents"]
+        at = [torch.from_numpy(index).to(held.device) for index in (ticks, rows)]
+        earned: NDArray[np.float32] = held[at[0], at[1]].cpu().numpy()
+        return earned
+
+
+def _where(ended: Ended, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ticks (K, T) and rows (K, 1) of these episodes in a ring of ``size``."""
+    ticks = (ended.first[:, None] + np.arange(ended.lengths.max())) % size
+    return ticks, ended.rows[:, None]
+
+
+def flush(
+    staging: Staging, ended: Ended, spec: TeamSpec, store: EpisodeBuffer | None
+) -> NDArray[np.float64]:
+    """Copy episodes that ended into the buffer, if any; return what each of them earned, (K,)."""
+    earned, each = staging.rewards(ended), np.arange(len(ended.rows))
+    rew = earned.sum(axis=-1)
+    if spec.team_reward == "mean":
+        rew /= earned.shape[-1]
+    last = ended.lengths - 1
+    if store is not None:
+        whole: dict[str, NDArray[np.generic]] = {"rew": rew}
+        for key, flags in (("terminated", ended.terminated), ("truncated", ended.truncated)):
+            at_the_end = np.zeros(rew.shape, np.bool_)
+            at_the_end[each, last] = flags
+            whole[key] = at_the_end
+        store.add_episodes(staging.ring, ended.rows, ended.first, ended.lengths, whole)
+    returns: NDArray[np.float64] = rew.cumsum(axis=1, dtype=np.float64)[each, last]
+    return returns
