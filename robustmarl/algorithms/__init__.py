@@ -9,6 +9,7 @@ from robustmarl.algorithms.maddpg import M3DDPG, MADDPG
 from robustmarl.algorithms.mappo import MAPPO
 from robustmarl.algorithms.own_action_values import OwnActionValues
 from robustmarl.algorithms.qmix import QMIX
+from robustmarl.algorithms.qplex import QPLEX
 from robustmarl.algorithms.rmaac import RMAAC
 from robustmarl.algorithms.vdn import VDN
 
@@ -23,6 +24,7 @@ __all__ = [
     "MADDPG",
     "MAPPO",
     "QMIX",
+    "QPLEX",
     "RMAAC",
     "VDN",
     "OwnActionValues",

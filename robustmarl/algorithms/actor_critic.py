@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,31 @@ from robustmarl.joint import (
     StepContext,
     TeamSpec,
     joint_state,
-    last_actions,
 )
 from robustmarl.learning.base import TeamAlgorithm, build_network
 from robustmarl.learning.returns import masked_mean
+from robustmarl.learning.settings import (
+    ExplorationSettings,
+    NetworkSettings,
+    OpenSettings,
+    take,
+)
 from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.schedules import Linear, Schedule
 
-__all__ = ["ActionCritics"]
+__all__ = ["ActionCritics", "ActorOutputs"]
+
+
+class ActorOutputs(NamedTuple):
+    """What the actors made of episodes.
+
+    ``logits`` are masked, (B, T+1, N, A); ``before`` are hidden states before each step,
+    (B, T+1, N, H) or None; ``last_act`` are the actions before each step, (B, T+1, N) or None.
+    """
+
+    logits: Tensor
+    before: Tensor | None
+    last_act: Tensor | None
 
 
 class ActionCritics(TeamAlgorithm):
@@ -37,23 +54,26 @@ class ActionCritics(TeamAlgorithm):
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         rule = "discrete: the critic has a head per action"
         check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
-        defaults: dict[str, Any] = {"recurrent": True, "last_action": True, "hidden": (64,)}
-        network = build_network(spec, settings, **defaults)
-        exploration: float | Schedule = settings.pop("exploration", cls._exploration())
-        greedy = settings.pop("deterministic_eval", False)
-        policy = ExploringPolicy(spec, network, exploration, greedy)
-        per_agent = spec.state_layout == "per_agent"
-        state_size = spec.state_size * (spec.num_agents if per_agent else 1)
-        return cls(policy=policy, **cls._critics(spec, state_size, settings), **settings)
+        # A GRU of 64 that sees its last action: PyMARL's actor, and that of DOP's authors.
+        actors = NetworkSettings(recurrent=True, last_action=True, hidden=(64,))
+        network = build_network(spec, actors | take(settings, NetworkSettings))
+        acting = take(settings, ExplorationSettings)
+        policy = ExploringPolicy(
+            spec,
+            network,
+            acting.get("exploration", cls._exploration()),
+            acting.get("deterministic_eval", False),
+        )
+        return cls(policy=policy, **cls._critics(spec, settings), **settings)
 
     @classmethod
     def _exploration(cls) -> Schedule:
-        return Linear(0.5, 0.01, over=100_000, unit="env_steps")
+        """Return how it explores by default."""
+        return Linear(0.5, 0.01, over=100_000, unit="env_steps")  # PyMARL's for COMA
 
     @classmethod
-    def _critics(
-        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
-    ) -> dict[str, nn.Module]:
+    def _critics(cls, spec: TeamSpec, settings: OpenSettings) -> dict[str, nn.Module]:
+        """Return the critic's parts by keyword; it takes its keywords out of ``settings``."""
         raise TypeError(f"{cls.__name__} must implement _critics.")
 
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
@@ -69,17 +89,16 @@ class ActionCritics(TeamAlgorithm):
     def _state(self, obs: JointObs) -> Tensor:
         return joint_state(obs.state, self.spec.state_layout == "per_agent")
 
-    def _outputs(self, obs: JointObs, act: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return masked logits (B, T+1, N, A), states before steps, and last actions."""
-        network = self.policy.network
-        last = last_actions(act, terminal=True) if network.last_table is not None else None
-        output, before = network.unroll(obs.seen, last)
-        return output.masked_fill(~obs.mask, MASKED), before, last
+    def _outputs(self, obs: JointObs, act: Tensor) -> ActorOutputs:
+        """Return what the actors make of the whole episodes, with gradient."""
+        last_act = self.last_act(act, terminal=True)
+        logits, before = self.policy.network.unroll(obs.seen, last_act)
+        return ActorOutputs(logits.masked_fill(~obs.mask, MASKED), before, last_act)
 
     def _actor_step(
         self,
         batch: JointBatch,
-        outputs: tuple[Tensor, Tensor | None, Tensor | None],
+        outputs: ActorOutputs,
         advantage: Callable[[Tensor], Tensor],
         entropy_coef: float,
     ) -> Tensor:
@@ -91,16 +110,19 @@ class ActionCritics(TeamAlgorithm):
             advantage: maps policies (R, N, A), no gradient, to those of the taken actions.
             entropy_coef: c.
         """
-        obs, (output, before, last) = batch.obs, outputs
-        logp = self.policy.log_policy(output[:, :-1][batch.valid])
+        obs = batch.obs
+        logp = self.policy.log_policy(outputs.logits[:, :-1][batch.valid])
         policy = logp.exp()
         with torch.no_grad():
             gain = advantage(policy)
-        taken = logp.gather(-1, batch.act[batch.valid].unsqueeze(-1)).squeeze(-1)
+        logp_taken = logp.gather(-1, batch.act[batch.valid].unsqueeze(-1)).squeeze(-1)
         alive = obs.alive[:, :-1][batch.valid]
         entropy = masked_mean(-(policy * logp).sum(-1), alive)
-        loss = -masked_mean(gain * taken, alive) - entropy_coef * entropy
+        loss = -masked_mean(gain * logp_taken, alive) - entropy_coef * entropy
         self.step_policy(
-            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
+            loss,
+            lambda: self.loss_rows(
+                obs.obs, obs.mask, batch.living, outputs.last_act, outputs.before
+            ),
         )
         return torch.stack([loss, entropy, masked_mean(gain.abs(), alive)]).detach()

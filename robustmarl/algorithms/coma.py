@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -18,8 +18,10 @@ from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import td_lambda_returns
+from robustmarl.learning.settings import ActorCriticSettings, OpenSettings
 from robustmarl.networks import ActionCritic
 from robustmarl.policies.exploring import ExploringPolicy
+from robustmarl.typing import Env
 
 __all__ = ["COMA"]
 
@@ -42,10 +44,10 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     Args:
         policy: the team's.
         critic: values of every action, given the others'.
-        optim: the actor's optimizer factory; None is Adam at 5e-4.
-        critic_optim: the critic's; None is Adam at 5e-4.
+        optim: the actor's optimizer factory; None is Adam at 5e-4, PyMARL's step size.
+        critic_optim: the critic's; None is Adam at 5e-4, PyMARL's step size.
         gamma: discount in [0, 1].
-        td_lambda: in [0, 1].
+        td_lambda: in [0, 1]; .6 is PyMARL's.
         target_update: copy the critic to its target every so many critic steps, >= 1. A critic
             step covers all time steps; PyMARL takes one per time step, and copies every 200.
         reward_scale: what rewards are multiplied by before the critic learns them, > 0: returns in
@@ -91,11 +93,14 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         )
 
     @classmethod
-    def _critics(
-        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
-    ) -> dict[str, nn.Module]:
-        hidden = settings.pop("critic_hidden", (128, 128))
-        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[ActorCriticSettings]) -> Self:
+        """Return COMA for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
+    def _critics(cls, spec: TeamSpec, settings: OpenSettings) -> dict[str, nn.Module]:
+        hidden: tuple[int, ...] = settings.pop("critic_hidden", (128, 128))  # PyMARL's
+        sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         return {"critic": ActionCritic(*sizes, hidden=hidden, others=True)}
 
     @torch.no_grad()
@@ -112,28 +117,26 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         policy = torch.softmax(logits, dim=-1)
         return q - (policy * q).sum(-1, keepdim=True)
 
-    def targets(self, batch: JointBatch, output: Tensor | None = None) -> Tensor:
+    def targets(self, batch: JointBatch, logits: Tensor | None = None) -> Tensor:
         """Return TD(lambda) targets of the taken actions, (B, T, N).
 
         Args:
             batch: episodes.
-            output: the actor's masked logits (B, T+1, N, A), where known.
+            logits: the actor's masked logits (B, T+1, N, A), where known.
         """
         obs, act = batch.obs, batch.act
         with torch.no_grad():
-            if output is None:
-                output, _, _ = self._outputs(obs, act)
-            # After a time limit nothing was played: the likeliest actions stand for it.
-            last = output[:, -1:].argmax(-1)
-            lengths = batch.valid.sum(1)
-            joint = torch.cat([act, last], dim=1)
-            ends = torch.arange(len(act), device=act.device)
-            final = output[ends, lengths].argmax(-1)
-            joint[ends, lengths] = final
+            if logits is None:
+                logits = self._outputs(obs, act).logits
+            # After a time limit nothing was played: the likeliest actions stand for the others',
+            # and each agent's expected value for its own.
+            final = torch.arange(len(act), device=act.device), batch.valid.sum(1)
+            joint = torch.cat([act, logits[:, -1:].argmax(-1)], dim=1)
+            joint[final] = logits[final].argmax(-1)
             q = self._target(self._state(obs), obs.seen, joint)
             value = q.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
-            policy = torch.softmax(output[ends, lengths], dim=-1)
-            value[ends, lengths] = (policy * q[ends, lengths]).sum(-1)
+            policy = torch.softmax(logits[final], dim=-1)
+            value[final] = (policy * q[final]).sum(-1)
             bootstrap = batch.bootstrap.unsqueeze(-1)
             reward = (self.reward_scale * batch.rew).unsqueeze(-1).expand(value[:, 1:].shape)
             return td_lambda_returns(
@@ -156,7 +159,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         target = None
         for _ in range(epochs):
             if target is None:  # the dead earn on, and targets ask for it
-                target = self.targets(batch, outputs[0].detach())[valid]
+                target = self.targets(batch, outputs.logits.detach())[valid]
             q = self.critic(state, seen, act)
             taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
             loss = (taken - target).square().mean()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -17,11 +18,24 @@ from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.returns import td_lambda_returns
+from robustmarl.learning.settings import ActorCriticSettings, OpenSettings
 from robustmarl.networks import ActionCritic, WeightedMixer
 from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.schedules import Linear, Schedule
+from robustmarl.typing import Env
 
-__all__ = ["DOP", "tree_backup"]
+__all__ = ["DOP", "DOPSettings", "tree_backup"]
+
+
+class DOPSettings(ActorCriticSettings, total=False):
+    """Keywords of ``DOP.for_env``."""
+
+    embed: int
+    tree_lambda: float
+    tree_steps: int
+    off_policy_weight: float
+    recent_episodes: int
+    critic_steps: int
 
 
 def tree_backup(
@@ -52,17 +66,32 @@ def tree_backup(
         lam: lambda.
         steps: k.
     """
-    delta = reward + gamma * bootstrap * expected - taken
-    following = torch.cat([probability[:, 1:], torch.zeros_like(probability[:, :1])], dim=1)
-    decay = gamma * lam * following * going_on
-    total, factor, shifted = delta.clone(), torch.ones_like(delta), delta
-    rates = decay
+    error = reward + gamma * bootstrap * expected - taken
+    correction, factor = error.clone(), torch.ones_like(error)
+    # At step t of round l: gamma * lambda * pi of step t+l, and the error of step t+l.
+    rate, later_error = gamma * lam * _following(probability) * going_on, error
     for _ in range(steps - 1):
-        factor = factor * rates
-        shifted = torch.cat([shifted[:, 1:], torch.zeros_like(shifted[:, :1])], dim=1)
-        rates = torch.cat([rates[:, 1:], torch.zeros_like(rates[:, :1])], dim=1)
-        total = total + factor * shifted
-    return taken + total
+        factor = factor * rate
+        later_error, rate = _following(later_error), _following(rate)
+        correction = correction + factor * later_error
+    return taken + correction
+
+
+def _following(x: Tensor) -> Tensor:
+    """Return what ``x`` (B, T) is a step later, 0 after the last."""
+    return torch.cat([x[:, 1:], torch.zeros_like(x[:, :1])], dim=1)
+
+
+@dataclass(frozen=True)
+class _Backup:
+    """What targets are made of, (B, T) each: the arguments of :func:`tree_backup`."""
+
+    taken: Tensor
+    expected: Tensor
+    reward: Tensor
+    probability: Tensor
+    bootstrap: Tensor
+    going_on: Tensor
 
 
 class _Critics(nn.Module):
@@ -96,7 +125,9 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         policy: the team's.
         critic: values of every action.
         mixer: the weights k.
-        optim: the actor's optimizer factory; None is RMSprop at 5e-4, alpha .99, eps 1e-5.
+        optim: the actor's optimizer factory; None is RMSprop at 5e-4, alpha .99, eps 1e-5: this
+            and all other defaults are those of TRAM's experiments [Wu2022]_ and, where they are
+            silent, of the authors' code.
         critic_optim: the critic's and the mixer's; None is RMSprop at 1e-4.
         gamma: discount in [0, 1].
         td_lambda: of the on-policy targets, in [0, 1].
@@ -160,19 +191,23 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         )
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[DOPSettings]) -> Self:
+        """Return DOP for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _exploration(cls) -> Schedule:
+        # TRAM's [Wu2022]; the authors' code begins at a half.
         return Linear(1.0, 0.05, over=500_000, unit="env_steps")
 
     @classmethod
-    def _critics(
-        cls, spec: TeamSpec, state_size: int, settings: dict[str, Any]
-    ) -> dict[str, nn.Module]:
-        hidden = settings.pop("critic_hidden", (256, 256))
-        embed = settings.pop("embed", 32)
-        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+    def _critics(cls, spec: TeamSpec, settings: OpenSettings) -> dict[str, nn.Module]:
+        hidden: tuple[int, ...] = settings.pop("critic_hidden", (256, 256))  # the authors'
+        embed: int = settings.pop("embed", 32)  # the authors'
+        sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         return {
             "critic": ActionCritic(*sizes, hidden=hidden, dueling=True),
-            "mixer": WeightedMixer(state_size, spec.num_agents, embed=embed),
+            "mixer": WeightedMixer(spec.joint_state_size, spec.num_agents, embed=embed),
         }
 
     @torch.no_grad()
@@ -191,48 +226,54 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         return advantage.unsqueeze(0).expand(len(act), *advantage.shape)
 
     def _preprocess_batch(self, batch: Any, buffer: Any, indices: Any) -> Any:
+        # Tianshou's hook before an update, and the only place that is handed the buffer.
         latest = getattr(buffer, "latest", None)
         self._recent = batch if latest is None else latest(self.recent_episodes)
         return batch
 
     @torch.no_grad()
-    def _ingredients(self, batch: JointBatch, output: Tensor | None = None) -> dict[str, Tensor]:
-        """Return what targets are made of, each (B, T)."""
+    def _backup(self, batch: JointBatch, logits: Tensor | None = None) -> _Backup:
+        """Return what targets are made of, by the target's critic and the present actors."""
         obs, act = batch.obs, batch.act
-        if output is None:
-            output, _, _ = self._outputs(obs, act)
-        logp = torch.log_softmax(output, dim=-1)
+        if logits is None:
+            logits = self._outputs(obs, act).logits
+        logp = torch.log_softmax(logits, dim=-1)
         q, weights = self._target(self._state(obs), obs.seen)
-        taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
-        chosen = logp[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        q_taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        logp_taken = logp[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
         expected = (weights * (logp.exp() * q).sum(-1)).sum(-1)
-        return {
-            "taken": (weights[:, :-1] * taken).sum(-1),
-            "expected": expected[:, 1:],
-            "probability": chosen.sum(-1).exp(),
-            "reward": self.reward_scale * batch.rew,
-            "bootstrap": batch.bootstrap,
-            "going_on": batch.going_on,
-        }
+        return _Backup(
+            taken=(weights[:, :-1] * q_taken).sum(-1),
+            expected=expected[:, 1:],
+            reward=self.reward_scale * batch.rew,
+            probability=logp_taken.sum(-1).exp(),
+            bootstrap=batch.bootstrap,
+            going_on=batch.going_on,
+        )
 
-    def on_policy_targets(self, batch: JointBatch, output: Tensor | None = None) -> Tensor:
+    def on_policy_targets(self, batch: JointBatch, logits: Tensor | None = None) -> Tensor:
         """Return TD(lambda) targets of the taken joint actions, (B, T).
 
         Args:
             batch: episodes.
-            output: the actor's masked logits (B, T+1, N, A), where known.
+            logits: the actor's masked logits (B, T+1, N, A), where known.
         """
-        of = self._ingredients(batch, output)
-        following = torch.cat([of["taken"][:, 1:], of["expected"][:, -1:]], dim=1)
-        following = torch.where(of["going_on"] > 0, following, of["expected"])
+        backup = self._backup(batch, logits)
+        next_value = torch.cat([backup.taken[:, 1:], backup.expected[:, -1:]], dim=1)
+        # At an episode's end no next action was taken: its expected value stands for it.
+        next_value = torch.where(backup.going_on > 0, next_value, backup.expected)
         return td_lambda_returns(
-            of["reward"], following, of["bootstrap"], of["going_on"], self.gamma, self.td_lambda
+            backup.reward, next_value, backup.bootstrap, backup.going_on, self.gamma, self.td_lambda
         )
 
     def off_policy_targets(self, batch: JointBatch) -> Tensor:
         """Return tree-backup targets of the taken joint actions, (B, T)."""
-        of = self._ingredients(batch)
-        return tree_backup(**of, gamma=self.gamma, lam=self.tree_lambda, steps=self.tree_steps)
+        return tree_backup(
+            **vars(self._backup(batch)),
+            gamma=self.gamma,
+            lam=self.tree_lambda,
+            steps=self.tree_steps,
+        )
 
     def _critic_loss(self, batch: JointBatch, target: Tensor) -> Tensor:
         valid = batch.valid  # padding may be most of a batch: critics skip it
@@ -246,14 +287,16 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         recent, self._recent = self._recent, None
         outputs = self._outputs(recent.obs, recent.act)
-        target = self.on_policy_targets(recent, outputs[0].detach())
+        target = self.on_policy_targets(recent, outputs.logits.detach())
         off_target = None
         if self.off_policy_weight > 0.0:
             off_target = self.off_policy_targets(batch)
         for _ in range(self.critic_steps):
-            on = self._critic_loss(recent, target)
-            off = on.new_zeros(()) if off_target is None else self._critic_loss(batch, off_target)
-            self.critic_optim.step(on + self.off_policy_weight * off)
+            on_loss = self._critic_loss(recent, target)
+            off_loss = on_loss.new_zeros(())
+            if off_target is not None:
+                off_loss = self._critic_loss(batch, off_target)
+            self.critic_optim.step(on_loss + self.off_policy_weight * off_loss)
 
         def advantage(policy: Tensor) -> Tensor:
             obs, valid = recent.obs, recent.valid
@@ -266,10 +309,11 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.policy.count("updates", 1)
         if self.policy.counted("updates") % self.target_update == 0:
             self._update_lagged_network_weights()
-        means = [*figures.tolist(), float(on.detach()), float(off.detach())]
+        means = [*figures.tolist(), float(on_loss.detach()), float(off_loss.detach())]
         names = ("policy_loss", "entropy", "advantage", "critic_loss", "tree_loss")
         return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
 
 
 def _rmsprop(lr: float) -> OptimizerFactory:
+    """Return RMSprop with PyMARL's smoothing .99 and eps 1e-5, which the authors keep."""
     return TorchOptimizerFactory(torch.optim.RMSprop, lr=lr, alpha=0.99, eps=1e-5)

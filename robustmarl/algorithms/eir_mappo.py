@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, Unpack, cast
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
@@ -12,20 +12,49 @@ from robustmarl._checks import check, check_choice, check_int
 from robustmarl._seeding import mix, stream_id
 from robustmarl.adversaries import Sample, SharedByzantine
 from robustmarl.algorithms.mappo import MAPPO
+from robustmarl.algorithms.ppo_based import CriticParts
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
-from robustmarl.learning.base import NETWORK_SETTINGS, TeamTrainingStats
+from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.beliefs import BeliefLearner
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import standardize
+from robustmarl.learning.settings import NetworkSettings, OpenSettings, PPOSettings, take
 from robustmarl.networks import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies.byzantine import ByzantinePolicy
-from robustmarl.policies.typed import SlotKind, TypedPolicy
+from robustmarl.policies.typed import BeliefReads, SlotKind, TypedPolicy
+from robustmarl.schedules import Schedule
+from robustmarl.typing import Env
 
-__all__ = ["EARMAPPO", "EIRMAPPO", "PRESETS", "TrueTypeMAPPO"]
+__all__ = ["EARMAPPO", "EIRMAPPO", "PRESETS", "EIRMAPPOSettings", "TrueTypeMAPPO"]
 
-_RELEASED: dict[str, Any] = {
+
+class EIRMAPPOSettings(PPOSettings, total=False):
+    """Keywords of ``EIRMAPPO.for_env``."""
+
+    preset: str | None
+    p: float | None
+    types: TypeDistribution | None
+    teacher_forcing: float | Schedule
+    hard_belief: bool
+    belief_reads: BeliefReads
+    belief_hidden: tuple[int, ...]
+    belief_memory: int
+    belief_optim: OptimizerFactory | None
+    belief_epochs: int
+    belief_minibatches: int
+    belief_chunk: int | None
+    sees_actions: bool
+    adversary_hidden: tuple[int, ...]
+    adversary_optim: OptimizerFactory | None
+    adversary_epochs: int
+    adversary_clip: float | None
+    adversary_entropy_coef: float | None
+    victim_interval: int
+
+
+_RELEASED: OpenSettings = {
     "hidden": (128, 128, 128),
     "layer_norm": True,
     "gamma": 0.99,
@@ -40,7 +69,7 @@ _RELEASED: dict[str, Any] = {
     "victim_interval": 1,
 }
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, OpenSettings] = {
     "released": _RELEASED,
     "two_timescale": _RELEASED | {"optim": adam(1e-4, 1e-5), "adversary_epochs": 2},
 }
@@ -137,6 +166,11 @@ class EIRMAPPO(MAPPO):
             )
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[EIRMAPPOSettings]) -> Self:
+        """Return the learner for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         preset = settings.pop("preset", "released")
         if preset is not None:
@@ -149,13 +183,15 @@ class EIRMAPPO(MAPPO):
         types = TypeDistribution(0.5 if p is None else p) if types is None else types
         hidden = settings.get("hidden", (64, 64))
         layer_norm = settings.get("layer_norm", False)
-        own = {key: settings.pop(key) for key in NETWORK_SETTINGS if key in settings}
+        actors: OpenSettings = {"output_gain": 0.01, **take(settings, NetworkSettings)}
+        shared = actors.pop("shared", True)
+        check(shared, f"{cls.__name__}.shared", "True: its actors share a network", shared)
         network = TypedAgentNetwork(
             spec.obs_size,
             spec.num_agents,
             spec.num_actions,
             continuous=spec.continuous,
-            **{"output_gain": 0.01, **own},
+            **actors,
         )
         critic_hidden = settings.pop("critic_hidden", hidden)
         critic = cls._critic(spec, settings, critic_hidden)
@@ -189,8 +225,8 @@ class EIRMAPPO(MAPPO):
 
     @classmethod
     def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+        cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
+    ) -> CriticParts:
         per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
         n = spec.num_agents
         critic = TypedCritic(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.algorithms.ppo_based import CriticParts, PPOBased
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.settings import OpenSettings
 from robustmarl.networks import Critic
 
 __all__ = ["IPPO"]
@@ -19,7 +18,7 @@ class IPPO(PPOBased):
 
     @classmethod
     def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+        cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
+    ) -> CriticParts:
         critic = Critic(spec.obs_size, spec.num_agents, hidden=hidden)
         return {"critic": critic, "critic_input": "seen"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Self
+from typing import Any, Self, Unpack, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -15,23 +15,50 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import mix, stream_id
-from robustmarl.algorithms.ppo_based import CriticInput
-from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state, last_actions
+from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, n_step_returns
-from robustmarl.networks import JointCritic
+from robustmarl.learning.settings import (
+    ExplorationSettings,
+    NetworkSettings,
+    TeamSettings,
+    take,
+)
+from robustmarl.learning.values import CriticInput
+from robustmarl.networks import Agents, JointCritic
 from robustmarl.policies.actor import DeterministicPolicy
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.policies.exploring import ExploringPolicy
-from robustmarl.schedules import Schedule
+from robustmarl.typing import Env
 
-__all__ = ["M3DDPG", "MADDPG", "gumbel_softmax"]
+__all__ = ["M3DDPG", "MADDPG", "M3DDPGSettings", "MADDPGSettings", "gumbel_softmax"]
 
 _GUMBEL = stream_id("gumbel")
+
+
+class MADDPGSettings(TeamSettings, ExplorationSettings, total=False):
+    """Keywords of ``MADDPG.for_env``."""
+
+    critic_hidden: tuple[int, ...]
+    critic_input: CriticInput
+    optim: OptimizerFactory | None
+    critic_optim: OptimizerFactory | None
+    gamma: float
+    n_step: int
+    tau: float
+    temperature: float
+    output_coef: float
+    max_grad_norm: float | None
+
+
+class M3DDPGSettings(MADDPGSettings, total=False):
+    """Keywords of ``M3DDPG.for_env``."""
+
+    epsilon: float
 
 
 def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
@@ -50,7 +77,7 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
     uniform = torch.rand(
         logits.shape, dtype=logits.dtype, device=logits.device, generator=generator
     )
-    smallest = torch.finfo(logits.dtype).tiny
+    smallest = torch.finfo(logits.dtype).tiny  # logarithms of zero would be infinite
     noise = -(-uniform.clamp(min=smallest).log()).clamp(min=smallest).log()
     soft = torch.softmax((logits + noise) / temperature, dim=-1)
     hard = F.one_hot(soft.argmax(dim=-1), logits.shape[-1]).to(soft.dtype)
@@ -78,8 +105,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         policy: the team's.
         critic: Q of a state and a joint action.
         critic_input: ``"state"``, or ``"seen"`` for all agents' observations.
-        optim: the actor's optimizer factory; None is Adam at 5e-4.
-        critic_optim: the critic's; None is Adam at 1e-3.
+        optim: the actor's optimizer factory; None is Adam at 5e-4 (the authors: 1e-2 for both).
+        critic_optim: the critic's; None is Adam at 1e-3: it must lead the actor.
         gamma: discount in [0, 1].
         n_step: length of the returns before the target's value, >= 1.
         tau: share of the online weights taken over by the targets per update, in (0, 1].
@@ -125,29 +152,36 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         )
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[MADDPGSettings]) -> Self:
+        """Return MADDPG for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         hidden = settings.get("hidden", (64, 64))
-        exploration: float | Schedule = settings.pop("exploration", 0.1)
+        # Small first outputs: means near the box's middle, or an almost uniform softmax.
+        actors = NetworkSettings(output_gain=0.01) | take(settings, NetworkSettings)
+        network = build_network(spec, actors, squash=spec.continuous)
+        acting = take(settings, ExplorationSettings)
+        exploration = acting.get("exploration", 0.1)
         policy: TeamPolicy
         if spec.continuous:
-            network = build_network(spec, settings, output_gain=0.01, squash=True)
+            name = f"{cls.__name__}.deterministic_eval"
+            left_out = "deterministic_eval" not in acting
+            check(left_out, name, "left out: continuous actors are deterministic", acting)
             policy = DeterministicPolicy(spec, network, exploration)
         else:
-            greedy = settings.pop("deterministic_eval", False)
-            network = build_network(spec, settings, output_gain=0.01)
+            greedy = acting.get("deterministic_eval", False)
             policy = ExploringPolicy(spec, network, exploration, greedy)
-        size = spec.num_agents * spec.obs_size
-        if settings.get("critic_input", "state") == "state":
-            size = spec.state_size * (spec.num_agents if spec.state_layout == "per_agent" else 1)
-        critic = JointCritic(
-            size, spec.num_agents, spec.num_actions, hidden=settings.pop("critic_hidden", hidden)
-        )
+        reads_state = settings.get("critic_input", "state") == "state"
+        size = spec.joint_state_size if reads_state else spec.num_agents * spec.obs_size
+        critic_hidden = settings.pop("critic_hidden", hidden)
+        critic = JointCritic(size, spec.num_agents, spec.num_actions, hidden=critic_hidden)
         return cls(policy=policy, critic=critic, **settings)
 
     def _state(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
-            seen: Tensor = obs.seen
-            return seen.flatten(-2)
+            return obs.seen.flatten(-2)
         return joint_state(obs.state, self.spec.state_layout == "per_agent")
 
     def _vectors(self, act: Tensor, alive: Tensor) -> Tensor:
@@ -182,10 +216,9 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def targets(self, batch: JointBatch) -> Tensor:
         """Return n-step targets of the joint actions taken, (B, T, K)."""
         obs = batch.obs
-        target: Any = self._target.module
-        actors, critic = target[0], target[1]
-        last = last_actions(batch.act, terminal=True) if actors.last_table is not None else None
-        act = actors.unroll(obs.seen, last)[0][:, 1:]
+        modules = cast(nn.ModuleList, self._target.module)
+        actors, critic = cast(Agents, modules[0]), cast(JointCritic, modules[1])
+        act = actors.unroll(obs.seen, self.last_act(batch.act, terminal=True))[0][:, 1:]
         alive = obs.alive[:, 1:]
         if not self.spec.continuous:
             act = act.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
@@ -221,20 +254,20 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def _actor_step(self, batch: JointBatch, state: Tensor, taken: Tensor, alive: Tensor) -> Tensor:
         """Step on the actor's loss and return it; R valid steps (R, S), (R, N, A), (R, N)."""
         obs, valid = batch.obs, batch.valid
-        network = self.policy.network
-        last = last_actions(batch.act, terminal=False) if network.last_table is not None else None
-        output, before = network.unroll(obs.seen[:, :-1], last)
+        last_act = self.last_act(batch.act, terminal=False)
+        output, before = self.policy.network.unroll(obs.seen[:, :-1], last_act)
         output, mask = output[valid], obs.mask[:, :-1][valid]
-        own, counted = output, alive.unsqueeze(-1).expand_as(output)
+        chosen, counted = output, alive.unsqueeze(-1).expand_as(output)
         if not self.spec.continuous:
             logits = output.masked_fill(~mask, MASKED)
-            own = gumbel_softmax(logits, self.temperature, self._noise())
+            chosen = gumbel_softmax(logits, self.temperature, self._noise())
             counted = counted & mask
         elif (real := self.spec.action_mask(output.device)) is not None:
-            own, counted = self.policy.without_padding(output), counted & real
+            chosen, counted = self.policy.without_padding(output), counted & real
         n = self.spec.num_agents
-        chooses = torch.eye(n, dtype=torch.bool, device=own.device).unsqueeze(-1)
-        joint = torch.where(chooses, own.unsqueeze(-3), taken.unsqueeze(-3))
+        chooses = torch.eye(n, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
+        joint = torch.where(chooses, chosen.unsqueeze(-3), taken.unsqueeze(-3))
+        # The critic judges and does not learn here: no gradient for its parameters is computed.
         frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
         critic = partial(_call, self.critic, frozen)
         gain = critic(state, self.facing(critic, state, joint, alive))
@@ -242,7 +275,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         if self.output_coef > 0.0:
             loss = loss + self.output_coef * masked_mean(output.square(), counted)
         self.step_policy(
-            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last_act, before)
         )
         return loss.detach()
 
@@ -265,6 +298,11 @@ class M3DDPG(MADDPG):
     def __init__(self, *, epsilon: float = 1e-3, **settings: Any) -> None:
         super().__init__(**settings)
         self.epsilon = check_number(f"{type(self).__name__}.epsilon", epsilon, 0.0)
+
+    @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[M3DDPGSettings]) -> Self:
+        """Return M3DDPG for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
 
     def facing(
         self,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from robustmarl.algorithms.ppo_based import PPOBased
+from robustmarl.algorithms.ppo_based import CriticParts, PPOBased
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.settings import OpenSettings
 from robustmarl.learning.values import state_critic
 
 __all__ = ["MAPPO"]
@@ -20,7 +19,7 @@ class MAPPO(PPOBased):
 
     @classmethod
     def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+        cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
+    ) -> CriticParts:
         critic = state_critic(spec, settings.get("reward", "team"), hidden)
         return {"critic": critic, "critic_input": "state"}

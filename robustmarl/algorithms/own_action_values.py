@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from robustmarl._checks import check, check_int, check_number
+from robustmarl._signatures import check_left
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import ActionCritic
+from robustmarl.typing import Env
 
 __all__ = ["OwnActionValues"]
+
+_MAX_GRAD_NORM = 10.0  # as the learners here clip theirs
+
+
+@runtime_checkable
+class _Returning(Protocol):
+    """A learner that estimates returns, as PPO does."""
+
+    def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
+        """Return advantages and returns, (B, T, K) each."""
 
 
 class OwnActionValues(OnPolicyTeam):
@@ -52,7 +64,7 @@ class OwnActionValues(OnPolicyTeam):
     ) -> None:
         super().__init__(**settings)
         name = type(self).__name__
-        if not hasattr(self, "advantages"):
+        if not isinstance(self, _Returning):
             raise TypeError(
                 f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which has no "
                 "advantages(batch) to learn returns from."
@@ -64,12 +76,21 @@ class OwnActionValues(OnPolicyTeam):
             f"{name}.action_critic_updates", action_critic_updates, 1
         )
         self._per_agent = spec.state_layout == "per_agent"
-        state_size = spec.state_size * (spec.num_agents if self._per_agent else 1)
-        sizes = (state_size, spec.obs_size, spec.num_agents, spec.num_actions)
+        sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         self.action_critic = ActionCritic(*sizes, hidden=action_critic_hidden)
+        factory = adam(action_critic_lr)
         self.action_critic_optim = self._create_optimizer(
-            self.action_critic, adam(action_critic_lr), 10.0
+            self.action_critic, factory, _MAX_GRAD_NORM
         )
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        check_left(cls, OwnActionValues)
+
+    @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Any) -> Self:
+        """Return the learner for ``env``: what it is mixed into says which keywords it takes."""
+        return super().for_env(env, **settings)
 
     @torch.no_grad()
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
@@ -81,17 +102,17 @@ class OwnActionValues(OnPolicyTeam):
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Let the learner learn, then the critic."""
-        obs, valid, act = batch.obs, batch.valid, batch.act
+        obs, valid = batch.obs, batch.valid
         with torch.no_grad():
-            _, returns = cast(Any, self).advantages(batch)
+            assert isinstance(self, _Returning)  # checked at construction
+            _, returns = self.advantages(batch)
         stats = super().learn(batch, minibatch, epochs)
-        rows = batch.living
-        returns, act = returns.expand(rows.shape)[valid], act[valid]
+        returns, act = returns.expand(batch.living.shape)[valid], batch.act[valid]
         state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
-        seen, rows = obs.seen[:, :-1][valid], rows[valid]
+        seen, living = obs.seen[:, :-1][valid], batch.living[valid]
         for _ in range(self.action_critic_updates):
             q = self.action_critic(state, seen).gather(-1, act.unsqueeze(-1)).squeeze(-1)
-            loss = masked_mean((q - returns).square(), rows)
+            loss = masked_mean((q - returns).square(), living)
             self.action_critic_optim.step(loss)
         stats.metrics["action_critic_loss"] = float(loss.detach())
         return stats

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypedDict, Unpack
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
@@ -11,20 +12,75 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check_choice, check_int, check_number
 from robustmarl._seeding import mix
-from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, last_actions
+from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.settings import NetworkSettings, OpenSettings, PPOSettings, take
 from robustmarl.learning.values import CriticInput, Reward, Valuation
 from robustmarl.networks import Critic
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.policies.actor import ActorPolicy
+from robustmarl.typing import Env
 
-__all__ = ["PPOBased"]
+__all__ = ["CriticParts", "PPOBased"]
 
-_SIDE = "side/"
-"""Marks the further inputs of actor and critic among the tensors that minibatches are cut from."""
+
+class CriticParts(TypedDict):
+    """The critic and what it reads, by the constructor's keywords."""
+
+    critic: Critic
+    critic_input: CriticInput
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What PPO's steps learn from: B episodes of T steps, or B steps as episodes of one.
+
+    Args:
+        seen: what the agents acted on, (B, T, N, D).
+        clean: what they would have seen without an attack, (B, T, N, D).
+        mask: available actions, (B, T, N, A).
+        critic_inputs: what the critic reads, (B, T, K, ...).
+        act: what they did, (B, T, N) or (B, T, N, A).
+        logp: its log-probability when they acted, (B, T, N).
+        advantage: normalised, (B, T, N).
+        returns: what the critic learns, (B, T, K).
+        acting: agent-steps that the actor learns from, bool (B, T, N).
+        valued: where the critic learns, bool (B, T, K).
+        last_act: the actions before each step, like ``act``; None if agents do not see them.
+        side: further inputs of actor and critic by name, (B, T, N, ...) each.
+    """
+
+    seen: Tensor
+    clean: Tensor
+    mask: Tensor
+    critic_inputs: Tensor
+    act: Tensor
+    logp: Tensor
+    advantage: Tensor
+    returns: Tensor
+    acting: Tensor
+    valued: Tensor
+    last_act: Tensor | None
+    side: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def select(self, index: Tensor) -> _Samples:
+        """Return the episodes of these indices."""
+        return self._each(lambda values: values[index])
+
+    def steps(self, valid: Tensor) -> _Samples:
+        """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
+        return self._each(lambda values: values[valid].unsqueeze(1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> _Samples:
+        tensors = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        side = {name: change(values) for name, values in self.side.items()}
+        return replace(self, **tensors, side=side)
 
 
 class PPOBased(OnPolicyTeam):
@@ -40,7 +96,8 @@ class PPOBased(OnPolicyTeam):
         policy: the team's.
         critic: values (..., K) of inputs (..., K, size).
         critic_input: ``"seen"`` or ``"state"``.
-        optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5.
+        optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5,
+            the step size and eps of the code of [Yu2022]_.
         gamma: discount in [0, 1].
         gae_lambda: in [0, 1].
         clip: c, > 0.
@@ -104,17 +161,31 @@ class PPOBased(OnPolicyTeam):
         self.optim = self._create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[PPOSettings]) -> Self:
+        """Return the learner for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         hidden = settings.get("hidden", (64, 64))
-        network = build_network(spec, settings, output_gain=0.01)
-        policy = ActorPolicy(spec, network, settings.pop("deterministic_eval", False))
+        # Gain .01 of the last layer: the first policy is nearly uniform, as in Yu2022's code.
+        actors = NetworkSettings(output_gain=0.01) | take(settings, NetworkSettings)
+        greedy = settings.pop("deterministic_eval", False)
+        policy = ActorPolicy(spec, build_network(spec, actors), greedy)
         critic_hidden = settings.pop("critic_hidden", hidden)
         return cls(policy=policy, **cls._critic(spec, settings, critic_hidden), **settings)
 
     @classmethod
     def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
+        cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
+    ) -> CriticParts:
+        """Return the critic and what it reads.
+
+        Args:
+            spec: the team's.
+            settings: what is left of them for the constructor; a subclass may take out its own.
+            hidden: widths of the critic's hidden layers.
+        """
         raise TypeError(f"{cls.__name__} must implement _critic.")
 
     def values(self, obs: JointObs) -> Tensor:
@@ -154,75 +225,72 @@ class PPOBased(OnPolicyTeam):
             epochs: passes over the episodes, >= 1.
             side: further inputs of actor and critic by name, (B, T+1, N, ...) each.
         """
-        obs, valid = batch.obs, batch.valid
         if batch.logp is None:
             raise ValueError(
                 f"{type(self).__name__}.update.batch must be with log-probabilities, got none. "
                 "Collect it with the learner's own policy."
             )
-        rows = self.learning_rows(batch)
-        valued = self.valuation.rows(batch, returns, rows)
-        returns = self.valuation.targets(returns, valued)
-        advantage = normalize(advantage.expand(rows.shape), rows)
-        network = self.policy.network
-        last = None
-        if network.last_table is not None:
-            last = last_actions(batch.act, terminal=False)
-        data = {
-            "seen": obs.seen[:, :-1],
-            "clean": obs.obs[:, :-1],
-            "mask": obs.mask[:, :-1],
-            "critic": self.valuation.inputs(obs)[:, :-1],
-            "act": batch.act,
-            "logp": batch.logp,
-            "advantage": advantage,
-            "returns": returns,
-            "rows": rows,
-            "valued": valued,
-        }
-        if last is not None:
-            data["last"] = last
-        data |= {_SIDE + name: values[:, :-1] for name, values in (side or {}).items()}
-        if not network.recurrent:  # every step is an episode of one step, padding is dropped
-            data = {key: values[valid].unsqueeze(1) for key, values in data.items()}
-        total, parts = len(data["seen"]), 1
+        samples = self._samples(batch, batch.logp, advantage, returns, side or {})
+        parts = 1
         if minibatch is not None:
-            parts = max(1, round(int(valid.sum()) / minibatch))
+            parts = min(max(1, round(int(batch.valid.sum()) / minibatch)), len(samples))
         generator = torch.Generator().manual_seed(
             mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
         )
         figures: list[Tensor] = []
         for _ in range(epochs):
             if parts == 1:
-                figures.append(self._step(data))
+                figures.append(self._step(samples))
                 continue
-            order = torch.randperm(total, generator=generator).to(valid.device)
-            for index in order.chunk(min(parts, total)):
-                part = {key: values[index] for key, values in data.items()}
-                figures.append(self._step(part))
+            order = torch.randperm(len(samples), generator=generator).to(self.device)
+            figures += [self._step(samples.select(index)) for index in order.chunk(parts)]
         self.policy.count("updates", 1)
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
         return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
 
-    def _step(self, data: dict[str, Tensor]) -> Tensor:
-        rows, act = data["rows"], data["act"]
-        side = {k.removeprefix(_SIDE): v for k, v in data.items() if k.startswith(_SIDE)}
-        output, before = self.policy.network.unroll(data["seen"], data.get("last"), side)
-        if not self.spec.continuous:
-            output = output.masked_fill(~data["mask"], MASKED)
-        logp = self.policy.log_prob(output, act)
-        surrogate = ppo_surrogate(logp, data["logp"], data["advantage"], self.clip)
-        policy_loss = -masked_mean(surrogate, rows)
-        entropy = masked_mean(self.policy.entropy(output), rows)
-        value = self.critic(data["critic"], **side).expand_as(data["returns"])
-        value_loss = masked_mean(self.valuation.error(value, data["returns"]), data["valued"])
-        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
-        self.step_policy(
-            loss,
-            lambda: self.loss_rows(
-                data["clean"], data["mask"], rows, data.get("last"), before, side
-            ),
+    def _samples(
+        self,
+        batch: JointBatch,
+        logp: Tensor,
+        advantage: Tensor,
+        returns: Tensor,
+        side: Mapping[str, Tensor],
+    ) -> _Samples:
+        """Return what is learned of ``batch``; the arguments are those of :meth:`learn_from`."""
+        obs, acting = batch.obs, self.learning_rows(batch)
+        valued = self.valuation.rows(batch, returns, acting)
+        samples = _Samples(
+            seen=obs.seen[:, :-1],
+            clean=obs.obs[:, :-1],
+            mask=obs.mask[:, :-1],
+            critic_inputs=self.valuation.inputs(obs)[:, :-1],
+            act=batch.act,
+            logp=logp,
+            advantage=normalize(advantage.expand(acting.shape), acting),
+            returns=self.valuation.targets(returns, valued),
+            acting=acting,
+            valued=valued,
+            last_act=self.last_act(batch.act, terminal=False),
+            side={name: values[:, :-1] for name, values in side.items()},
         )
-        kl = masked_mean(data["logp"] - logp.detach(), rows)
+        # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
+        return samples if self.policy.network.recurrent else samples.steps(batch.valid)
+
+    def _step(self, samples: _Samples) -> Tensor:
+        """Take one step of actor and critic; return the figures that :meth:`learn_from` names."""
+        acting, side = samples.acting, samples.side
+        output, before = self.policy.network.unroll(samples.seen, samples.last_act, side)
+        if not self.spec.continuous:
+            output = output.masked_fill(~samples.mask, MASKED)
+        logp = self.policy.log_prob(output, samples.act)
+        surrogate = ppo_surrogate(logp, samples.logp, samples.advantage, self.clip)
+        policy_loss = -masked_mean(surrogate, acting)
+        entropy = masked_mean(self.policy.entropy(output), acting)
+        value = self.critic(samples.critic_inputs, **side).expand_as(samples.returns)
+        value_loss = masked_mean(self.valuation.error(value, samples.returns), samples.valued)
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        clean, mask, last_act = samples.clean, samples.mask, samples.last_act
+        self.step_policy(loss, lambda: self.loss_rows(clean, mask, acting, last_act, before, side))
+        kl = masked_mean(samples.logp - logp.detach(), acting)  # its first-order estimate
         return torch.stack([loss, policy_loss, value_loss, entropy, kl]).detach()

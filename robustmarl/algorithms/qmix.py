@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Self, TypedDict, Unpack
 
 from robustmarl.algorithms.value_based import ValueBased
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.settings import OpenSettings, ValueBasedSettings, take
 from robustmarl.networks import QMIXMixer
+from robustmarl.typing import Env
 
-__all__ = ["QMIX"]
+__all__ = ["QMIX", "QMIXMixerSettings", "QMIXSettings"]
+
+
+class QMIXMixerSettings(TypedDict, total=False):
+    """Keywords of :class:`~robustmarl.networks.QMIXMixer`."""
+
+    embed: int
+    hyper_hidden: int
+    normalize_state: bool
+    init_gain: float
+
+
+class QMIXSettings(ValueBasedSettings, QMIXMixerSettings, total=False):
+    """Keywords of ``QMIX.for_env``."""
 
 
 class QMIX(ValueBased):
@@ -19,9 +34,12 @@ class QMIX(ValueBased):
     """
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
-        names = ("embed", "hyper_hidden", "normalize_state", "init_gain")
-        own = {"init_gain": 0.1} | {n: settings.pop(n) for n in names if n in settings}
-        per_agent = spec.state_layout == "per_agent"
-        size = spec.state_size * (spec.num_agents if per_agent else 1)
-        return {"mixer": QMIXMixer(size, spec.num_agents, **own)}
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[QMIXSettings]) -> Self:
+        """Return QMIX for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
+    def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> QMIXMixer:
+        # The gain is ours: at the gain 1 of torch's draw first values are large, and diverge.
+        mixing = QMIXMixerSettings(init_gain=0.1) | take(settings, QMIXMixerSettings)
+        return QMIXMixer(spec.joint_state_size, spec.num_agents, **mixing)

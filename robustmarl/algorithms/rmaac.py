@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
 
 from robustmarl.adversaries import Sample, SharedObsAdversary
 from robustmarl.algorithms.mappo import MAPPO
+from robustmarl.algorithms.ppo_based import CriticParts
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.returns import standardize
+from robustmarl.learning.settings import OpenSettings, PPOSettings
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.learned import GaussianObsAdversary
+from robustmarl.typing import Env
 
-__all__ = ["RMAAC"]
+__all__ = ["RMAAC", "RMAACSettings"]
+
+
+class RMAACSettings(PPOSettings, total=False):
+    """Keywords of ``RMAAC.for_env``."""
+
+    ball: LinfBall
+    noise_hidden: tuple[int, ...]
+    noise_optim: OptimizerFactory | None
+
+
+class _Parts(CriticParts):
+    noise: GaussianObsAdversary
 
 
 class RMAAC(MAPPO):
@@ -55,18 +70,21 @@ class RMAAC(MAPPO):
         )
 
     @classmethod
-    def _critic(
-        cls, spec: TeamSpec, settings: dict[str, Any], hidden: tuple[int, ...]
-    ) -> dict[str, Any]:
-        made = super()._critic(spec, settings, hidden)
-        made["noise"] = GaussianObsAdversary(
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[RMAACSettings]) -> Self:
+        """Return RMAAC for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
+    def _critic(cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]) -> _Parts:
+        critic = super()._critic(spec, settings, hidden)
+        noise = GaussianObsAdversary(
             settings.pop("ball", LinfBall(epsilon=0.5)),
             spec.obs_size,
             hidden=settings.pop("noise_hidden", hidden),
             max_std=0.5,
             seed=int(torch.randint(2**31, ())),  # of for_env's stream, after MAPPO's own draws
         )
-        return made
+        return {**critic, "noise": noise}
 
     def perturbers(self) -> list[Perturber]:
         """Return what ``training.run`` adds to the perturbations: the sampling noise actor."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -12,21 +12,32 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, last_actions
+from robustmarl.joint import MASKED, JointBatch, TeamSpec
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import (
+    NetworkSettings,
+    OpenSettings,
+    ValueBasedSettings,
+    take,
+)
+from robustmarl.learning.values import Reward
+from robustmarl.networks import Agents, AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
+from robustmarl.typing import Env
 
 __all__ = ["ValueBased"]
+
+_EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # as in PyMARL
 
 
 class _Learned(nn.Module):
     """Agents and mixer as one module, so that one copy makes the target."""
 
-    def __init__(self, agents: nn.Module, mixer: nn.Module | None) -> None:
+    def __init__(self, agents: Agents, mixer: Mixer | None) -> None:
         super().__init__()
         self.agents, self.mixer = agents, mixer
 
@@ -43,7 +54,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     Args:
         policy: the team's.
         mixer: from individual to team values; None learns each agent's on its own.
-        optim: optimizer factory; None is Adam at 5e-4.
+        optim: optimizer factory; None is Adam at 5e-4, PyMARL's step size.
         gamma: discount in [0, 1].
         td_lambda: 0 for one-step targets.
         target_update: copy online to target networks every so many units, >= 1.
@@ -60,14 +71,14 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self,
         *,
         policy: QPolicy,
-        mixer: nn.Module | None = None,
+        mixer: Mixer | None = None,
         optim: OptimizerFactory | None = None,
         gamma: float = 0.99,
         td_lambda: float = 0.0,
         target_update: int = 200,
         target_unit: Literal["episodes", "updates"] = "episodes",
         double_q: bool = True,
-        reward: Literal["team", "agents"] = "team",
+        reward: Reward = "team",
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__
@@ -89,40 +100,44 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.optim = self._create_optimizer(learned, optim or adam(5e-4), max_grad_norm)
 
     @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[ValueBasedSettings]) -> Self:
+        """Return the learner for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         rule = "discrete: value-based methods take argmax over actions"
         check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
-        exploration: float | Schedule = settings.pop(
-            "exploration", Linear(1.0, 0.05, over=50_000, unit="env_steps")
-        )
-        policy = QPolicy(spec, build_network(spec, settings), exploration)
-        return cls(policy=policy, **cls._mixer(spec, settings), **settings)
+        exploration: float | Schedule = settings.pop("exploration", _EXPLORATION)
+        policy = QPolicy(spec, build_network(spec, take(settings, NetworkSettings)), exploration)
+        return cls(policy=policy, mixer=cls._mixer(spec, settings), **settings)
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
-        return {}
+    def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> Mixer | None:
+        """Return the mixer, None for none; it takes its keywords out of ``settings``."""
+        return None
 
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         obs, act = batch.obs, batch.act
         network = self.policy.network
-        last = last_actions(act, terminal=True) if network.last_table is not None else None
-        q, before = network.unroll(obs.seen, last)
-        taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        last_act = self.last_act(act, terminal=True)
+        q, before = network.unroll(obs.seen, last_act)
+        values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
         state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
         with torch.no_grad():
-            target: Any = self._target.module
-            q_next = target.agents.unroll(obs.seen, last)[0][:, 1:]
-            chooser = q[:, 1:] if self.double_q else q_next
-            best = chooser.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1, keepdim=True)
-            q_next = q_next.gather(-1, best).squeeze(-1)
-            y, learned = self._targets(batch, q_next, target.mixer, state)
-        if self.mixer is not None:
-            taken = self.mixer(taken, state[:, :-1])
-        error = taken - y
-        loss = masked_mean(error.square(), learned)
+            target = cast(_Learned, self._target.module)
+            q_target = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
+            # Double Q-learning: who values an action must not be who found it best, else chance
+            # errors in its favour add up.
+            chooser = q[:, 1:] if self.double_q else q_target
+            greedy = chooser.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
+            following = AgentValues(q_target, obs.mask[:, 1:], greedy)
+            y, learned = self._targets(batch, following, target.mixer, state[:, 1:])
+        taken = values.taken if self.mixer is None else self.mixer(values, state[:, :-1])
+        loss = masked_mean((taken - y).square(), learned)
         self.step_policy(
-            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last, before)
+            loss, lambda: self.loss_rows(obs.obs, obs.mask, batch.living, last_act, before)
         )
         self.policy.count("updates", 1)
         self._update_target()
@@ -130,17 +145,25 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         return TeamTrainingStats(metrics=dict(zip(("loss", "q"), figures.tolist(), strict=True)))
 
     def _targets(
-        self, batch: JointBatch, q_next: Tensor, mixer: nn.Module | None, state: Tensor
+        self, batch: JointBatch, following: AgentValues, mixer: Mixer | None, state: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return targets and where they count: (B, T), or (B, T, N) without a mixer."""
+        """Return targets and where they count: (B, T), or (B, T, N) without a mixer.
+
+        Args:
+            batch: episodes.
+            following: the target's values of the next joint actions, (B, T, N).
+            mixer: the target's.
+            state: after each step, (B, T, S).
+        """
         valid, going_on, bootstrap = batch.valid, batch.going_on, batch.bootstrap
         if mixer is not None:
-            value, reward = mixer(q_next, state[:, 1:]), batch.rew
+            value, reward = mixer(following, state), batch.rew
         else:
-            value, valid = q_next, valid.unsqueeze(-1).expand_as(q_next)
+            value = following.taken
+            valid = valid.unsqueeze(-1).expand_as(value)
             bootstrap, going_on = bootstrap.unsqueeze(-1), going_on.unsqueeze(-1)
             if self.reward == "team":  # which the dead go on to earn
-                reward = batch.rew.unsqueeze(-1).expand_as(q_next)
+                reward = batch.rew.unsqueeze(-1).expand_as(value)
             else:
                 reward, valid = batch.rew_agents, valid & batch.obs.alive[:, :-1]
                 bootstrap = bootstrap * batch.obs.alive[:, 1:].float()

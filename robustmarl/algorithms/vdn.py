@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from robustmarl.algorithms.value_based import ValueBased
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.settings import OpenSettings
 from robustmarl.networks import VDNMixer
 
 __all__ = ["VDN"]
@@ -15,5 +14,5 @@ class VDN(ValueBased):
     """VDN [Sunehag2018]_ with double-Q targets; see :class:`ValueBased` for the loss."""
 
     @classmethod
-    def _mixer(cls, spec: TeamSpec, settings: dict[str, Any]) -> dict[str, Any]:
-        return {"mixer": VDNMixer()}
+    def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> VDNMixer:
+        return VDNMixer()

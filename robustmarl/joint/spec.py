@@ -73,6 +73,11 @@ class TeamSpec:
         one = (self.state_size,)
         return (self.num_agents, *one) if self.state_layout == "per_agent" else one
 
+    @property
+    def joint_state_size(self) -> int:
+        """Size of the team's whole state: of all agents' states where each has its own."""
+        return self.state_size * (self.num_agents if self.state_layout == "per_agent" else 1)
+
     def team_indices(self, team: str | None = None) -> tuple[int, ...]:
         """Return the agent indices of ``team``; None is the only team.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -13,20 +13,25 @@ from tianshou.algorithm.algorithm_base import (
     OnPolicyAlgorithm,
     TrainingStats,
 )
-from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check
 from robustmarl._seeding import mix, stream_id
-from robustmarl.joint import JointBatch, TeamSpec, spec_of
+from robustmarl.joint import JointBatch, TeamSpec, last_actions, spec_of
 from robustmarl.learning.optim import own_state_dict
+from robustmarl.learning.settings import (
+    MadeForSettings,
+    NetworkSettings,
+    OpenSettings,
+    TeamSettings,
+    check_settings,
+    take,
+)
 from robustmarl.networks import AgentNetwork, Agents, SeparateAgents
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.typing import Env
 from robustmarl.victims import LossRows, NetworkVictim, Rows
 
 __all__ = [
-    "NETWORK_SETTINGS",
     "OffPolicyTeam",
     "OnPolicyTeam",
     "TeamAlgorithm",
@@ -51,46 +56,41 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     policy: TeamPolicy
     seed: int = 0
     optim: Algorithm.Optimizer
-    _made: tuple[TeamSpec, dict[str, Any]] | None = None
+    _made: tuple[TeamSpec, OpenSettings] | None = None
 
     @classmethod
-    def for_env(
-        cls,
-        env: Env | TeamSpec,
-        *,
-        team: str | None = None,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-        **settings: Any,
-    ) -> Self:
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[TeamSettings]) -> Self:
         """Return the algorithm with networks of the right sizes for ``env``.
 
         Args:
             env: an environment (only its spaces and metadata are read), or a spec.
-            team: which of several teams it learns for.
-            device: where networks and episodes live.
-            seed: of the initial weights and of minibatches; torch's global generator is left
-                as it was.
-            settings: hyper-parameters: keywords of the class, and of
-                :class:`~robustmarl.networks.AgentNetwork`; ``shared=False`` gives every agent a
-                network of its own.
+            settings: ``team``, which of several teams it learns for; ``device``, where networks
+                and episodes live; ``seed`` of the initial weights and of minibatches (torch's
+                global generator is left as it was); and hyper-parameters: keywords of the class,
+                and of :class:`~robustmarl.networks.AgentNetwork`. ``shared=False`` gives every
+                agent a network of its own.
 
         Raises:
-            TypeError: for an optimizer that is not a factory.
+            TypeError: for a keyword that it does not take, with the nearest one that it does; for
+                an optimizer that is not a factory.
         """
-        for key, value in settings.items():
-            if key.endswith("optim") and not isinstance(value, OptimizerFactory | None):
-                raise TypeError(
-                    f"{cls.__name__}.{key} must be an optimizer factory, got {value!r}. "
-                    "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
-                )
-        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        return cls._make(env, settings)
+
+    @classmethod
+    def _make(cls, env: Env | TeamSpec, settings: Mapping[str, object]) -> Self:
+        """Do what :meth:`for_env` promises; subclasses type its keywords, and call this."""
+        check_settings(cls, settings)
+        hyper: OpenSettings = dict(settings)
+        made_for = take(hyper, MadeForSettings)
+        seed = made_for.get("seed", 0)
+        spec = env if isinstance(env, TeamSpec) else spec_of(env)
+        spec = spec.of_team(made_for.get("team"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
-            algorithm = cls._build(spec, **settings)
-        algorithm._made = (spec, dict(settings))
+            algorithm = cls._build(spec, **hyper)
+        algorithm._made = (spec, hyper)
         algorithm.seed = seed
-        return algorithm.to(device)
+        return algorithm.to(made_for.get("device", "cpu"))
 
     def untrained(self, seed: int = 0) -> Self:
         """Return a fresh algorithm with the same settings: the untrained baseline.
@@ -98,13 +98,21 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         Raises:
             ValueError: if this one was not made by :meth:`for_env`.
         """
-        made = self._made
-        check(made is not None, f"{type(self).__name__}.untrained", "of for_env's making", self)
-        assert made is not None
-        return type(self).for_env(made[0], device=self.device, seed=seed, **made[1])
+        if self._made is None:
+            name = type(self).__name__
+            raise ValueError(f"{name}.untrained must be of for_env's making, got {self!r}.")
+        spec, settings = self._made
+        return type(self).for_env(spec, device=self.device, seed=seed, **settings)
 
     @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        """Return the algorithm; a subclass takes its part of ``settings`` and passes on the rest.
+
+        Args:
+            spec: the team's.
+            settings: keywords of :meth:`for_env` that it knows by name, and those of constructors
+                that mixins and subclasses add, which is why they are not typed here.
+        """
         raise TypeError(f"{cls.__name__} must implement _build.")
 
     @property
@@ -145,6 +153,17 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """
         self.optim.step(loss)
 
+    def last_act(self, act: Tensor, *, terminal: bool) -> Tensor | None:
+        """Return the actions before each step of ``act``; None if the agents do not see them.
+
+        Args:
+            act: (B, T, N) or (B, T, N, A).
+            terminal: whether for the observation after the last step, too: T+1.
+        """
+        if self.policy.network.last_table is None:
+            return None
+        return last_actions(act, terminal=terminal)
+
     def loss_rows(
         self,
         obs: Tensor,
@@ -166,10 +185,10 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """
         steps = where.shape[1]
         agents = torch.arange(where.shape[-1], device=where.device).expand(where.shape)[where]
-        real = self.spec.obs_mask(where.device)
+        existing = self.spec.obs_mask(where.device)  # padding of smaller observations left out
         rows = Rows(
             mask=mask[:, :steps][where],
-            obs_mask=None if real is None else real[agents],
+            obs_mask=None if existing is None else existing[agents],
             hidden=None if before is None else before[:, :steps][where],
             last_act=None if last_act is None else last_act[:, :steps][where],
             agents=agents,
@@ -181,8 +200,8 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load weights and optimizers; the caller's dictionary is left as it is."""
-        own = own_state_dict(state_dict)
-        return super().load_state_dict(own, strict=strict, assign=assign)
+        copied = own_state_dict(state_dict)
+        return super().load_state_dict(copied, strict=strict, assign=assign)
 
 
 class OffPolicyTeam(TeamAlgorithm, OffPolicyAlgorithm[Any]):
@@ -215,21 +234,9 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
         return self.learn(batch, batch_size, repeat)  # see OffPolicyTeam
 
 
-NETWORK_SETTINGS = (
-    "hidden",
-    "recurrent",
-    "agent_id",
-    "last_action",
-    "activation",
-    "layer_norm",
-    "output_gain",
-    "columns",
-)
-
-
-def build_network(spec: TeamSpec, settings: dict[str, Any], **defaults: Any) -> Agents:
-    """Return the agents' network, taking its keywords out of ``settings``."""
-    own = {key: settings.pop(key) for key in NETWORK_SETTINGS if key in settings}
-    own = defaults | own
-    kind = AgentNetwork if settings.pop("shared", True) else SeparateAgents
-    return kind(spec.obs_size, spec.num_agents, spec.num_actions, continuous=spec.continuous, **own)
+def build_network(spec: TeamSpec, settings: NetworkSettings, *, squash: bool = False) -> Agents:
+    """Return the agents' network of the right sizes; see ``AgentNetwork`` for ``squash``."""
+    keywords: OpenSettings = dict(settings)
+    kind = AgentNetwork if keywords.pop("shared", True) else SeparateAgents
+    sizes = spec.obs_size, spec.num_agents, spec.num_actions
+    return kind(*sizes, continuous=spec.continuous, squash=squash, **keywords)

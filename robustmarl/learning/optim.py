@@ -14,7 +14,12 @@ __all__ = ["adam", "own_state_dict"]
 
 
 def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
-    """Return Adam with fused kernels: for small networks the loop over tensors is the cost."""
+    """Return Adam with fused kernels: for small networks the loop over tensors is the cost.
+
+    Args:
+        lr: step size, > 0.
+        eps: added to the denominator; torch's default, PPO's learners take 1e-5.
+    """
     return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
 
 
@@ -24,8 +29,8 @@ def own_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Their state is copied, too: torch's optimizers keep the very tensors they are given, and
     would go on to change them.
     """
-    key = Algorithm._STATE_DICT_KEY_OPTIMIZERS
-    own = dict(state_dict)
-    if key in own:
-        own[key] = copy.deepcopy(own[key])
-    return own
+    optimizers = Algorithm._STATE_DICT_KEY_OPTIMIZERS
+    copied = dict(state_dict)  # Tianshou removes the optimizers' entry from what it is given
+    if optimizers in copied:
+        copied[optimizers] = copy.deepcopy(copied[optimizers])
+    return copied

@@ -30,7 +30,10 @@ def normalize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def standardize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
-    """Return ``x`` centred and scaled as it is over ``mask``, everywhere; same shapes."""
+    """Return ``x`` centred and scaled as it is over ``mask``, everywhere; same shapes.
+
+    ``eps`` keeps what is constant at 0, and is lost in rounding elsewhere.
+    """
     centred = x - masked_mean(x, mask)
     squares = torch.where(mask, centred, 0.0).square().sum()
     std = (squares / (mask.sum() - 1).clamp(min=1)).sqrt()
@@ -56,10 +59,10 @@ def gae(
     delta = reward + gamma * bootstrap * value[:, 1:] - value[:, :-1]
     decay = gamma * lam * going_on
     advantage = torch.empty_like(delta)
-    running = torch.zeros_like(delta[:, 0])
+    following = torch.zeros_like(delta[:, 0])
     for t in range(delta.shape[1] - 1, -1, -1):
-        running = delta[:, t] + decay[:, t] * running
-        advantage[:, t] = running
+        following = delta[:, t] + decay[:, t] * following
+        advantage[:, t] = following
     return advantage
 
 
@@ -81,13 +84,13 @@ def td_lambda_returns(
     if lam == 0.0:
         return reward + gamma * bootstrap * next_value
     target = torch.empty_like(reward)
-    running = torch.zeros_like(reward[:, 0])
+    following = torch.zeros_like(reward[:, 0])
     for t in range(reward.shape[1] - 1, -1, -1):
-        g = lam * going_on[:, t]
-        running = reward[:, t] + gamma * bootstrap[:, t] * (
-            (1.0 - g) * next_value[:, t] + g * running
+        share = lam * going_on[:, t]  # of the return that follows, against its estimate
+        following = reward[:, t] + gamma * bootstrap[:, t] * (
+            (1.0 - share) * next_value[:, t] + share * following
         )
-        target[:, t] = running
+        target[:, t] = following
     return target
 
 

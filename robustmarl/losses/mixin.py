@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats, TrainingStatsWrapper
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl._signatures import check_left
+from robustmarl.joint import TeamSpec
 from robustmarl.schedules import Schedule, as_schedule
-from robustmarl.typing import AnyAlgorithm, Unit
+from robustmarl.typing import AnyAlgorithm, Env, Unit
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
 
 __all__ = ["LossMixin", "Term"]
@@ -87,6 +89,30 @@ class LossMixin(AnyAlgorithm):
     _penalised = False
     penalty_steps: Tensor
     penalty_updates: Tensor
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for base in cls.__bases__:
+            if LossMixin in base.__mro__:  # see check_left
+                check_left(cls, base)
+
+    @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Any) -> Self:
+        """Return the algorithm for ``env``, as ``for_env`` of what it is mixed into does.
+
+        Type checkers know no sum of two classes' keywords, so that these are Any; names are
+        checked at the call as ever, the mixins' own among them.
+
+        Raises:
+            TypeError: for Tianshou's algorithms, which are constructed without it.
+        """
+        make = getattr(super(), "for_env", None)
+        if make is None:
+            raise TypeError(
+                f"{cls.__name__}.for_env must be of a robustmarl algorithm. Construct it."
+            )
+        made: Self = make(env, **settings)
+        return made
 
     def add_term(self, name: str, term: Term) -> None:
         """Register a term; a mixin calls this after ``super().__init__``."""

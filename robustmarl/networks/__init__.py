@@ -3,7 +3,7 @@
 from robustmarl.networks.agents import AgentNetwork, Agents, AgentSettings, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.networks.critics import ActionCritic, Critic, CriticSettings, JointCritic
-from robustmarl.networks.mixers import Mixer, QMIXMixer, VDNMixer, WeightedMixer
+from robustmarl.networks.mixers import AgentValues, Mixer, QMIXMixer, VDNMixer, WeightedMixer
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.networks.protocol import Extra, TeamNetwork
 
@@ -11,6 +11,7 @@ __all__ = [
     "ActionCritic",
     "AgentNetwork",
     "AgentSettings",
+    "AgentValues",
     "Agents",
     "BeliefNetwork",
     "Critic",

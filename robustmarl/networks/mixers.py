@@ -2,36 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check_int, check_number
+from robustmarl.joint import MASKED
 
-__all__ = ["Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
+__all__ = ["AgentValues", "Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
 
 # Keeps DOP's weights finite where all are 0, and is lost in rounding elsewhere.
 _TINY = 1e-10
 
 
-class Mixer(Protocol):
-    """Q_tot from individual values and the state."""
+@dataclass(frozen=True)
+class AgentValues:
+    """What the agents know of a joint action: all that a mixer may make the team's value of.
 
-    def __call__(self, q: Tensor, state: Tensor) -> Tensor:
-        """Return (...,) from ``q`` (..., N) and ``state`` (..., S)."""
+    Args:
+        q: each agent's values of all its actions, (..., N, A).
+        mask: available actions, bool (..., N, A).
+        act: the joint action, int64 (..., N).
+    """
+
+    q: Tensor
+    mask: Tensor
+    act: Tensor
+
+    @cached_property
+    def taken(self) -> Tensor:
+        """Each agent's value of its part of the joint action, (..., N)."""
+        return self.q.gather(-1, self.act.unsqueeze(-1)).squeeze(-1)
+
+    @cached_property
+    def best(self) -> Tensor:
+        """Each agent's highest value of an available action, (..., N)."""
+        highest = self.q.masked_fill(~self.mask, MASKED).amax(dim=-1)
+        # Padded steps have no available action; the filler would make their gradients NaN.
+        return torch.where(self.mask.any(dim=-1), highest, self.taken)
 
 
-class VDNMixer(nn.Module):
+class Mixer(nn.Module):
+    """Q_tot of a joint action from the agents' values and the state; implement :meth:`forward`."""
+
+    def forward(self, values: AgentValues, state: Tensor) -> Tensor:
+        """Return Q_tot (...,) of ``values`` (..., N) in ``state`` (..., S)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward.")
+
+    if TYPE_CHECKING:  # torch types the call of a module as (*Any) -> Any
+
+        def __call__(self, values: AgentValues, state: Tensor) -> Tensor:
+            """Return what :meth:`forward` does."""
+
+
+class VDNMixer(Mixer):
     r""":math:`Q_{tot} = \sum_i Q_i` [Sunehag2018]_."""
 
-    def forward(self, q: Tensor, state: Tensor) -> Tensor:
-        """Return (...,) from ``q`` (..., N); the state is not used."""
-        return q.sum(dim=-1)
+    def forward(self, values: AgentValues, state: Tensor) -> Tensor:
+        """Return the sum of the taken values, (...,); the state is not used."""
+        return values.taken.sum(dim=-1)
 
 
-class QMIXMixer(nn.Module):
+class QMIXMixer(Mixer):
     r"""The monotone mixing network of QMIX [Rashid2018]_.
 
     .. math:: Q_{tot} = |H_2(s)|^\top \mathrm{elu}(|H_1(s)|^\top q + b_1(s)) + v(s)
@@ -73,14 +109,14 @@ class QMIXMixer(nn.Module):
                 layer.weight.mul_(init_gain)
                 layer.bias.mul_(init_gain)
 
-    def forward(self, q: Tensor, state: Tensor) -> Tensor:
-        """Return Q_tot (...,) from ``q`` (..., N) and ``state`` (..., S)."""
+    def forward(self, values: AgentValues, state: Tensor) -> Tensor:
+        """Return Q_tot (...,) of the taken ``values`` (..., N) in ``state`` (..., S)."""
         hyper, embed = self.hyper_hidden, self.embed
         sizes = (hyper, hyper, embed, embed)
         of_w1, of_w2, of_v, b1 = self.first(self.normalize(state)).split(sizes, dim=-1)
         w1 = self.w1(of_w1.relu()).abs().unflatten(-1, (self.num_agents, embed))
         w2 = self.w2(of_w2.relu()).abs()
-        mixed = F.elu((q.unsqueeze(-1) * w1).sum(dim=-2) + b1)
+        mixed = F.elu((values.taken.unsqueeze(-1) * w1).sum(dim=-2) + b1)
         return (mixed * w2).sum(dim=-1) + self.v(of_v.relu()).squeeze(-1)
 
 

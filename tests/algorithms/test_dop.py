@@ -176,7 +176,7 @@ def test_on_policy_targets_by_hand():
     learner = make(gamma=0.5, td_lambda=0.25)
     batch = everything(collected(learner, 8))
     found = learner.on_policy_targets(batch)
-    of = learner._ingredients(batch)
+    of = learner._backup(batch)
     ends = set()
     for b in range(len(batch.act)):
         steps = int(batch.valid[b].sum())
@@ -186,9 +186,9 @@ def test_on_policy_targets_by_hand():
             if t == steps - 1:
                 ended = bool(batch.terminated[b, t])
                 ends.add(ended)
-                target = reward + (0.0 if ended else 0.5 * float(of["expected"][b, t]))
+                target = reward + (0.0 if ended else 0.5 * float(of.expected[b, t]))
             else:
-                following = 0.75 * float(of["taken"][b, t + 1]) + 0.25 * target
+                following = 0.75 * float(of.taken[b, t + 1]) + 0.25 * target
                 target = reward + 0.5 * following
             assert float(found[b, t]) == pytest.approx(target, abs=1e-5)
     assert ends == {True, False}
@@ -199,16 +199,16 @@ def test_expected_values_are_means_over_joint_actions():
     """Linear in the agents' values, so a sum over agents is enough."""
     learner = make()
     batch = everything(collected(learner))
-    of = learner._ingredients(batch)
+    of = learner._backup(batch)
     output, _, _ = learner._outputs(batch.obs, batch.act)
     pi = output[0, 1].softmax(-1)
     q, weight = learner._target(batch.obs.state, batch.obs.seen)
     q, weight = q[0, 1], weight[0, 1]
     joint = torch.einsum("a,b,c->abc", *pi)
     total = weight[0] * q[0][:, None, None] + weight[1] * q[1][:, None] + weight[2] * q[2]
-    assert float(of["expected"][0, 0]) == pytest.approx(float((joint * total).sum()), abs=1e-5)
+    assert float(of.expected[0, 0]) == pytest.approx(float((joint * total).sum()), abs=1e-5)
     chosen = pi.gather(-1, batch.act[0, 1].unsqueeze(-1)).prod()
-    assert float(of["probability"][0, 1]) == pytest.approx(float(chosen), rel=1e-4)
+    assert float(of.probability[0, 1]) == pytest.approx(float(chosen), rel=1e-4)
 
 
 # -- learning -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from learners import (
 from robustmarl._seeding import Draws
 from robustmarl.algorithms import IQL, QMIX, VDN
 from robustmarl.envs import MatrixGame, TwoStepGame
-from robustmarl.networks import VDNMixer
+from robustmarl.networks import AgentValues, VDNMixer
 from robustmarl.schedules import Linear
 
 RECURRENT = {"recurrent": True, "last_action": True, "hidden": (8,)}
@@ -64,12 +64,15 @@ def hand_loss(algorithm, agents, mixer, batch, *, lam=0.0):
         following = 0.0
         for t in reversed(range(length)):
             masked = q[t + 1].detach().masked_fill(~batch.obs.mask[b, t + 1], -float("inf"))
-            value = q_bar[t + 1].gather(-1, masked.argmax(-1, keepdim=True))[:, 0]
+            greedy = masked.argmax(-1, keepdim=True)
+            value = q_bar[t + 1].gather(-1, greedy)[:, 0]
             taken = q[t].gather(-1, act[t][:, None])[:, 0]
             over = t == length - 1
             if mixer is not None:
-                value = target.mixer(value, batch.obs.state[b, t + 1])
-                taken = mixer(taken, batch.obs.state[b, t])
+                following_values = AgentValues(q_bar[t + 1], batch.obs.mask[b, t + 1], greedy[:, 0])
+                value = target.mixer(following_values, batch.obs.state[b, t + 1])
+                values = AgentValues(q[t], batch.obs.mask[b, t], act[t])
+                taken = mixer(values, batch.obs.state[b, t])
                 reward = batch.rew[b, t]
                 goes_on = torch.tensor(float(not (over and ended)))
                 learned = torch.tensor(True)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustmarl.networks import QMIXMixer, VDNMixer
+from robustmarl.networks import AgentValues, Mixer, QMIXMixer, VDNMixer
 
 
 def mixer(seed=0, **settings):
@@ -21,18 +21,38 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
+def values(taken):
+    """Return what agents with a single action know."""
+    q = taken.unsqueeze(-1)
+    return AgentValues(q, torch.ones_like(q, dtype=torch.bool), torch.zeros_like(taken).long())
+
+
+def test_values_of_agents_are_those_of_their_actions_and_of_the_best_available_ones():
+    q = torch.tensor([[[1.0, 3.0, 2.0], [5.0, 4.0, 6.0]], [[-1.0, -2.0, -3.0], [7.0, 8.0, 9.0]]])
+    mask = torch.tensor([[[True, False, True], [True, True, False]], [[True] * 3, [False] * 3]])
+    agents = AgentValues(q, mask, torch.tensor([[0, 1], [2, 1]]))
+
+    assert agents.taken.tolist() == [[1.0, 4.0], [-3.0, 8.0]]
+    assert agents.best.tolist() == [[2.0, 5.0], [-1.0, 8.0]]  # padding has no action: the taken
+
+
+def test_a_mixer_must_mix():
+    with pytest.raises(NotImplementedError, match=r"Mixer must implement forward\."):
+        Mixer()(values(draw(3)), draw(5))
+
+
 def test_vdn_is_the_sum():
     q = draw(2, 4, 3)
-    assert torch.equal(VDNMixer()(q, draw(2, 4, 5)), q.sum(-1))
+    assert torch.equal(VDNMixer()(values(q), draw(2, 4, 5)), q.sum(-1))
     q.requires_grad_()
-    (slope,) = torch.autograd.grad(VDNMixer()(q, draw(2, 4, 5)).sum(), q)
+    (slope,) = torch.autograd.grad(VDNMixer()(values(q), draw(2, 4, 5)).sum(), q)
     assert torch.equal(slope, torch.ones_like(q))
 
 
 @given(seed=st.integers(0, 99), scale=st.sampled_from([0.01, 1.0, 100.0]))
 def test_qmix_is_monotone_in_every_agent(seed, scale):
     q = (scale * draw(64, 3, seed=seed)).requires_grad_()
-    total = mixer(seed)(q, scale * draw(64, 5, seed=seed + 1))
+    total = mixer(seed)(values(q), scale * draw(64, 5, seed=seed + 1))
     (slope,) = torch.autograd.grad(total.sum(), q)
 
     assert total.shape == (64,)
@@ -48,7 +68,7 @@ def test_greedy_agents_are_a_greedy_team_and_a_worst_one(kind, seed):
     q, state = draw(3, 4, seed=seed), draw(5, seed=seed + 7)
     joint = list(itertools.product(range(4), repeat=3))
     taken = torch.stack([q[torch.arange(3), torch.tensor(a)] for a in joint])
-    total = network(taken, state.expand(len(joint), -1))
+    total = network(values(taken), state.expand(len(joint), -1))
     best, worst = (
         total[joint.index(tuple(q.argmax(-1).tolist()))],
         total[joint.index(tuple(q.argmin(-1).tolist()))],
@@ -68,7 +88,7 @@ def test_the_mix_is_the_written_one():
     b1 = whole[16:]
     expected = torch.nn.functional.elu(q @ w1 + b1) @ w2 + v
 
-    torch.testing.assert_close(m(q, state), expected.squeeze())
+    torch.testing.assert_close(m(values(q), state), expected.squeeze())
 
 
 def test_init_gain_scales_the_hypernetworks_only():
@@ -80,7 +100,9 @@ def test_init_gain_scales_the_hypernetworks_only():
 
 def test_state_normalisation_is_invariant_to_scale():
     q, state = draw(3), draw(5)
-    torch.testing.assert_close(mixer()(q, state), mixer()(q, 1e3 * state), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        mixer()(values(q), state), mixer()(values(q), 1e3 * state), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""What classes take by keyword, read from their signatures: the one list of settings there is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Unpack, get_args, get_origin, get_type_hints, is_typeddict
+
+__all__ = ["check_left", "keywords", "passes_on", "typed_keywords", "typeddict_keys"]
+
+_NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def keywords(cls: type) -> frozenset[str]:
+    """Return the keywords of the constructor that ``cls`` itself defines, of its bases none."""
+    if "__init__" not in vars(cls):
+        return frozenset()
+    _, *parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()  # without self
+    return frozenset(p.name for p in parameters if p.kind in _NAMED)
+
+
+def passes_on(cls: type) -> bool:
+    """Return whether ``cls`` leaves keywords that it does not know to the next class in line."""
+    return "__init__" not in vars(cls) or _rest(vars(cls)["__init__"]) is not None
+
+
+def typeddict_keys(kind: Any) -> frozenset[str]:
+    """Return the keys of a ``TypedDict``, those of its bases included."""
+    return frozenset(kind.__required_keys__ | kind.__optional_keys__)
+
+
+def typed_keywords(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Return the keys of ``**settings: Unpack[SomeTypedDict]``; None where they are not typed."""
+    rest = _rest(function)
+    hint = None if rest is None else get_type_hints(function).get(rest)
+    if get_origin(hint) is not Unpack or not is_typeddict(get_args(hint)[0]):
+        return None
+    return typeddict_keys(get_args(hint)[0])
+
+
+def check_left(cls: type, mixin: type) -> None:
+    """Raise ``TypeError`` if an algorithm among the bases of ``cls`` hides ``mixin`` from it.
+
+    A constructor that passes no keywords on ends the line: what stands right of it is never told
+    its settings. So a mixin belongs to the left of the algorithm.
+    """
+    hidden = False
+    for base in cls.__mro__[1:]:
+        # No issubclass: an abstract class asks all its subclasses, and one that is still being made
+        # would write its answer, no, into the memory of the base that it takes after.
+        if mixin in base.__mro__:
+            if hidden:
+                right = sorted(cls.__bases__, key=lambda b: _hides(b, mixin))
+                raise TypeError(
+                    f"{cls.__name__} must have {mixin.__name__} left of the algorithm: "
+                    f"class {cls.__name__}({_names(right)}), got ({_names(cls.__bases__)})."
+                )
+        elif not passes_on(base):
+            hidden = True
+
+
+def _hides(cls: type, mixin: type) -> bool:
+    """Return whether ``cls`` ends the line before ``mixin``, were it left of it."""
+    return not all(passes_on(base) for base in cls.__mro__ if base not in mixin.__mro__)
+
+
+def _names(classes: Iterable[type]) -> str:
+    return ", ".join(cls.__name__ for cls in classes)
+
+
+def _rest(function: Callable[..., Any]) -> str | None:
+    """Return the name of the parameter ``**name``, None if there is none."""
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            return parameter.name
+    return None
