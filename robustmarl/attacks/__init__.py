@@ -8,6 +8,7 @@ from robustmarl.attacks.imitation import (
     Imitation,
     toward_adversary,
 )
+from robustmarl.attacks.lipschitz import LipschitzAttack
 from robustmarl.attacks.losses import (
     CrossEntropy,
     FunctionLoss,
@@ -39,6 +40,7 @@ __all__ = [
     "Imitation",
     "JAttack",
     "LabelLoss",
+    "LipschitzAttack",
     "Margin",
     "NegativeValue",
     "ObsAttack",

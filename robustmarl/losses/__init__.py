@@ -1,16 +1,20 @@
 """Defences as mixins: loss terms that join an algorithm's one optimizer step."""
 
 from robustmarl.losses.action import ActionLoss, ActionLossRegularizer, action_loss
+from robustmarl.losses.lipschitz import LipschitzLoss, LipschitzRegularizer, lipschitz_loss
 from robustmarl.losses.mixin import LossMixin, Term
 from robustmarl.losses.policy import PolicyLoss, PolicyRegularizer, policy_loss
 
 __all__ = [
     "ActionLoss",
     "ActionLossRegularizer",
+    "LipschitzLoss",
+    "LipschitzRegularizer",
     "LossMixin",
     "PolicyLoss",
     "PolicyRegularizer",
     "Term",
     "action_loss",
+    "lipschitz_loss",
     "policy_loss",
 ]

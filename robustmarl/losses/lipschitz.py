@@ -1,0 +1,79 @@
+"""ERNIE: a policy that moves little where its observation does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check_int
+from robustmarl._seeding import Draws
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.losses.action import check_attack
+from robustmarl.losses.mixin import LossMixin
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.victims import LossRows, Victim
+
+__all__ = ["LipschitzLoss", "LipschitzRegularizer", "lipschitz_loss"]
+
+
+def lipschitz_loss(
+    victim: Victim, rows: LossRows, attack: ObsAttack, draws: Draws | None = None
+) -> Tensor:
+    r"""Return the mean over rows of how far outputs move.
+
+    .. math:: \max_{\hat o \in B_\epsilon(o)} \lVert f(\hat o) - f(o) \rVert_2
+
+    with f the logits or Q-values of available actions, or means [Bukharin2023]_. The ``attack``
+    finds the maximum; gradients flow through :math:`f(\hat o)` and :math:`f(o)`, not through
+    :math:`\hat o`.
+    """
+    view = rows.view(victim)
+    with torch.no_grad():
+        moved = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
+    # Unavailable actions have the same logit on both sides, and do not count.
+    change = view.output(moved) - view.output(rows.obs)
+    return torch.linalg.vector_norm(change, dim=-1).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LipschitzLoss:
+    r"""Settings of ERNIE's regulariser.
+
+    Args:
+        attack: finds where outputs move most: ``attacks.LipschitzAttack`` in ERNIE.
+        weight: :math:`\lambda_R`, a number or a schedule; the release has 0.5.
+        max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+    """
+
+    attack: ObsAttack
+    weight: float | Schedule = 0.5
+    max_rows: int | None = 256
+
+    def __post_init__(self) -> None:
+        check_attack("LipschitzLoss.attack", self.attack)
+        object.__setattr__(self, "weight", as_schedule("LipschitzLoss.weight", self.weight))
+        if self.max_rows is not None:
+            check_int("LipschitzLoss.max_rows", self.max_rows, 1)
+
+    def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
+        """Return :func:`lipschitz_loss` of the rows."""
+        return lipschitz_loss(victim, rows, self.attack, draws)
+
+
+class LipschitzRegularizer(LossMixin):
+    r"""Mixin that minimises :math:`L + \lambda_R L_{Lip}`: ERNIE [Bukharin2023]_.
+
+    Acts and learns on clean observations. Write it left of an algorithm; it fits discrete and
+    continuous actions.
+
+    Args:
+        lipschitz_loss: its settings.
+        kwargs: passed on to the algorithm.
+    """
+
+    def __init__(self, *, lipschitz_loss: LipschitzLoss, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_term("lipschitz_loss", lipschitz_loss)

@@ -1,0 +1,96 @@
+"""ERNIE: closed forms of a linear policy, and what flows where."""
+
+import math
+
+import pytest
+import torch
+
+from robustmarl import algorithms, envs, testing
+from robustmarl._seeding import Draws
+from robustmarl.attacks import LipschitzAttack
+from robustmarl.budgets import LinfBall
+from robustmarl.losses import LipschitzLoss, LipschitzRegularizer, lipschitz_loss
+from robustmarl.victims import FunctionVictim, LossRows, Rows
+
+WEIGHT = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
+OBS = torch.tensor([[0.3, -0.2], [1.0, 0.5], [-0.7, 0.1]], dtype=torch.float64)
+DRAWS = Draws(torch.arange(3))
+
+
+def attack(epsilon=0.5, **settings):
+    return LipschitzAttack(ball=LinfBall(epsilon=epsilon), **settings)
+
+
+def linear(weight):
+    return FunctionVictim(lambda obs: obs @ weight.T)
+
+
+def test_a_linear_policys_worst_move_is_found():
+    """rho max_s ||W s||_2 over signs s: here s = (1, 1) gives (3, 2), s = (1, -1) gives (-1, 4)."""
+    found = lipschitz_loss(linear(WEIGHT), LossRows(obs=OBS), attack(restarts=16), DRAWS)
+    assert found.item() == pytest.approx(0.5 * math.sqrt(17.0), abs=1e-6)
+
+
+def test_constant_policies_and_no_budget_cost_nothing():
+    assert lipschitz_loss(linear(0.0 * WEIGHT), LossRows(obs=OBS), attack(), DRAWS).item() == 0.0
+    assert lipschitz_loss(linear(WEIGHT), LossRows(obs=OBS), attack(0.0), DRAWS).item() == 0.0
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0])
+def test_it_scales_with_the_outputs(scale):
+    one, other = (
+        lipschitz_loss(linear(weight), LossRows(obs=OBS), attack(), DRAWS)
+        for weight in (WEIGHT, scale * WEIGHT)
+    )
+    assert other.item() == pytest.approx(scale * one.item(), rel=1e-6)
+
+
+def test_gradients_flow_through_both_outputs_and_not_through_the_point():
+    """With d the found move, the term is ||W d||, whose gradient is W d d^T / ||W d||."""
+    weight = WEIGHT.clone().requires_grad_()
+    moved = attack()(linear(WEIGHT).at(), OBS.clone(), Draws(torch.arange(3)))
+    lipschitz_loss(linear(weight), LossRows(obs=OBS), attack(), Draws(torch.arange(3))).backward()
+    change = moved - OBS
+    image = change @ WEIGHT.T
+    expected = (image / image.norm(dim=1, keepdim=True)).T @ change / 3
+    torch.testing.assert_close(weight.grad, expected)
+
+
+def test_unavailable_actions_do_not_count():
+    mask = torch.tensor([[True, False]] * 3)
+    rows = LossRows(obs=OBS, rows=Rows(mask=mask))
+    found = lipschitz_loss(linear(WEIGHT), rows, attack(restarts=16), DRAWS)
+    assert found.item() == pytest.approx(0.5 * 3.0, abs=1e-6)
+
+
+def test_without_a_start_beside_the_clean_observation_there_is_no_gradient():
+    with pytest.raises(ValueError, match=r"LipschitzAttack\.random_start must be True"):
+        attack(random_start=False)
+    with pytest.raises(ValueError, match=r"LipschitzAttack\.target must be left out"):
+        attack(target=1)
+    with pytest.raises(ValueError, match=r"LipschitzAttack\.start_radius must be a number > 0"):
+        attack(start_radius=0.0)
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_it_keeps_the_contracts(continuous):
+    testing.check_loss(
+        lambda given: LipschitzLoss(attack=given, weight=1.0),
+        continuous=continuous,
+        zero_without_budget=True,
+    )
+
+
+def test_the_attack_keeps_its_contract():
+    testing.check_attack(attack)
+
+
+def test_a_team_learns_with_it():
+    class ERNIE(LipschitzRegularizer, algorithms.QMIX):
+        """QMIX with ERNIE's term."""
+
+    testing.check_algorithm(
+        lambda env: ERNIE.for_env(env, lipschitz_loss=LipschitzLoss(attack=attack(0.1)), seed=0),
+        envs.ToyGame,
+        env_steps=60,
+    )
