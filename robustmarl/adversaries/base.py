@@ -114,8 +114,8 @@ class Adversary(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`get_extra_state` returned; ``state`` is left as it is."""
-        own = copy.deepcopy(state)  # torch's optimizers keep the tensors that they are given
-        for optimizer, values in zip(self.optimizers, own["optimizers"], strict=True):
+        copied = copy.deepcopy(state)  # torch's optimizers keep the tensors that they are given
+        for optimizer, values in zip(self.optimizers, copied["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        for scheduler, values in zip(self.lr_schedulers, own["schedulers"], strict=True):
+        for scheduler, values in zip(self.lr_schedulers, copied["schedulers"], strict=True):
             scheduler.load_state_dict(values)

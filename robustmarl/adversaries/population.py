@@ -43,15 +43,15 @@ class PopulationPerturber(Perturber):
         self._named(place)
         self._stream = stream_id(f"population/{place.depth}")
         self._index = torch.zeros(0, dtype=torch.int64)
-        for member, own in zip(self.members, self._places, strict=True):
-            member.bind(spec, policy, own)
+        for member, member_place in zip(self.members, self._places, strict=True):
+            member.bind(spec, policy, member_place)
 
     def _named(self, place: Place) -> None:
         self.place = place
         numbers = range(len(self.members))
         self._places = [Place(place.depth, f"{place.name}/{k}") for k in numbers]
-        for member, own in zip(self.members, self._places, strict=True):
-            member.place = own
+        for member, member_place in zip(self.members, self._places, strict=True):
+            member.place = member_place
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
@@ -60,11 +60,11 @@ class PopulationPerturber(Perturber):
         self._index = (once.uniform(1)[:, 0] * len(self.members)).long()
         seen, types = context.seen, context.types
         for number, member in enumerate(self.members):
-            own = self._of(context, number)
-            own.types = None
-            seen = self._where(number, member.on_obs(own), seen)
-            if own.types is not None:
-                played = own.types & (self._index == number)[:, None]
+            step = self._of(context, number)
+            step.types = None
+            seen = self._where(number, member.on_obs(step), seen)
+            if step.types is not None:
+                played = step.types & (self._index == number)[:, None]
                 types = played if types is None else types | played
         context.types = types
         return seen
@@ -114,9 +114,10 @@ class PopulationPerturber(Perturber):
         """Return the step with those environments live that a member plays in."""
         return replace(context, live=context.live & (self._index == number))
 
-    def _where(self, number: int, own: Tensor, other: Tensor) -> Tensor:
+    def _where(self, number: int, values: Tensor, others: Tensor) -> Tensor:
+        """Return ``values`` (E, ...) where a member plays, ``others`` elsewhere."""
         chosen = self._index == number
-        return torch.where(chosen.view(-1, *(1,) * (other.dim() - 1)), own, other)
+        return torch.where(chosen.view(-1, *(1,) * (others.dim() - 1)), values, others)
 
 
 class Population(Adversary):
@@ -137,8 +138,13 @@ class Population(Adversary):
         for member in members:
             if not isinstance(member, Adversary):
                 raise TypeError(f"{where} must be adversaries, got {type(member).__name__}.")
-        own = len({id(member) for member in members}) == len(members)
-        check(own and len(members) > 0, where, "different adversaries, at least one", len(members))
+        distinct = len({id(member) for member in members}) == len(members)
+        check(
+            distinct and len(members) > 0,
+            where,
+            "different adversaries, at least one",
+            len(members),
+        )
         self._members = nn.ModuleList(members)
         self.needs = frozenset(need for member in members for need in member.needs)
         self._perturber = PopulationPerturber([member.perturber() for member in members])
@@ -160,20 +166,19 @@ class Population(Adversary):
         """Let each member learn from the episodes that it played."""
         figures: dict[str, float] = {}
         for number, member in enumerate(self.members):
-            own = self._own(sample, number)
-            if own.fresh is not None or own.drawn is not None:
-                figures |= {f"{number}/{name}": x for name, x in member.learn(own).items()}
+            played = self._sample_of(sample, number)
+            if played.fresh is not None or played.drawn is not None:
+                found = member.learn(played)
+                figures |= {f"{number}/{name}": value for name, value in found.items()}
         return figures
 
-    def _own(self, sample: Sample, number: int) -> Sample:
-        fresh = self._played(sample.fresh, number)
-        advantage = sample.advantage
-        if fresh is None or sample.fresh is None or advantage is None:
-            own = None
-        else:
-            own = advantage[self._episodes(sample.fresh, number)]
-        drawn = self._played(sample.drawn, number)
-        return replace(sample, fresh=fresh, drawn=drawn, advantage=own)
+    def _sample_of(self, sample: Sample, number: int) -> Sample:
+        """Return what of a sample a member played."""
+        fresh, drawn = self._played(sample.fresh, number), self._played(sample.drawn, number)
+        advantage = None
+        if fresh is not None and sample.fresh is not None and sample.advantage is not None:
+            advantage = sample.advantage[self._episodes(sample.fresh, number)]
+        return replace(sample, fresh=fresh, drawn=drawn, advantage=advantage)
 
     def _played(self, batch: JointBatch | None, number: int) -> JointBatch | None:
         """Return the episodes that a member played, None if there are none."""

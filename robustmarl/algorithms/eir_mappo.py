@@ -272,8 +272,8 @@ class EIRMAPPO(MAPPO):
             stats = TeamTrainingStats(metrics={"value_loss": loss})
             self.policy.count("updates", 1)
         sample = Sample(fresh=batch, drawn=batch, advantage=advantage, epochs=epochs)
-        own = self.adversary.learn(sample)
-        stats.metrics.update({f"adversary/{name}": value for name, value in own.items()})
+        found = self.adversary.learn(sample)
+        stats.metrics.update({f"adversary/{name}": value for name, value in found.items()})
         if self.belief_learner is not None and memory is not None:
             stats.metrics["belief/loss"] = self.belief_learner.learn(
                 self._read(batch.obs)[:, :-1],

@@ -61,10 +61,10 @@ def byzantine_attacks(
         types = TypeDistribution(1.0, choice="fixed", agents=[agent])
         return ByzantinePerturber(adversary, types=types)
 
-    own = adversaries[target][agent]
-    attacks = {"non-oblivious": played(own), "random ally": played("random")}
+    trained = adversaries[target][agent]
+    attacks = {"non-oblivious": played(trained), "random ally": played("random")}
     for epsilon in epsilons:
-        moved = ObsPerturber(toward_adversary(own, epsilon), agents=[agent])
+        moved = ObsPerturber(toward_adversary(trained, epsilon), agents=[agent])
         attacks[f"observation {epsilon:g}"] = moved
     others = {name: theirs[agent] for name, theirs in adversaries.items() if name != target}
     return attacks | {f"from {name}": played(theirs) for name, theirs in others.items()}

@@ -103,8 +103,8 @@ class JointBatch:
     def flat(self) -> dict[str, Tensor]:
         """Return all tensors by name, as ``obs.seen``, ``act``, ``byzantine/types``."""
         found = {f"obs.{part.name}": getattr(self.obs, part.name) for part in fields(self.obs)}
-        own = {part.name: getattr(self, part.name) for part in fields(self)}
-        found |= {name: values for name, values in own.items() if isinstance(values, Tensor)}
+        values_of = {part.name: getattr(self, part.name) for part in fields(self)}
+        found |= {name: values for name, values in values_of.items() if isinstance(values, Tensor)}
         for perturber, record in self.records.items():
             found |= {f"{perturber}/{name}": values for name, values in record.items()}
         return found

@@ -60,9 +60,17 @@ class ByzantinePolicy(ActorPolicy):
         """Raise ``ValueError`` unless agents and actions are those it was made for."""
         made_for = self.spec
         names = ("num_agents", "action_sizes", "continuous")
-        other = [f"{x}: {getattr(made_for, x)!r} != {getattr(spec, x)!r}" for x in names]
-        other = [text for text in other if len(set(text.split(": ", 1)[1].split(" != "))) > 1]
-        check(not other, "ByzantinePolicy", "made for this team's spaces", ", ".join(other))
+        differences = [
+            f"{name}: {getattr(made_for, name)!r} != {getattr(spec, name)!r}"
+            for name in names
+            if getattr(made_for, name) != getattr(spec, name)
+        ]
+        check(
+            not differences,
+            "ByzantinePolicy",
+            "made for this team's spaces",
+            ", ".join(differences),
+        )
         self._check_size(spec.obs_size)
 
     def _check_size(self, size: int) -> None:

@@ -78,8 +78,8 @@ class AdversarialTraining(Algorithm[Any, Any]):
             if not isinstance(one, Adversary):
                 kind = type(one).__name__
                 raise TypeError(f"{name}.adversaries must be adversaries, got {kind}.")
-        own = len({id(one) for one in every}) == len(every) > 0
-        check(own, f"{name}.adversaries", "different adversaries, at least one", len(every))
+        distinct = len({id(one) for one in every}) == len(every) > 0
+        check(distinct, f"{name}.adversaries", "different adversaries, at least one", len(every))
         if team_every is not None:
             check_int(f"{name}.team_every", team_every, 1)
         victim = team.policy if isinstance(team, TeamAlgorithm) else team
@@ -140,8 +140,8 @@ class AdversarialTraining(Algorithm[Any, Any]):
 
     def perturbers(self) -> list[Perturber]:
         """Return what ``training.run`` adds to the perturbations: the team's own, and these."""
-        own = [] if self.team is None else self.team.perturbers()
-        return [*own, *(adversary.perturber() for adversary in self.adversaries)]
+        of_team = [] if self.team is None else self.team.perturbers()
+        return [*of_team, *(adversary.perturber() for adversary in self.adversaries)]
 
     def update(self, buffer: EpisodeBuffer, **how: Any) -> TrainingStats:
         """Let the team and its adversaries learn, each in its rounds.
@@ -207,9 +207,9 @@ class AdversarialTraining(Algorithm[Any, Any]):
     ) -> dict[str, object]:
         """Return all weights, and all optimizers once."""
         state: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
-        own = prefix + self._STATE_DICT_KEY_OPTIMIZERS
+        kept = prefix + self._STATE_DICT_KEY_OPTIMIZERS
         for key in [k for k in state if k.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS)]:
-            if key != own:
+            if key != kept:
                 del state[key]  # the team's, which are among these
         return state
 
@@ -217,8 +217,8 @@ class AdversarialTraining(Algorithm[Any, Any]):
         self, state_dict: Mapping[str, object], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load all weights and optimizers; the caller's dictionary is left as it is."""
-        own = own_state_dict(state_dict)
-        return super().load_state_dict(own, strict=strict, assign=assign)
+        copied = own_state_dict(state_dict)
+        return super().load_state_dict(copied, strict=strict, assign=assign)
 
 
 @dataclass(frozen=True)

@@ -264,8 +264,8 @@ def linearize(
         one = slice(column, column + 1)
         last = None if last_act is None else last_act[:, one]
         before = None if hidden is None else hidden[:, one]
-        own = {name: values[:, one] for name, values in (side or {}).items()}
-        given = {"last_act": last, **own}
+        beside = {name: values[:, one] for name, values in (side or {}).items()}
+        given = {"last_act": last, **beside}
         parts.append(_linearize(network.of(agent), obs[:, one], given, before, scope))
     return SeparateJacobian(parts)
 
@@ -353,8 +353,8 @@ def score_gram(
     if isinstance(one, SeparateJacobian):
         products = policy.new_zeros(*policy.shape, *policy.shape[1:])
         for i, part in enumerate(one.parts):
-            own = score_gram(part, policy[:, i : i + 1])
-            products[:, i, :, i] = own[:, 0, :, 0]
+            within = score_gram(part, policy[:, i : i + 1])
+            products[:, i, :, i] = within[:, 0, :, 0]
         return products
     blocks = one.blocks()
     if other is None or to is None:
