@@ -10,6 +10,7 @@ __all__ = [
     "algorithms",
     "attacks",
     "budgets",
+    "certify",
     "data",
     "envs",
     "evaluation",

@@ -1,0 +1,72 @@
+"""Lower bounds on how far the greedy action stays ahead, whatever is observed in a ball."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl.budgets import LinfBall
+from robustmarl.networks.calculus.bounds import Interval, interval_bounds, linear_lower_bounds
+from robustmarl.victims import LossRows, NetworkVictim
+
+__all__ = ["certified", "margin_bounds"]
+
+
+@torch.no_grad()
+def margin_bounds(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
+    r"""Return lower bounds of the greedy action's lead over each other one, (M, A).
+
+    .. math:: \min_{\hat o \in B_\epsilon(o)} z_y(\hat o) - z_a(\hat o), \qquad
+              y = \arg\max_a z_a(o)
+
+    over logits or Q-values z. The better of interval and linear bounds is taken per entry. Entries
+    of the greedy action itself and of unavailable ones are infinite. Memory and side inputs are as
+    the rows have them: of a recurrent network one step is bounded, not what follows from it.
+
+    Args:
+        victim: a team's live view; discrete actions.
+        rows: clean observations, (M, D), and all else that its policy acts on.
+        ball: what may change.
+
+    Raises:
+        TypeError: for a victim that is no team's network.
+        ValueError: for continuous actions, a network whose layers cannot be read, or a ball that
+            does not fit the observations.
+    """
+    where = "margin_bounds.victim"
+    if not isinstance(victim, NetworkVictim):
+        kind = type(victim).__name__
+        raise TypeError(f"{where} must be a NetworkVictim, got {kind}. Write algorithm.victim().")
+    check(not victim.continuous, where, "of discrete actions", "a continuous one")
+    plan = victim.network.plan()
+    rule = "a network of layers that bounds are known of"
+    check(plan is not None, where, rule, type(victim.network).__name__)
+    assert plan is not None
+    ball.check_size("margin_bounds", rows.obs.shape[-1])
+    bound = rows.rows
+    logits = rows.view(victim).logits(rows.obs)
+    greedy = logits.argmax(dim=-1, keepdim=True)
+    low, high = ball.box(rows.obs)
+    if bound.obs_mask is not None:  # padding is not attacked
+        low, high = (torch.where(bound.obs_mask, end, rows.obs) for end in (low, high))
+    added = victim.network.extra(bound.agents, bound.last_act, bound.side).added
+    size = logits.shape[-1]
+    each = torch.eye(size, dtype=logits.dtype, device=logits.device)
+    leads = each[greedy] - each  # (M, A, A): row a is z_y - z_a
+    reached = interval_bounds(plan, Interval(low, high), added, bound.hidden)[-1]
+    margins = reached.low.gather(-1, greedy) - reached.high
+    tighter = linear_lower_bounds(plan, Interval(low, high), leads, added)
+    if tighter is not None:
+        margins = torch.maximum(margins, tighter)
+    margins = margins.scatter(-1, greedy, torch.inf)
+    return margins if bound.mask is None else margins.masked_fill(~bound.mask, torch.inf)
+
+
+def certified(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
+    """Return for which rows no attack in the ball changes the greedy action, bool (M,).
+
+    True is a proof, up to rounding; False is not: the bounds may be too loose. Arguments and
+    errors are those of :func:`margin_bounds`.
+    """
+    return (margin_bounds(victim, rows, ball) > 0.0).all(dim=-1)
