@@ -66,6 +66,11 @@ class Adversary(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement perturber.")
 
+    def can_learn(self, sample: Sample) -> bool:
+        """Return whether there are the episodes that it cannot learn without."""
+        there = {"fresh": sample.fresh is not None, "drawn": sample.drawn is not None}
+        return all(there.get(need, True) for need in self.needs)
+
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn, and return figures by name. The team's weights are not touched."""
         raise NotImplementedError(f"{type(self).__name__} must implement learn.")

@@ -41,7 +41,8 @@ class PopulationPerturber(Perturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare all of them for a team; see :class:`Perturber`."""
         self._named(place)
-        self._stream = stream_id(f"population/{place.depth}")
+        # by name: in a population of populations each draws for itself
+        self._stream = stream_id(f"{place.name}/{place.depth}")
         self._index = torch.zeros(0, dtype=torch.int64)
         for member, own in zip(self.members, self._places, strict=True):
             member.bind(spec, policy, own)
@@ -134,6 +135,9 @@ class Population(Adversary):
     def __init__(self, members: Sequence[Adversary]) -> None:
         super().__init__()
         where = f"{type(self).__name__}.members"
+        if isinstance(members, str) or not isinstance(members, Sequence):
+            kind = type(members).__name__
+            raise TypeError(f"{where} must be a sequence of adversaries, got {kind}.")
         for member in members:
             if not isinstance(member, Adversary):
                 raise TypeError(f"{where} must be adversaries, got {type(member).__name__}.")
@@ -156,12 +160,17 @@ class Population(Adversary):
         """Return copies of all of them at work, one per episode."""
         return PopulationPerturber([member.deployed(greedy) for member in self.members])
 
+    def can_learn(self, sample: Sample) -> bool:
+        """Return whether there are episodes that any of them can learn from."""
+        return any(member.can_learn(sample) for member in self.members)
+
     def learn(self, sample: Sample) -> Mapping[str, float]:
-        """Let each member learn from the episodes that it played."""
+        """Let each member learn from the episodes that it played, if it needs no others."""
         figures: dict[str, float] = {}
         for number, member in enumerate(self.members):
             own = self._own(sample, number)
-            if own.fresh is not None or own.drawn is not None:
+            played = own.fresh is not None or own.drawn is not None
+            if played and member.can_learn(own):
                 figures |= {f"{number}/{name}": x for name, x in member.learn(own).items()}
         return figures
 
