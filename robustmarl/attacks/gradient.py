@@ -252,7 +252,7 @@ class GradientAttack:
 
     @property
     def _starts_clean(self) -> bool:
-        """Whether a run begins at the clean observation, so that its first output is the clean one."""
+        """Whether a run begins at the clean observation: its first output is the clean one."""
         return not self.random_start and type(self).start is GradientAttack.start
 
     def _check_loss(self, name: str) -> None:

@@ -90,9 +90,7 @@ def test_who_did_not_play_does_not_learn(team, population):
 def test_in_a_population_of_populations_everybody_plays(team, population):
     outer = Population([population, ByzantineAttacker.against(team, ["unit_0"], hidden=(8,))])
     batch = episodes(team, outer, 120)
-    first, own = (
-        batch.record(name)["index"][:, 0] for name in ("population", "population/0")
-    )
+    first, own = (batch.record(name)["index"][:, 0] for name in ("population", "population/0"))
     inner = torch.bincount(own[first == 0], minlength=3) / (first == 0).sum()
     assert inner.tolist() == pytest.approx([1 / 3] * 3, abs=0.15)
 
