@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl.joint import JointBatch
+from robustmarl.learning.optim import check_factory
 from robustmarl.perturbers.base import Perturber
 
 __all__ = ["Adversary", "Needs", "Sample"]
@@ -66,6 +67,11 @@ class Adversary(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement perturber.")
 
+    def can_learn(self, sample: Sample) -> bool:
+        """Return whether there are the episodes that it cannot learn without."""
+        there = {"fresh": sample.fresh is not None, "drawn": sample.drawn is not None}
+        return all(there.get(need, True) for need in self.needs)
+
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn, and return figures by name. The team's weights are not touched."""
         raise NotImplementedError(f"{type(self).__name__} must implement learn.")
@@ -93,6 +99,7 @@ class Adversary(nn.Module):
             factory: makes it, and its scheduler if any.
             max_grad_norm: global norm at which gradients are clipped, or None.
         """
+        check_factory(f"{type(self).__name__}.optim", factory)
         made, scheduler = factory.create_instances(module)
         if scheduler is not None:
             self.lr_schedulers.append(scheduler)

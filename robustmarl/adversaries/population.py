@@ -41,7 +41,8 @@ class PopulationPerturber(Perturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare all of them for a team; see :class:`Perturber`."""
         self._named(place)
-        self._stream = stream_id(f"population/{place.depth}")
+        # by name: in a population of populations each draws for itself
+        self._stream = stream_id(f"{place.name}/{place.depth}")
         self._index = torch.zeros(0, dtype=torch.int64)
         for member, member_place in zip(self.members, self._places, strict=True):
             member.bind(spec, policy, member_place)
@@ -135,6 +136,9 @@ class Population(Adversary):
     def __init__(self, members: Sequence[Adversary]) -> None:
         super().__init__()
         where = f"{type(self).__name__}.members"
+        if isinstance(members, str) or not isinstance(members, Sequence):
+            kind = type(members).__name__
+            raise TypeError(f"{where} must be a sequence of adversaries, got {kind}.")
         for member in members:
             if not isinstance(member, Adversary):
                 raise TypeError(f"{where} must be adversaries, got {type(member).__name__}.")
@@ -162,13 +166,18 @@ class Population(Adversary):
         """Return copies of all of them at work, one per episode."""
         return PopulationPerturber([member.deployed(greedy) for member in self.members])
 
+    def can_learn(self, sample: Sample) -> bool:
+        """Return whether there are episodes that any of them can learn from."""
+        return any(member.can_learn(sample) for member in self.members)
+
     def learn(self, sample: Sample) -> Mapping[str, float]:
-        """Let each member learn from the episodes that it played."""
+        """Let each member learn from the episodes that it played, if it needs no others."""
         figures: dict[str, float] = {}
         for number, member in enumerate(self.members):
-            played = self._sample_of(sample, number)
-            if played.fresh is not None or played.drawn is not None:
-                found = member.learn(played)
+            part = self._sample_of(sample, number)
+            played = part.fresh is not None or part.drawn is not None
+            if played and member.can_learn(part):
+                found = member.learn(part)
                 figures |= {f"{number}/{name}": value for name, value in found.items()}
         return figures
 

@@ -156,8 +156,7 @@ class GradientAttack:
                     f"{name}.step_size", size, 0.0, open_low=True, unit="observation units"
                 )
         self._check_loss(name)
-        if isinstance(self.target, int):
-            check_int(f"{name}.target", self.target, 0)
+        self._check_target(name)
         aims = self.target is not None or callable(self.loss)
         fits = not self.clean_if_own or (aims and self.loss != "mse")
         check(fits, f"{name}.clean_if_own", _NO_TARGET, self.clean_if_own)
@@ -251,6 +250,11 @@ class GradientAttack:
             return self.ball.radius(obs) * scale
         return self.ball.epsilon * scale
 
+    @property
+    def _starts_clean(self) -> bool:
+        """Whether a run begins at the clean observation: its first output is the clean one."""
+        return not self.random_start and type(self).start is GradientAttack.start
+
     def _check_loss(self, name: str) -> None:
         loss, names = self.loss, get_args(LossName)
         named = loss is None or isinstance(loss, str)
@@ -270,22 +274,42 @@ class GradientAttack:
         void = loss == "mse" and not self.random_start and self.target is None
         check(not void, f"{name}.loss", "able to move the observation", loss, _MSE_REMEDY)
 
+    def _check_target(self, name: str) -> None:
+        target = self.target
+        if isinstance(target, int):
+            check_int(f"{name}.target", target, 0)
+        elif target is not None and not isinstance(target, tuple) and not callable(target):
+            raise TypeError(
+                f"{name}.target must be an action's index, a tuple of floats, or a function of "
+                f"(view, obs), got {target!r}."
+            )
+
     def _given_loss(
         self, loss: OutputLoss | LossFactory | Critic, view: VictimView, obs: Tensor
     ) -> OutputLoss:
         if _is_loss(loss):
-            return copy.copy(loss)  # one that remembers its first output begins anew in each call
+            own = copy.copy(loss)  # one that remembers its first output begins anew in each call
+            if isinstance(own, LabelLoss) and own.label is None and not self._starts_clean:
+                own.label = view.logits(obs).argmax(dim=-1)
+            return own
         if _takes(loss, 3):
             name = f"{type(self).__name__}.loss"
             check(view.continuous, name, "no critic for a discrete victim", loss)
             return NegativeValue(cast(Critic, loss), view, obs)
-        return cast(LossFactory, loss)(view, obs)
+        made = cast(LossFactory, loss)(view, obs)
+        if not _is_loss(made):
+            kind = type(made).__name__
+            raise TypeError(f"{type(self).__name__}.loss must make an OutputLoss, got {kind}.")
+        return made
 
     def _loss_of_means(self, view: VictimView, obs: Tensor) -> OutputLoss:
         name = f"{type(self).__name__}.loss"
         rule = "'mse', a critic or your own for a continuous victim"
         check(self.loss in (None, "mse"), name, rule, self.loss)
         if self.target is not None:
+            rule = "a vector, or a rule that returns rows of them, for a continuous victim"
+            fits = not isinstance(self.target, int)
+            check(fits, f"{type(self).__name__}.target", rule, self.target)
             target = self._target_rows(self.target, view, obs)
             return SquaredError(target, targeted=True, mask=view.mask)
         check(self.random_start, name, "able to move the observation", "mse", _MSE_REMEDY)
@@ -302,8 +326,11 @@ class GradientAttack:
         check(self.loss != "mse", f"{name}.loss", rule, self.loss)
         kind = Margin if self.loss == "margin" else CrossEntropy
         if self.target is not None:
-            return kind(self._target_rows(self.target, view, obs), targeted=True)
-        if self.random_start:
+            label = self._target_rows(self.target, view, obs)
+            fits = isinstance(label, Tensor) and label.shape == (len(obs),)
+            check(fits, f"{name}.target", "an action's index for each row", self.target)
+            return kind(label, targeted=True)
+        if not self._starts_clean:
             return kind(view.logits(obs).argmax(dim=-1))
         # The first gradient is taken at the clean observation: its output names the action, and a
         # forward pass is saved.

@@ -153,6 +153,9 @@ class SquaredError:
         return self._difference(output) * scale
 
     def _difference(self, output: Tensor) -> Tensor:
+        same, shape = self.target.shape == output.shape, tuple(output.shape)
+        rule = f"of the output's shape, {shape}"  # which broadcasting would hide
+        check(same, f"{type(self).__name__}.target", rule, tuple(self.target.shape))
         difference = output - self.target
         return difference if self.mask is None else difference.masked_fill(~self.mask, 0.0)
 

@@ -73,10 +73,15 @@ def crossplay(
 
     Raises:
         ValueError: for no victim or attack, an unknown metric, or bad numbers.
+        TypeError: for victims or attacks without names, or of another kind.
 
     Warns:
         RobustnessWarning: if an attack changed no observation of a victim.
     """
+    for where, given in (("victims", victims), ("attacks", attacks)):
+        if not isinstance(given, Mapping):
+            kind, rule = type(given).__name__, "a mapping from names"
+            raise TypeError(f"crossplay.{where} must be {rule}, got {kind}. Write {{'name': ...}}.")
     check(len(victims) > 0, "crossplay.victims", "non-empty", victims)
     check(len(attacks) > 0, "crossplay.attacks", "non-empty", attacks)
     check_int("crossplay.episodes", episodes, 1)

@@ -15,6 +15,7 @@ from tianshou.algorithm.algorithm_base import (
 )
 from torch import Tensor
 
+from robustmarl._checks import check_int
 from robustmarl._seeding import mix, stream_id
 from robustmarl.joint import JointBatch, TeamSpec, last_actions, spec_of
 from robustmarl.learning.optim import own_state_dict
@@ -72,7 +73,8 @@ class TeamAlgorithm(Algorithm[Any, Any]):
 
         Raises:
             TypeError: for a keyword that it does not take, with the nearest one that it does; for
-                an optimizer that is not a factory.
+                an optimizer that is not a factory, or a seed that is not an int.
+            ValueError: for a negative seed.
         """
         return cls._make(env, settings)
 
@@ -82,7 +84,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         check_settings(cls, settings)
         hyper: OpenSettings = dict(settings)
         made_for = take(hyper, MadeForSettings)
-        seed = made_for.get("seed", 0)
+        seed = check_int(f"{cls.__name__}.seed", made_for.get("seed", 0), 0)
         spec = env if isinstance(env, TeamSpec) else spec_of(env)
         spec = spec.of_team(made_for.get("team"))
         with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,7 @@ import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 
-__all__ = ["adam", "own_state_dict"]
+__all__ = ["adam", "check_factory", "own_state_dict"]
 
 
 def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
@@ -21,6 +21,15 @@ def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
         eps: added to the denominator; torch's default, PPO's learners take 1e-5.
     """
     return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
+
+
+def check_factory(where: str, factory: object) -> None:
+    """Raise ``TypeError`` unless ``factory`` makes optimizers; the message says what to give."""
+    if not isinstance(factory, OptimizerFactory):
+        raise TypeError(
+            f"{where} must be an optimizer factory, got {factory!r}. "
+            "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
+        )
 
 
 def own_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
 
 from robustmarl._signatures import keywords, passes_on, typed_keywords, typeddict_keys
+from robustmarl.learning.optim import check_factory
 from robustmarl.learning.values import Reward
 from robustmarl.networks.agents import Activation
 from robustmarl.schedules import Schedule
@@ -156,11 +157,8 @@ def check_settings(cls: type, given: Mapping[str, object]) -> None:
             raise TypeError(
                 f"{cls.__name__}.for_env has no setting {name!r}. {_advice(cls, name, known)}"
             )
-        if name.endswith("optim") and not isinstance(value, OptimizerFactory | None):
-            raise TypeError(
-                f"{cls.__name__}.{name} must be an optimizer factory, got {value!r}. "
-                "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
-            )
+        if name.endswith("optim") and value is not None:
+            check_factory(f"{cls.__name__}.{name}", value)
 
 
 def _advice(cls: type, name: str, known: frozenset[str]) -> str:

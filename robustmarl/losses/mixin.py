@@ -126,6 +126,12 @@ class LossMixin(AnyAlgorithm):
                 f"{type(self).__name__} must take gradient steps on its policy through an "
                 "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
             )
+        missing = [key for key in ("weight", "max_rows", "loss") if not hasattr(term, key)]
+        if missing:
+            raise TypeError(
+                f"{type(self).__name__}.{name} must be a loss term with `weight`, `max_rows` and "
+                f"`loss`, got {term!r} without {missing}."
+            )
         weight = as_schedule(f"{name}.weight", term.weight)
         counts = hasattr(self.policy, "counted")
         rule = "counting 'updates' with Tianshou's own algorithms"

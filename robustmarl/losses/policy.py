@@ -125,7 +125,7 @@ class PolicyRegularizer(LossMixin):
 
     def __init__(self, *, policy_loss: PolicyLoss, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.add_term("policy_loss", policy_loss)
         continuous = self.policy.action_type == "continuous"
         rule = "'mse' for continuous actions, any other form for discrete ones"
         check((policy_loss.form == "mse") == continuous, "PolicyLoss.form", rule, policy_loss.form)
-        self.add_term("policy_loss", policy_loss)

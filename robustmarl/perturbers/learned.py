@@ -55,6 +55,8 @@ class GaussianObsAdversary(nn.Module):
         if max_std is not None:
             check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
         check_int("GaussianObsAdversary.obs_size", obs_size, 1)
+        if not isinstance(ball, LinfBall):
+            raise TypeError(f"GaussianObsAdversary.ball must be a LinfBall, got {ball!r}.")
         ball.check_size("GaussianObsAdversary", obs_size)
         self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
         with torch.random.fork_rng(devices=[]):

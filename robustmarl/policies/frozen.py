@@ -49,6 +49,14 @@ class FrozenPolicy(TeamPolicy):
         """Return the copy's further inputs."""
         return self.copied.side(context)
 
+    def acted_on(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the further inputs with which the copy last answered."""
+        return self.copied.acted_on(context)
+
+    def loss_victim(self) -> NetworkVictim:
+        """Return the copy's view for rows that carry what :meth:`acted_on` gives."""
+        return self.copied.loss_victim()
+
     def record(self) -> Mapping[str, Tensor]:
         """Return what the copy acted on beside observations."""
         return self.copied.record()

@@ -158,7 +158,7 @@ class AdversarialTraining(Algorithm[Any, Any]):
         fresh = buffer.latest(new) if adversaries_learn and new > 0 else None
         drawn = None
         if team_learns or (adversaries_learn and "drawn" in self._needs):
-            drawn = _Drawn(*buffer.sample(how.get("sample_size", 0)))
+            drawn = _Drawn(*buffer.sample(how.get("sample_size", 0)), buffer)
         sample = Sample(
             fresh=fresh,
             drawn=None if drawn is None else drawn.batch,
@@ -180,8 +180,7 @@ class AdversarialTraining(Algorithm[Any, Any]):
     def _learn(self, sample: Sample) -> dict[str, float]:
         figures: dict[str, float] = {}
         for adversary in self.adversaries:
-            there = {"fresh": sample.fresh is not None, "drawn": sample.drawn is not None}
-            if not all(there.get(need, True) for need in adversary.needs):
+            if not adversary.can_learn(sample):
                 continue
             with torch_train_mode(adversary):
                 found = adversary.learn(sample)
@@ -228,11 +227,17 @@ class _Drawn:
     Attributes:
         batch: the episodes.
         slots: where they are in the buffer, (B,).
+        buffer: what they were drawn from, for teams that learn from the newest episodes, too.
     """
 
     batch: JointBatch
     slots: NDArray[np.int64]
+    buffer: EpisodeBuffer
 
     def sample(self, batch_size: int | None) -> tuple[JointBatch, NDArray[np.int64]]:
         """Return what was drawn, whatever is asked for."""
         return self.batch, self.slots
+
+    def latest(self, episodes: int) -> JointBatch:
+        """Return the newest episodes of the buffer, as DOP asks for."""
+        return self.buffer.latest(episodes)

@@ -156,7 +156,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         raise TypeError(
             f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
             "victim, whose weights would go stale there. Step the environments in this process, "
-            "or pass the attack to the collector (perturb=[...])."
+            "or pass the attack to training.run or evaluation.rollout (perturb=...)."
         )
 
     def _perturb(self, obs: Obs, infos: Infos) -> ResetResult:

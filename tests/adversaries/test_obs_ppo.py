@@ -9,7 +9,7 @@ from learners import joint_batch, sgd
 from robustmarl._seeding import Draws
 from robustmarl.adversaries import ObsAdversaryPPO, Sample
 from robustmarl.budgets import LinfBall
-from robustmarl.envs import SignalMatching, ToyGame
+from robustmarl.envs import SignalMatching, ToyGame, TwoStepGame
 from robustmarl.learning.optim import adam
 from robustmarl.networks import Critic
 from robustmarl.perturbers import GaussianObsAdversary
@@ -238,3 +238,10 @@ def test_coordinates_that_do_not_exist_do_not_count():
     drawn, logp = actor.sample(obs, Draws(torch.arange(2)), real)
     torch.testing.assert_close(logp, actor.log_prob(obs, drawn, real).detach())
     assert actor.entropy(real).item() == pytest.approx(2 * 1.418939, abs=1e-5)  # mean of 1 and 3
+
+
+def test_other_kinds_of_balls_and_optimizers_are_refused():
+    with pytest.raises(TypeError, match=r"GaussianObsAdversary\.ball must be a LinfBall, got 0\.1"):
+        ObsAdversaryPPO.for_env(TwoStepGame(), 0.1)
+    with pytest.raises(TypeError, match=r"ObsAdversaryPPO\.optim must be an optimizer factory"):
+        ObsAdversaryPPO.for_env(TwoStepGame(), LinfBall(epsilon=0.1), optim=1e-3)

@@ -1,6 +1,7 @@
 """A population: exactly one plays in an episode, and learns from it."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,31 @@ def test_who_did_not_play_does_not_learn(team, population):
     assert population.learn(Sample()) == {}
 
 
+def test_in_a_population_of_populations_everybody_plays(team, population):
+    outer = Population([population, ByzantineAttacker.against(team, ["unit_0"], hidden=(8,))])
+    batch = episodes(team, outer, 120)
+    first, own = (batch.record(name)["index"][:, 0] for name in ("population", "population/0"))
+    inner = torch.bincount(own[first == 0], minlength=3) / (first == 0).sum()
+    assert inner.tolist() == pytest.approx([1 / 3] * 3, abs=0.15)
+
+
+def test_each_learns_only_where_there_is_what_it_needs(team, population):
+    """A member may have played in what was drawn, and in none of the newest episodes."""
+    batch = episodes(team, population)
+    index, seen = batch.record("population")["index"][:, 0], []
+    for number, member in enumerate(population.members):
+        member.learn = lambda sample, number=number: seen.append(number) or {}
+    population.members[2].needs = frozenset({"drawn"})
+    sample = Sample(fresh=batch.select(index == 0), drawn=batch)
+    population.learn(sample)
+    assert seen == [0, 2]
+    seen.clear()
+    assert population.can_learn(replace(sample, fresh=None))
+    population.learn(replace(sample, fresh=None))
+    assert seen == [2]
+    assert not population.can_learn(Sample())
+
+
 def test_types_are_those_of_the_episodes_own_member(team):
     """Who is Byzantine in an episode of another member is nobody's business."""
     traitors = [
@@ -123,6 +149,8 @@ def test_it_trains_with_a_team_and_saves_on_its_own(team, population, tmp_path):
 def test_bad_members_are_refused(team, population):
     with pytest.raises(TypeError, match=r"Population\.members must be adversaries, got MAPPO"):
         Population([team])
+    with pytest.raises(TypeError, match=r"Population\.members must be a sequence of adversaries"):
+        Population(population)
     for wrong in ([], [population.members[0]] * 2):
         with pytest.raises(ValueError, match=r"Population\.members must be different adversaries"):
             Population(wrong)

@@ -594,6 +594,8 @@ def test_a_gradient_that_is_not_finite_is_an_error():
         ({"step_size": "big"}, TypeError, r"PGD\.step_size must be a number > 0"),
         ({"loss": "hinge"}, ValueError, r"PGD\.loss must be None, one of"),
         ({"target": -1}, ValueError, r"PGD\.target must be an int >= 0, got -1\."),
+        ({"target": 1.5}, TypeError, r"PGD\.target must be an action's index, a tuple of floats"),
+        ({"target": [0.0, 1.0]}, TypeError, r"PGD\.target must be an action's index, a tuple of"),
         ({"loss": abs, "target": 1}, ValueError, r"PGD\.target must be None where"),
         ({"loss": abs}, ValueError, r"PGD\.loss must be an OutputLoss, or a function of \(view"),
         ({"loss": CrossEntropy}, ValueError, r"PGD\.loss must be an OutputLoss, or a function"),
@@ -613,3 +615,52 @@ def test_rejects_losses_of_the_other_kind_of_victim():
         PGD(ball=ball, loss="margin")(FunctionVictim(bend, continuous=True).at(), obs)
     with pytest.raises(ValueError, match="no critic for a discrete victim"):
         PGD(ball=ball, loss=lambda view, obs, act: act)(FunctionVictim(bend).at(), obs)
+
+
+@pytest.mark.parametrize(
+    ("continuous", "target", "text"),
+    [
+        (True, 1, r"PGD\.target must be a vector, or a rule that returns rows"),
+        (True, (0.5,), r"SquaredError\.target must be of the output's shape, \(4, 4\)"),
+        (True, lambda view, obs: obs[:, 0], r"SquaredError\.target must be of the output's shape"),
+        (False, (0.0, 1.0, 0.0, 0.0), r"PGD\.target must be an action's index for each row"),
+        (False, lambda view, obs: 1, r"PGD\.target must be an action's index for each row"),
+        (False, lambda view, obs: view.logits(obs).argmin(-1, keepdim=True), r"index for each row"),
+    ],
+)
+def test_rejects_targets_that_broadcasting_would_take(continuous, target, text):
+    """As many rows as actions: (4,) and (4, 4) would be subtracted from one another."""
+    view = FunctionVictim(mlp(), continuous=continuous).at()
+    with pytest.raises(ValueError, match=text):
+        PGD(ball=LinfBall(epsilon=0.1), target=target)(view, normal(4, 6))
+
+
+def test_rejects_functions_that_make_no_loss():
+    view, attack = linear([[1.0]]).at(), PGD(ball=LinfBall(epsilon=0.1), loss=lambda view, obs: obs)
+    with pytest.raises(TypeError, match=r"PGD\.loss must make an OutputLoss, got Tensor"):
+        attack(view, normal(2, 1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromCorner(PGD):
+    """Begins far from the clean observation, without chance."""
+
+    def start(self, view, obs, draws):
+        return obs + 0.9
+
+
+@pytest.mark.parametrize("loss", [None, "margin", CrossEntropy(), Margin()])
+@pytest.mark.parametrize("kind", [PGD, FromCorner])
+def test_the_label_is_the_clean_greedy_action_from_any_start(kind, loss):
+    view, obs, shown = FunctionVictim(mlp()).at(), normal(256, 6), []
+    attack = kind(ball=LinfBall(epsilon=1.0), loss=loss, random_start=kind is PGD)
+    made = attack.output_loss
+
+    def kept(view, obs):
+        shown.append(made(view, obs))
+        return shown[-1]
+
+    object.__setattr__(attack, "output_loss", kept)
+    attack(view, obs, draws(256))
+    assert torch.equal(shown[0].label, view.logits(obs).argmax(-1))
+    assert loss is None or isinstance(loss, str) or loss.label is None  # its own is left alone

@@ -145,6 +145,10 @@ def test_an_attack_without_effect_is_reported():
 
 def test_bad_arguments():
     none = {"none": None}
+    with pytest.raises(TypeError, match=r"crossplay\.victims must be a mapping.*got QMIX\. Write"):
+        crossplay(qmix(), none, game)
+    with pytest.raises(TypeError, match=r"crossplay\.attacks must be a mapping.*got list"):
+        crossplay({"QMIX": qmix()}, [NOISE], game)
     with pytest.raises(ValueError, match=r"crossplay\.victims must be non-empty"):
         crossplay({}, none, game)
     with pytest.raises(ValueError, match=r"crossplay\.attacks must be non-empty"):

@@ -449,3 +449,16 @@ def test_one_term_of_a_kind():
     algorithm = build(twice, action_loss=ActionLoss(attack=PGD(ball=BALL), weight=1.0))
     with pytest.raises(ValueError, match=r"action_loss must be one term of its kind"):
         algorithm.add_term("action_loss", ActionLoss(attack=PGD(ball=BALL), weight=1.0))
+
+
+@pytest.mark.parametrize(
+    ("mixin", "name"),
+    [(ActionLossRegularizer, "action_loss"), (PolicyRegularizer, "policy_loss")],
+)
+def test_what_is_no_term_is_refused(mixin, name):
+    class Robust(mixin, QMIX):
+        pass
+
+    text = rf"Robust\.{name} must be a loss term with .*, got PGD.* without \['weight', 'max_rows'"
+    with pytest.raises(TypeError, match=text):
+        Robust.for_env(Arena(), **{name: PGD(ball=LinfBall(epsilon=0.1))})

@@ -513,6 +513,16 @@ def test_on_policy_both_are_the_episodes_of_the_round():
     assert sample.epochs == 1
 
 
+def test_dop_learns_from_the_newest_episodes_as_without_an_adversary():
+    teams = [algorithms.DOP.for_env(game(), hidden=(8,), recent_episodes=2) for _ in range(2)]
+    learned = [Rounds(AdversarialTraining(teams[0], Watching())), Rounds(teams[1])]
+    for rounds in learned:
+        for _ in range(4):
+            rounds.collect()
+            rounds.update()
+    assert same(parameters(teams[0]), parameters(teams[1]))
+
+
 # Advantages
 
 
