@@ -278,7 +278,7 @@ class MembersVictim:
         fill: float,
         width: int | None = None,
     ) -> Tensor:
-        """Return what members answer about their own rows, in (M, width), ``fill`` where they end."""
+        """Return what members answer about their own rows, (M, width), filled where they end."""
         agents = rows.agents
         if agents is None:
             agents = torch.zeros(len(obs), dtype=torch.int64, device=obs.device)
