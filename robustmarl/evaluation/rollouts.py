@@ -47,6 +47,7 @@ class Rollouts:
         return self.returns if name == "return" else self.metrics[name]
 
 
+@torch.inference_mode(False)  # callers may be in it, where autograd is out of an attack's reach
 def rollout(
     policy: Playing,
     make_env: EnvMaker,

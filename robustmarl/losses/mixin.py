@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self, cast
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats, TrainingStatsWrapper
+from tianshou.algorithm.multiagent.marl import MultiAgentPolicy
 from tianshou.algorithm.optim import OptimizerFactory
 from tianshou.data import Batch
 from tianshou.data.types import RolloutBatchProtocol
@@ -77,15 +78,18 @@ class LossMixin(AnyAlgorithm):
 
     Robustmarl's algorithms supply the rows of their own unroll: a recurrent network's terms
     perturb the current observation only, with the hidden state of the clean history. Tianshou's
-    DQN and PPO supply the batch's observations.
+    algorithms supply the batch's observations, and their policies answer as
+    :class:`~robustmarl.victims.PolicyVictim` says: in evaluation mode, without noise.
 
     Raises:
-        TypeError: at construction, for an algorithm whose policy has no such step (TRPO).
+        TypeError: at construction, for an algorithm whose policy has no such step (TRPO), and for
+            Tianshou's with a memory or a policy that is no victim.
         ValueError: for a schedule that counts what the algorithm does not.
     """
 
     _terms: dict[str, Term]
     _weights: dict[str, Schedule]
+    _stock: Victim
     _penalised = False
     penalty_steps: Tensor
     penalty_updates: Tensor
@@ -122,9 +126,12 @@ class LossMixin(AnyAlgorithm):
             self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
         if not (self._steps_by_door() or self._penalised):
+            remedy = "Use DQN, PPO or a robustmarl algorithm."
+            if isinstance(self.policy, MultiAgentPolicy):
+                remedy = "Mix it into the algorithms of its members."
             raise TypeError(
                 f"{type(self).__name__} must take gradient steps on its policy through an "
-                "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
+                f"optimizer for a loss mixin to join them. {remedy}"
             )
         missing = [key for key in ("weight", "max_rows", "loss") if not hasattr(term, key)]
         if missing:
@@ -132,6 +139,14 @@ class LossMixin(AnyAlgorithm):
                 f"{type(self).__name__}.{name} must be a loss term with `weight`, `max_rows` and "
                 f"`loss`, got {term!r} without {missing}."
             )
+        if not hasattr(self.policy, "loss_victim"):  # Tianshou's own
+            self._stock = as_victim(type(self).__name__, self)
+            if self._stock.hidden_size:
+                raise TypeError(
+                    f"{type(self).__name__}.policy must be a policy without memory, as Tianshou's "
+                    f"batches do not keep it, got {type(self.policy).__name__} with a recurrent "
+                    "network. Use a robustmarl algorithm with recurrent=True."
+                )
         weight = as_schedule(f"{name}.weight", term.weight)
         counts = hasattr(self.policy, "counted")
         rule = "counting 'updates' with Tianshou's own algorithms"
@@ -213,16 +228,18 @@ class LossMixin(AnyAlgorithm):
     def _victim(self) -> Victim:
         """Return the policy as the rows of its learner ask it."""
         loss_victim: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
-        return as_victim(type(self).__name__, self) if loss_victim is None else loss_victim()
+        return self._stock if loss_victim is None else loss_victim()
 
     def _stock_rows(self) -> LossRows:
         """Return the rows of a batch of Tianshou's own."""
-        device = as_victim(type(self).__name__, self).device
+        device = self._stock.device
         obs = self._batch.obs
         mask = None
         if isinstance(obs, Batch):
             obs, mask = obs.obs, obs.get("mask")
         obs = torch.as_tensor(obs, dtype=torch.float32, device=device)
+        rule = "flat, (batch, obs): a term perturbs one observation, not a stack of them"
+        check(obs.dim() == 2, f"{type(self).__name__}: observations", rule, tuple(obs.shape))
         if mask is not None:
             mask = torch.as_tensor(mask, dtype=torch.bool, device=device)
         return LossRows(obs=obs, rows=Rows(mask=mask))

@@ -1,6 +1,7 @@
 """What attacks see of a policy: logits or means, and the gradient with respect to its input."""
 
 from robustmarl.victims.protocol import (
+    Baselines,
     HasVictim,
     LossRows,
     OutputLoss,
@@ -9,12 +10,20 @@ from robustmarl.victims.protocol import (
     VictimLike,
     VictimView,
 )
-from robustmarl.victims.views import FunctionVictim, NetworkVictim, PolicyVictim, as_victim
+from robustmarl.victims.views import (
+    FunctionVictim,
+    MembersVictim,
+    NetworkVictim,
+    PolicyVictim,
+    as_victim,
+)
 
 __all__ = [
+    "Baselines",
     "FunctionVictim",
     "HasVictim",
     "LossRows",
+    "MembersVictim",
     "NetworkVictim",
     "OutputLoss",
     "PolicyVictim",

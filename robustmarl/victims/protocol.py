@@ -7,9 +7,9 @@ not touch (:class:`Rows`), one row per agent and environment, and returns the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from tianshou.algorithm.algorithm_base import Policy
@@ -20,6 +20,7 @@ from robustmarl.typing import AnyAlgorithm
 
 __all__ = [
     "UNBOUND",
+    "Baselines",
     "HasVictim",
     "LossRows",
     "OutputLoss",
@@ -165,8 +166,22 @@ class HasVictim(Protocol):
         """Return the live view; None if there is nothing to query."""
 
 
-VictimLike: TypeAlias = Victim | HasVictim | Policy | AnyAlgorithm
-"""What :func:`~robustmarl.victims.as_victim` takes; the last two are Tianshou's own."""
+class Baselines(Protocol):
+    """A model of Stable-Baselines3, or of a library that has taken over its interface."""
+
+    @property
+    def policy(self) -> Any:
+        """Its networks, a torch module."""
+
+    def predict(self, observation: Any, *, deterministic: bool = False) -> tuple[Any, Any]:
+        """Return actions for observations, and its memory."""
+
+
+VictimLike: TypeAlias = (
+    Victim | HasVictim | Policy | AnyAlgorithm | Baselines | Callable[[Tensor], Tensor]
+)
+"""What :func:`~robustmarl.victims.as_victim` takes: policies and algorithms of this package, of
+Tianshou and of Stable-Baselines3, modules and functions of observations."""
 
 
 @dataclass(frozen=True, kw_only=True)

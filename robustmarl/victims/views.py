@@ -1,4 +1,4 @@
-"""Networks, functions and Tianshou policies as victims."""
+"""Networks, functions and policies of other libraries as victims."""
 
 from __future__ import annotations
 
@@ -6,91 +6,32 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from tianshou.algorithm.multiagent.marl import MultiAgentPolicy
 from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks import TeamNetwork
 from robustmarl.networks.calculus import InputGradient, Plan
-from robustmarl.victims.protocol import (
-    UNBOUND,
-    OutputLoss,
-    Rows,
-    Victim,
-    VictimLike,
-    VictimView,
-)
+from robustmarl.victims._modes import EvaluationMode
+from robustmarl.victims._view import View
+from robustmarl.victims.baselines import BaselinesReading, is_baselines
+from robustmarl.victims.protocol import UNBOUND, Rows, Victim, VictimLike, VictimView
+from robustmarl.victims.readings import Reading, reading_of
 
-__all__ = ["FunctionVictim", "NetworkVictim", "PolicyVictim", "as_victim"]
-
-
-class _View:
-    """A view made of a function from observations to outputs.
-
-    Coordinates of observations that do not exist are zeros whatever an attack makes of them, and
-    so is their gradient; action coordinates that do not exist are zeros in every output.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        rows: Rows,
-        *,
-        continuous: bool,
-        plain: InputGradient | None = None,
-        extra: Tensor | None = None,
-        advance: Callable[[Tensor], Tensor | None] | None = None,
-    ) -> None:
-        self.continuous, self.mask, self.agents = continuous, rows.mask, rows.agents
-        self._blocked = None if rows.mask is None else ~rows.mask
-        self._padding = None if rows.obs_mask is None else ~rows.obs_mask
-        self._unmasked = 0.0 if continuous else MASKED
-        self._function, self._plain, self._extra, self._advance = function, plain, extra, advance
-
-    def logits(self, obs: Tensor) -> Tensor:
-        check(not self.continuous, "victim", "discrete to have logits", "a continuous victim")
-        return self.output(obs)
-
-    def mean(self, obs: Tensor) -> Tensor:
-        check(self.continuous, "victim", "continuous to have a mean", "a discrete victim")
-        return self.output(obs)
-
-    def output(self, obs: Tensor) -> Tensor:
-        return self._masked(self._function(self._real(obs)))
-
-    def input_gradient(self, obs: Tensor, loss: OutputLoss) -> Tensor:
-        def cotangent(output: Tensor) -> Tensor:
-            gradient = loss.gradient(self._masked(output))
-            return gradient if self._blocked is None else gradient.masked_fill(self._blocked, 0.0)
-
-        obs = self._real(obs)
-        if self._plain is not None:
-            return self._real(self._plain.vjp(obs, cotangent, self._extra))
-        x = obs.detach().requires_grad_()
-        with torch.enable_grad():  # callers may act under no_grad
-            output = self._function(x)
-        (gradient,) = torch.autograd.grad(output, x, cotangent(output.detach()))
-        return self._real(gradient)
-
-    def advance(self, obs: Tensor) -> Tensor | None:
-        return None if self._advance is None else self._advance(self._real(obs))
-
-    def _masked(self, output: Tensor) -> Tensor:
-        blocked = self._blocked
-        return output if blocked is None else output.masked_fill(blocked, self._unmasked)
-
-    def _real(self, obs: Tensor) -> Tensor:
-        """Return ``obs``, or its gradient, with zeros where there is only padding."""
-        return obs if self._padding is None else obs.masked_fill(self._padding, 0.0)
+__all__ = ["FunctionVictim", "MembersVictim", "NetworkVictim", "PolicyVictim", "as_victim"]
 
 
 class FunctionVictim:
     """A victim from any function of observations, shared by all agents.
 
+    A module answers in evaluation mode whatever mode it is in, and is shown observations in the
+    dtype of its weights.
+
     Args:
         function: maps (M, D) to logits or means (M, A); an ``nn.Module`` or a callable.
         continuous: whether its outputs are means.
-        device: where it expects its input.
+        device: where it expects its input; None is where a module's weights are, else the CPU.
     """
 
     hidden_size = 0
@@ -104,12 +45,17 @@ class FunctionVictim:
         function: Callable[[Tensor], Tensor],
         *,
         continuous: bool = False,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> None:
         self.function, self.continuous = function, continuous
+        module = function if isinstance(function, nn.Module) else None
+        first = None if module is None else next(module.parameters(), None)
+        if device is None:
+            device = "cpu" if first is None else first.device
         self.device = torch.device(device)
-        plan = Plan.of(function) if isinstance(function, nn.Module) else None
+        plan = None if module is None else Plan.of(module)
         self._plain = InputGradient.of(plan)
+        self._mode = EvaluationMode(module) if module is not None and plan is None else None
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
         """Return nothing: a function has no further inputs."""
@@ -117,7 +63,15 @@ class FunctionVictim:
 
     def at(self, rows: Rows = UNBOUND) -> VictimView:
         """Return the view of M rows; only their masks matter here."""
-        return _View(self.function, rows, continuous=self.continuous, plain=self._plain)
+        return View(
+            self.function,
+            rows,
+            continuous=self.continuous,
+            name=getattr(self.function, "__name__", type(self.function).__name__),
+            plain=self._plain,
+            mode=self._mode,
+            dtype=_dtype(self.function),
+        )
 
 
 class NetworkVictim:
@@ -142,7 +96,11 @@ class NetworkVictim:
     ) -> None:
         self.network, self.continuous, self.agents = network, continuous, agents
         self.acting_only = acting_only
-        self._plain, self._side = InputGradient.of(network.plan()), side
+        plan = network.plan()
+        self._plain, self._side = InputGradient.of(plan), side
+        # what a plan can tell of does not depend on its mode
+        module = network if plan is None and isinstance(network, nn.Module) else None
+        self._mode = None if module is None else EvaluationMode(module)
 
     @property
     def device(self) -> torch.device:
@@ -178,62 +136,218 @@ class NetworkVictim:
         def advance(obs: Tensor) -> Tensor | None:
             return self.network.step(obs, extra, rows.hidden)[1]
 
-        return _View(
+        return View(
             output,
             rows,
             continuous=self.continuous,
+            name=type(self.network).__name__,
             plain=self._plain,
             extra=None if extra.added is None else extra.added.detach(),
             advance=advance,
+            mode=self._mode,
         )
 
 
-class PolicyVictim(FunctionVictim):
-    """A Tianshou policy or algorithm (DQN, PPO, ...) as a victim, shared by all agents.
+class PolicyVictim:
+    """A Tianshou policy or algorithm, or a Stable-Baselines3 model, shared by all agents.
 
-    Q-values are logits; a continuous actor's mean is its ``mean``.
+    Logits are Q-values (expectations, if distributional) or log-probabilities of the policy's own
+    distribution; means are bounded and scaled as the policy does it. Recurrent policies remember
+    what was shown. It answers in evaluation mode, without exploration: noisy networks by their
+    means.
 
     Args:
-        policy: a policy with ``model`` (Q-learning) or ``actor`` (actor-critic), or an
-            algorithm that holds one.
+        policy: a policy with ``model`` (Q-learning) or ``actor`` (actor-critic), an algorithm that
+            holds one, or a model with ``predict`` and ``policy``.
 
     Raises:
-        TypeError: if there is neither.
+        TypeError: if it is neither, or cannot be differentiated; the text names it.
     """
+
+    agents: tuple[str, ...] | None = None
+    acting_only = False
 
     def __init__(self, policy: Any) -> None:
-        policy = getattr(policy, "policy", policy)
-        network = getattr(policy, "model", None) or getattr(policy, "actor", None)
-        if not isinstance(network, nn.Module):
-            raise TypeError(
-                "PolicyVictim.policy must be a policy with `model` or `actor`, "
-                f"got {type(policy).__name__}."
-            )
-        self.policy = policy
+        self.reading: Reading | BaselinesReading
+        if is_baselines(policy):
+            self.policy, self.reading = policy, BaselinesReading(policy)
+        else:
+            self.policy = getattr(policy, "policy", policy)
+            self.reading = reading_of(self.policy)
+        self.continuous = self.reading.continuous
+        self.obs_size, self.num_actions = self.reading.obs_size, self.reading.num_actions
+        self.hidden_size = 0 if self.reading.memory is None else self.reading.memory.size
+        self._mode = EvaluationMode(self.reading.network)
 
-        def function(obs: Tensor) -> Tensor:
-            output = network(obs)
-            while isinstance(output, tuple):  # (output, state), and (mean, sigma) if continuous
-                output = output[0]
-            return cast(Tensor, output)
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.reading.network.parameters()).device
 
-        device = next(network.parameters()).device
-        super().__init__(function, continuous=policy.action_type == "continuous", device=device)
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return nothing: it has no further inputs."""
+        return {}
+
+    def at(self, rows: Rows = UNBOUND) -> VictimView:
+        """Return the view of M rows; only masks and memory matter here."""
+        reading, hidden = self.reading, rows.hidden
+
+        def output(obs: Tensor) -> Tensor:
+            return reading(obs, hidden)[0]
+
+        def advance(obs: Tensor) -> Tensor | None:
+            return reading(obs, hidden)[1]
+
+        return View(
+            output,
+            rows,
+            continuous=self.continuous,
+            name=type(self.policy).__name__,
+            advance=advance if self.hidden_size else None,
+            mode=self._mode,
+            dtype=_dtype(reading.network),
+        )
 
 
-def as_victim(where: str, victim: VictimLike) -> Victim:
-    """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
+class MembersVictim:
+    """Several policies as one victim, one per agent: Tianshou's ``MultiAgentPolicy``.
+
+    Args:
+        policies: name of an agent to whatever :func:`as_victim` takes. Those that state their
+            observation and action space are shown as much of a row.
 
     Raises:
-        TypeError: if it is none of them.
+        ValueError: if there are none, or some are continuous and others are not.
     """
+
+    acting_only = False
+    obs_size: int | None = None
+
+    def __init__(self, policies: Mapping[Any, Any]) -> None:
+        check(len(policies) > 0, "MembersVictim.policies", "one per agent", policies)
+        self.agents: tuple[str, ...] | None = tuple(str(name) for name in policies)
+        self.members = [
+            as_victim(f"MembersVictim.policies[{name!r}]", policy)
+            for name, policy in policies.items()
+        ]
+        self.continuous = self.members[0].continuous
+        alike = all(member.continuous == self.continuous for member in self.members)
+        rule = "all discrete or all continuous"
+        check(alike, "MembersVictim.policies", rule, list(policies))
+        self.hidden_size = max(member.hidden_size for member in self.members)
+        sizes = [member.num_actions for member in self.members]
+        known = [size for size in sizes if size is not None]
+        self.num_actions = max(known) if len(known) == len(sizes) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first member's weights are."""
+        return self.members[0].device
+
+    def side(self, context: StepContext) -> Mapping[str, Tensor]:
+        """Return nothing: members have no further inputs."""
+        return {}
+
+    def at(self, rows: Rows = UNBOUND) -> VictimView:
+        """Return the view of M rows, each answered by the member of its agent; None is agent 0."""
+
+        def output(obs: Tensor) -> Tensor:
+            fill = 0.0 if self.continuous else MASKED
+            return self._joined(rows, obs, lambda view, shown: view.output(shown), fill)
+
+        def advance(obs: Tensor) -> Tensor | None:
+            def after(view: VictimView, shown: Tensor) -> Tensor:
+                hidden = view.advance(shown)
+                return shown.new_zeros(len(shown), 0) if hidden is None else hidden
+
+            return self._joined(rows, obs, after, 0.0, self.hidden_size)
+
+        return View(
+            output,
+            rows,
+            continuous=self.continuous,
+            name="MultiAgentPolicy",
+            advance=advance if self.hidden_size else None,
+        )
+
+    def _joined(
+        self,
+        rows: Rows,
+        obs: Tensor,
+        ask: Callable[[VictimView, Tensor], Tensor],
+        fill: float,
+        width: int | None = None,
+    ) -> Tensor:
+        """Return what members answer about their own rows, (M, width), filled where they end."""
+        agents = rows.agents
+        if agents is None:
+            agents = torch.zeros(len(obs), dtype=torch.int64, device=obs.device)
+        answers, places = [], []
+        for number, member in enumerate(self.members):
+            own = (agents == number).nonzero()[:, 0]
+            if len(own) == 0:
+                continue
+            hidden = None if rows.hidden is None else rows.hidden[own, : member.hidden_size]
+            view = member.at(Rows(hidden=hidden if member.hidden_size else None))
+            answers.append(ask(view, obs[own, : member.obs_size]))
+            places.append(own)
+        if width is None:
+            width = self.num_actions or max((answer.shape[-1] for answer in answers), default=0)
+        padded = [nn.functional.pad(a, (0, width - a.shape[-1]), value=fill) for a in answers]
+        if not padded:
+            return obs.new_zeros(0, width)
+        order = torch.cat(places).argsort()
+        return torch.cat(padded)[order]
+
+
+def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Victim:
+    """Return ``victim`` as a :class:`Victim`: algorithms, policies and modules are adapted.
+
+    Args:
+        where: what errors call it.
+        victim: a victim, what knows one (``victim()``), a policy or algorithm of Tianshou, a
+            Stable-Baselines3 model, or a module or other function of observations.
+        continuous: whether outputs of a module or function are means.
+
+    Raises:
+        TypeError: if it is none of them, or has nothing to query.
+    """
+    if isinstance(victim, type):
+        raise TypeError(f"{where} must be made first, got the class {victim.__name__}.")
     if hasattr(victim, "at") and hasattr(victim, "hidden_size"):
         return cast(Victim, victim)
-    if callable(getattr(victim, "victim", None)):
-        return cast(Victim, victim.victim())
-    if hasattr(victim, "policy") or hasattr(victim, "actor") or hasattr(victim, "model"):
+    own = getattr(victim, "victim", None)
+    if callable(own):
+        known = own()
+        if known is None:
+            raise TypeError(
+                f"{where} must have outputs with a gradient, got {type(victim).__name__}, "
+                f"which has none. {_TRANSFER}"
+            )
+        return cast(Victim, known)
+    if is_baselines(victim):
         return PolicyVictim(victim)
+    inner = getattr(victim, "policy", victim)
+    if isinstance(inner, MultiAgentPolicy):
+        return MembersVictim(inner.policies)
+    if hasattr(inner, "action_type"):
+        return PolicyVictim(inner)
+    if inner is victim and callable(victim):
+        return FunctionVictim(victim, continuous=continuous)
     raise TypeError(
-        f"{where} must be a Victim, a robustmarl or Tianshou algorithm or a policy, "
-        f"got {type(victim).__name__}. Write algorithm.victim() or victims.FunctionVictim(module)."
+        f"{where} must be a Victim, a robustmarl or Tianshou algorithm or a policy, a "
+        "Stable-Baselines3 model, or a module or function of observations, "
+        f"got {type(victim).__name__}. "
+        "Write algorithm.victim() or victims.FunctionVictim(module)."
     )
+
+
+_TRANSFER = "Attack it through another policy, or with an attack that asks none, such as noise."
+
+
+def _dtype(function: object) -> torch.dtype | None:
+    """Return what a module calculates in, None where it does not tell."""
+    if not isinstance(function, nn.Module):
+        return None
+    first = next(function.parameters(), None)
+    return first.dtype if first is not None and first.is_floating_point() else None

@@ -22,12 +22,14 @@ from learners import (
     weights,
 )
 from tianshou import algorithm as stock
+from tianshou.algorithm.modelfree.c51 import C51Policy
 from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
 from tianshou.algorithm.modelfree.reinforce import DiscreteActorPolicy
 from tianshou.data import Batch, ReplayBuffer
-from tianshou.utils.net.common import Net
+from tianshou.utils.net.common import Net, Recurrent
 from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 from tianshou.utils.torch_utils import policy_within_training_step
+from torch.distributions import Categorical
 from torch.nn.functional import cross_entropy
 
 from robustmarl.algorithms import IPPO, MAPPO, QMIX, VDN
@@ -442,6 +444,59 @@ def test_stock_algorithms_do_not_count_episodes(name):
 def test_algorithms_without_a_step_to_join_are_refused(cls):
     with pytest.raises(TypeError, match=r"must take gradient steps on its policy.*Use DQN, PPO"):
         stock_ppo(robust(cls), action_loss=ActionLoss(attack=PGD(ball=BALL), weight=1.0))
+
+
+def test_terms_read_the_policys_own_distribution():
+    """A term on an actor that outputs probabilities is that of its logits."""
+    found = []
+    for softmax in (False, True):
+        torch.manual_seed(0)
+        body = Net(state_shape=(3,), hidden_sizes=(8,))
+        actor = DiscreteActor(preprocess_net=body, action_shape=4, softmax_output=softmax)
+        how = {"dist_fn": Categorical} if softmax else {}
+        policy = DiscreteActorPolicy(actor=actor, action_space=gymnasium.spaces.Discrete(4), **how)
+        critic = DiscreteCritic(preprocess_net=Net(state_shape=(3,), hidden_sizes=(8,)))
+        term = ActionLoss(attack=PGD(ball=BALL), weight=1.0, max_rows=None)
+        cls = robust(stock.PPO)
+        algorithm = cls(policy=policy, critic=critic, optim=sgd(LR), action_loss=term)
+        stats = stock_update(algorithm, transitions()).get_loss_stats_dict()
+        found.append(stats["action_loss_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_terms_compare_expected_values_of_distributional_policies():
+    torch.manual_seed(0)
+    model = Net(state_shape=(3,), action_shape=4, hidden_sizes=(8,), num_atoms=11, softmax=True)
+    space = gymnasium.spaces.Discrete(4)
+    policy = C51Policy(model=model, num_atoms=11, action_space=space)
+    term = ActionLoss(attack=Shift(BALL), weight=1.0, max_rows=None)
+    algorithm = robust(stock.C51)(policy=policy, optim=sgd(LR), action_loss=term)
+    buffer = transitions()
+    obs = torch.as_tensor(np.asarray(buffer.obs), dtype=torch.float32)
+    with torch.no_grad():
+        clean, moved = ((model(x)[0] * policy.support).sum(2) for x in (obs, obs + BALL.epsilon))
+    with policy_within_training_step(policy):
+        stats = algorithm.update(buffer=buffer, sample_size=0).get_loss_stats_dict()
+    expected = cross_entropy(moved, clean.argmax(-1)).item()
+    assert stats["action_loss_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_tianshous_recurrent_policies_are_refused():
+    model = Recurrent(layer_num=1, state_shape=(3,), action_shape=4)
+    policy = DiscreteQLearningPolicy(model=model, action_space=gymnasium.spaces.Discrete(4))
+    term = ActionLoss(attack=PGD(ball=BALL), weight=1.0)
+    text = r"without memory.*got DiscreteQLearningPolicy with a recurrent network.*recurrent=True"
+    with pytest.raises(TypeError, match=text):
+        robust(stock.DQN)(policy=policy, optim=sgd(LR), action_loss=term)
+
+
+def test_stacked_observations_are_refused():
+    algorithm = stock_dqn(
+        robust(stock.DQN), action_loss=ActionLoss(attack=PGD(ball=BALL), weight=1.0)
+    )
+    algorithm._batch = Batch(obs=np.zeros((2, 4, 3)))
+    with pytest.raises(ValueError, match=r"observations must be flat.*got \(2, 4, 3\)"):
+        algorithm._stock_rows()
 
 
 def test_one_term_of_a_kind():
