@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeAlias
 
 import tqdm
 from tianshou.trainer import OnPolicyTrainerParams
@@ -33,7 +34,10 @@ from robustmarl.training.trainers import (
     check_trainable,
 )
 
-__all__ = ["run"]
+__all__ = ["Callback", "run"]
+
+Callback: TypeAlias = Callable[[History], bool | None]
+"""What :func:`run` calls at the end of every interval; True stops the run."""
 
 INTERVALS = 20
 """Into how many intervals a run is cut unless it is told: enough points for a learning curve."""
@@ -56,6 +60,7 @@ def run(
     learn: OffPolicy | OnPolicy | None = None,
     tests: Tests | Mapping[str, Attacks] | None = None,
     log: Log | None = None,
+    callback: Callback | None = None,
 ) -> History:
     """Train ``algorithm`` and return its history.
 
@@ -78,10 +83,13 @@ def run(
         tests: what the team is tested under, :class:`Tests` or name to attacks; None tests
             nothing.
         log: where figures and checkpoints go, and what is shown; None shows a bar only.
+        callback: called with the history at the end of every interval, when it is tested and
+            checkpointed; the run stops if it returns True.
 
     Raises:
-        ValueError: for bad numbers, a ``logdir`` that holds another run, or a checkpoint that
-            does not fit.
+        ValueError: for bad numbers, a ``logdir`` that holds another run or that another process
+            writes to, a checkpoint that does not fit or was written under other settings, and
+            weights that are not finite: those are never checkpointed.
         TypeError: for an algorithm that is not one of ours, or settings of a wrong kind.
     """
     check_trainable("run.algorithm", algorithm)
@@ -91,6 +99,8 @@ def run(
     interval = math.ceil(env_steps / INTERVALS) if interval is None else interval
     interval = check_int("run.interval", interval, 1)
     learn, tests, log = _learn_of(algorithm, learn), _tests_of(tests), _log_of(log)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"run.callback must be a function of the history, got {callback!r}.")
     given = listed("run.perturb", perturb)
     tested = {name: listed("run.tests", attacks) for name, attacks in tests.attacks.items()}
     _check_apart([*given, *(one for several in tested.values() for one in several)])
@@ -162,6 +172,8 @@ def run(
             recorder.record(trainer.counters()["env_step"], trainer.counters()["episodes"])
             if log.folder is not None:
                 state.save(log.folder)
+            if callback is not None and bool(callback(history)):
+                break
     return history
 
 
@@ -269,6 +281,8 @@ def _interruptible(log: Log) -> Iterator[None]:
 
 
 def _logger(log: Log, interval: int, begun: int, closing: ExitStack) -> BaseLogger:
+    if log.logger is not None:
+        return log.logger
     if log.folder is None:
         return LazyLogger()
     # What was logged after the checkpoint from which a run goes on is played, and logged, again.

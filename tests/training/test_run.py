@@ -16,6 +16,7 @@ import pytest
 import torch
 from doubles import Scripted, armies
 from tianshou.algorithm.optim import LRSchedulerFactoryLinear
+from tianshou.utils import LazyLogger
 
 from robustmarl.adversaries import ObsAdversaryPPO
 from robustmarl.algorithms import COMA, DOP, IPPO, QMIX
@@ -452,6 +453,54 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.lock"))
     load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_a_callback_sees_the_history_and_may_stop_the_run(tmp_path):
+    seen = []
+
+    def second(history):
+        assert load_checkpoint(tmp_path / "checkpoint.pt")["history"]["env_steps"][1:]
+        seen.append(list(history.env_steps))
+        return np.bool_(len(seen) == 2)
+
+    history = train(qmix(), logdir=tmp_path, callback=second)
+    assert [len(steps) for steps in seen] == [2, 3]
+    assert history.env_steps == seen[-1]
+    train(qmix(), logdir=tmp_path, resume=True, callback=lambda history: None)
+    train(qmix(), logdir=tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path)
+    with pytest.raises(TypeError, match=r"run\.callback must be a function of the history, got 3"):
+        train(qmix(), callback=3)
+
+
+class Kept(LazyLogger):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.update_interval, self.training_interval = [], 1, 1
+
+    def write(self, step_type, step, data):
+        self.told.append((step_type, step, data))
+
+    def finalize(self):
+        raise AssertionError("it is its owner's to close")
+
+
+@pytest.mark.parametrize("kind", ["qmix", "ippo"])
+def test_any_logger_of_tianshous_is_told_all_figures(kind, tmp_path):
+    logger = Kept()
+    log = Log(tmp_path, progress=False, logger=logger)
+    team = MAKERS[kind]()
+    learn = OffPolicy(learning_starts=1, batch_size=4) if team.off_policy else None
+    history = run(team, game, **SETTINGS, learn=learn, tests={"clean": None}, log=log)
+    by_type = {t: [step for u, step, _ in logger.told if u == t] for t, *_ in logger.told}
+    assert by_type["test/env_step"] == history.env_steps
+    assert by_type["training/env_step"][-1] == history.env_steps[-1]
+    assert by_type["update/update_step"] == by_type["training/env_step"]
+    assert not list(tmp_path.glob("events*"))
+    with pytest.raises(TypeError, match=r"Log\.logger must be a logger of Tianshou's or None"):
+        Log(logger="wandb")
 
 
 def test_the_history_beside_a_checkpoint_is_whole_after_a_resume(tmp_path):
