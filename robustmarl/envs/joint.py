@@ -103,9 +103,29 @@ class JointEnv:
         self._write(obs, infos, _living(alive, infos))
 
     def metric(self, name: str) -> float:
-        """Return a figure from the last infos: the mean over the agents that report it."""
+        """Return a figure from the last infos: the mean over the agents that report it.
+
+        Raises:
+            ValueError: if no agent does, or not a finite number. Where a figure were left out of
+                the episodes that do not report it, a success rate would be 1 whatever happens.
+        """
         values = [info[name] for info in self.infos.values() if name in info]
-        return float(np.mean(values)) if values else float("nan")  # type: ignore[arg-type]
+        kind = self.env.metadata.get("name", type(self.env).__name__)
+        where = f"environment {self._number} ({kind}), step {self.steps}"
+        if not values:
+            known = sorted({str(key) for info in self.infos.values() for key in info})
+            raise ValueError(
+                f"metric {name!r} must be in the last infos of every episode, got {known} from "
+                f"{where}. Report 0.0 where it did not happen, or state other metrics: "
+                "envs.describe(env, metrics=(...))."
+            )
+        try:
+            mean = float(np.mean(np.asarray(values, np.float64)))
+        except (TypeError, ValueError):
+            mean = float("nan")
+        if not np.isfinite(mean):
+            raise ValueError(f"metric {name!r} must be a finite number, got {values} from {where}.")
+        return mean
 
     def _to_box(self, i: int, act: Sequence[Action]) -> Array:
         low, high = self._low[i], self._high[i]

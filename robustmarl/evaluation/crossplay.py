@@ -16,6 +16,7 @@ from robustmarl.evaluation.tables import Cell, CrossTable
 from robustmarl.joint import TeamSpec
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.training import Attacks, Trainable
+from robustmarl.training.progress import progress_bar
 
 __all__ = ["TeamController", "crossplay"]
 
@@ -49,6 +50,7 @@ def crossplay(
     opponents: Mapping[str, Controller] | None = None,
     baselines: bool = True,
     title: str = "",
+    progress: bool | str = False,
 ) -> CrossTable:
     """Return how every victim does under every attack.
 
@@ -70,6 +72,7 @@ def crossplay(
         opponents: controllers of the other teams, the same in all cells.
         baselines: add the random team, and an untrained one of the first victim's kind.
         title: printed above the table.
+        progress: show a bar over the cells' seeds; a text names it.
 
     Raises:
         ValueError: for no victim or attack, an unknown metric, or bad numbers.
@@ -85,6 +88,8 @@ def crossplay(
     check(len(victims) > 0, "crossplay.victims", "non-empty", victims)
     check(len(attacks) > 0, "crossplay.attacks", "non-empty", attacks)
     check_int("crossplay.episodes", episodes, 1)
+    if not isinstance(progress, bool | str):
+        raise TypeError(f"crossplay.progress must be a bool, or the bar's name, got {progress!r}.")
     if baselines:
         taken = sorted({"random", "untrained"}.intersection(victims))
         remedy = "Rename it, or pass baselines=False."
@@ -96,7 +101,7 @@ def crossplay(
     figure = metric or (*model.spec.metrics, "return")[0]
     check(figure in known, "crossplay.metric", f"one of {list(known)}", metric)
 
-    def play(victim: Victim, attack: Attacks, seed: int = seed) -> NDArray[np.float64]:
+    def play(victim: Victim, attack: Attacks, seed: int) -> NDArray[np.float64]:
         played = rollout(
             victim,
             make_env,
@@ -109,26 +114,38 @@ def crossplay(
         )
         return played.figure(figure)
 
-    cells: dict[str, dict[str, Cell]] = {}
+    random: dict[int, int] = {}
     flagged: list[str] = []
     if baselines:
-        device = model.policy.device if isinstance(model, Trainable) else model.device
-        random = RandomController(model.spec, device)
         # A random team has no training seeds: other episodes stand for another seed.
-        scores = {s: play(random, None, seed + i) for i, s in enumerate(first)}
-        # It does not look at observations, so no attack on them changes what it does.
-        cells["random"] = {attack: Cell(scores) for attack in attacks}
+        random = {s: seed + i for i, s in enumerate(first)}
         flagged.append("random")
         learners = {s: one for s, one in first.items() if isinstance(one, TeamAlgorithm)}
         if len(learners) == len(first):
             fresh = {s: one.untrained(seed=s) for s, one in learners.items()}
             by_name = {"untrained": fresh, **by_name}
             flagged.append("untrained")
-    for name, by_seed in by_name.items():
-        cells[name] = {
-            attack_name: Cell({s: play(victim, attack) for s, victim in by_seed.items()})
-            for attack_name, attack in attacks.items()
-        }
+    cells: dict[str, dict[str, Cell]] = {}
+    total = len(random) + len(attacks) * sum(len(by_seed) for by_seed in by_name.values())
+    desc = progress if isinstance(progress, str) else "crossplay"
+    with progress_bar(total=total, desc=desc, unit="cell", disable=not progress) as bar:
+
+        def scores_of(one: Victim, attack: Attacks, seed: int) -> NDArray[np.float64]:
+            scores = play(one, attack, seed)
+            bar.update()
+            return scores
+
+        if baselines:
+            device = model.policy.device if isinstance(model, Trainable) else model.device
+            team_of_random = RandomController(model.spec, device)
+            scores = {s: scores_of(team_of_random, None, one) for s, one in random.items()}
+            # It does not look at observations, so no attack on them changes what it does.
+            cells["random"] = {attack: Cell(scores) for attack in attacks}
+        for name, by_seed in by_name.items():
+            cells[name] = {
+                attack_name: Cell({s: scores_of(one, attack, seed) for s, one in by_seed.items()})
+                for attack_name, attack in attacks.items()
+            }
     return CrossTable(cells=cells, metric=figure, baselines=tuple(flagged), title=title)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from robustmarl.evaluation.plots import heatmap
 from robustmarl.evaluation.statistics import Estimate, bootstrap
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 __all__ = ["Cell", "CrossTable"]
@@ -161,17 +163,39 @@ class CrossTable:
         table = "\n".join("| " + " | ".join(_escape(t) for t in row) + " |" for row in lines)
         return f"{table}\n\n{_escape(self.footer)}\n"
 
+    def _repr_html_(self) -> str:
+        """Return the table as notebooks show it; baselines are in italics."""
+        head, *rows = ([html.escape(text) for text in row] for row in self._text())
+        lines = ["".join(f"<th>{text}</th>" for text in head)]
+        for victim, (first, *rest) in zip(self.victims, rows, strict=True):
+            name = f"<em>{first}</em>" if self.is_baseline(victim) else first
+            lines.append(f"<th>{name}</th>" + "".join(f"<td>{text}</td>" for text in rest))
+        title = f"<caption>{html.escape(self.title)}</caption>" if self.title else ""
+        body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+        return f"<table>{title}\n{body}\n</table>\n<p>{html.escape(self.footer)}</p>"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Return the lines of :meth:`to_csv` as a data frame of pandas.
+
+        Raises:
+            ImportError: if pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError(
+                "CrossTable.to_frame must find pandas, which is not installed. "
+                "pip install pandas, or use to_csv."
+            ) from error
+        return pandas.DataFrame(self._records(), columns=list(_CSV))
+
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return one line per cell, with full precision; written to ``path`` if given."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_CSV)
-        for victim, row in self.cells.items():
-            for attack, cell in row.items():
-                e = cell.estimate
-                figures = [e.mean, e.low, e.high, e.n_seeds, e.n_episodes]
-                flag = int(self.is_baseline(victim))
-                writer.writerow([victim, attack, flag, self.metric, *figures])
+        for *names, baseline, metric, mean, low, high, seeds, episodes in self._records():
+            writer.writerow([*names, int(baseline), metric, mean, low, high, seeds, episodes])
         return _written(text.getvalue(), path)
 
     def to_json(self, path: str | Path | None = None) -> str:
@@ -220,6 +244,14 @@ class CrossTable:
             for victim, row in self.cells.items()
         ]
         return [["victim", *self.attacks], *rows]
+
+    def _records(self) -> list[tuple[str, str, bool, str, float, float, float, int, int]]:
+        """Return one line per cell, of the columns of :meth:`to_csv`."""
+        cells = [(victim, a, cell) for victim, row in self.cells.items() for a, cell in row.items()]
+        return [
+            (v, a, self.is_baseline(v), self.metric, e.mean, e.low, e.high, e.n_seeds, e.n_episodes)
+            for v, a, e in ((v, a, cell.estimate) for v, a, cell in cells)
+        ]
 
     def _begins_block(self, index: int) -> bool:
         if index == 0:

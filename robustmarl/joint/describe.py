@@ -37,7 +37,8 @@ def describe(
         team_reward: ``"sum"`` or ``"mean"`` over a team's agents; never guessed.
         horizon: the most steps an episode can take, >= 1.
         teams: team name to agent names; every agent belongs to exactly one team.
-        metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``.
+        metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``;
+            every episode must report them.
 
     Raises:
         TypeError: if ``env`` is not a parallel environment.

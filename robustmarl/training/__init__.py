@@ -3,7 +3,7 @@
 from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint, load_weights, save_weights
 from robustmarl.training.history import Figures, History
-from robustmarl.training.run import run
+from robustmarl.training.run import Callback, run
 from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests
 from robustmarl.training.trainers import (
     EpisodeOffPolicyParams,
@@ -17,6 +17,7 @@ from robustmarl.training.trainers import (
 __all__ = [
     "AdversarialTraining",
     "Attacks",
+    "Callback",
     "EpisodeOffPolicyParams",
     "EpisodeOffPolicyTrainer",
     "EpisodeOnPolicyTrainer",

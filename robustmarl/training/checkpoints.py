@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import Parameter
 
 from robustmarl._checks import check
+from robustmarl.training.files import whole
 
-__all__ = ["FORMAT", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+__all__ = [
+    "FORMAT",
+    "check_finite",
+    "load_checkpoint",
+    "load_weights",
+    "save_checkpoint",
+    "save_weights",
+]
 
 FORMAT = "robustmarl/1"
 """Says that a file is ours, and which version wrote it."""
@@ -21,16 +33,59 @@ FORMAT = "robustmarl/1"
 def save_checkpoint(path: str | Path, content: Mapping[str, object]) -> None:
     """Write ``content`` (tensors, numbers, text, lists, dicts) so that no reader sees a part.
 
-    The file is written beside its place, flushed to disk and renamed.
+    The file is written beside its place, flushed to disk, read back and renamed. Numbers of numpy
+    are written as plain ones.
+
+    Raises:
+        TypeError: for what :func:`load_checkpoint` could not read, by its path in ``content``.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())  # else the rename may reach the disk before the content does
-    part.replace(path)
+    plain = {"format": FORMAT, **{key: _plain(value, key) for key, value in content.items()}}
+    with whole(Path(path)) as part:
+        with part.open("xb") as file:
+            torch.save(plain, file)
+        torch.load(part, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _plain(value: object, where: str) -> object:
+    """Return ``value`` with plain numbers for numpy's; refuse what does not load safely."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or type(value) in (bool, int, float, str, bytes, Tensor, Parameter):
+        return value
+    if type(value) in (dict, OrderedDict):
+        items = cast("Mapping[object, object]", value).items()
+        pairs = [(_plain(key, where), _plain(one, f"{where}[{key!r}]")) for key, one in items]
+        if type(value) is dict:
+            return dict(pairs)
+        ordered = OrderedDict(pairs)
+        ordered.__dict__.update(vars(value))  # a module's state_dict keeps its version there
+        return ordered
+    if type(value) in (list, tuple):
+        several = cast("Sequence[object]", value)
+        return type(several)([_plain(one, f"{where}[{i}]") for i, one in enumerate(several)])  # type: ignore[call-arg]
+    try:
+        torch.save(value, file := io.BytesIO())
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:
+        raise TypeError(
+            f"save_checkpoint.content: {where} must be tensors, numbers, text, or lists and dicts "
+            f"of them, which load without running code, got {type(value).__name__}."
+        ) from error
+    return value
+
+
+def check_finite(where: str, algorithm: object, remedy: str = "") -> None:
+    """Raise ``ValueError`` for a weight that is not finite, or a buffer that is NaN, by name."""
+    if not isinstance(algorithm, torch.nn.Module):
+        return
+    for name, values in algorithm.named_parameters():
+        if not bool(values.isfinite().all()):
+            got = f"{int((~values.isfinite()).sum())} of {values.numel()} not finite in {name!r}"
+            raise ValueError(f"{where} must have finite weights, got {got}.{remedy}")
+    for name, buffer in algorithm.named_buffers():
+        if buffer.is_floating_point() and bool(buffer.isnan().any()):
+            raise ValueError(f"{where} must have finite weights, got NaN in {name!r}.{remedy}")
 
 
 def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -56,7 +111,12 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 
 def save_weights(algorithm: torch.nn.Module, path: str | Path) -> None:
-    """Write an algorithm's (or adversary's) weights and optimizers."""
+    """Write an algorithm's (or adversary's) weights and optimizers.
+
+    Raises:
+        ValueError: for weights that are not finite; a file that is there stays as it is.
+    """
+    check_finite("save_weights.algorithm", algorithm)
     save_checkpoint(path, {"class": type(algorithm).__name__, "algorithm": algorithm.state_dict()})
 
 

@@ -16,6 +16,7 @@ from tianshou.utils import BaseLogger
 from robustmarl._checks import check
 from robustmarl.data import JointCollector
 from robustmarl.data.stats import TeamCollectStats
+from robustmarl.training.files import whole
 
 __all__ = ["Figures", "History", "Recorder"]
 
@@ -78,9 +79,8 @@ class History:
 
     def write(self, path: Path) -> None:
         """Write JSON so that no reader sees a part of it; null stands for NaN."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(_strict(self.figures()), indent=1, allow_nan=False))
-        part.replace(path)
+        with whole(path) as part:
+            part.write_text(json.dumps(_strict(self.figures()), indent=1, allow_nan=False))
 
 
 class Recorder:

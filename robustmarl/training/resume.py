@@ -12,15 +12,19 @@ from torch import Tensor
 
 from robustmarl._checks import check
 from robustmarl.data import EpisodeBuffer, JointCollector, SlowCopy
-from robustmarl.training.checkpoints import load_checkpoint, save_checkpoint
+from robustmarl.training.checkpoints import check_finite, load_checkpoint, save_checkpoint
+from robustmarl.training.fingerprint import Fingerprint, check_same_settings
 from robustmarl.training.history import Figures, History
 from robustmarl.training.settings import Log
 from robustmarl.training.trainers import EpisodeTrainer, Trainable, TrainerCounters
 
-__all__ = ["CHECKPOINT", "Checkpoint", "RunState", "checkpoint_of"]
+__all__ = ["CHECKPOINT", "HISTORY", "Checkpoint", "RunState", "checkpoint_of"]
 
 CHECKPOINT = "checkpoint.pt"
 """The name of the checkpoint in a run's folder."""
+
+HISTORY = "history.json"
+"""The name of the figures beside it, for people to read."""
 
 State: TypeAlias = dict[str, object]
 """What some part's ``state_dict`` returned."""
@@ -31,6 +35,7 @@ Checkpoint = TypedDict(
     {
         "class": str,
         "spec": str,
+        "settings": Fingerprint,
         "algorithm": State,
         "gradients": dict[str, Tensor],
         "schedulers": list[State],
@@ -76,6 +81,7 @@ class RunState:
         trainer: counts steps, rounds and episodes.
         followers: the opponents that follow the learner, by team.
         history: what was seen so far.
+        settings: of the run, as plain data.
     """
 
     algorithm: Trainable
@@ -84,13 +90,23 @@ class RunState:
     trainer: EpisodeTrainer
     followers: Mapping[str, SlowCopy]
     history: History
+    settings: Fingerprint
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint, and the history beside it for people to read."""
-        algorithm = self.algorithm
+        """Write the checkpoint, and the history beside it.
+
+        Raises:
+            ValueError: for weights that are not finite; the last checkpoint stays.
+        """
+        algorithm, path = self.algorithm, folder / CHECKPOINT
+        step = self.trainer.counters()["env_step"]
+        kept = f" The last good checkpoint stays in {str(path)!r}." if path.exists() else ""
+        remedy = f" Training has diverged by step {step}: lower the learning rate.{kept}"
+        check_finite("run.algorithm", algorithm, remedy)
         content: Checkpoint = {
             "class": type(algorithm).__name__,
             "spec": repr(self.collector.spec),
+            "settings": self.settings,
             "algorithm": algorithm.state_dict(),
             "gradients": self._gradients(),
             "schedulers": [s.state_dict() for s in algorithm.lr_schedulers],
@@ -102,14 +118,19 @@ class RunState:
             "history": self.history.figures(),
             "torch_rng": torch.get_rng_state(),
         }
-        save_checkpoint(folder / CHECKPOINT, content)
-        self.history.write(folder / "history.json")
+        save_checkpoint(path, content)
+        self.write_history(folder)
+
+    def write_history(self, folder: Path) -> None:
+        """Write the figures, which a kill may have left behind the checkpoint."""
+        self.history.write(folder / HISTORY)
 
     def restore(self, saved: Checkpoint) -> None:
         """Give all parts the state that :meth:`save` wrote.
 
         Raises:
-            ValueError: if the checkpoint is of another algorithm, environment or opponents.
+            ValueError: if the checkpoint is of another algorithm, environment, opponents or
+                settings.
         """
         self._check_same(saved)
         algorithm = self.algorithm
@@ -142,6 +163,7 @@ class RunState:
         check(saved["spec"] == spec, "run.make_env", "the environment of the run to resume", spec)
         before, now = sorted(saved["opponents"]), sorted(self.followers)
         check(before == now, "run.opponents", f"SlowCopy for {before} to resume this run", now)
+        check_same_settings(saved["settings"], self.settings)
 
     def _gradients(self) -> dict[str, Tensor]:
         """Return the policy's last gradients, which a poisoner may look at (``JAttack``)."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TypeAlias
 
 import tqdm
 from tianshou.trainer import OnPolicyTrainerParams
@@ -18,8 +19,11 @@ from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
 from robustmarl.perturbers.base import Perturber
+from robustmarl.training.files import locked
+from robustmarl.training.fingerprint import fingerprint
 from robustmarl.training.history import History, Recorder
-from robustmarl.training.resume import RunState, checkpoint_of
+from robustmarl.training.progress import progress_bar
+from robustmarl.training.resume import CHECKPOINT, HISTORY, RunState, checkpoint_of
 from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests, listed
 from robustmarl.training.trainers import (
     EpisodeOffPolicyParams,
@@ -30,7 +34,10 @@ from robustmarl.training.trainers import (
     check_trainable,
 )
 
-__all__ = ["run"]
+__all__ = ["Callback", "run"]
+
+Callback: TypeAlias = Callable[[History], bool | None]
+"""What :func:`run` calls at the end of every interval; True stops the run."""
 
 INTERVALS = 20
 """Into how many intervals a run is cut unless it is told: enough points for a learning curve."""
@@ -53,6 +60,7 @@ def run(
     learn: OffPolicy | OnPolicy | None = None,
     tests: Tests | Mapping[str, Attacks] | None = None,
     log: Log | None = None,
+    callback: Callback | None = None,
 ) -> History:
     """Train ``algorithm`` and return its history.
 
@@ -75,10 +83,13 @@ def run(
         tests: what the team is tested under, :class:`Tests` or name to attacks; None tests
             nothing.
         log: where figures and checkpoints go, and what is shown; None shows a bar only.
+        callback: called with the history at the end of every interval, when it is tested and
+            checkpointed; the run stops if it returns True.
 
     Raises:
-        ValueError: for bad numbers, a ``logdir`` that holds another run, or a checkpoint that
-            does not fit.
+        ValueError: for bad numbers, a ``logdir`` that holds another run or that another process
+            writes to, a checkpoint that does not fit or was written under other settings, and
+            weights that are not finite: those are never checkpointed.
         TypeError: for an algorithm that is not one of ours, or settings of a wrong kind.
     """
     check_trainable("run.algorithm", algorithm)
@@ -88,12 +99,27 @@ def run(
     interval = math.ceil(env_steps / INTERVALS) if interval is None else interval
     interval = check_int("run.interval", interval, 1)
     learn, tests, log = _learn_of(algorithm, learn), _tests_of(tests), _log_of(log)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"run.callback must be a function of the history, got {callback!r}.")
     given = listed("run.perturb", perturb)
     tested = {name: listed("run.tests", attacks) for name, attacks in tests.attacks.items()}
     _check_apart([*given, *(one for several in tested.values() for one in several)])
-    saved = checkpoint_of(log)
+    settings = fingerprint(
+        seed=seed,
+        num_envs=num_envs,
+        team=team,
+        opponents={name: type(one).__name__ for name, one in (opponents or {}).items()},
+        perturb=given,
+        learn=learn,
+        algorithm=algorithm,
+        schedules=algorithm.lr_schedulers,
+    )
 
     with ExitStack() as closing:
+        closing.enter_context(_interruptible(log))
+        if log.folder is not None:
+            closing.enter_context(locked("Log.logdir", log.folder, (CHECKPOINT, HISTORY)))
+        saved = checkpoint_of(log)
         env = vector_env(make_env, num_envs)
         closing.callback(env.close)
         buffer = _buffer(learn, env.spec.of_team(team), algorithm, num_envs, seed)
@@ -119,10 +145,11 @@ def run(
                 seed=_stream(seed, "test"),
             )
             closing.callback(testers[name].close)
-        logger = _logger(log, interval, closing)
+        begun = 0 if saved is None else saved["trainer"]["env_step"]
+        logger = _logger(log, interval, begun, closing)
         history = History()
         recorder = Recorder(history, collector.spec.metrics, testers, tests.episodes, logger)
-        bar = _bar(log, algorithm, env_steps, 0 if saved is None else saved["trainer"]["env_step"])
+        bar = _bar(log, algorithm, env_steps, begun)
         closing.callback(bar.close)
         followers = {n: c for n, c in (opponents or {}).items() if isinstance(c, SlowCopy)}
         trainer = _trainer_of(algorithm)(
@@ -133,16 +160,20 @@ def run(
             on_collect=recorder.collected,
         )
         trainer.reset(reset_collectors=False)
-        state = RunState(algorithm, collector, buffer, trainer, followers, history)
+        state = RunState(algorithm, collector, buffer, trainer, followers, history, settings)
         if saved is None:
             recorder.record(0, 0)
         else:
             state.restore(saved)
+            if log.folder is not None:
+                state.write_history(log.folder)
         while (done := trainer.counters()["env_step"]) < env_steps:
             trainer.run_interval(min(interval, env_steps - done))
             recorder.record(trainer.counters()["env_step"], trainer.counters()["episodes"])
             if log.folder is not None:
                 state.save(log.folder)
+            if callback is not None and bool(callback(history)):
+                break
     return history
 
 
@@ -233,11 +264,29 @@ def _trainer_of(algorithm: Trainable) -> type[EpisodeTrainer]:
     return EpisodeOffPolicyTrainer if algorithm.off_policy else EpisodeOnPolicyTrainer
 
 
-def _logger(log: Log, interval: int, closing: ExitStack) -> BaseLogger:
+@contextmanager
+def _interruptible(log: Log) -> Iterator[None]:
+    """End an interrupted run with a line that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if log.folder is None:
+            text = "interrupted; nothing was kept. Log(logdir) keeps checkpoints."
+        elif (path := log.folder / CHECKPOINT).exists():
+            folder = str(log.logdir)
+            text = f"interrupted; to go on from {path}, pass log=Log({folder!r}, resume=True)."
+        else:
+            text = f"interrupted before the first checkpoint in {log.folder}."
+        raise KeyboardInterrupt(text) from None
+
+
+def _logger(log: Log, interval: int, begun: int, closing: ExitStack) -> BaseLogger:
+    if log.logger is not None:
+        return log.logger
     if log.folder is None:
         return LazyLogger()
-    log.folder.mkdir(parents=True, exist_ok=True)
-    writer = SummaryWriter(str(log.folder))
+    # What was logged after the checkpoint from which a run goes on is played, and logged, again.
+    writer = SummaryWriter(str(log.folder), purge_step=begun + 1 if begun else None)
     closing.callback(writer.close)
     return TensorboardLogger(
         writer,
@@ -247,13 +296,11 @@ def _logger(log: Log, interval: int, closing: ExitStack) -> BaseLogger:
 
 
 def _bar(log: Log, algorithm: Trainable, env_steps: int, done: int) -> tqdm.tqdm:
-    return tqdm.tqdm(
+    return progress_bar(
         total=env_steps,
         initial=min(done, env_steps),
         disable=not log.progress,
         position=log.bar_position,
         unit="step",
-        dynamic_ncols=True,
-        mininterval=0.5,  # seconds; logs that the bar is redirected to stay readable
         desc=log.progress if isinstance(log.progress, str) else type(algorithm).__name__,
     )

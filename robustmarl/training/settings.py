@@ -8,6 +8,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from tianshou.utils import BaseLogger
+
 from robustmarl._checks import check, check_int, check_number
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.perturbers.base import Perturber
@@ -152,9 +154,12 @@ class Log:
 
     Args:
         logdir: folder for TensorBoard logs, ``history.json`` and the checkpoint; None keeps none.
+            One run at a time writes to it.
         resume: continue from the checkpoint in ``logdir`` if there is one.
         progress: show a progress bar; a text names it.
         bar_position: line of the bar, >= 0, where several runs share a terminal.
+        logger: one of Tianshou's that is told all figures in place of TensorBoard, for Weights &
+            Biases or a file of your own; it is left open.
 
     Raises:
         ValueError: if there is no ``logdir`` to resume from, or for a negative position.
@@ -166,12 +171,14 @@ class Log:
     resume: bool = False
     progress: bool | str = True
     bar_position: int = 0
+    logger: BaseLogger | None = None
 
     def __post_init__(self) -> None:
         for name, kinds, rule in (
             ("logdir", str | os.PathLike | None, "a path or None"),
             ("resume", bool, "a bool"),
             ("progress", bool | str, "a bool, or the bar's name"),
+            ("logger", BaseLogger | None, "a logger of Tianshou's or None"),
         ):
             if not isinstance(value := getattr(self, name), kinds):
                 raise TypeError(f"Log.{name} must be {rule}, got {value!r}.")

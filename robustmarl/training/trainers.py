@@ -9,6 +9,7 @@ from typing import Protocol, TypedDict, cast, runtime_checkable
 
 import tqdm
 from tianshou.algorithm.algorithm_base import TrainingStats
+from tianshou.data import CollectStats
 from tianshou.data.collector import CollectStatsBase
 from tianshou.trainer import (
     OffPolicyTrainer,
@@ -18,6 +19,7 @@ from tianshou.trainer import (
     OnPolicyTrainerParams,
     Trainer,
 )
+from tianshou.utils import BaseLogger
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl.data import SlowCopy
@@ -91,6 +93,26 @@ class TrainerCounters(TypedDict):
     episodes: int
 
 
+class _OnEnvSteps:
+    """A logger that is told of updates and intervals by environment steps, as of all else.
+
+    Counts of their own cannot be told apart from steps where a continued run is to purge what it
+    will log again, and curves over different counts do not compare.
+    """
+
+    def __init__(self, logger: BaseLogger, now: Callable[[], int]) -> None:
+        self._inner, self._now = logger, now
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def log_update_data(self, log_data: dict[str, object], step: int) -> None:
+        self._inner.log_update_data(log_data, self._now())
+
+    def log_info_data(self, log_data: dict[str, object], step: int) -> None:
+        self._inner.log_info_data(log_data, self._now())
+
+
 class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
     """Shows all epochs in one bar of environment steps, and hands over what was collected.
 
@@ -116,6 +138,8 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         super().__init__(algorithm, params)
         self._bar = tqdm.tqdm(disable=True) if bar is None else bar
         self._followers, self._on_collect = followers, on_collect
+        self._played = 0
+        self._logger = cast(BaseLogger, _OnEnvSteps(self._logger, lambda: self._played))
 
     @property
     def _pbar(self) -> Callable[..., tqdm.tqdm]:
@@ -130,6 +154,11 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         if self._on_collect is not None:
             self._on_collect(cast(TeamCollectStats, result.get_collect_stats()))
         return result
+
+    def _collect_training_data(self) -> CollectStats:
+        stats = super()._collect_training_data()
+        self._played = self._env_step + stats.n_collected_steps  # which Tianshou counts after it
+        return stats
 
     def _create_epoch_pbar_data_dict(
         self, training_step_result: Trainer._TrainingStepResult

@@ -169,13 +169,34 @@ def test_metrics_are_means_over_the_agents_that_report_them():
             infos["a1"]["won"] = 0.0
             return infos
 
-    vector = JointVectorEnv(lambda: Wins(3, lengths=(2,), metrics=("won", "steps", "absent")), 2)
+    vector = JointVectorEnv(lambda: Wins(3, lengths=(2,), metrics=("won", "steps")), 2)
     rows = np.array([0, 1])
     begin_rows(vector, rows, [0, 1])
     for _ in range(2):
         step_rows(vector, torch.zeros(2, 3, dtype=torch.int64), rows)
     assert vector.tensors["metrics"][:, :2].tolist() == [[0.5, 2.0], [0.5, 2.0]]
-    assert vector.tensors["metrics"][:, 2].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, r"'won' must be in the last infos of every episode, got \[.*\] from environment 0 "),
+        (float("nan"), r"'won' must be a finite number, got \[nan\] from environment 0 "),
+        ("yes", r"'won' must be a finite number, got \['yes'\] from environment 0 "),
+    ],
+)
+def test_a_metric_of_some_episodes_only_is_refused(value, text):
+    class Wins(Scripted):
+        def _infos(self, agents):
+            infos = super()._infos(agents)
+            if value is not None:
+                infos["a0"]["won"] = value
+            return infos
+
+    vector = JointVectorEnv(lambda: Wins(2, lengths=(1,), metrics=("won",)), 1)
+    begin_rows(vector, np.array([0]), [0])
+    with pytest.raises(ValueError, match=rf"metric {text}\(scripted\), step 1"):
+        step_rows(vector, torch.zeros(1, 2, dtype=torch.int64), np.array([0]))
 
 
 def test_large_armies_share_one_pair_of_arrays():

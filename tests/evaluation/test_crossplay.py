@@ -47,6 +47,19 @@ def test_cells_are_rollouts():
     assert not np.array_equal(*attacked)
 
 
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    teams = {"QMIX": [qmix(0), qmix(1)]}
+    table = crossplay(teams, ATTACKS, game, **SMALL)
+    assert capsys.readouterr().err == ""
+    shown = crossplay(teams, ATTACKS, game, **SMALL, progress="my table")
+    err = capsys.readouterr().err
+    assert "my table: 100%" in err
+    assert "14/14" in err  # two seeds of random, and of untrained and QMIX under three attacks
+    assert shown == table
+    with pytest.raises(TypeError, match=r"crossplay\.progress must be a bool, or the bar's name"):
+        crossplay(teams, ATTACKS, game, **SMALL, progress=3)
+
+
 def test_baselines_are_marked_and_untrained():
     team = qmix(3)
     table = crossplay({"QMIX": {3: team}}, ATTACKS, game, metric="return", **SMALL)

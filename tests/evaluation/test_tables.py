@@ -2,6 +2,7 @@
 
 import csv
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -24,6 +25,33 @@ def table():
         },
         baselines=["random"],
     )
+
+
+def test_html(table):
+    table.title = "a <b> game"
+    assert table._repr_html_().splitlines()[:4] == [
+        "<table><caption>a &lt;b&gt; game</caption>",
+        "<tr><th>victim</th><th>none</th><th>PGD</th></tr>",
+        "<tr><th>QMIX</th><td>1.00 [1.00, 1.00]</td><td>0.00 [0.00, 0.00]</td></tr>",
+        "<tr><th><em>random</em></th><td>0.50 [0.50, 0.50]</td><td>-</td></tr>",
+    ]
+    assert table._repr_html_().endswith(f"</table>\n<p>{table.footer}</p>")
+
+
+def test_frame(table):
+    pandas = pytest.importorskip("pandas")
+    frame = table.to_frame()
+    read = pandas.read_csv(io.StringIO(table.to_csv()))
+    assert list(frame.columns) == list(read.columns)
+    assert frame["mean"].tolist() == [1.0, 0.0, 0.5]
+    assert frame["baseline"].tolist() == [False, False, True]
+    assert frame.pivot(index="victim", columns="attack", values="mean").loc["QMIX", "PGD"] == 0.0
+
+
+def test_frame_without_pandas(table, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"to_frame must find pandas.*pip install pandas"):
+        table.to_frame()
 
 
 def test_text(table):

@@ -1,7 +1,13 @@
 """Files that are whole or not there, and that load without running code."""
 
+import enum
+import os
 import pickle
+import socket
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from doubles import Scripted
@@ -11,6 +17,7 @@ from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.budgets import LinfBall
 from robustmarl.training import load_checkpoint, load_weights, save_weights
 from robustmarl.training.checkpoints import FORMAT, save_checkpoint
+from robustmarl.training.files import LOCK, locked
 
 CONTENT = {"weights": torch.arange(5.0), "count": 3, "names": ["a", "b"], "nested": {"x": 0.5}}
 
@@ -47,8 +54,81 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
             save_checkpoint(path, {"count": 4})
     assert path.read_bytes() == before
     assert load_checkpoint(path)["count"] == 3
-    save_checkpoint(path, {"count": 5})  # what was left of the failure is in nobody's way
+    assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
+    save_checkpoint(path, {"count": 5})
     assert load_checkpoint(path)["count"] == 5
+
+
+def test_numbers_of_numpy_become_plain_ones(tmp_path):
+    group = {"lr": np.float64(0.1), "betas": (np.float32(0.5), 0.9), np.int64(3): [np.bool_(True)]}
+    save_checkpoint(tmp_path / "file.pt", {"groups": [group]})
+    (found,) = load_checkpoint(tmp_path / "file.pt")["groups"]
+    assert found == {"lr": 0.1, "betas": (0.5, 0.9), 3: [True]}
+    assert {type(v) for v in (found["lr"], found["betas"][0], found[3][0])} == {float, bool}
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+@pytest.mark.parametrize("bad", [np.ones(2), Harmful(), Colour.RED, lambda: 0])
+def test_what_could_not_be_read_is_refused_by_its_path(tmp_path, bad):
+    path = tmp_path / "file.pt"
+    save_checkpoint(path, CONTENT)
+    before = path.read_bytes()
+    with pytest.raises(TypeError, match=r"content: schedulers\[0\]\['base'\] must be tensors"):
+        save_checkpoint(path, {"schedulers": [{"last": 1, "base": bad}]})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["file.pt"]
+
+
+def test_the_versions_in_a_modules_state_are_kept(tmp_path):
+    state = torch.nn.Sequential(torch.nn.BatchNorm1d(2)).state_dict()
+    save_checkpoint(tmp_path / "file.pt", {"state": state})
+    found = load_checkpoint(tmp_path / "file.pt")["state"]
+    assert found._metadata == state._metadata
+    assert all(torch.equal(found[key], values) for key, values in state.items())
+
+
+def test_weights_that_are_not_finite_do_not_replace_good_ones(tmp_path):
+    path, team = tmp_path / "team.pt", qmix()
+    save_weights(team, path)
+    before = path.read_bytes()
+    next(team.policy.parameters()).data.view(-1)[0] = float("nan")
+    with pytest.raises(ValueError, match=r"finite weights, got 1 of \d+ not finite in 'policy\."):
+        save_weights(team, path)
+    assert path.read_bytes() == before
+
+
+def test_a_locked_folder_is_refused_until_its_owner_is_gone(tmp_path):
+    with locked("Log.logdir", tmp_path):
+        rule = rf"no other run writes to, got one locked by process {os.getpid()} on .*remove '"
+        with pytest.raises(ValueError, match=rule), locked("Log.logdir", tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
+    assert not (tmp_path / LOCK).exists()
+    with pytest.raises(KeyError), locked("Log.logdir", tmp_path):
+        raise KeyError
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_lock_of_another_process(tmp_path):
+    host = socket.gethostname()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
+        (tmp_path / LOCK).write_text(f"{alive.pid} {host}\n")
+        with pytest.raises(ValueError, match="no other run"), locked("Log.logdir", tmp_path):
+            pass
+    (tmp_path / "file.pt.1-ab.part").touch()
+    (tmp_path / "mine.part").touch()
+    with locked("Log.logdir", tmp_path, ["file.pt"]):  # it is dead now
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.part", LOCK]
+    (tmp_path / LOCK).write_text(f"{os.getpid()} {host}\n")  # killed; we have got its number
+    with locked("Log.logdir", tmp_path):
+        pass
+    for text in ("", "17 elsewhere\n"):
+        (tmp_path / LOCK).write_text(text)
+        with pytest.raises(ValueError, match="no other run"), locked("Log.logdir", tmp_path):
+            pass
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])

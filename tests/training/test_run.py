@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from doubles import Scripted, armies
+from tianshou.algorithm.optim import LRSchedulerFactoryLinear
+from tianshou.utils import LazyLogger
 
 from robustmarl.adversaries import ObsAdversaryPPO
 from robustmarl.algorithms import COMA, DOP, IPPO, QMIX
@@ -35,7 +39,9 @@ from robustmarl.training import (
     load_checkpoint,
     run,
 )
+from robustmarl.training.fingerprint import fingerprint
 from robustmarl.training.resume import RunState
+from robustmarl.training.trainers import EpisodeTrainer
 
 module = importlib.import_module("robustmarl.training.run")  # `run` the function hides it
 
@@ -66,11 +72,11 @@ def train(algorithm, make=game, *, tests=None, logdir=None, resume=False, **more
     )
 
 
-def qmix(seed=0, kind=QMIX, **settings):
+def qmix(seed=0, kind=QMIX, width=8, **settings):
     ramp = Linear(1.0, 0.1, over=100, unit="env_steps")
     return kind.for_env(
         game(),
-        hidden=(8,),
+        hidden=(width,),
         embed=4,
         hyper_hidden=4,
         exploration=ramp,
@@ -363,6 +369,173 @@ def test_a_killed_process_is_continued_with_the_same_result(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_settings_that_differ_are_named(tmp_path):
+    train(qmix(), logdir=tmp_path)
+    more = {"logdir": tmp_path, "resume": True}
+
+    def refused(algorithm, *names, **settings):
+        with pytest.raises(ValueError, match=r"with the settings of the run to resume") as error:
+            train(algorithm, **more, **settings)
+        assert re.findall(r"([\w.\[\]]+)=\S+ \(was", str(error.value)) == list(names)
+        assert "Give it the former ones, or another logdir." in str(error.value)
+
+    refused(qmix(), "seed", seed=7)
+    refused(qmix(), "num_envs", num_envs=4)
+    refused(qmix(gamma=0.5, optim=adam(0.1)), "algorithm.optim.lr", "algorithm.gamma")
+    more["env_steps"] = 200
+    noise = UniformNoise(ball=BALL)
+    with pytest.raises(ValueError, match=r"perturb='UniformNoise' \(was None\)"):
+        train(qmix(), perturb=noise, **more)
+    with pytest.raises(ValueError, match=r"schedules='LambdaLR' \(was None\)"):
+        train(qmix(optim=linear(5e-4)), **more)
+
+
+def test_loss_terms_are_settings():
+    def of(weight):
+        return qmix(kind=RobustQMIX, action_loss=ActionLoss(attack=ATTACK, weight=weight))
+
+    a, b = fingerprint(algorithm=of(0.5)), fingerprint(algorithm=of(0.25))
+    assert [name.rpartition(".")[2] for name in a if a[name] != b[name]] == ["value"]
+
+
+def linear(lr):
+    """Return Adam with Tianshou's schedule, whose learning rates are numpy's."""
+    schedule = LRSchedulerFactoryLinear(
+        max_epochs=10, epoch_num_steps=100, collection_step_num_env_steps=10
+    )
+    return adam(lr).with_lr_scheduler_factory(schedule)
+
+
+@pytest.mark.parametrize("optim", [lambda: linear(1e-3), lambda: adam(np.logspace(-4, -2, 3)[1])])
+def test_numbers_of_numpy_in_optimizers_are_written_as_plain_ones(optim, tmp_path, monkeypatch):
+    train(ippo(optim=optim()), logdir=tmp_path / "whole")
+    with interrupted(monkeypatch):
+        train(ippo(optim=optim()), logdir=tmp_path / "parts")
+    again = ippo(optim=optim())
+    history = train(again, logdir=tmp_path / "parts", resume=True)
+    assert history.resumed
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_good_checkpoint_is_never_replaced_by_broken_weights(tmp_path):
+    train(qmix(), logdir=tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+
+    broken, save = qmix(), RunState.save
+
+    def diverged(state, folder):
+        next(broken.mixer.parameters()).data.fill_(math.inf)
+        save(state, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunState, "save", diverged)
+        with pytest.raises(ValueError, match=r"finite weights, got .* in 'mixer.*lower the learn"):
+            train(broken, env_steps=150, logdir=tmp_path, resume=True)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert train(qmix(), env_steps=150, logdir=tmp_path, resume=True).env_steps[-1] >= 150
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpisodeTrainer, "run_interval", stop)
+        with pytest.raises(KeyboardInterrupt, match=r"nothing was kept. Log\(logdir\) keeps"):
+            train(qmix())
+        with pytest.raises(KeyboardInterrupt, match="before the first checkpoint"):
+            train(qmix(), logdir=tmp_path)
+    train(qmix(), logdir=tmp_path)
+    monkeypatch.setattr(EpisodeTrainer, "run_interval", stop)
+    rule = r"go on from .*checkpoint\.pt, pass log=Log\('.*', resume=True\)\.$"
+    with pytest.raises(KeyboardInterrupt, match=rule) as caught:
+        train(qmix(), env_steps=150, logdir=tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.lock"))
+    load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+def test_a_callback_sees_the_history_and_may_stop_the_run(tmp_path):
+    seen = []
+
+    def second(history):
+        assert load_checkpoint(tmp_path / "checkpoint.pt")["history"]["env_steps"][1:]
+        seen.append(list(history.env_steps))
+        return np.bool_(len(seen) == 2)
+
+    history = train(qmix(), logdir=tmp_path, callback=second)
+    assert [len(steps) for steps in seen] == [2, 3]
+    assert history.env_steps == seen[-1]
+    train(qmix(), logdir=tmp_path, resume=True, callback=lambda history: None)
+    train(qmix(), logdir=tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path)
+    with pytest.raises(TypeError, match=r"run\.callback must be a function of the history, got 3"):
+        train(qmix(), callback=3)
+
+
+class Kept(LazyLogger):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.update_interval, self.training_interval = [], 1, 1
+
+    def write(self, step_type, step, data):
+        self.told.append((step_type, step, data))
+
+    def finalize(self):
+        raise AssertionError("it is its owner's to close")
+
+
+@pytest.mark.parametrize("kind", ["qmix", "ippo"])
+def test_any_logger_of_tianshous_is_told_all_figures(kind, tmp_path):
+    logger = Kept()
+    log = Log(tmp_path, progress=False, logger=logger)
+    team = MAKERS[kind]()
+    learn = OffPolicy(learning_starts=1, batch_size=4) if team.off_policy else None
+    history = run(team, game, **SETTINGS, learn=learn, tests={"clean": None}, log=log)
+    by_type = {t: [step for u, step, _ in logger.told if u == t] for t, *_ in logger.told}
+    assert by_type["test/env_step"] == history.env_steps
+    assert by_type["training/env_step"][-1] == history.env_steps[-1]
+    assert by_type["update/update_step"] == by_type["training/env_step"]
+    assert not list(tmp_path.glob("events*"))
+    with pytest.raises(TypeError, match=r"Log\.logger must be a logger of Tianshou's or None"):
+        Log(logger="wandb")
+
+
+def test_the_history_beside_a_checkpoint_is_whole_after_a_resume(tmp_path):
+    history = train(qmix(), logdir=tmp_path)
+    (tmp_path / "history.json").unlink()  # killed between the two
+    train(qmix(), logdir=tmp_path, resume=True)
+    assert json.loads((tmp_path / "history.json").read_text())["env_steps"] == history.env_steps
+
+
+def test_what_is_logged_after_the_checkpoint_is_not_doubled(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tests, save, saves = {"clean": None}, RunState.save, []
+
+    def die_before_the_third(state, folder):
+        saves.append(1)
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+        save(state, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunState, "save", die_before_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            train(qmix(), tests=tests, logdir=tmp_path)
+    train(qmix(), tests=tests, logdir=tmp_path, resume=True)
+    history = json.loads((tmp_path / "history.json").read_text())
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for tag in events.Tags()["scalars"]:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+        assert max(steps) == history["env_steps"][-1] or tag.startswith("training"), tag
+    assert [e.step for e in events.Scalars("test/clean/return")] == history["env_steps"]
+
+
 def test_another_runs_folder_is_refused(tmp_path):
     train(qmix(), logdir=tmp_path)
     before = (tmp_path / "checkpoint.pt").read_bytes()
@@ -379,7 +552,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"run\.make_env must be the environment of the run"):
         train(QMIX.for_env(Scripted(3)), lambda: Scripted(3), **more)
     with pytest.raises(ValueError, match=r"run\.algorithm must have the settings of the run"):
-        train(QMIX.for_env(game(), hidden=(9,), embed=4, hyper_hidden=4), **more)
+        train(qmix(width=9), **more)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     with pytest.raises(ValueError, match="must be a whole robustmarl checkpoint"):
         train(qmix(), **more)

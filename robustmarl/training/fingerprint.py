@@ -1,0 +1,105 @@
+"""The settings of a run as plain data, so that a resumed one can say which differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from tianshou.algorithm.algorithm_base import Algorithm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+__all__ = ["Fingerprint", "check_same_settings", "fingerprint"]
+
+Scalar: TypeAlias = bool | int | float | str | None
+
+Fingerprint: TypeAlias = dict[str, Scalar]
+"""Dotted name, ``algorithm.optim.lr``, to value."""
+
+# Where a schedule is, not what it is; and where weights are, or whence they came.
+_PROGRESS = frozenset({"last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"})
+_HOW = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
+_FREE = frozenset({"seed", "device", "last_epoch"})
+
+
+def fingerprint(**parts: object) -> Fingerprint:
+    """Return what ``parts`` were told: the arguments of their constructors, and theirs.
+
+    Weights, and whatever else is no number, text, sequence or object with arguments that it keeps
+    under their names, are left out.
+    """
+    found: Fingerprint = {}
+    for name, part in parts.items():
+        found |= dict(_walk(name, part, set()))
+    return found
+
+
+def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
+    """Raise ``ValueError`` that names what differs between a run and its continuation."""
+    names = [*now, *(name for name in before if name not in now)]
+    differing = [name for name in names if repr(before.get(name)) != repr(now.get(name))]
+    if differing:
+        shown = [f"{n}={now.get(n)!r} (was {before.get(n)!r})" for n in differing[:6]]
+        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
+        raise ValueError(
+            "run.log must be Log(resume=True) with the settings of the run to resume, got "
+            f"{', '.join(shown)}{more}. Give it the former ones, or another logdir."
+        )
+
+
+def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scalar]]:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        yield name, value
+        return
+    if id(value) in seen:
+        return
+    seen = seen | {id(value)}
+    if isinstance(value, Algorithm.Optimizer):
+        value = value._optim
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            yield from _walk(f"{name}.{key}", one, seen)
+    elif isinstance(value, Sequence):
+        for i, one in enumerate(value):
+            yield from _walk(f"{name}[{i}]" if len(value) > 1 else name, one, seen)
+    elif isinstance(value, Optimizer):
+        yield name, type(value).__name__
+        for i, group in enumerate(value.param_groups):
+            where = f"{name}[{i}]" if len(value.param_groups) > 1 else name
+            yield from _walk(where, _told(group), seen)
+    elif isinstance(value, LRScheduler):
+        yield name, type(value).__name__
+        kept = {k: v for k, v in vars(value).items() if k not in _PROGRESS and k[0] != "_"}
+        for key, one in kept.items():
+            if isinstance(one, bool | int | float | str | np.generic | list | tuple):
+                yield from _walk(f"{name}.{key}", one, seen)
+    elif inspect.isroutine(value) or isinstance(value, type):
+        yield name, str(getattr(value, "__qualname__", type(value).__name__))
+    elif not type(value).__module__.startswith("gymnasium"):  # spaces are the environment's
+        yield name, type(value).__name__
+        terms = getattr(value, "_terms", {})  # of loss mixins
+        yield from _walk(f"{name}.terms", terms, seen)
+        for argument in _arguments(type(value)):
+            if argument not in _FREE and (one := getattr(value, argument, None)) is not None:
+                yield from _walk(f"{name}.{argument}", one, seen)
+
+
+def _told(group: Mapping[str, object]) -> dict[str, object]:
+    """Return what an optimizer was told of some parameters, before schedules changed it."""
+    left_out = _HOW | ({"momentum", "betas"} if "max_momentum" in group else set())
+    known = {key: one for key, one in group.items() if key not in left_out}
+    return known | {"lr": known.pop("initial_lr", group["lr"])}
+
+
+def _arguments(cls: type) -> list[str]:
+    """Return the names of the arguments of a constructor and of those it passes them on to."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if init is not None and base.__module__.split(".")[0] not in ("torch", "builtins"):
+            names |= dict.fromkeys(list(inspect.signature(init).parameters)[1:])
+    return list(names)
