@@ -134,7 +134,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         raise TypeError(
             f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
             "learner, whose weights would go stale there. Step the environments in this process, "
-            "or pass an ActionPoisonPerturber to the collector (perturb=[...])."
+            "or pass an ActionPoisonPerturber to training.run or evaluation.rollout (perturb=...)."
         )
 
     def _look(self, obs: Obs, infos: Infos) -> None:

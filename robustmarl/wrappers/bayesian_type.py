@@ -123,7 +123,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         raise TypeError(
             f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
             "adversary, whose weights would go stale there. Step the environments in this "
-            "process, or pass a ByzantinePerturber to the collector (perturb=[...])."
+            "process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
+            "(perturb=...)."
         )
 
     def _look(self, obs: Obs, infos: Infos) -> ResetResult:
