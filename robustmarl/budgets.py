@@ -13,7 +13,10 @@ from torch import Tensor
 from robustmarl._checks import check, check_number
 from robustmarl._seeding import Draws
 
-__all__ = ["LinfBall"]
+__all__ = ["LARGEST", "LinfBall"]
+
+LARGEST = torch.finfo(torch.float32).max
+"""What is larger is infinite where observations are."""
 
 Coordinates = float | tuple[float, ...]
 
@@ -63,9 +66,9 @@ class LinfBall:
             if isinstance(value, tuple):
                 sizes.add(len(value))
         check(
-            all(math.isfinite(e) for e in self._values("epsilon")),
+            all(e <= LARGEST for e in self._values("epsilon")),
             "LinfBall.epsilon",
-            "finite, observation units",
+            "finite in float32, observation units",
             self.epsilon,
         )
         if self.fixed is not None:

@@ -83,6 +83,7 @@ def test_is_a_value():
         ({"epsilon": -0.1}, ValueError, r"LinfBall\.epsilon must be a number >= 0, observation"),
         ({"epsilon": float("nan")}, ValueError, r"LinfBall\.epsilon must be"),
         ({"epsilon": float("inf")}, ValueError, r"LinfBall\.epsilon must be finite"),
+        ({"epsilon": 1e300}, ValueError, r"LinfBall\.epsilon must be finite in float32"),
         ({"epsilon": "0.1"}, TypeError, r"LinfBall\.epsilon must be a number"),
         ({"epsilon": True}, TypeError, r"LinfBall\.epsilon must be a number"),
         ({"epsilon": 1.0, "low": 1.0, "high": 0.0}, ValueError, r"LinfBall\.low must be <= high"),

@@ -20,7 +20,7 @@ from robustmarl.attacks.losses import (
     NegativeValue,
     SquaredError,
 )
-from robustmarl.budgets import Coordinates, LinfBall
+from robustmarl.budgets import LARGEST, Coordinates, LinfBall
 from robustmarl.joint import MASKED
 from robustmarl.victims import OutputLoss, VictimView
 
@@ -155,6 +155,8 @@ class GradientAttack:
                 check_number(
                     f"{name}.step_size", size, 0.0, open_low=True, unit="observation units"
                 )
+                rule = "finite in float32, observation units"
+                check(size <= LARGEST, f"{name}.step_size", rule, self.step_size)
         self._check_loss(name)
         self._check_target(name)
         aims = self.target is not None or callable(self.loss)

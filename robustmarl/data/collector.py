@@ -34,7 +34,7 @@ from robustmarl.data.ledger import (
 from robustmarl.data.opponents import Opponents, Pick, masked, restarted
 from robustmarl.data.staging import HostStaging, Staging, TensorStaging, Values, flush
 from robustmarl.data.stats import Tally, TeamCollectStats
-from robustmarl.joint import StepContext, VectorEngine
+from robustmarl.joint import StepContext, TeamSpec, VectorEngine
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.stack import PerturberStack
 
@@ -104,14 +104,15 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
         self._engine_device = env.tensors["obs"].device
         self._pick = Pick(env.spec, self.team, self._engine_device)
-        others = dict(opponents or {})
-        self._opponents = Opponents(others, env.spec, self.team, len(env), self._engine_device)
         self.stack = PerturberStack(perturb)
         self.stack.bind(self.spec, self.controller.victim())
         together = self.device == self._engine_device
         on_cpu = self.device.type == "cpu"
         self._deferred = together and not on_cpu if _deferred is None else _deferred
         self._in_numpy = on_cpu and not self._deferred
+        where = self._engine_device
+        others = dict(opponents or {})
+        self._opponents = Opponents(others, env.spec, self.team, len(env), where, self._new_guards)
         self._allocate()
         # Between two steps of an engine a call finds nothing of its code in the caches: numpy's
         # then take a few microseconds, torch's fifty. On the CPU, views do most of the work.
@@ -124,16 +125,13 @@ class JointCollector(BaseCollector[TeamCollectStats]):
     def _allocate(self) -> None:
         size, device, horizon = len(self.engine), self.device, self.spec.horizon
         self._ledger: Ledger
-        self._guards: Guards
         self._staging: Staging
+        self._guards = self._new_guards(self.spec)
         if self._deferred:
-            ticks = TICKS_PER_READING
             self._ledger = DeviceLedger(self.engine)
-            self._guards = DeviceGuards(self.spec, size, ticks, device)
-            self._staging = TensorStaging(horizon + ticks)
+            self._staging = TensorStaging(horizon + TICKS_PER_READING)
         else:
             self._ledger = HostLedger(self.engine)
-            self._guards = HostGuards(self.spec, self._in_numpy)
             ticks = horizon + 1  # the last observation of an episode is one more than its steps
             self._staging = HostStaging(ticks) if self._in_numpy else TensorStaging(ticks)
         self._keys = torch.zeros(size, dtype=torch.int64, device=device)
@@ -143,6 +141,12 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         shape = (size, self.spec.num_agents, width)
         self._hidden: Tensor | None = torch.zeros(shape, device=device) if width else None
         self._training = False
+
+    def _new_guards(self, spec: TeamSpec) -> Guards:
+        """Return what checks the steps of one team."""
+        if self._deferred:
+            return DeviceGuards(spec, len(self.engine), TICKS_PER_READING, self.device)
+        return HostGuards(spec, self._in_numpy)
 
     def _validate_buffer(self) -> None:
         """Accept any :class:`EpisodeBuffer`: it has no sub-buffer per environment."""
@@ -223,6 +227,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         ledger, self._tally = self._ledger, Tally()
         ledger.open(Plan(self.seed, self.episodes_begun, most, n_step))
         self._guards.open()
+        self._opponents.open()
         while True:
             begun = ledger.admit(self._staging.now)
             if begun is not None:
@@ -270,6 +275,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         ended = self._ledger.settle()
         if ended is not None:
             self._guards.settle()
+            self._opponents.settle()
             if len(ended.rows):
                 returns = flush(self._staging, ended, self.spec, self._store)
                 self._tally.add(ended, returns)
@@ -286,6 +292,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             output = masked(output, context.mask)
         unchanged = output
         output = self.stack.on_logits(context, output)
+        if self.stack.changes_logits:
+            self._guards.changed(output, context)
         draws = Draws(self._keys).at(context.step, _SELECT)
         act, logp = self.controller.select(output, context.mask, draws, self._training)
         executed = self.stack.on_act(context, act)
@@ -302,6 +310,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self.engine.advance(joint.to(where), self._ledger.live.to(where))
         going_on = self._ledger.count_step()
         self._guards.horizon(self._ledger.steps(), going_on)
+        self._guards.turn()
         arrays: dict[str, Values] = {"rew_agents": self._rewards()}
         if self._store is not None:
             arrays["act"] = told

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NoReturn, Protocol
+from collections.abc import Callable
+from typing import NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from robustmarl.joint import StepContext, TeamSpec
 
 __all__ = ["DeviceGuards", "Guards", "HostGuards"]
+
+
+_Refuse: TypeAlias = Callable[[TeamSpec, Tensor, int, int, int], NoReturn]
 
 
 class Guards(Protocol):
@@ -23,8 +27,14 @@ class Guards(Protocol):
     def mask(self, context: StepContext) -> None:
         """Refuse masks that leave no action."""
 
+    def changed(self, output: Tensor, context: StepContext) -> None:
+        """Refuse what perturbers made of outputs (E, N, A) if it is not finite."""
+
     def horizon(self, steps: Tensor, going_on: Tensor) -> None:
         """Refuse episodes that go on, bool (E,), after as many ``steps`` as the horizon has."""
+
+    def turn(self) -> None:
+        """Go on to the next step."""
 
     def open(self) -> None:
         """Forget what was noted: a collection begins."""
@@ -49,15 +59,23 @@ class HostGuards:
 
     def output(self, output: Tensor, context: StepContext) -> None:
         """See :class:`Guards`."""
+        self._refuse(output, context, _refuse_output)
+
+    def changed(self, output: Tensor, context: StepContext) -> None:
+        """See :class:`Guards`."""
+        self._refuse(output, context, _refuse_changed)
+
+    def _refuse(self, output: Tensor, context: StepContext, refuse: _Refuse) -> None:
         # one sum is finite only if all its terms are, and costs less than looking at each; it may
         # overflow without one that is not, which the second look tells
-        total = output.numpy().sum() if self._on_cpu else float(output.sum())
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = output.numpy().sum() if self._on_cpu else float(output.sum())
         if math.isfinite(total):
             return
         bad = _not_finite(output, context)
         if bool(bad.any()):
             e, i = bad.nonzero()[0].tolist()
-            _refuse_output(self._spec, output[e, i], e, i, int(context.step[e]))
+            refuse(self._spec, output[e, i], e, i, int(context.step[e]))
 
     def mask(self, context: StepContext) -> None:
         """See :class:`Guards`."""
@@ -73,6 +91,9 @@ class HostGuards:
         late = going_on.numpy() & (steps.numpy() >= self._spec.horizon)
         if late.any():
             _refuse_length(self._spec, int(late.argmax()))
+
+    def turn(self) -> None:
+        """Do nothing: every step is checked when it is played."""
 
     def settle(self) -> None:
         """Do nothing: everything was checked."""
@@ -92,10 +113,12 @@ class DeviceGuards:
         self._spec, self._tick = spec, 0
         agents = (ticks, size, spec.num_agents)
         self._bad_output = torch.zeros(agents, dtype=torch.bool, device=device)
+        self._bad_changed = torch.zeros(agents, dtype=torch.bool, device=device)
         self._bad_mask = torch.zeros(agents, dtype=torch.bool, device=device)
         self._late = torch.zeros(agents[:2], dtype=torch.bool, device=device)
         self._steps = torch.zeros(agents[:2], dtype=torch.int64, device=device)
         self._output = torch.zeros(*agents, spec.num_actions, device=device)
+        self._changed = torch.zeros_like(self._output)
 
     def open(self) -> None:
         """See :class:`Guards`."""
@@ -106,32 +129,43 @@ class DeviceGuards:
         self._bad_output[self._tick] = _not_finite(output, context)
         self._output[self._tick] = output
         self._steps[self._tick] = context.step
+        self._bad_changed[self._tick] = False
+
+    def changed(self, output: Tensor, context: StepContext) -> None:
+        """See :class:`Guards`."""
+        self._bad_changed[self._tick] = _not_finite(output, context)
+        self._changed[self._tick] = output
 
     def mask(self, context: StepContext) -> None:
         """See :class:`Guards`."""
         self._bad_mask[self._tick] = _without_action(context)
 
     def horizon(self, steps: Tensor, going_on: Tensor) -> None:
-        """See :class:`Guards`; the last of a step."""
+        """See :class:`Guards`."""
         self._late[self._tick] = going_on & (steps >= self._spec.horizon)
+
+    def turn(self) -> None:
+        """See :class:`Guards`."""
         self._tick += 1
 
     def settle(self) -> None:
         """Wait for the device, and raise for the first step in which something was wrong."""
         ticks, self._tick = self._tick, 0
-        noted = (self._bad_output, self._bad_mask, self._late)
+        noted = (self._bad_output, self._bad_mask, self._bad_changed, self._late)
         wrong = torch.stack([flags[:ticks].flatten(1).any(1) for flags in noted], dim=1)
-        kinds = wrong.cpu().numpy() if ticks else np.zeros((0, 3), np.bool_)
+        kinds = wrong.cpu().numpy() if ticks else np.zeros((0, len(noted)), np.bool_)
         if not kinds.any():
             return
         tick = int(kinds.any(1).argmax())
         kind = int(kinds[tick].argmax())
         e, *agent = noted[kind][tick].cpu().nonzero()[0].tolist()
-        if kind == 2:
+        if kind == 3:
             _refuse_length(self._spec, e)
         (i,), step = agent, int(self._steps[tick, e])
         if kind == 0:
             _refuse_output(self._spec, self._output[tick, e, i], e, i, step)
+        if kind == 2:
+            _refuse_changed(self._spec, self._changed[tick, e, i], e, i, step)
         _refuse_mask(self._spec, e, i, step)
 
 
@@ -147,6 +181,13 @@ def _refuse_output(spec: TeamSpec, output: Tensor, e: int, i: int, step: int) ->
     raise ValueError(
         f"logits must be finite, got {output.tolist()} in environment {e}, agent "
         f"{spec.agents[i]!r}, step {step}. Has training diverged?"
+    )
+
+
+def _refuse_changed(spec: TeamSpec, output: Tensor, e: int, i: int, step: int) -> NoReturn:
+    raise ValueError(
+        f"logits that perturbers return must be finite, got {output.tolist()} in environment {e}, "
+        f"agent {spec.agents[i]!r}, step {step}. Check their on_logits."
     )
 
 

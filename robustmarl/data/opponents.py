@@ -12,6 +12,7 @@ from torch import Tensor
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.data.controllers import Controller, controller_of
+from robustmarl.data.guards import Guards
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 
 __all__ = ["Opponents", "Pick", "masked", "restarted"]
@@ -56,11 +57,18 @@ class _Opponent:
     """Another team's controller with its memory."""
 
     def __init__(
-        self, spec: TeamSpec, team: str, controller: Controller, size: int, device: torch.device
+        self,
+        spec: TeamSpec,
+        team: str,
+        controller: Controller,
+        size: int,
+        device: torch.device,
+        guards: Callable[[TeamSpec], Guards],
     ) -> None:
         self.controller = controller
         own = spec.of_team(team)
         controller.check_spec(own)
+        self.guards = guards(own)
         self.rows = torch.tensor(spec.team_indices(team), device=controller.device)
         self.pick = Pick(spec, team, device)
         self.last_act = own.empty(size, device=controller.device)["act"]
@@ -78,6 +86,7 @@ class Opponents:
         team: the one that is not among them.
         size: E.
         device: where the engine's arrays are.
+        guards: makes what checks a team's steps.
 
     Raises:
         ValueError: if a team has no controller, one has one that does not fit, or is unknown.
@@ -90,6 +99,7 @@ class Opponents:
         team: str,
         size: int,
         device: torch.device,
+        guards: Callable[[TeamSpec], Guards],
     ) -> None:
         others = set(spec.teams) - {team}
         rule = f"a controller for each of the other teams {sorted(others)}"
@@ -98,12 +108,22 @@ class Opponents:
         self._own = spec.team_indices(team)
         self._own_rows: Tensor | None = None
         self._teams = [
-            _Opponent(spec, name, controller_of(controller), size, device)
+            _Opponent(spec, name, controller_of(controller), size, device, guards)
             for name, controller in controllers.items()
         ]
 
     def __len__(self) -> int:
         return len(self._teams)
+
+    def open(self) -> None:
+        """Begin a collection."""
+        for team in self._teams:
+            team.guards.open()
+
+    def settle(self) -> None:
+        """Raise what is known to be wrong by now in what they do."""
+        for team in self._teams:
+            team.guards.settle()
 
     def begin(self, mask: Tensor) -> None:
         """Forget the episodes of the environments in ``mask``, bool (E,)."""
@@ -123,13 +143,16 @@ class Opponents:
         for number, team in enumerate(self._teams):
             context = context_of(team.pick, team.last_act, team.hidden)
             output, hidden = team.controller.infer(context)
+            team.guards.output(output, context)
             if not self._spec.continuous:
+                team.guards.mask(context)
                 output = masked(output, context.mask)
             draws = Draws(context.keys).at(context.step, _OPPONENT + number)
             act, _ = team.controller.select(output, context.mask, draws, training=False)
             team.last_act = act
             team.hidden = hidden if team.hidden is not None else None
             _put(joint, team.rows, act)
+            team.guards.turn()
         return joint
 
 

@@ -133,10 +133,20 @@ def flush(
 ) -> NDArray[np.float64]:
     """Copy episodes that ended into the buffer, if any; return what each of them earned, (K,)."""
     earned, each = staging.rewards(ended), np.arange(len(ended.rows))
-    rew = earned.sum(axis=-1)
-    if spec.team_reward == "mean":
-        rew /= earned.shape[-1]
-    last = ended.lengths - 1
+    with np.errstate(over="ignore", invalid="ignore"):
+        rew = earned.sum(axis=-1)
+        if spec.team_reward == "mean":
+            rew /= earned.shape[-1]
+        last = ended.lengths - 1
+        returns: NDArray[np.float64] = rew.cumsum(axis=1, dtype=np.float64)[each, last]
+    if not np.isfinite(returns).all():
+        k = int((~np.isfinite(returns)).argmax())
+        step = int((~np.isfinite(rew[k])).argmax())
+        raise ValueError(
+            f"reward of the team must be finite, got {rew[k, step]} in environment "
+            f"{ended.rows[k]}, step {step + 1}: its agents {list(spec.agents)} earned "
+            f"{earned[k, step].tolist()}. Scale the rewards down."
+        )
     if store is not None:
         whole: dict[str, NDArray[np.generic]] = {"rew": rew}
         for key, flags in (("terminated", ended.terminated), ("truncated", ended.truncated)):
@@ -144,5 +154,4 @@ def flush(
             at_the_end[each, last] = flags
             whole[key] = at_the_end
         store.add_episodes(staging.ring, ended.rows, ended.first, ended.lengths, whole)
-    returns: NDArray[np.float64] = rew.cumsum(axis=1, dtype=np.float64)[each, last]
     return returns

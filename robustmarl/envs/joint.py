@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robustmarl._checks import check
 from robustmarl.joint import TeamSpec, spec_of, split_obs
+from robustmarl.joint.masks import has_nan
 from robustmarl.typing import Array, Env
 
 __all__ = ["JointEnv"]
@@ -167,6 +168,11 @@ class JointEnv:
                 if available is not None:
                     if len(available) != self.spec.action_sizes[i]:
                         self._refuse_mask(agent, np.shape(available))
+                    if has_nan(available):
+                        where = f"environment {self._number}, step {self.steps}"
+                        raise ValueError(
+                            f"action_mask of {agent!r} must be flags, got NaN in {where}."
+                        )
                     mask[i, : len(available)] = available
                     self._says_all = False  # the next step may leave the mask out
         state = row["state"]

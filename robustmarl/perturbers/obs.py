@@ -90,6 +90,7 @@ class ObsPerturber(Perturber):
         foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
         check(not (foreign and victim.acting_only), "ObsPerturber.victim", rule, "other")
+        self._spec_agents = spec.agents
         self._victim, self._fit = victim, Fit.of(victim, spec, names)
         self.attack.ball.check_size(type(self.attack).__name__, self._fit.obs_size)
         self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
@@ -187,8 +188,23 @@ class ObsPerturber(Perturber):
         # A clone, as an attack may write into what it is given.
         found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
+        if isinstance(self.rows, ChosenRows):  # the host knows them, and need not wait
+            self._check_finite(found, self.rows, context)
         real = self._fit.real_rows(self.rows.agents)
         return found if real is None else torch.where(real, found, clean)
+
+    def _check_finite(self, found: Tensor, rows: ChosenRows, context: StepContext) -> None:
+        if bool(found.sum().isfinite()):
+            return
+        bad = (~found.isfinite()).any(-1)
+        if bool(bad.any()):
+            m = int(bad.nonzero()[0])
+            e, i = int(rows.envs[m]), int(rows.agents[m])
+            raise ValueError(
+                f"{type(self.attack).__name__} must return finite observations, got "
+                f"{found[m].tolist()} in environment {e}, agent {self._spec_agents[i]!r}, step "
+                f"{int(context.step[e])}."
+            )
 
     def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
         """Return the victim bound to rows of a step, given its memory (E, N, H)."""

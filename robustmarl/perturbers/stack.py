@@ -46,6 +46,8 @@ class PerturberStack:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
         unchanged = Perturber.on_act
         self.acts_differ = any(type(p).on_act is not unchanged for p in self.perturbers)
+        same = Perturber.on_logits
+        self.changes_logits = any(type(p).on_logits is not same for p in self.perturbers)
         self.told_executed = any(p.act_told == "executed" for p in self.perturbers)
 
     def __len__(self) -> int:

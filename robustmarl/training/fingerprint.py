@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
 from typing import TypeAlias
 
 import numpy as np
@@ -52,9 +54,15 @@ def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar])
 def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scalar]]:
     if isinstance(value, np.generic):
         value = value.item()
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, Enum):
+        value = str(value)
+    if value is None or isinstance(value, bool):
         yield name, value
         return
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            yield name, kind(value)  # plain, also of a subclass, so that it can be kept
+            return
     if id(value) in seen:
         return
     seen = seen | {id(value)}
@@ -84,7 +92,7 @@ def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scala
         terms = getattr(value, "_terms", {})  # of loss mixins
         yield from _walk(f"{name}.terms", terms, seen)
         for argument in _arguments(type(value)):
-            if argument not in _FREE and (one := getattr(value, argument, None)) is not None:
+            if argument not in _FREE and (one := _kept(value, argument)) is not None:
                 yield from _walk(f"{name}.{argument}", one, seen)
 
 
@@ -95,11 +103,20 @@ def _told(group: Mapping[str, object]) -> dict[str, object]:
     return known | {"lr": known.pop("initial_lr", group["lr"])}
 
 
+def _kept(value: object, argument: str) -> object:
+    """Return what an object keeps under an argument's name, None if that cannot be asked yet."""
+    try:
+        return getattr(value, argument, None)
+    except Exception:  # a property of somebody else's, before its time
+        return None
+
+
 def _arguments(cls: type) -> list[str]:
     """Return the names of the arguments of a constructor and of those it passes them on to."""
     names: dict[str, None] = {}
     for base in cls.__mro__:
         init = vars(base).get("__init__")
         if init is not None and base.__module__.split(".")[0] not in ("torch", "builtins"):
-            names |= dict.fromkeys(list(inspect.signature(init).parameters)[1:])
+            with suppress(ValueError):  # compiled, and tells nothing
+                names |= dict.fromkeys(list(inspect.signature(init).parameters)[1:])
     return list(names)

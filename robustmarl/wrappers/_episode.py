@@ -12,6 +12,7 @@ from torch import Tensor
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
+from robustmarl.joint.masks import has_nan
 from robustmarl.perturbers import Place, places
 from robustmarl.typing import Actions, Env, Infos, Obs, Values, Wrapper
 
@@ -169,6 +170,9 @@ class Episode:
             clean[i, :size] = truth if same else row
             if alive[i]:
                 available = info.get("action_mask") if available is None else available
+                if available is not None and has_nan(available):
+                    at = f"step {self.step}"
+                    raise ValueError(f"action_mask of {agent!r} must be flags, got NaN at {at}.")
                 mask[i, : spec.action_sizes[i]] = True if available is None else available
         return {"obs": clean, "seen": seen, "mask": mask, "alive": alive}
 

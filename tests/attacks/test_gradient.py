@@ -591,6 +591,8 @@ def test_a_gradient_that_is_not_finite_is_an_error():
         ({"steps": 1.5}, TypeError, r"PGD\.steps must be an int >= 1, got 1\.5\."),
         ({"restarts": 0}, ValueError, r"PGD\.restarts must be an int >= 1"),
         ({"step_size": 0.0}, ValueError, r"PGD\.step_size must be a number > 0"),
+        ({"step_size": float("inf")}, ValueError, r"PGD\.step_size must be finite in float32"),
+        ({"step_size": (0.1, 1e300)}, ValueError, r"PGD\.step_size must be finite in float32"),
         ({"step_size": "big"}, TypeError, r"PGD\.step_size must be a number > 0"),
         ({"loss": "hinge"}, ValueError, r"PGD\.loss must be None, one of"),
         ({"target": -1}, ValueError, r"PGD\.target must be an int >= 0, got -1\."),

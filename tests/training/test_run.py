@@ -1,5 +1,6 @@
 """A run as a whole: what it leaves behind, and that nothing but its seed decides it."""
 
+import enum
 import importlib
 import json
 import math
@@ -396,6 +397,37 @@ def test_loss_terms_are_settings():
 
     a, b = fingerprint(algorithm=of(0.5)), fingerprint(algorithm=of(0.25))
     assert [name.rpartition(".")[2] for name in a if a[name] != b[name]] == ["value"]
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Odd:
+    """Settings of many kinds; one that is not there yet, and one that refers to its owner."""
+
+    def __init__(self, colour, lr, late, owner, weights, maker, plain=None):
+        self.colour, self.lr, self.owner, self.weights = colour, lr, self, weights
+        self.maker, self.plain = maker, plain
+
+    @property
+    def late(self):
+        raise RuntimeError("not bound yet")
+
+
+def test_settings_are_plain_data():
+    odd = Odd(Colour.RED, np.float32(0.5), 0, 0, torch.ones(3), game, plain=(1, "a"))
+    found = fingerprint(odd=odd)
+    assert found == {
+        "odd": "Odd",
+        "odd.colour": "1",
+        "odd.lr": 0.5,
+        "odd.weights": "Tensor",
+        "odd.maker": "game",
+        "odd.plain[0]": 1,
+        "odd.plain[1]": "a",
+    }
+    assert {type(value) for value in found.values()} == {str, float, int}
 
 
 def linear(lr):
