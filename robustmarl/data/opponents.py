@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.data.controllers import Controller, controller_of
+from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 
 __all__ = ["Opponents", "Pick", "masked", "restarted"]
@@ -56,10 +56,11 @@ class _Opponent:
     """Another team's controller with its memory."""
 
     def __init__(
-        self, spec: TeamSpec, team: str, controller: Controller, size: int, device: torch.device
+        self, spec: TeamSpec, team: str, given: AnyPolicy, size: int, device: torch.device
     ) -> None:
-        self.controller = controller
         own = spec.of_team(team)
+        where = f"JointCollector.opponents[{team!r}]"
+        self.controller = controller = as_controller(where, given, own)
         controller.check_spec(own)
         self.rows = torch.tensor(spec.team_indices(team), device=controller.device)
         self.pick = Pick(spec, team, device)
@@ -73,7 +74,7 @@ class Opponents:
     """All teams but one.
 
     Args:
-        controllers: of each, by name.
+        controllers: of each, by name, or whatever :func:`as_controller` takes.
         spec: of all agents.
         team: the one that is not among them.
         size: E.
@@ -85,7 +86,7 @@ class Opponents:
 
     def __init__(
         self,
-        controllers: Mapping[str, Controller],
+        controllers: Mapping[str, AnyPolicy],
         spec: TeamSpec,
         team: str,
         size: int,
@@ -98,7 +99,7 @@ class Opponents:
         self._own = spec.team_indices(team)
         self._own_rows: Tensor | None = None
         self._teams = [
-            _Opponent(spec, name, controller_of(controller), size, device)
+            _Opponent(spec, name, controller, size, device)
             for name, controller in controllers.items()
         ]
 

@@ -153,7 +153,7 @@ def test_bad_arguments():
         crossplay({"QMIX": qmix()}, none, game, episodes=0)
     with pytest.raises(ValueError, match=r"victims\['QMIX'\] must be at least one algorithm"):
         crossplay({"QMIX": []}, none, game)
-    with pytest.raises(TypeError, match=r"victims\['QMIX'\] must be a robustmarl algorithm.*str"):
+    with pytest.raises(TypeError, match=r"victims\['QMIX'\] must be a Victim, a robustmarl.*str"):
         crossplay({"QMIX": ["weights.pt"]}, none, game)
     with pytest.raises(ValueError, match=r"named unlike the baselines, got \['random'\].*Rename"):
         crossplay({"random": qmix()}, none, game)
