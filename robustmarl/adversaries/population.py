@@ -38,6 +38,11 @@ class PopulationPerturber(Perturber):
         self.members, self.act_told = list(members), told.pop()
         self._named(Place(0, self.kind))
 
+    @property
+    def changes_actions(self) -> bool:
+        """Whether any of them may change what is executed."""
+        return any(member.changes_actions for member in self.members)
+
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare all of them for a team; see :class:`Perturber`."""
         self._named(place)

@@ -1,5 +1,6 @@
 """Whole episodes of joint experience: collecting, storing, sampling."""
 
+from robustmarl.data.adapted import AnyPolicy, PolicyController, Script, as_controller
 from robustmarl.data.buffer import EpisodeBuffer
 from robustmarl.data.collector import JointCollector, TeamCollectStats
 from robustmarl.data.controllers import (
@@ -10,11 +11,15 @@ from robustmarl.data.controllers import (
 )
 
 __all__ = [
+    "AnyPolicy",
     "Controller",
     "EpisodeBuffer",
     "JointCollector",
+    "PolicyController",
     "RandomController",
+    "Script",
     "ScriptedController",
     "SlowCopy",
     "TeamCollectStats",
+    "as_controller",
 ]

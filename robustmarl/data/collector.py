@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from robustmarl._checks import check, check_int
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
+from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.data.buffer import EpisodeBuffer
-from robustmarl.data.controllers import Controller, Counting, Rated, controller_of
+from robustmarl.data.controllers import Counting, Rated
 from robustmarl.data.guards import DeviceGuards, Guards, HostGuards
 from robustmarl.data.ledger import (
     TICKS_PER_READING,
@@ -71,20 +72,20 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     def __init__(
         self,
-        policy: object,
+        policy: AnyPolicy,
         env: VectorEngine,
         buffer: EpisodeBuffer | None = None,
         *,
         team: str | None = None,
-        opponents: Mapping[str, Controller] | None = None,
+        opponents: Mapping[str, AnyPolicy] | None = None,
         perturb: Sequence[ObsAttack | Perturber] = (),
         seed: int = 0,
         _deferred: bool | None = None,  # whether to keep the books on the device; for tests
     ) -> None:
-        self.controller = controller_of(policy)
         rows = env.spec.team_indices(team)
         self.team = next(name for name, r in env.spec.teams.items() if r == rows)
         self.spec = env.spec.of_team(self.team)
+        self.controller = as_controller("JointCollector.policy", policy, self.spec)
         # of its environment Tianshou asks nothing here but what an action is
         asked = SimpleNamespace(action_space=env.spec.joint_action_space())
         super().__init__(

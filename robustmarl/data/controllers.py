@@ -24,7 +24,7 @@ __all__ = [
     "ScriptedController",
     "SlowCopy",
     "categorical",
-    "controller_of",
+    "found_controller",
 ]
 
 
@@ -73,32 +73,16 @@ class Counting(Protocol):
         """Add to the number of ``episodes`` or ``env_steps``."""
 
 
-def controller_of(policy: object) -> Controller:
-    """Return a controller, or the policy, which is one, of an algorithm.
-
-    Raises:
-        TypeError: if there is none.
-    """
+def found_controller(policy: object) -> Controller | None:
+    """Return a controller, or the policy, which is one, of an algorithm; None if there is none."""
     if _plays(policy):
         return policy
     inner: object = getattr(policy, "policy", policy)
-    if _plays(inner):
-        return inner
-    missing = [name for name in _ASKED if not hasattr(inner, name)]
-    raise TypeError(
-        "JointCollector.policy must be a robustmarl algorithm, policy or controller, got "
-        f"{type(inner).__name__} without {missing}. Tianshou's own algorithms keep "
-        "Tianshou's collector; here they are victims."
-    )
+    return inner if _plays(inner) else None
 
 
-_ASKED = (
-    "infer",
-    "select",
-    "record",
-    "victim",
-    "check_spec",
-)  # what tells a controller from other things
+# What tells a controller from other things.
+_ASKED = ("infer", "select", "record", "victim", "check_spec")
 
 
 def _plays(policy: object) -> TypeGuard[Controller]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.data.controllers import Controller, controller_of
+from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.data.guards import Guards
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 
@@ -60,13 +60,14 @@ class _Opponent:
         self,
         spec: TeamSpec,
         team: str,
-        controller: Controller,
+        given: AnyPolicy,
         size: int,
         device: torch.device,
         guards: Callable[[TeamSpec], Guards],
     ) -> None:
-        self.controller = controller
         own = spec.of_team(team)
+        where = f"JointCollector.opponents[{team!r}]"
+        self.controller = controller = as_controller(where, given, own)
         controller.check_spec(own)
         self.guards = guards(own)
         self.rows = torch.tensor(spec.team_indices(team), device=controller.device)
@@ -81,7 +82,7 @@ class Opponents:
     """All teams but one.
 
     Args:
-        controllers: of each, by name.
+        controllers: of each, by name, or whatever :func:`as_controller` takes.
         spec: of all agents.
         team: the one that is not among them.
         size: E.
@@ -94,7 +95,7 @@ class Opponents:
 
     def __init__(
         self,
-        controllers: Mapping[str, Controller],
+        controllers: Mapping[str, AnyPolicy],
         spec: TeamSpec,
         team: str,
         size: int,
@@ -108,7 +109,7 @@ class Opponents:
         self._own = spec.team_indices(team)
         self._own_rows: Tensor | None = None
         self._teams = [
-            _Opponent(spec, name, controller_of(controller), size, device, guards)
+            _Opponent(spec, name, controller, size, device, guards)
             for name, controller in controllers.items()
         ]
 

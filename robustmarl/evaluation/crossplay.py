@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robustmarl._checks import check, check_int
-from robustmarl.data import Controller, RandomController
-from robustmarl.envs.vector import EnvMaker
+from robustmarl.data import AnyPolicy, Controller, RandomController, as_controller
+from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.tables import Cell, CrossTable
 from robustmarl.joint import TeamSpec
 from robustmarl.learning import TeamAlgorithm
+from robustmarl.perturbers import Perturber
 from robustmarl.training import Attacks, Trainable
 from robustmarl.training.progress import progress_bar
+from robustmarl.training.settings import listed
 
 __all__ = ["TeamController", "crossplay"]
 
@@ -30,8 +32,8 @@ class TeamController(Controller, Protocol):
         """The team's."""
 
 
-Victim: TypeAlias = Trainable | TeamController
-"""What is attacked: an algorithm, or a controller of a known team."""
+Victim: TypeAlias = Trainable | AnyPolicy
+"""What is attacked: an algorithm, or whatever can play the team."""
 
 Victims: TypeAlias = Victim | Sequence[Victim] | Mapping[int, Victim]
 """One, or one per training seed."""
@@ -47,7 +49,7 @@ def crossplay(
     num_envs: int = 10,
     seed: int = 0,
     team: str | None = None,
-    opponents: Mapping[str, Controller] | None = None,
+    opponents: Mapping[str, AnyPolicy] | None = None,
     baselines: bool = True,
     title: str = "",
     progress: bool | str = False,
@@ -60,7 +62,8 @@ def crossplay(
 
     Args:
         victims: name to a trained algorithm, or to one per training seed: a mapping from seed,
-            or a sequence. Intervals are over training seeds; with one, over its episodes only.
+            or a sequence. Intervals are over training seeds; with one, over its episodes only. A
+            policy from elsewhere is one, too: see :func:`~robustmarl.data.as_controller`.
         attacks: name to an attack, perturber, several in order, or None for clean episodes.
         make_env: builds one environment.
         episodes: per cell and training seed, >= 1.
@@ -69,14 +72,15 @@ def crossplay(
         num_envs: environments side by side, >= 1.
         seed: of the episodes, >= 0.
         team: name of the team that the victims play, where there are several.
-        opponents: controllers of the other teams, the same in all cells.
+        opponents: what plays the other teams, the same in all cells.
         baselines: add the random team, and an untrained one of the first victim's kind.
         title: printed above the table.
         progress: show a bar over the cells' seeds; a text names it.
 
     Raises:
-        ValueError: for no victim or attack, an unknown metric, or bad numbers.
         TypeError: for victims or attacks without names, or of another kind.
+        ValueError: for no victim or attack, an unknown metric, bad numbers, a victim that does
+            not fit the team, or one without a gradient under an attack that follows it.
 
     Warns:
         RobustnessWarning: if an attack changed no observation of a victim.
@@ -96,13 +100,17 @@ def crossplay(
         check(not taken, "crossplay.victims", "named unlike the baselines", taken, remedy)
     by_name = {name: _by_seed(name, given) for name, given in victims.items()}
     first = next(iter(by_name.values()))
-    model = next(iter(first.values()))
-    known = ("return", *model.spec.metrics)
-    figure = metric or (*model.spec.metrics, "return")[0]
+    spec = _team_spec(by_name, make_env, team)
+    played = {
+        name: {s: _playing(name, victim, spec) for s, victim in by_seed.items()}
+        for name, by_seed in by_name.items()
+    }
+    known = ("return", *spec.metrics)
+    figure = metric or (*spec.metrics, "return")[0]
     check(figure in known, "crossplay.metric", f"one of {list(known)}", metric)
 
-    def play(victim: Victim, attack: Attacks, seed: int) -> NDArray[np.float64]:
-        played = rollout(
+    def play(victim: Controller, attack: Attacks, seed: int) -> NDArray[np.float64]:
+        rollouts = rollout(
             victim,
             make_env,
             episodes=episodes,
@@ -112,41 +120,55 @@ def crossplay(
             team=team,
             opponents=opponents,
         )
-        return played.figure(figure)
+        return rollouts.figure(figure)
 
-    random: dict[int, int] = {}
     flagged: list[str] = []
+    on_random: dict[str, list[Perturber]] = {}
     if baselines:
-        # A random team has no training seeds: other episodes stand for another seed.
-        random = {s: seed + i for i, s in enumerate(first)}
+        on_random = {name: _on_actions(attack) for name, attack in attacks.items()}
         flagged.append("random")
         learners = {s: one for s, one in first.items() if isinstance(one, TeamAlgorithm)}
         if len(learners) == len(first):
             fresh = {s: one.untrained(seed=s) for s, one in learners.items()}
-            by_name = {"untrained": fresh, **by_name}
+            playing = {s: _playing("untrained", one, spec) for s, one in fresh.items()}
+            played = {"untrained": playing, **played}
             flagged.append("untrained")
     cells: dict[str, dict[str, Cell]] = {}
-    total = len(random) + len(attacks) * sum(len(by_seed) for by_seed in by_name.values())
+    total = len(attacks) * sum(len(by_seed) for by_seed in played.values())
+    total += len(first) * (bool(on_random) + sum(map(bool, on_random.values())))
     desc = progress if isinstance(progress, str) else "crossplay"
     with progress_bar(total=total, desc=desc, unit="cell", disable=not progress) as bar:
 
-        def scores_of(one: Victim, attack: Attacks, seed: int) -> NDArray[np.float64]:
-            scores = play(one, attack, seed)
+        def scores_of(victim: Controller, attack: Attacks, seed: int) -> NDArray[np.float64]:
+            scores = play(victim, attack, seed)
             bar.update()
             return scores
 
         if baselines:
-            device = model.policy.device if isinstance(model, Trainable) else model.device
-            team_of_random = RandomController(model.spec, device)
-            scores = {s: scores_of(team_of_random, None, one) for s, one in random.items()}
-            # It does not look at observations, so no attack on them changes what it does.
-            cells["random"] = {attack: Cell(scores) for attack in attacks}
-        for name, by_seed in by_name.items():
+            model = next(iter(next(iter(played.values())).values()))
+            random = RandomController(spec, model.device)
+
+            def random_cell(attack: Attacks) -> Cell:
+                # A random team has no training seeds: other episodes stand for another seed.
+                return Cell({s: scores_of(random, attack, seed + i) for i, s in enumerate(first)})
+
+            # It does not look at observations: only what changes its actions changes its play.
+            clean = random_cell(None)
+            cells["random"] = {
+                name: random_cell(acting) if acting else clean for name, acting in on_random.items()
+            }
+        for name, by_seed in played.items():
             cells[name] = {
                 attack_name: Cell({s: scores_of(one, attack, seed) for s, one in by_seed.items()})
                 for attack_name, attack in attacks.items()
             }
     return CrossTable(cells=cells, metric=figure, baselines=tuple(flagged), title=title)
+
+
+def _on_actions(attack: Attacks) -> list[Perturber]:
+    """Return those of an attack's perturbers that change actions, whatever a team observes."""
+    perturbers = (one for one in listed("crossplay.attacks", attack) if isinstance(one, Perturber))
+    return [perturber for perturber in perturbers if perturber.changes_actions]
 
 
 def _by_seed(name: str, given: Victims) -> Mapping[int, Victim]:
@@ -157,10 +179,23 @@ def _by_seed(name: str, given: Victims) -> Mapping[int, Victim]:
     else:
         by_seed = {0: given}
     check(len(by_seed) > 0, f"crossplay.victims[{name!r}]", "at least one algorithm", given)
-    for victim in by_seed.values():
-        if not isinstance(victim, Trainable | TeamController):
-            raise TypeError(
-                f"crossplay.victims[{name!r}] must be a robustmarl algorithm, or one per seed, "
-                f"got {type(victim).__name__}."
-            )
     return by_seed
+
+
+def _team_spec(
+    by_name: Mapping[str, Mapping[int, Victim]], make_env: EnvMaker, team: str | None
+) -> TeamSpec:
+    """Return the team's spec, which policies of this package know; else the environment's."""
+    for by_seed in by_name.values():
+        for victim in by_seed.values():
+            if isinstance(victim, Trainable | TeamController):
+                return victim.spec
+    env = vector_env(make_env, 1)
+    try:
+        return env.spec.of_team(team)
+    finally:
+        env.close()
+
+
+def _playing(name: str, victim: Victim, spec: TeamSpec) -> Controller:
+    return as_controller(f"crossplay.victims[{name!r}]", cast(AnyPolicy, victim), spec)

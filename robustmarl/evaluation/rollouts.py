@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustmarl._checks import check_int
 from robustmarl._seeding import mix, stream_id
-from robustmarl.data import Controller, JointCollector
+from robustmarl.data import AnyPolicy, JointCollector, as_controller
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.training import Trainable
@@ -22,8 +22,8 @@ from robustmarl.typing import RobustnessWarning
 
 __all__ = ["Playing", "Rollouts", "rollout"]
 
-Playing: TypeAlias = Trainable | Controller
-"""What plays a team: an algorithm, or a policy or other controller."""
+Playing: TypeAlias = Trainable | AnyPolicy
+"""What plays a team: an algorithm or policy of this package or another, a module, a script."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,27 @@ def rollout(
     num_envs: int = 10,
     seed: int = 0,
     team: str | None = None,
-    opponents: Mapping[str, Controller] | None = None,
+    opponents: Mapping[str, AnyPolicy] | None = None,
 ) -> Rollouts:
     """Play episodes and return their figures; learning and its random streams are untouched.
 
     Episode k is the same for every policy and attack of the same ``seed``: comparisons are paired.
 
     Args:
-        policy: an algorithm, policy or controller; acts as trained (actors stay stochastic).
+        policy: an algorithm, policy or controller; acts as trained (actors stay stochastic). Or
+            one from elsewhere: whatever :func:`~robustmarl.data.as_controller` takes.
         make_env: builds one environment.
         episodes: how many, >= 1; all that begin are finished and counted.
         perturb: an attack, a perturber, or several in order; None is clean.
         num_envs: environments side by side, >= 1.
         seed: of the episodes, >= 0.
         team: name of the team that it plays, where there are several.
-        opponents: controllers of the other teams.
+        opponents: what plays the other teams, as ``policy``.
+
+    Raises:
+        TypeError: for what cannot play.
+        ValueError: for bad numbers, what does not fit the team, or an attack that follows the
+            gradient of what has none.
 
     Warns:
         RobustnessWarning: if an attack with a budget changed no observation at all.
@@ -81,8 +87,13 @@ def rollout(
     check_int("rollout.seed", seed, 0)
     perturbers = [as_perturber(one) for one in listed("rollout.perturb", perturb)]
     env = vector_env(make_env, min(num_envs, episodes))
+    try:
+        played = as_controller("rollout.policy", cast(AnyPolicy, policy), env.spec.of_team(team))
+    except BaseException:
+        env.close()
+        raise
     collector = JointCollector(
-        policy,
+        played,
         env,
         team=team,
         opponents=opponents,

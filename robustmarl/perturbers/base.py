@@ -51,6 +51,11 @@ class Perturber:
         super().__init_subclass__()
         cls.place = Place(0, cls.kind)
 
+    @property
+    def changes_actions(self) -> bool:
+        """Whether ``on_act`` may change what is executed."""
+        return type(self).on_act is not Perturber.on_act
+
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare for a team: its spec, the acting policy, and the place in the stack."""
         self.place = place

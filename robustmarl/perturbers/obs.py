@@ -69,6 +69,7 @@ class ObsPerturber(Perturber):
         self.probability = check_number("ObsPerturber.probability", probability, 0.0, 1.0)
         self.episodes = check_number("ObsPerturber.episodes", episodes, 0.0, 1.0)
         self.victim = None if victim is None else as_victim("ObsPerturber.victim", victim)
+        self._adapted = self.victim is not victim
         self.agents: tuple[str, ...] | None = None
         if agents is not None:
             self.agents = check_names("ObsPerturber.agents", agents, agents)
@@ -86,7 +87,7 @@ class ObsPerturber(Perturber):
         super().bind(spec, policy, place)
         names = spec.agents if self.agents is None else self.agents
         names = check_names("ObsPerturber.agents", names, spec.agents)
-        victim = self._resolved(policy)
+        victim = self._resolved(policy, spec)
         foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
         check(not (foreign and victim.acting_only), "ObsPerturber.victim", rule, "other")
@@ -156,8 +157,11 @@ class ObsPerturber(Perturber):
                 stacklevel=2,
             )
 
-    def _resolved(self, policy: Victim | None) -> Victim:
+    def _resolved(self, policy: Victim | None, spec: TeamSpec) -> Victim:
         """Return whom the attack queries; a stand-in for attacks that query nobody."""
+        if self._adapted and isinstance(self.victim, FunctionVictim):
+            # a module or function does not say what its outputs are; the team's actions do
+            self.victim = FunctionVictim(self.victim.function, continuous=spec.continuous)
         victim = policy if self.victim is None else self.victim
         self._asked = getattr(self.attack, "needs_victim", True)
         if not self._asked:
@@ -165,7 +169,12 @@ class ObsPerturber(Perturber):
             victim = FunctionVictim(_unasked, device=device)
             victim.obs_size = getattr(self.attack, "obs_size", None)
         if victim is None:
-            raise ValueError("ObsPerturber.victim must be given where no policy acts, got None.")
+            raise ValueError(
+                "ObsPerturber.victim must be given where nobody acts, or a script or a random team "
+                "does: they have no gradient, got None. Attack through another policy, "
+                "ObsPerturber(attack, victim=other), or use an attack that asks none, such as "
+                "attacks.UniformNoise."
+            )
         if policy is not None:
             check_device("ObsPerturber.victim", victim.device, policy.device)
         return victim

@@ -44,8 +44,7 @@ class PerturberStack:
         self.perturbers = [as_perturber(p) for p in perturbations]
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
-        unchanged = Perturber.on_act
-        self.acts_differ = any(type(p).on_act is not unchanged for p in self.perturbers)
+        self.acts_differ = any(p.changes_actions for p in self.perturbers)
         same = Perturber.on_logits
         self.changes_logits = any(type(p).on_logits is not same for p in self.perturbers)
         self.told_executed = any(p.act_told == "executed" for p in self.perturbers)

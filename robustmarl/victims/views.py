@@ -180,6 +180,11 @@ class PolicyVictim:
         self._mode = EvaluationMode(self.reading.network)
 
     @property
+    def stochastic(self) -> bool:
+        """Whether it draws from its distribution over discrete actions even in evaluation."""
+        return not self.continuous and not getattr(self.policy, "deterministic_eval", True)
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return next(self.reading.network.parameters()).device

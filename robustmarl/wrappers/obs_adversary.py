@@ -27,7 +27,7 @@ from robustmarl.typing import (
     StepResult,
     Values,
 )
-from robustmarl.victims import VictimLike, as_victim
+from robustmarl.victims import VictimLike
 from robustmarl.wrappers._episode import Episode, PerturbingWrapper, sizes_of
 
 __all__ = ["ObsAdversaryWrapper"]
@@ -51,8 +51,9 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         env: a parallel environment with flat floating-point ``Box`` observations, or Dict ones
             with ``"observation"`` and ``"action_mask"``. Masks may be in the infos instead.
         attack: called once per step on all attacked observations, (M, D).
-        victim: the live policy under attack, or an algorithm; asked anew each step, never
-            copied. None only for attacks that ask none, such as noise.
+        victim: the live policy under attack, an algorithm, a module or function of observations,
+            or a Stable-Baselines3 model; asked anew each step, never copied. None only for attacks
+            that ask none, such as noise.
         agents: names of the attacked agents, None for all; stack a wrapper per policy if several.
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, in [0, 1].
@@ -86,7 +87,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         with speaking_for(self, ObsPerturber):
             perturber = ObsPerturber(
                 attack,
-                victim=None if victim is None else as_victim(f"{name}.victim", victim),
+                victim=victim,
                 agents=agents,
                 every=every,
                 probability=probability,

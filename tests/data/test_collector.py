@@ -426,7 +426,9 @@ def test_perturbers_that_do_not_fit_are_refused():
         play(team, Scripted, 1, perturb=[ObsPerturber(ATTACK, victim=far)])
     with pytest.raises(ValueError, match=r"PGD\.ball\.epsilon must be one number or 5 numbers"):
         play(team, Scripted, 1, perturb=[PGD(ball=LinfBall(epsilon=(0.1, 0.2)))])
-    with pytest.raises(ValueError, match=r"ObsPerturber\.victim must be given where no policy"):
+    with pytest.raises(
+        ValueError, match=r"ObsPerturber\.victim must be given where nobody acts, or"
+    ):
         play(RandomController(spec_of(Scripted())), Scripted, 1, perturb=[ATTACK])
     with pytest.raises(TypeError, match=r"ObsPerturber\.attack must be an ObsAttack"):
         play(team, Scripted, 1, perturb=["noise"])
@@ -565,15 +567,15 @@ def test_a_policy_for_another_environment_is_refused():
         JointCollector(qmix(Scripted()), env)
 
 
-def test_tianshous_own_policy_is_refused_with_the_remedy():
+def test_tianshous_own_policy_plays():
     from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
     from tianshou.utils.net.common import Net
 
     space = Scripted().action_space("a0")
     net = Net(state_shape=(5,), action_shape=(3,))
     policy = DiscreteQLearningPolicy(model=net, action_space=space)
-    with pytest.raises(TypeError, match=r"DiscreteQLearningPolicy without.*they are victims"):
-        JointCollector(policy, JointVectorEnv(Scripted, 1))
+    stats = JointCollector(policy, JointVectorEnv(Scripted, 1)).collect(n_episode=2)
+    assert len(stats.returns) == 2
 
 
 def test_a_buffer_for_another_team_is_refused():

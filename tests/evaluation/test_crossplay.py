@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from doubles import Scripted, armies
 
 from robustmarl.adversaries import ObsAdversaryPPO
@@ -11,7 +12,7 @@ from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
 from robustmarl.evaluation import crossplay, rollout
 from robustmarl.joint import spec_of
-from robustmarl.perturbers import ObsPerturber
+from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution
 from robustmarl.training import AdversarialTraining
 from robustmarl.typing import RobustnessWarning
 
@@ -170,7 +171,22 @@ def test_bad_arguments():
         crossplay({"QMIX": qmix()}, none, game, episodes=0)
     with pytest.raises(ValueError, match=r"victims\['QMIX'\] must be at least one algorithm"):
         crossplay({"QMIX": []}, none, game)
-    with pytest.raises(TypeError, match=r"victims\['QMIX'\] must be a robustmarl algorithm.*str"):
+    with pytest.raises(TypeError, match=r"victims\['QMIX'\] must be a Victim, a robustmarl.*str"):
         crossplay({"QMIX": ["weights.pt"]}, none, game)
     with pytest.raises(ValueError, match=r"named unlike the baselines, got \['random'\].*Rename"):
         crossplay({"random": qmix()}, none, game)
+
+
+def test_a_random_team_is_hurt_by_what_changes_its_actions():
+    """It looks at nothing, so attacks on observations leave it alone; Byzantine play does not."""
+    types = TypeDistribution(1.0, choice="fixed", agents=spec_of(game()).agents)
+
+    def zero():
+        return ByzantinePerturber(lambda context, act: torch.zeros_like(act), types=types)
+
+    attacks = {"none": None, "noise": NOISE, "zero": [NOISE, zero()]}
+    table = crossplay({"QMIX": qmix()}, attacks, game, metric="return", **SMALL)
+    clean, noise, replaced = (table.cell("random", name).scores[0] for name in attacks)
+    np.testing.assert_array_equal(clean, noise)
+    want = rollout(RandomController(spec_of(game())), game, perturb=zero(), **SMALL).returns
+    np.testing.assert_array_equal(replaced, want)

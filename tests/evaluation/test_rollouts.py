@@ -153,7 +153,9 @@ def test_bad_numbers(name, value):
 
 
 def test_bad_kinds():
-    with pytest.raises(TypeError, match=r"JointCollector\.policy must be a robustmarl algorithm"):
+    with pytest.raises(TypeError, match=r"rollout\.policy must be a Victim, a robustmarl or"):
+        rollout("policy", game)
+    with pytest.raises(ValueError, match=r"rollout\.policy must be a policy with outputs of shape"):
         rollout(lambda obs: obs, game)
     with pytest.raises(TypeError, match="make_env must be a function"):
         rollout(qmix(), game())
