@@ -7,6 +7,7 @@ from robustmarl.algorithms.ippo import IPPO
 from robustmarl.algorithms.iql import IQL
 from robustmarl.algorithms.maddpg import M3DDPG, MADDPG
 from robustmarl.algorithms.mappo import MAPPO
+from robustmarl.algorithms.mfac import MFAC
 from robustmarl.algorithms.own_action_values import OwnActionValues
 from robustmarl.algorithms.qmix import QMIX
 from robustmarl.algorithms.qplex import QPLEX
@@ -23,6 +24,7 @@ __all__ = [
     "M3DDPG",
     "MADDPG",
     "MAPPO",
+    "MFAC",
     "QMIX",
     "QPLEX",
     "RMAAC",

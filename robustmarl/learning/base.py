@@ -234,9 +234,16 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
         return self.learn(batch, batch_size, repeat)  # see OffPolicyTeam
 
 
-def build_network(spec: TeamSpec, settings: NetworkSettings, *, squash: bool = False) -> Agents:
-    """Return the agents' network of the right sizes; see ``AgentNetwork`` for ``squash``."""
+def build_network(
+    spec: TeamSpec,
+    settings: NetworkSettings,
+    *,
+    squash: bool = False,
+    mean_action: bool = False,
+) -> Agents:
+    """Return the agents' network of the right sizes; see ``AgentNetwork`` for further keywords."""
     keywords: OpenSettings = dict(settings)
     kind = AgentNetwork if keywords.pop("shared", True) else SeparateAgents
     sizes = spec.obs_size, spec.num_agents, spec.num_actions
-    return kind(*sizes, continuous=spec.continuous, squash=squash, **keywords)
+    keywords |= {"squash": squash, "mean_action": mean_action}
+    return kind(*sizes, continuous=spec.continuous, **keywords)

@@ -42,6 +42,7 @@ class AgentSettings(TypedDict, total=False):
     recurrent: bool
     agent_id: bool
     last_action: bool
+    mean_action: bool
     continuous: bool
     squash: bool
     activation: Activation
@@ -92,6 +93,7 @@ class AgentNetwork(nn.Module):
         recurrent: Linear, activation, GRU, Linear instead of an MLP.
         agent_id: whether agents know their index.
         last_action: whether agents see their last action.
+        mean_action: whether their neighbours' mean action, (..., A), is a side input ``mean_act``.
         continuous: whether outputs are means of actions in [-1, 1]; adds ``log_std``.
         squash: bound outputs by tanh, without ``log_std``: a deterministic continuous actor.
         activation: ``"relu"`` or ``"tanh"``.
@@ -110,6 +112,7 @@ class AgentNetwork(nn.Module):
         recurrent: bool = False,
         agent_id: bool = True,
         last_action: bool = False,
+        mean_action: bool = False,
         continuous: bool = False,
         squash: bool = False,
         activation: Activation = "relu",
@@ -131,13 +134,15 @@ class AgentNetwork(nn.Module):
         self.continuous, self.recurrent = continuous, recurrent
         width = hidden[0]
         self.hidden_size = width if recurrent else 0
-        fan_in = read_size + agent_id * num_agents + last_action * num_actions
+        fan_in = read_size + agent_id * num_agents + (last_action + mean_action) * num_actions
         self.first = nn.Linear(read_size, width)
         self.id_table = nn.Parameter(torch.empty(num_agents, width)) if agent_id else None
         self.last_table = nn.Parameter(torch.empty(num_actions, width)) if last_action else None
+        self.mean_table = nn.Parameter(torch.empty(num_actions, width)) if mean_action else None
         # torch's own draw of a linear layer whose input is the concatenation of all blocks.
         bound = fan_in**-0.5
-        for weight in (self.first.weight, self.first.bias, self.id_table, self.last_table):
+        tables = self.id_table, self.last_table, self.mean_table
+        for weight in (self.first.weight, self.first.bias, *tables):
             if weight is not None:
                 nn.init.uniform_(weight, -bound, bound)
         output_layer: nn.Module
@@ -172,6 +177,8 @@ class AgentNetwork(nn.Module):
         if (table := self.last_table) is not None:
             vectors = self.continuous
             found.append(Vector("last_act", table) if vectors else OneHot("last_act", table, True))
+        if (table := self.mean_table) is not None:
+            found.append(Vector("mean_act", table))
         return tuple(found)
 
     def plan(self) -> Plan | None:
@@ -318,6 +325,11 @@ class SeparateAgents(nn.Module):
     def last_table(self) -> nn.Parameter | None:
         """The first agent's; None if agents do not see their last actions."""
         return self._one.last_table
+
+    @property
+    def mean_table(self) -> nn.Parameter | None:
+        """The first agent's; None if agents do not see their neighbours' mean action."""
+        return self._one.mean_table
 
     @property
     def log_std(self) -> Tensor | None:

@@ -1,10 +1,11 @@
-"""Policies of whole teams: greedy over Q-values, stochastic, typed, Byzantine."""
+"""Policies of whole teams: greedy over Q-values, stochastic, typed, mean-field, Byzantine."""
 
 from robustmarl.policies.actor import ActorPolicy, DeterministicPolicy
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.policies.byzantine import ByzantinePolicy
 from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.policies.frozen import FrozenPolicy
+from robustmarl.policies.mean_field import MeanFieldPolicy, Neighbours
 from robustmarl.policies.q import QPolicy
 from robustmarl.policies.typed import TypedPolicy
 
@@ -14,6 +15,8 @@ __all__ = [
     "DeterministicPolicy",
     "ExploringPolicy",
     "FrozenPolicy",
+    "MeanFieldPolicy",
+    "Neighbours",
     "QPolicy",
     "TeamPolicy",
     "TypedPolicy",

@@ -80,7 +80,7 @@ def test_a_critics_step_size_is_its_optimizers():
     assert ": optim=adam(lr)" in refused(MAPPO, critic_lr=1e-3)  # which has one for both
 
 
-@pytest.mark.parametrize("cls", LEARNERS)
+@pytest.mark.parametrize("cls", [c for c in LEARNERS if not issubclass(c, ActionLossRegularizer)])
 def test_a_mixins_keyword_tells_to_mix_it_in(cls):
     name = cls.__name__
     assert refused(cls, action_loss=LOSS) == (
@@ -166,7 +166,8 @@ def test_what_is_typed_is_what_networks_take():
     typed, own = get_type_hints(NetworkSettings), get_type_hints(AgentNetwork.__init__)
     settings = {p.name for p in inspect.signature(AgentNetwork).parameters.values() if p.kind == 3}
     assert typed.keys() - settings == {"shared"}
-    assert settings - typed.keys() == {"continuous", "squash"}  # of the environment, the learner
+    # Of the environment, or the learner.
+    assert settings - typed.keys() == {"continuous", "squash", "mean_action"}
     assert all(typed[name] == own[name] for name in typed.keys() & settings)
 
 

@@ -1,0 +1,338 @@
+"""MFAC: actors and critics of single agents that know the others by their mean action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self, Unpack, cast, get_args
+
+import torch
+from tianshou.algorithm.algorithm_base import LaggedNetworkPolyakUpdateAlgorithmMixin
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._seeding import mix
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, last_actions
+from robustmarl.learning import OnPolicyTeam
+from robustmarl.learning.base import TeamTrainingStats, build_network
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import NetworkSettings, TeamSettings, take
+from robustmarl.learning.values import Reward
+from robustmarl.networks import AgentNetwork, Agents
+from robustmarl.policies.mean_field import MeanFieldPolicy, Neighbours
+from robustmarl.typing import Env
+
+__all__ = ["MFAC", "CriticMean", "MFACSettings"]
+
+CriticMean = Literal["previous", "current"]
+
+
+class MFACSettings(TeamSettings, total=False):
+    """Keywords of ``MFAC.for_env``."""
+
+    critic_hidden: tuple[int, ...]
+    neighbours: Neighbours | None
+    actor_uses_mean: bool
+    deterministic_eval: bool
+    optim: OptimizerFactory | None
+    critic_optim: OptimizerFactory | None
+    critic_mean: CriticMean
+    literal_eq8: bool
+    gamma: float
+    td_lambda: float
+    tau: float
+    reward: Reward
+    entropy_coef: float
+    max_grad_norm: float | None
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What MFAC's steps learn from: B episodes of T steps, or B steps as episodes of one.
+
+    Args:
+        seen: what the agents acted on, (B, T, N, D).
+        clean: what they would have seen without an attack, (B, T, N, D).
+        mask: available actions, (B, T, N, A).
+        act: what they did, (B, T, N).
+        mean: the mean action that the actor reads, (B, T, N, A); None if it reads none.
+        critic_mean: the mean action that the critic reads, (B, T, N, A).
+        target: what the critic learns, (B, T, N).
+        following: the target's value of the next step, 0 after a termination, (B, T, N).
+        acting: agent-steps that the actor learns from, bool (B, T, N).
+        valued: agent-steps that the critic learns from, bool (B, T, N).
+        last_act: the actions before each step, (B, T, N); None if agents do not see them.
+    """
+
+    seen: Tensor
+    clean: Tensor
+    mask: Tensor
+    act: Tensor
+    mean: Tensor | None
+    critic_mean: Tensor
+    target: Tensor
+    following: Tensor
+    acting: Tensor
+    valued: Tensor
+    last_act: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    @property
+    def side(self) -> Mapping[str, Tensor]:
+        """The actor's further input."""
+        return {} if self.mean is None else {"mean_act": self.mean}
+
+    def select(self, index: Tensor) -> _Samples:
+        """Return the episodes of these indices."""
+        return self._each(lambda values: values[index])
+
+    def steps(self, valid: Tensor) -> _Samples:
+        """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
+        return self._each(lambda values: values[valid].unsqueeze(1))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> _Samples:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(self, **{name: change(value) for name, value in given.items()})
+
+
+class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
+    r"""Mean-field actor-critic [Yang2018]_ as RoMFAC trains it [Zhou2022]_, on whole episodes.
+
+    .. math:: V(o', \bar a') = \sum_a \pi(a \mid o', \bar a')\, Q(o', a, \bar a'), \qquad
+              y = r + \gamma c\, \bar V(o', \bar a')
+
+    .. math:: L_Q = \overline{(y - Q(o, a, \bar a))^2}, \qquad
+              L_\pi = -\overline{(Q(o, a, \bar a) - V(o, \bar a)) \log\pi(a \mid o, \bar a)}
+                      - c_e \overline{H}
+
+    RoMFAC, Eq. (5) to (8): agents share one actor and one critic with a value per own action;
+    :math:`\bar a` is the mean action of an agent's living neighbours, :math:`\bar V` is of target
+    networks, averages are over valid steps of living agents, and c = 0 after a termination or an
+    agent's death, 1 at a time limit. Works wherever there is more than one agent. Learns from
+    ``obs.seen``.
+
+    ``for_env`` also takes ``neighbours`` (the whole team without the agent itself),
+    ``actor_uses_mean`` (True), ``critic_hidden`` (the actor's), ``deterministic_eval`` and the
+    network's settings, where agents do not know their index unless ``agent_id`` says so.
+
+    Args:
+        policy: the team's.
+        critic: values of every own action, (..., N, A), made with ``mean_action``.
+        optim: the actor's optimizer factory; None is Adam at 1e-4, as in the release of
+            [Yang2018]_; small games learn faster with 5e-4.
+        critic_optim: the critic's; None is Adam at 1e-4.
+        critic_mean: the mean action that the critic reads: of the ``"previous"`` step, which the
+            actor knows, or the ``"current"`` one, as RoMFAC writes. After a time limit
+            nothing was played: probabilities of the target's policy stand for actions there.
+        literal_eq8: weigh :math:`\log\pi` by the target's value of the next step, as Eq. (8) is
+            printed, instead of by the advantage of the action taken.
+        gamma: discount in [0, 1].
+        td_lambda: of TD(lambda) targets, in [0, 1]; 0 is the paper's one step.
+        tau: share of the online weights taken over by the targets per step, in (0, 1].
+        reward: ``"agents"`` for each agent's own, or ``"team"``.
+        entropy_coef: :math:`c_e` >= 0.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+        seed: of the minibatches.
+    """
+
+    policy: MeanFieldPolicy
+
+    def __init__(
+        self,
+        *,
+        policy: MeanFieldPolicy,
+        critic: AgentNetwork,
+        optim: OptimizerFactory | None = None,
+        critic_optim: OptimizerFactory | None = None,
+        critic_mean: CriticMean = "previous",
+        literal_eq8: bool = False,
+        gamma: float = 0.95,
+        td_lambda: float = 0.0,
+        tau: float = 0.01,
+        reward: Reward = "agents",
+        entropy_coef: float = 0.08,
+        max_grad_norm: float | None = 5.0,
+        seed: int = 0,
+    ) -> None:
+        name = type(self).__name__
+        super().__init__(policy=policy)
+        check_number(f"{name}.tau", tau, 0.0, 1.0, open_low=True)
+        LaggedNetworkPolyakUpdateAlgorithmMixin.__init__(self, tau)
+        check_choice(f"{name}.critic_mean", critic_mean, get_args(CriticMean))
+        check_choice(f"{name}.reward", reward, get_args(Reward))
+        self.critic_mean: CriticMean = critic_mean
+        self.reward: Reward = reward
+        self.literal_eq8 = literal_eq8
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
+        self.seed = check_int(f"{name}.seed", seed, 0)
+        if max_grad_norm is not None:
+            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        self.critic = critic
+        self._target = self._add_lagged_network(nn.ModuleList([policy.network, critic]))
+        network = policy.network
+        self.optim = self._create_optimizer(network, optim or adam(1e-4), max_grad_norm)
+        self.critic_optim = self._create_optimizer(
+            critic, critic_optim or adam(1e-4), max_grad_norm
+        )
+
+    @classmethod
+    def for_env(cls, env: Env | TeamSpec, **settings: Unpack[MFACSettings]) -> Self:
+        """Return MFAC for ``env``; see :meth:`TeamAlgorithm.for_env`."""
+        return cls._make(env, settings)
+
+    @classmethod
+    def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
+        where = f"{cls.__name__}.for_env.env"
+        rule = "discrete: the critic has a head per action"
+        check(not spec.continuous, where, rule, "a Box of actions")
+        check(spec.num_agents > 1, where, "a team of more than one agent", spec.agents)
+        actors = NetworkSettings(agent_id=False) | take(settings, NetworkSettings)
+        network = build_network(spec, actors, mean_action=settings.pop("actor_uses_mean", True))
+        policy = MeanFieldPolicy(
+            spec,
+            network,
+            neighbours=settings.pop("neighbours", None),
+            deterministic_eval=settings.pop("deterministic_eval", False),
+        )
+        # The critic is shared and without memory whatever the actors are.
+        hidden = settings.pop("critic_hidden", actors.get("hidden", (64, 64)))
+        valued = NetworkSettings(hidden=hidden, agent_id=actors.get("agent_id", False))
+        critic = build_network(spec, valued, mean_action=True)
+        return cls(policy=policy, critic=cast(AgentNetwork, critic), **settings)
+
+    def _target_networks(self) -> tuple[Agents, AgentNetwork]:
+        actor, critic = cast(nn.ModuleList, self._target.module)
+        return cast(Agents, actor), cast(AgentNetwork, critic)
+
+    def mean_actions(self, batch: JointBatch) -> Tensor:
+        """Return the neighbours' mean actions of the step before each, (B, T+1, N, A)."""
+        before = last_actions(batch.act, terminal=True)
+        return self.policy.mean_action(before, batch.obs.alive, batch.obs.obs)
+
+    def target_policy(self, batch: JointBatch, mean: Tensor) -> Tensor:
+        """Return the target actor's probabilities, (B, T+1, N, A); see :meth:`targets`."""
+        (actor, _), obs = self._target_networks(), batch.obs
+        side = {} if actor.mean_table is None else {"mean_act": mean}
+        logits, _ = actor.unroll(obs.seen, self.last_act(batch.act, terminal=True), side)
+        return torch.softmax(logits.masked_fill(~obs.mask, MASKED), dim=-1)
+
+    def current_means(self, batch: JointBatch, policy: Tensor) -> Tensor:
+        """Return the mean actions that the critic reads with ``"current"``, (B, T+1, N, A).
+
+        Args:
+            batch: episodes.
+            policy: what stands for the actions after the last step, (B, T+1, N, A).
+        """
+        alive, size = batch.obs.alive, self.spec.num_actions
+        vectors = nn.functional.one_hot(batch.act, size).to(policy.dtype)
+        vectors = torch.cat([vectors, policy[:, -1:]], dim=1)
+        final = torch.arange(len(vectors), device=vectors.device), batch.valid.sum(1)
+        vectors[final] = policy[final]
+        return self.policy.neighbours.mean(vectors, alive, batch.obs.obs)
+
+    @torch.no_grad()
+    def targets(self, batch: JointBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the critic learns, the next step's values in it, and what it reads.
+
+        Args:
+            batch: episodes.
+
+        Returns:
+            targets (B, T, N), bootstrapped next values (B, T, N), mean actions (B, T+1, N, A).
+        """
+        mean = self.mean_actions(batch)
+        policy = self.target_policy(batch, mean)
+        if self.critic_mean == "current":
+            mean = self.current_means(batch, policy)
+        _, critic = self._target_networks()
+        q, _ = critic.unroll(batch.obs.seen, None, {"mean_act": mean})
+        value = (policy * q).sum(-1)[:, 1:]
+        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
+        reward = batch.rew.unsqueeze(-1).expand(value.shape)
+        if self.reward == "agents":  # a dead agent earns nothing more
+            living = batch.obs.alive[:, 1:].float()
+            reward, bootstrap, going_on = batch.rew_agents, bootstrap * living, going_on * living
+        target = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
+        return target, bootstrap * value, mean
+
+    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
+        seed = mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
+        generator = torch.Generator().manual_seed(seed)
+        figures: list[Tensor] = []
+        for _ in range(epochs):
+            samples = self._samples(batch)  # of targets that have moved on since the last epoch
+            parts = 1
+            if minibatch is not None:
+                parts = min(max(1, round(int(batch.valid.sum()) / minibatch)), len(samples))
+            if parts == 1:
+                figures.append(self._step(samples))
+                continue
+            order = torch.randperm(len(samples), generator=generator).to(self.device)
+            figures += [self._step(samples.select(index)) for index in order.chunk(parts)]
+        self.policy.count("updates", 1)
+        means = torch.stack(figures).mean(dim=0).tolist()
+        names = ("policy_loss", "critic_loss", "entropy", "advantage")
+        return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
+
+    def _samples(self, batch: JointBatch) -> _Samples:
+        obs, living = batch.obs, batch.living
+        target, following, critic_mean = self.targets(batch)
+        network = self.policy.network
+        reads = network.mean_table is not None
+        samples = _Samples(
+            seen=obs.seen[:, :-1],
+            clean=obs.obs[:, :-1],
+            mask=obs.mask[:, :-1],
+            act=batch.act,
+            mean=self.mean_actions(batch)[:, :-1] if reads else None,
+            critic_mean=critic_mean[:, :-1],
+            target=target,
+            following=following,
+            acting=living,
+            # A team's reward goes on for its dead, and targets ask for their values.
+            valued=living
+            if self.reward == "agents"
+            else batch.valid.unsqueeze(-1).expand_as(living),
+            last_act=self.last_act(batch.act, terminal=False),
+        )
+        # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
+        return samples if network.recurrent else samples.steps(batch.valid)
+
+    def _step(self, samples: _Samples) -> Tensor:
+        """Take one step of critic, actor and targets; return the figures that `learn` names."""
+        taken = samples.act.unsqueeze(-1)
+        q, _ = self.critic.unroll(samples.seen, None, {"mean_act": samples.critic_mean})
+        q_taken = q.gather(-1, taken).squeeze(-1)
+        critic_loss = masked_mean((samples.target - q_taken).square(), samples.valued)
+        self.critic_optim.step(critic_loss)
+
+        network = self.policy.network
+        logits, before = network.unroll(samples.seen, samples.last_act, samples.side)
+        logp = torch.log_softmax(logits.masked_fill(~samples.mask, MASKED), dim=-1)
+        policy = logp.exp()
+        gain = q_taken.detach() - (policy * q).sum(-1).detach()
+        weight = samples.following if self.literal_eq8 else gain
+        logp_taken = logp.gather(-1, taken).squeeze(-1)
+        entropy = masked_mean(-(policy * logp).sum(-1), samples.acting)
+        loss = -masked_mean(weight * logp_taken, samples.acting) - self.entropy_coef * entropy
+        self.step_policy(
+            loss,
+            lambda: self.loss_rows(
+                samples.clean,
+                samples.mask,
+                samples.acting,
+                samples.last_act,
+                before,
+                samples.side,
+            ),
+        )
+        self._update_lagged_network_weights()
+        advantage = masked_mean(gain.abs(), samples.acting)
+        return torch.stack([loss, critic_loss, entropy, advantage]).detach()
