@@ -12,6 +12,7 @@ from robustmarl.algorithms.own_action_values import OwnActionValues
 from robustmarl.algorithms.qmix import QMIX
 from robustmarl.algorithms.qplex import QPLEX
 from robustmarl.algorithms.rmaac import RMAAC
+from robustmarl.algorithms.romfac import RoMFAC
 from robustmarl.algorithms.vdn import VDN
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "RMAAC",
     "VDN",
     "OwnActionValues",
+    "RoMFAC",
     "TrueTypeMAPPO",
 ]

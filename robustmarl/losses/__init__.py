@@ -2,7 +2,7 @@
 
 from robustmarl.losses.action import ActionLoss, ActionLossRegularizer, action_loss
 from robustmarl.losses.lipschitz import LipschitzLoss, LipschitzRegularizer, lipschitz_loss
-from robustmarl.losses.mixin import LossMixin, Term
+from robustmarl.losses.mixin import LossMixin, RampedTerm, Term
 from robustmarl.losses.policy import PolicyLoss, PolicyRegularizer, policy_loss
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "LossMixin",
     "PolicyLoss",
     "PolicyRegularizer",
+    "RampedTerm",
     "Term",
     "action_loss",
     "lipschitz_loss",

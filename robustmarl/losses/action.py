@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -45,17 +45,26 @@ class ActionLoss:
         attack: finds the adversarial observations; the paper uses PGD with 10 steps.
         weight: :math:`\mu(m)`, a number or a schedule; the paper's is ``schedules.Repetitive``.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+        epsilon: the attack's radius >= 0, a number or a schedule; None is the attack's own. While
+            it is 0 the term is off: at the clean observation it would only sharpen the policy.
     """
 
     attack: ObsAttack
     weight: float | Schedule
     max_rows: int | None = 256
+    epsilon: float | Schedule | None = None
 
     def __post_init__(self) -> None:
         check_attack("ActionLoss.attack", self.attack)
         object.__setattr__(self, "weight", as_schedule("ActionLoss.weight", self.weight))
         if self.max_rows is not None:
             check_int("ActionLoss.max_rows", self.max_rows, 1)
+        if self.epsilon is not None:
+            object.__setattr__(self, "epsilon", as_schedule("ActionLoss.epsilon", self.epsilon))
+
+    def with_epsilon(self, epsilon: float) -> Self:
+        """Return the same with the attack at this radius, constant."""
+        return replace(self, attack=self.attack.with_epsilon(epsilon), epsilon=None)
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return :func:`action_loss` of the rows."""

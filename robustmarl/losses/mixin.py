@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm, TrainingStats, TrainingStatsWrapper
@@ -20,7 +20,7 @@ from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import AnyAlgorithm, Env, Unit
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
 
-__all__ = ["LossMixin", "Term"]
+__all__ = ["LossMixin", "RampedTerm", "Term"]
 
 
 class Term(Protocol):
@@ -42,6 +42,18 @@ class Term(Protocol):
             rows: M >= 1 agent-steps that it learns from; its mean is taken over them.
             draws: M rows of random numbers, for the attack.
         """
+
+
+@runtime_checkable
+class RampedTerm(Term, Protocol):
+    """A term whose attack may have a radius over time; at radius 0 it is not computed at all."""
+
+    @property
+    def epsilon(self) -> float | Schedule | None:
+        """The attack's radius, a number or over time; None is the attack's own."""
+
+    def with_epsilon(self, epsilon: float) -> Term:
+        """Return the term whose attack has this radius."""
 
 
 class _TermStats(TrainingStatsWrapper):
@@ -86,6 +98,7 @@ class LossMixin(AnyAlgorithm):
 
     _terms: dict[str, Term]
     _weights: dict[str, Schedule]
+    _radii: dict[str, Schedule]
     _penalised = False
     penalty_steps: Tensor
     penalty_updates: Tensor
@@ -117,7 +130,7 @@ class LossMixin(AnyAlgorithm):
     def add_term(self, name: str, term: Term) -> None:
         """Register a term; a mixin calls this after ``super().__init__``."""
         if "_terms" not in self.__dict__:
-            self._terms, self._weights = {}, {}
+            self._terms, self._weights, self._radii = {}, {}, {}
             self._figures: dict[str, list[Tensor]] = {}
             self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
@@ -126,12 +139,26 @@ class LossMixin(AnyAlgorithm):
                 f"{type(self).__name__} must take gradient steps on its policy through an "
                 "optimizer for a loss mixin to join them. Use DQN, PPO or a robustmarl algorithm."
             )
-        weight = as_schedule(f"{name}.weight", term.weight)
+        check(name not in self._terms, name, "one term of its kind", term)
+        weight = self._timed(f"{name}.weight", term.weight)
+        if isinstance(term, RampedTerm) and term.epsilon is not None:
+            self._radii[name] = self._timed(f"{name}.epsilon", term.epsilon)
+        self._terms[name], self._weights[name] = term, weight
+
+    def _timed(self, where: str, value: float | Schedule) -> Schedule:
+        schedule = as_schedule(where, value)
         counts = hasattr(self.policy, "counted")
         rule = "counting 'updates' with Tianshou's own algorithms"
-        check(counts or weight.unit == "updates", f"{name}.weight", rule, weight)
-        check(name not in self._terms, name, "one term of its kind", term)
-        self._terms[name], self._weights[name] = term, weight
+        check(counts or schedule.unit == "updates", where, rule, schedule)
+        return schedule
+
+    def _now(self, name: str) -> Term | None:
+        """Return the term at the present radius, None where it is zero."""
+        term, schedule = self._terms[name], self._radii.get(name)
+        if schedule is None or not isinstance(term, RampedTerm):
+            return term
+        epsilon = schedule(self._counted(schedule.unit))
+        return None if epsilon == 0.0 else term.with_epsilon(epsilon)
 
     def _create_optimizer(
         self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
@@ -182,10 +209,9 @@ class LossMixin(AnyAlgorithm):
         total: Tensor | None = None
         step = int(self.penalty_steps)
         self.penalty_steps += 1
-        for name, term in self._terms.items():
-            schedule = self._weights[name]
+        for name, schedule in self._weights.items():
             weight = schedule(self._counted(schedule.unit))
-            if weight == 0.0:
+            if weight == 0.0 or (term := self._now(name)) is None:
                 continue
             rows = make_rows()
             if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
