@@ -1,5 +1,6 @@
 """Learners of teams, each a Tianshou algorithm with ``for_env``."""
 
+from robustmarl.algorithms.a2c import A2C
 from robustmarl.algorithms.coma import COMA
 from robustmarl.algorithms.dop import DOP
 from robustmarl.algorithms.eir_mappo import EARMAPPO, EIRMAPPO, TrueTypeMAPPO
@@ -16,6 +17,7 @@ from robustmarl.algorithms.romfac import RoMFAC
 from robustmarl.algorithms.vdn import VDN
 
 __all__ = [
+    "A2C",
     "COMA",
     "DOP",
     "EARMAPPO",

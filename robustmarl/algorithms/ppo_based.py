@@ -200,6 +200,16 @@ class PPOBased(OnPolicyTeam):
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""
         return batch.living
 
+    def surrogate(self, logp: Tensor, logp_old: Tensor, advantage: Tensor) -> Tensor:
+        """Return what the actor raises, per element.
+
+        Args:
+            logp: log-probabilities of the taken actions now.
+            logp_old: those when they were taken.
+            advantage: normalised.
+        """
+        return ppo_surrogate(logp, logp_old, advantage, self.clip)
+
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         with torch.no_grad():
@@ -284,7 +294,7 @@ class PPOBased(OnPolicyTeam):
         if not self.spec.continuous:
             output = output.masked_fill(~samples.mask, MASKED)
         logp = self.policy.log_prob(output, samples.act)
-        surrogate = ppo_surrogate(logp, samples.logp, samples.advantage, self.clip)
+        surrogate = self.surrogate(logp, samples.logp, samples.advantage)
         policy_loss = -masked_mean(surrogate, acting)
         entropy = masked_mean(self.policy.entropy(output), acting)
         value = self.critic(samples.critic_inputs, **side).expand_as(samples.returns)

@@ -10,7 +10,7 @@ from doubles import Scripted
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl._seeding import episode_key
-from robustmarl.algorithms import EIRMAPPO, IPPO, MAPPO
+from robustmarl.algorithms import EIRMAPPO, IPPO, MAPPO, MFAC
 from robustmarl.attacks import PGD, GaussianNoise, UniformNoise
 from robustmarl.attacks.poison import JAttack, RandomAttack
 from robustmarl.budgets import LinfBall
@@ -105,6 +105,18 @@ def test_agents_of_different_sizes(attack, recurrent):
     assert_same_observations(
         ObsAdversaryWrapper(sizes(), attack, victim=team), spec, batch, batch.act
     )
+
+
+def test_mean_actions():
+    """PGD through a mean-field actor needs what its neighbours did, and who of them lives."""
+    team = MFAC.for_env(sizes(), hidden=(8,))
+    with torch.no_grad():
+        team.policy.network.mean_table.mul_(20)
+    attack = PGD(ball=BALL, steps=3)
+    spec, batch = played(sizes, team, [ObsPerturber(attack, victim=team.victim())])
+    assert bool((batch.obs.seen != batch.obs.obs).any())
+    env = ObsAdversaryWrapper(sizes(), attack, victim=team)
+    assert_same_observations(env, spec, batch, batch.act)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
