@@ -5,10 +5,13 @@ import functools
 import numpy as np
 import pytest
 import torch
+from doubles import Scripted
 from learners import Arena, Recorded, collected, same_weights, sgd, update, weights
 
 from robustmarl import envs
 from robustmarl.algorithms import MFAC
+from robustmarl.data import EpisodeBuffer, JointCollector, SlowCopy
+from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED
 from robustmarl.learning import adam
 from robustmarl.policies import Neighbours
@@ -46,6 +49,29 @@ def batch_of(algorithm, episodes=8):
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 def test_it_keeps_the_contract_of_algorithms(settings):
     check_algorithm(functools.partial(MFAC.for_env, **SMALL, **settings), Arena, env_steps=40)
+
+
+def teams():
+    members = {"red": ("a0", "a3"), "blue": ("a1", "a2")}
+    return Scripted(4, obs_sizes=(9, 3, 5, 9), action_sizes=(6, 3, 4, 6), teams=members)
+
+
+@pytest.mark.parametrize("team", ["red", "blue"])
+def test_one_team_of_several(team):
+    check_algorithm(functools.partial(MFAC.for_env, team=team, **SMALL), teams, env_steps=20)
+
+
+def test_a_slow_copy_plays_with_its_own_sides_mean_actions():
+    members = {"red": ("a0", "a1"), "blue": ("a2", "a3")}
+    game = functools.partial(Scripted, 4, teams=members)
+    red = loud(MFAC.for_env(game(), team="red", **SMALL))
+    copy = SlowCopy(red)
+    buffer = EpisodeBuffer(red.spec, 4)
+    engine = JointVectorEnv(game, 2)
+    collector = JointCollector(red, engine, buffer, team="red", opponents={"blue": copy})
+    collector.collect(n_episode=4)
+    collector.close()
+    assert bool(buffer.latest(4).valid.any())
 
 
 def mean_action_by_hand(act, alive, j, num_actions, include_self=False):
