@@ -3,10 +3,12 @@
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.byzantine import ByzantineAttacker
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
+from robustmarl.adversaries.paad import PAAD
 from robustmarl.adversaries.population import Population
 from robustmarl.adversaries.shared import SharedAdvantage, SharedByzantine, SharedObsAdversary
 
 __all__ = [
+    "PAAD",
     "Adversary",
     "ByzantineAttacker",
     "ObsAdversaryPPO",
