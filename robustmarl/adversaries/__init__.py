@@ -1,5 +1,6 @@
 """What learns against a team: one abstraction, PPO against a team written once, its users."""
 
+from robustmarl.adversaries.atsa import ATSA
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.byzantine import ByzantineAttacker
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
@@ -8,6 +9,7 @@ from robustmarl.adversaries.population import Population
 from robustmarl.adversaries.shared import SharedAdvantage, SharedByzantine, SharedObsAdversary
 
 __all__ = [
+    "ATSA",
     "PAAD",
     "Adversary",
     "ByzantineAttacker",
