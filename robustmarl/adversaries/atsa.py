@@ -132,7 +132,8 @@ class ATSA(Adversary):
 
     The director draws each agent's target from a policy :math:`h^i` over the victim's actions. It
     is FOP on the reward turned, with entropy: two critics :math:`Q_k` with FOP's mixing learn
-    :func:`soft_targets`, with the smaller of the two lagged values, and the director lowers
+    :func:`~robustmarl.adversaries.atsa.soft_targets`, with the smaller of the two lagged values,
+    and the director lowers
 
     .. math:: \overline{\sum_a h^i(a)\,[\alpha \log h^i(a) - \min_k Q^i_k(a)]}
               - \kappa\, \overline{\log h^i(a_v^i)}
@@ -156,7 +157,7 @@ class ATSA(Adversary):
         kappa: weight of the loss that ties director and generator, >= 0; above 0 the victim must
             be a team of this package.
         reward_scale: what the reward is divided by, > 0, so that ``alpha`` suits it.
-        target: ``"exact"`` or ``"fop"``; see :func:`soft_targets`.
+        target: ``"exact"`` or ``"fop"``; see :func:`~robustmarl.adversaries.atsa.soft_targets`.
         target_update: copy critics to target networks every so many units, >= 1.
         target_unit: ``"episodes"`` that it played, or ``"updates"``.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.

@@ -174,3 +174,18 @@ def test_bad_input():
     batch = collected(team).latest(6)
     with pytest.raises(ValueError, match=r"learn\.sample must be of episodes that it played in"):
         paad(Arena()).learn(Sample(drawn=batch))
+
+
+def test_one_of_one_is_the_same_step_for_step():
+    """A population of a single director plays, learns and is met as that director alone."""
+
+    def trained(wrap):
+        victim, made = QMIX.for_env(Arena(), hidden=(8,), seed=1), paad(Arena())
+        learn = OffPolicy(batch_size=4, learning_starts=4)
+        attack = AdversarialTraining(victim, wrap(made))
+        run(attack, Arena, env_steps=150, num_envs=2, learn=learn, log=QUIET)
+        return victim, made
+
+    alone, among = trained(lambda made: made), trained(lambda made: Population([made]))
+    for one, other in zip(alone, among, strict=True):
+        assert same_weights(one, other)

@@ -14,6 +14,7 @@ from robustmarl.joint import last_actions
 from robustmarl.networks import AgentNetwork
 from robustmarl.perturbers import DirectedObsPerturber, Perturber, stor
 from robustmarl.policies import ActorPolicy, QPolicy
+from robustmarl.testing import check_perturber
 from robustmarl.victims import FunctionVictim
 
 BALL = LinfBall(epsilon=0.25)
@@ -156,3 +157,18 @@ def test_other_kinds_are_refused():
     refused = DirectedObsPerturber(director(), stor(BALL))
     with pytest.raises(ValueError, match=r"director must be of a team with this one's spaces"):
         collected(boxed, make_env=lambda: Arena(continuous=True), perturb=[refused])
+
+
+@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_it_keeps_the_contract_of_perturbers(recurrent, explore):
+    """With agents of different sizes, one of which comes late, however many play side by side."""
+
+    def make(team):
+        spec = team.spec
+        torch.manual_seed(0)
+        sizes = spec.obs_size, spec.num_agents, spec.num_actions
+        network = AgentNetwork(*sizes, hidden=(8, 8), recurrent=recurrent, last_action=True)
+        return DirectedObsPerturber(QPolicy(spec, network, 0.5), stor(BALL), explore=explore)
+
+    check_perturber(make)
