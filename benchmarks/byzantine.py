@@ -14,7 +14,7 @@ from _timing import alternate, report
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl import algorithms, data, envs
-from robustmarl.algorithms.eir_mappo import PRESETS
+from robustmarl.algorithms.eir_settings import PRESETS
 
 ENVS, EPISODES, EPOCHS = 20, 40, 5
 

@@ -1,12 +1,16 @@
 """What learns against a team: one abstraction, PPO against a team written once, its users."""
 
+from robustmarl.adversaries.atsa import ATSA
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.byzantine import ByzantineAttacker
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
+from robustmarl.adversaries.paad import PAAD
 from robustmarl.adversaries.population import Population
 from robustmarl.adversaries.shared import SharedAdvantage, SharedByzantine, SharedObsAdversary
 
 __all__ = [
+    "ATSA",
+    "PAAD",
     "Adversary",
     "ByzantineAttacker",
     "ObsAdversaryPPO",

@@ -11,6 +11,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl._seeding import mix, stream_id
 from robustmarl.adversaries import Sample, SharedByzantine
+from robustmarl.algorithms.eir_settings import PRESETS, EIRMAPPOSettings
 from robustmarl.algorithms.mappo import MAPPO
 from robustmarl.algorithms.ppo_based import CriticParts
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
@@ -18,62 +19,15 @@ from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.beliefs import BeliefLearner
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import standardize
-from robustmarl.learning.settings import NetworkSettings, OpenSettings, PPOSettings, take
+from robustmarl.learning.settings import NetworkSettings, OpenSettings, take
 from robustmarl.networks import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies.byzantine import ByzantinePolicy
-from robustmarl.policies.typed import BeliefReads, SlotKind, TypedPolicy
-from robustmarl.schedules import Schedule
+from robustmarl.policies.typed import SlotKind, TypedPolicy
 from robustmarl.typing import Env
 
-__all__ = ["EARMAPPO", "EIRMAPPO", "PRESETS", "EIRMAPPOSettings", "TrueTypeMAPPO"]
-
-
-class EIRMAPPOSettings(PPOSettings, total=False):
-    """Keywords of ``EIRMAPPO.for_env``."""
-
-    preset: str | None
-    p: float | None
-    types: TypeDistribution | None
-    teacher_forcing: float | Schedule
-    hard_belief: bool
-    belief_reads: BeliefReads
-    belief_hidden: tuple[int, ...]
-    belief_memory: int
-    belief_optim: OptimizerFactory | None
-    belief_epochs: int
-    belief_minibatches: int
-    belief_chunk: int | None
-    sees_actions: bool
-    adversary_hidden: tuple[int, ...]
-    adversary_optim: OptimizerFactory | None
-    adversary_epochs: int
-    adversary_clip: float | None
-    adversary_entropy_coef: float | None
-    victim_interval: int
-
-
-_RELEASED: OpenSettings = {
-    "hidden": (128, 128, 128),
-    "layer_norm": True,
-    "gamma": 0.99,
-    "gae_lambda": 0.95,
-    "clip": 0.05,
-    "entropy_coef": 0.01,
-    "value_coef": 1.0,
-    "max_grad_norm": 10.0,
-    "optim": adam(5e-4, 1e-5),
-    "adversary_optim": adam(5e-4, 1e-5),
-    "adversary_epochs": 1,
-    "victim_interval": 1,
-}
-
-PRESETS: dict[str, OpenSettings] = {
-    "released": _RELEASED,
-    "two_timescale": _RELEASED | {"optim": adam(1e-4, 1e-5), "adversary_epochs": 2},
-}
-"""Settings of ``for_env(preset=...)``: the released ones, and a team slower than its adversary."""
+__all__ = ["EARMAPPO", "EIRMAPPO", "TrueTypeMAPPO"]
 
 
 class EIRMAPPO(MAPPO):

@@ -9,13 +9,14 @@ from tianshou.algorithm.algorithm_base import (
     LaggedNetworkFullUpdateAlgorithmMixin,
 )
 from tianshou.algorithm.optim import OptimizerFactory
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.joint import MASKED, JointBatch, TeamSpec
+from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
+from robustmarl.learning.q_learning import Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import (
     NetworkSettings,
@@ -24,7 +25,7 @@ from robustmarl.learning.settings import (
     take,
 )
 from robustmarl.learning.values import Reward
-from robustmarl.networks import Agents, AgentValues, Mixer
+from robustmarl.networks import AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
 from robustmarl.schedules import Linear, Schedule
 from robustmarl.typing import Env
@@ -32,14 +33,6 @@ from robustmarl.typing import Env
 __all__ = ["ValueBased"]
 
 _EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # as in PyMARL
-
-
-class _Learned(nn.Module):
-    """Agents and mixer as one module, so that one copy makes the target."""
-
-    def __init__(self, agents: Agents, mixer: Mixer | None) -> None:
-        super().__init__()
-        self.agents, self.mixer = agents, mixer
 
 
 class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
@@ -94,7 +87,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q, self.reward = target_unit, double_q, reward
         self.mixer = mixer
-        learned = _Learned(policy.network, mixer)
+        learned = Mixed(policy.network, mixer)
         self._target = self._add_lagged_network(learned)
         self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
         self.optim = self._create_optimizer(learned, optim or adam(5e-4), max_grad_norm)
@@ -126,13 +119,10 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
         state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
         with torch.no_grad():
-            target = cast(_Learned, self._target.module)
+            target = cast(Mixed, self._target.module)
             q_target = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
-            # Double Q-learning: who values an action must not be who found it best, else chance
-            # errors in its favour add up.
-            chooser = q[:, 1:] if self.double_q else q_target
-            greedy = chooser.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
-            following = AgentValues(q_target, obs.mask[:, 1:], greedy)
+            later = q[:, 1:], q_target, obs.mask[:, 1:]
+            following = following_values(*later, double_q=self.double_q)
             y, learned = self._targets(batch, following, target.mixer, state[:, 1:])
         taken = values.taken if self.mixer is None else self.mixer(values, state[:, :-1])
         loss = masked_mean((taken - y).square(), learned)

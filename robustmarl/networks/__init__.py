@@ -3,6 +3,7 @@
 from robustmarl.networks.agents import AgentNetwork, Agents, AgentSettings, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.networks.critics import ActionCritic, Critic, CriticSettings, JointCritic
+from robustmarl.networks.fop import FOPMixer
 from robustmarl.networks.mixers import AgentValues, Mixer, QMIXMixer, VDNMixer, WeightedMixer
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.networks.protocol import Extra, TeamNetwork
@@ -17,6 +18,7 @@ __all__ = [
     "Critic",
     "CriticSettings",
     "Extra",
+    "FOPMixer",
     "JointCritic",
     "Mixer",
     "QMIXMixer",

@@ -3,6 +3,7 @@
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.byzantine import ByzantinePerturber
+from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.perturbers.stack import PerturberStack, places
@@ -21,6 +22,7 @@ __all__ = [
     "ByzantineAdversary",
     "ByzantinePerturber",
     "ByzantinePlay",
+    "DirectedObsPerturber",
     "GaussianObsAdversary",
     "HasPolicy",
     "LearnedObsPerturber",
@@ -33,4 +35,5 @@ __all__ = [
     "WorstOfPopulation",
     "as_perturber",
     "places",
+    "stor",
 ]

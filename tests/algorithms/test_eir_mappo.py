@@ -22,7 +22,7 @@ from robustmarl import envs, training
 from robustmarl.adversaries import ByzantineAttacker, Sample
 from robustmarl.adversaries.ppo import byzantine_rows
 from robustmarl.algorithms import EARMAPPO, EIRMAPPO, MAPPO, QMIX, TrueTypeMAPPO
-from robustmarl.algorithms.eir_mappo import PRESETS
+from robustmarl.algorithms.eir_settings import PRESETS
 from robustmarl.attacks import PGD, toward_adversary
 from robustmarl.budgets import LinfBall
 from robustmarl.data import JointCollector

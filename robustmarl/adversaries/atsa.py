@@ -1,0 +1,381 @@
+"""ATSA's adversary: a stochastic director with soft critics, and the generator it directs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, Self, cast
+
+import torch
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
+
+from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._seeding import Draws, seeded, stream_id
+from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.directing import (
+    count_played,
+    directed,
+    director_network,
+    named_in,
+    realised_share,
+)
+from robustmarl.attacks.gradient import GradientAttack
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions, spec_of
+from robustmarl.learning.optim import adam
+from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.networks import AgentNetwork, Agents, FOPMixer, SeparateAgents
+from robustmarl.perturbers.director import DirectedObsPerturber
+from robustmarl.policies import ActorPolicy
+from robustmarl.schedules import Linear, Schedule, as_schedule
+from robustmarl.typing import Env
+from robustmarl.victims import NetworkVictim
+
+__all__ = ["ATSA", "SoftCritic", "actor_objective", "soft_targets", "soft_value"]
+
+TargetForm = Literal["exact", "fop"]
+
+_ALPHA = Linear(0.5, 0.05, over=90_000, unit="env_steps")  # 0.5 - t / 200,000, as FOP has it
+
+
+def soft_value(q: Tensor, mask: Tensor, alpha: float) -> Tensor:
+    r"""Return :math:`\alpha \log \sum_a e^{Q(a)/\alpha}` over available actions, (...,).
+
+    0 where there is none.
+
+    Args:
+        q: (..., A).
+        mask: available actions, bool (..., A).
+        alpha: temperature, > 0.
+    """
+    value = alpha * (q / alpha).masked_fill(~mask, MASKED).logsumexp(dim=-1)
+    return torch.where(mask.any(dim=-1), value, 0.0)
+
+
+def actor_objective(logp: Tensor, q: Tensor, mask: Tensor, alpha: float) -> Tensor:
+    r"""Return :math:`\sum_a h(a) [\alpha \log h(a) - Q(a)]`, (...,): what a director lowers.
+
+    Args:
+        logp: log-probabilities of all actions, (..., A).
+        q: their values, without gradient, (..., A).
+        mask: available actions, bool (..., A).
+        alpha: temperature, > 0.
+    """
+    return torch.where(mask, logp.exp() * (alpha * logp - q), 0.0).sum(dim=-1)
+
+
+def soft_targets(
+    reward: Tensor,
+    q: Tensor,
+    logp: Tensor,
+    entropy: Tensor,
+    bootstrap: Tensor,
+    going_on: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    alpha: float,
+    form: TargetForm = "exact",
+) -> Tensor:
+    r"""Return targets of the joint soft value, (B, T).
+
+    .. math:: G_t = r_t + \gamma c_t [(1 - \lambda g_t)(\bar Q_{t+1} - \alpha \sum_i \log h^i)
+              + \lambda g_t (G_{t+1} + \alpha \sum_i H^i)]
+
+    or, as FOP's release has it, the plain return of :math:`\bar Q` less
+    :math:`\alpha\, \overline{\log h^i}`, once.
+
+    Args:
+        reward: the director's, (B, T).
+        q: the lagged joint value of actions drawn after each step, (B, T).
+        logp: their log-probabilities, (B, T, N).
+        entropy: the director's, after each step, (B, T, N).
+        bootstrap: c, as of :func:`~robustmarl.learning.returns.td_lambda_returns`.
+        going_on: g, likewise.
+        gamma: discount.
+        lam: lambda.
+        alpha: temperature.
+        form: ``"exact"`` or ``"fop"``.
+    """
+    flags = bootstrap, going_on, gamma, lam
+    if form == "fop":
+        return td_lambda_returns(reward, q, *flags) - alpha * logp.mean(dim=-1)
+    # The entropy of the step that follows is earned with the return that it begins, and so may
+    # be paid with this step's reward: r + gamma c lambda g alpha H.
+    earned = gamma * bootstrap * lam * going_on * alpha * entropy.sum(dim=-1)
+    return td_lambda_returns(reward + earned, q - alpha * logp.sum(dim=-1), *flags)
+
+
+class SoftCritic(nn.Module):
+    """The agents' soft values and the mixer that makes the team's of them.
+
+    Args:
+        agents: Q-values from clean observations, the director's last targets and ids.
+        mixer: FOP's.
+    """
+
+    def __init__(self, agents: Agents, mixer: FOPMixer) -> None:
+        super().__init__()
+        self.agents, self.mixer = agents, mixer
+
+    def forward(self, q: Tensor, mask: Tensor, act: Tensor, state: Tensor, alpha: float) -> Tensor:
+        """Return the joint soft value (...,) of ``act`` (..., N), given ``q`` (..., N, A)."""
+        taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        # Who has no action, dead or padding, has no advantage.
+        value = torch.where(mask.any(dim=-1), soft_value(q, mask, alpha), taken)
+        mixed: Tensor = self.mixer(taken, value, act, state)
+        return mixed
+
+
+class ATSA(Adversary):
+    r"""ATSA's stochastic adversary [Zhou2025]_: SDor, which directs STor.
+
+    The director draws each agent's target from a policy :math:`h^i` over the victim's actions. It
+    is FOP on the reward turned, with entropy: two critics :math:`Q_k` with FOP's mixing learn
+    :func:`~robustmarl.adversaries.atsa.soft_targets`, with the smaller of the two lagged values,
+    and the director lowers
+
+    .. math:: \overline{\sum_a h^i(a)\,[\alpha \log h^i(a) - \min_k Q^i_k(a)]}
+              - \kappa\, \overline{\log h^i(a_v^i)}
+
+    where :math:`a_v`, what the victim as it is now does on what it was shown, ties the director to
+    what can be achieved. It learns from the very episodes that the team drew for itself, the
+    director first, then the critics. Deployed it draws, unless ``deployed(greedy=True)``.
+
+    Args:
+        director: the policy over targets.
+        critics: two, of different weights.
+        generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
+        agents: names of the attacked agents; None is all.
+        episodes: share of the episodes in which it attacks, in [0, 1].
+        optim: optimizer factory of the director; None is Adam at 5e-4.
+        critic_optim: of the critics; None is Adam at 5e-4.
+        gamma: discount in [0, 1].
+        td_lambda: in [0, 1].
+        alpha: temperature > 0 over time; what is counted are the director's own updates, episodes
+            and steps.
+        kappa: weight of the loss that ties director and generator, >= 0; above 0 the victim must
+            be a team of this package.
+        reward_scale: what the reward is divided by, > 0, so that ``alpha`` suits it.
+        target: ``"exact"`` or ``"fop"``; see :func:`~robustmarl.adversaries.atsa.soft_targets`.
+        target_update: copy critics to target networks every so many units, >= 1.
+        target_unit: ``"episodes"`` that it played, or ``"updates"``.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+    """
+
+    needs = frozenset({"drawn"})
+    last_target_update: Tensor
+
+    def __init__(
+        self,
+        director: ActorPolicy,
+        critics: tuple[SoftCritic, SoftCritic],
+        generator: GradientAttack,
+        *,
+        agents: Collection[str] | None = None,
+        episodes: float = 1.0,
+        optim: OptimizerFactory | None = None,
+        critic_optim: OptimizerFactory | None = None,
+        gamma: float = 0.99,
+        td_lambda: float = 0.8,
+        alpha: float | Schedule = _ALPHA,
+        kappa: float = 0.005,
+        reward_scale: float = 1.0,
+        target: TargetForm = "exact",
+        target_update: int = 200,
+        target_unit: Literal["episodes", "updates"] = "episodes",
+        max_grad_norm: float | None = 10.0,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if not isinstance(director, ActorPolicy):
+            raise TypeError(f"{name}.director must be an ActorPolicy, got {director!r}.")
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha)
+        self.kappa = check_number(f"{name}.kappa", kappa, 0.0)
+        self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
+        check_choice(f"{name}.target", target, ("exact", "fop"))
+        self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
+        if max_grad_norm is not None:
+            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        self.target, self.target_unit = target, target_unit
+        self.director, self._critics = director, nn.ModuleList(critics)
+        self._lagged = copy.deepcopy(self._critics).requires_grad_(False)
+        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
+        self._perturber = DirectedObsPerturber(
+            director, generator, explore=True, agents=agents, episodes=episodes
+        )
+        self._generator = generator
+        own = optim or adam(5e-4), critic_optim or adam(5e-4)
+        self.optim = self.create_optimizer(director.network, own[0], max_grad_norm)
+        self.critic_optim = self.create_optimizer(self._critics, own[1], max_grad_norm)
+
+    @classmethod
+    def for_env(
+        cls,
+        env: Env | TeamSpec,
+        generator: GradientAttack,
+        *,
+        gradient: Literal["fop", "exact"] = "fop",
+        team: str | None = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """Return the adversary with networks of the right sizes for ``env``'s ``team``.
+
+        Args:
+            env: an environment, or a spec.
+            generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
+            gradient: of :class:`~robustmarl.networks.FOPMixer`.
+            team: whom of several teams it attacks.
+            device: where it learns.
+            seed: of the initial weights.
+            settings: of the class, and of the director's network, which the critics share.
+        """
+        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+
+        def critic() -> SoftCritic:
+            sizes = spec.joint_state_size, spec.num_agents, spec.num_actions
+            agents = director_network(cls.__name__, spec, dict(settings))
+            return SoftCritic(agents, FOPMixer(*sizes, gradient=gradient)).to(device)
+
+        with seeded(seed, "atsa"):
+            critics = critic(), critic()
+            director = ActorPolicy(spec, director_network(cls.__name__, spec, settings))
+        return cls(director.to(device), critics, generator, **settings)
+
+    @property
+    def critics(self) -> list[SoftCritic]:
+        """The two critics."""
+        return cast("list[SoftCritic]", list(self._critics))
+
+    @property
+    def lagged(self) -> list[SoftCritic]:
+        """Their target networks."""
+        return cast("list[SoftCritic]", list(self._lagged))
+
+    @property
+    def alpha(self) -> float:
+        """The present temperature."""
+        value = self.alpha_schedule(self.director.counted(self.alpha_schedule.unit))
+        return check_number(f"{type(self).__name__}.alpha()", value, 0.0, open_low=True)
+
+    def perturber(self) -> DirectedObsPerturber:
+        """Return what plays while it learns: the director, which draws."""
+        return self._perturber
+
+    def deployed(self, greedy: bool | None = None) -> DirectedObsPerturber:
+        """Return a copy of the director at work: by draws unless ``greedy``."""
+        made = directed(self.director, self._generator, self._perturber.agents)
+        cast(ActorPolicy, made.director).deterministic_eval = bool(greedy)
+        return made
+
+    def learn(self, sample: Sample) -> Mapping[str, float]:
+        """Learn from the episodes that the team drew; see the class."""
+        count_played(self.director, sample)
+        batch = sample.drawn
+        if batch is None:
+            return {}
+        target, played = named_in(self, batch)
+        figures = self._step_director(batch, target, played)
+        figures |= self._step_critics(batch, target, played)
+        self.director.count("updates", 1)
+        self._update_target()
+        self.step_schedulers()
+        found = {name: float(x) for name, x in figures.items()}
+        return found | {"alpha": self.alpha, "realised": realised_share(batch, target, played)}
+
+    def _step_director(
+        self, batch: JointBatch, target: Tensor, played: Tensor
+    ) -> dict[str, Tensor]:
+        obs, mask = batch.obs.obs[:, :-1], batch.obs.mask[:, :-1]
+        last, alpha = last_actions(target, terminal=False), self.alpha
+        logp = self._logp(obs, last, mask)
+        with torch.no_grad():
+            one, other = (critic.agents.unroll(obs, last)[0] for critic in self.critics)
+        rows = batch.living & played.unsqueeze(-1)
+        each = actor_objective(logp, torch.minimum(one, other), mask, alpha)
+        loss = policy_loss = masked_mean(each, rows)
+        figures = {"policy_loss": policy_loss.detach()}
+        if self.kappa > 0.0:
+            own = self._victims_actions(batch).unsqueeze(-1)
+            alignment = masked_mean(-logp.gather(-1, own).squeeze(-1), rows)
+            figures["alignment"] = alignment.detach()
+            loss = policy_loss + self.kappa * alignment
+        self.optim.step(loss)
+        entropy = torch.where(mask, -logp.detach().exp() * logp.detach(), 0.0).sum(dim=-1)
+        return figures | {"entropy": masked_mean(entropy, rows)}
+
+    def _step_critics(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, Tensor]:
+        obs, mask, alpha = batch.obs.obs, batch.obs.mask, self.alpha
+        state = joint_state(batch.obs.state, batch.obs.state.dim() == 4)
+        last = last_actions(target, terminal=True)
+        with torch.no_grad():
+            y = self._targets(batch, last, state, alpha)
+        losses = []
+        for critic in self.critics:
+            q = critic.agents.unroll(obs[:, :-1], last[:, :-1])[0]
+            taken = critic(q, mask[:, :-1], target, state[:, :-1], alpha)
+            losses.append(masked_mean((taken - y).square(), played))
+        loss = losses[0] + losses[1]
+        self.critic_optim.step(loss)
+        return {"critic_loss": loss.detach(), "target": masked_mean(y, played)}
+
+    def _targets(self, batch: JointBatch, last: Tensor, state: Tensor, alpha: float) -> Tensor:
+        """Return what the critics learn, (B, T)."""
+        obs, later = batch.obs.obs, batch.obs.mask[:, 1:]
+        logp = self._logp(obs, last, batch.obs.mask)[:, 1:]
+        chance = logp.exp()
+        keys = torch.arange(len(batch), device=logp.device)
+        number = torch.tensor(self.director.counted("updates"), device=keys.device)
+        draws = Draws(keys).at(number, stream_id("atsa"))
+        point = draws.uniform(logp[0, ..., 0].numel()).view(logp.shape[:-1]).unsqueeze(-1)
+        cumulative = chance.cumsum(dim=-1)
+        act = (cumulative <= point * cumulative[..., -1:]).sum(dim=-1)
+        joint = [
+            critic(critic.agents.unroll(obs, last)[0][:, 1:], later, act, state[:, 1:], alpha)
+            for critic in self.lagged
+        ]
+        some = later.any(dim=-1)  # who has no action has no entropy
+        drawn = torch.where(some, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1), 0.0)
+        return soft_targets(
+            -batch.rew / self.reward_scale,
+            torch.minimum(*joint),
+            drawn,
+            torch.where(later, -chance * logp, 0.0).sum(dim=-1),
+            batch.bootstrap,
+            batch.going_on,
+            gamma=self.gamma,
+            lam=self.td_lambda,
+            alpha=alpha,
+            form=self.target,
+        )
+
+    def _logp(self, obs: Tensor, last: Tensor, mask: Tensor) -> Tensor:
+        """Return the director's log-probabilities of all targets, (B, T, N, A)."""
+        output = self.director.network.unroll(obs, last)[0]
+        return output.masked_fill(~mask, MASKED).log_softmax(dim=-1)
+
+    @torch.no_grad()
+    def _victims_actions(self, batch: JointBatch) -> Tensor:
+        """Return what the victim as it is now does on what it was shown, (B, T, N)."""
+        victim = self._perturber.bound_victim
+        network = victim.network if isinstance(victim, NetworkVictim) else None
+        if not isinstance(network, AgentNetwork | SeparateAgents):
+            rule = "0 against a victim whose network cannot be run over whole episodes"
+            check(False, f"{type(self).__name__}.kappa", rule, self.kappa)
+        assert isinstance(network, AgentNetwork | SeparateAgents)  # checked above
+        last = None
+        if network.last_table is not None:
+            last = last_actions(batch.act, terminal=False)
+        output = network.unroll(batch.obs.seen[:, :-1], last, batch.record("policy"))[0]
+        return output.masked_fill(~batch.obs.mask[:, :-1], MASKED).argmax(dim=-1)
+
+    def _update_target(self) -> None:
+        now = self.director.counted(self.target_unit)
+        if now - int(self.last_target_update) >= self.target_update:
+            self._lagged.load_state_dict(self._critics.state_dict())
+            self.last_target_update.fill_(now)

@@ -1,0 +1,36 @@
+"""Q-learning of agents that a mixer binds together: what teams and directors share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from robustmarl.joint import MASKED
+from robustmarl.networks import Agents, AgentValues, Mixer
+
+__all__ = ["Mixed", "following_values"]
+
+
+class Mixed(nn.Module):
+    """Agents and mixer as one module, so that one copy makes the target."""
+
+    def __init__(self, agents: Agents, mixer: Mixer | None) -> None:
+        super().__init__()
+        self.agents, self.mixer = agents, mixer
+
+
+def following_values(
+    online: Tensor, lagged: Tensor, mask: Tensor, *, double_q: bool = True
+) -> AgentValues:
+    """Return the lagged values of the joint actions that are greedy after each step.
+
+    Args:
+        online: the present network's values after each step, (B, T, N, A).
+        lagged: the target network's, likewise.
+        mask: available actions, bool (B, T, N, A).
+        double_q: choose by the online values.
+    """
+    # Double Q-learning: who values an action must not be who found it best, else chance
+    # errors in its favour add up.
+    chooser = online if double_q else lagged
+    greedy = chooser.masked_fill(~mask, MASKED).argmax(dim=-1)
+    return AgentValues(lagged, mask, greedy)

@@ -1,0 +1,83 @@
+"""FOP's mixing of soft values: the joint value of actions from each agent's advantage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robustmarl._checks import check_choice, check_int
+
+__all__ = ["FOPMixer"]
+
+_TINY = 1e-10  # keeps weights positive where all keys are 0
+
+
+class FOPMixer(nn.Module):
+    r"""The mixer of FOP [ZhangT2021]_.
+
+    .. math:: Q_{tot} = \sum_i \lambda^i(s, a)\,[Q^i(a^i) - V^i] + \sum_i V^i + v(s), \qquad
+              \lambda^i = \sum_j |k_j(s)|\, \sigma(f_{ji}(s))\, \sigma(g_{ji}(s, a)) > 0
+
+    Args:
+        state_size: S.
+        num_agents: N.
+        num_actions: A.
+        heads: number of terms j, >= 1.
+        hidden: width of v's hidden layer, >= 1.
+        gradient: ``"fop"``: each :math:`Q^i` gets gradient 1, :math:`V^i` none, and the weights
+            learn from advantages as they are, which is what releases do; ``"exact"``: that of the
+            equation.
+        normalize_state: LayerNorm on the state.
+    """
+
+    def __init__(
+        self,
+        state_size: int,
+        num_agents: int,
+        num_actions: int,
+        *,
+        heads: int = 4,
+        hidden: int = 32,
+        gradient: Literal["fop", "exact"] = "fop",
+        normalize_state: bool = True,
+    ) -> None:
+        super().__init__()
+        check_int("FOPMixer.heads", heads, 1)
+        check_int("FOPMixer.hidden", hidden, 1)
+        check_choice("FOPMixer.gradient", gradient, ("fop", "exact"))
+        self.num_actions, self.gradient = num_actions, gradient
+        self._shape = (heads, num_agents)
+        self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
+        self.key = nn.Linear(state_size, heads)
+        self.of_state = nn.Linear(state_size, heads * num_agents)
+        self.of_act = nn.Linear(state_size + num_agents * num_actions, heads * num_agents)
+        self.v = nn.Sequential(nn.Linear(state_size, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def weights(self, act: Tensor, state: Tensor) -> Tensor:
+        """Return lambda, (..., N), of joint actions (..., N) in states (..., S)."""
+        return self._weights(act, self.normalize(state))
+
+    def forward(self, q: Tensor, value: Tensor, act: Tensor, state: Tensor) -> Tensor:
+        """Return Q_tot, (...,).
+
+        Args:
+            q: each agent's value of its part of the joint action, (..., N).
+            value: each agent's soft value, (..., N).
+            act: the joint action, int64 (..., N).
+            state: (..., S).
+        """
+        state = self.normalize(state)
+        weights, bias = self._weights(act, state), self.v(state).squeeze(-1)
+        if self.gradient == "exact":
+            return (weights * (q - value) + value).sum(dim=-1) + bias
+        return (q + (weights - 1.0) * (q - value).detach()).sum(dim=-1) + bias
+
+    def _weights(self, act: Tensor, state: Tensor) -> Tensor:
+        one_hot = F.one_hot(act, self.num_actions).to(state.dtype).flatten(-2)
+        key = self.key(state).abs() + _TINY
+        of_state = self.of_state(state).unflatten(-1, self._shape).sigmoid()
+        of_act = self.of_act(torch.cat([state, one_hot], dim=-1)).unflatten(-1, self._shape)
+        return (key.unsqueeze(-1) * of_state * of_act.sigmoid()).sum(dim=-2)

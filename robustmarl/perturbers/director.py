@@ -1,0 +1,156 @@
+"""A director names an action for each agent, a generator moves what the agent sees towards it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl._seeding import Draws
+from robustmarl.attacks.gradient import PGD, GradientAttack
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.perturbers.base import Place
+from robustmarl.perturbers.obs import ObsPerturber
+from robustmarl.policies import TeamPolicy
+from robustmarl.victims import Victim, VictimLike, VictimView
+
+__all__ = ["DirectedObsPerturber", "stor"]
+
+
+def stor(ball: LinfBall, *, steps: int = 1) -> PGD:
+    r"""Return STor, ATSA's generator [Zhou2025]_, whose target a director sets.
+
+    .. math:: \hat o = \Pi_{B_\epsilon(o)}\bigl(o + \beta\,\mathrm{sgn}\,\nabla_o
+              [Q(o, \hat a) - Q(o, y)]\bigr)
+
+    with :math:`\hat a` the action named and y the one that the victim takes anyway; where they are
+    the same the observation stays clean. Exact for a victim that is linear in its observation.
+
+    Args:
+        ball: what may change.
+        steps: of :math:`\beta = \epsilon` if there is one, else of 2.5 epsilon / steps, with y the
+            best other action at each, >= 1.
+    """
+    return PGD(ball=ball, steps=steps, loss="margin", target=0, clean_if_own=True)
+
+
+class DirectedObsPerturber(ObsPerturber):
+    r"""Let a director name actions, and a generator push the victims towards them.
+
+    The director is a policy over the team's own actions. It sees clean observations, and in place
+    of last actions its own last targets if its network has room for them; its memory is empty when
+    an episode begins. The generator goes through whichever victim is under test.
+
+    Records, as ``director``, ``target``, the actions named (E, N); ``logp`` (E, N), if the
+    director draws; and ``attacked``, whose observations the generator was given, bool (E, N).
+
+    Args:
+        director: whose actions are the targets; of a team with the same spaces.
+        generator: a gradient attack, :func:`stor` as a rule; its own target is replaced.
+        explore: whether the director acts as in training, or as deployed.
+        victim: whose outputs the generator queries; None is the acting policy itself.
+        agents: names of the attacked agents; None is all.
+        every: as of :class:`ObsPerturber`.
+        probability: likewise.
+        episodes: likewise.
+
+    Raises:
+        TypeError: for a director or generator of another kind.
+        ValueError: for a director of continuous actions or a generator that cannot have a target
+            action; at ``bind`` for a team of other spaces.
+    """
+
+    kind = "director"
+
+    def __init__(
+        self,
+        director: TeamPolicy,
+        generator: GradientAttack,
+        *,
+        explore: bool = False,
+        victim: VictimLike | None = None,
+        agents: Collection[str] | None = None,
+        every: int = 1,
+        probability: float = 1.0,
+        episodes: float = 1.0,
+    ) -> None:
+        name = type(self).__name__
+        if not isinstance(director, TeamPolicy):
+            raise TypeError(f"{name}.director must be a TeamPolicy, got {director!r}.")
+        if not isinstance(generator, GradientAttack):
+            remedy = "Write perturbers.stor(ball)."
+            raise TypeError(
+                f"{name}.generator must be a GradientAttack, got {generator!r}. {remedy}"
+            )
+        kind = "continuous actions" if director.spec.continuous else "discrete actions"
+        check(not director.spec.continuous, f"{name}.director", "of discrete actions", kind)
+        named = generator.loss in (None, "margin", "cross_entropy")
+        rule = "a named loss, 'margin' or 'cross_entropy', which takes a target action"
+        check(named, f"{name}.generator.loss", rule, generator.loss)
+        self.director, self.explore = director, explore
+        super().__init__(
+            replace(generator, target=self._aims),
+            victim=victim,
+            agents=agents,
+            every=every,
+            probability=probability,
+            episodes=episodes,
+        )
+        self.target = torch.zeros(0, 0, dtype=torch.int64)
+
+    def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
+        """Check that the director is of such a team; see :class:`ObsPerturber`."""
+        own = self.director.spec
+        given, wanted = ((s.obs_sizes, s.action_sizes, s.continuous) for s in (own, spec))
+        rule = f"of a team with this one's spaces, {wanted}"
+        check(given == wanted, f"{type(self).__name__}.director", rule, given)
+        super().bind(spec, policy, place)
+        self._memory_of_director: Tensor | None = None
+        self._last: Tensor | None = None
+        self._logp: Tensor | None = None
+
+    @property
+    def bound_victim(self) -> Victim:
+        """Whose outputs the generator queries; after ``bind``."""
+        return self._victim
+
+    @torch.no_grad()
+    def on_obs(self, context: StepContext) -> Tensor:
+        """Name actions, and return observations (E, N, D) moved towards them."""
+        lived = self._lived(context)
+        output, self._memory_of_director = self.director.infer(lived)
+        output = output.masked_fill(~context.mask, MASKED)
+        draws = context.draws(f"director/{self.place.depth}")
+        self.target, self._logp = self.director.select(output, context.mask, draws, self.explore)
+        self._last = self.target
+        self._moved = torch.zeros_like(context.observed)
+        return super().on_obs(context)
+
+    def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
+        """Return the attacked rows ``obs``, (M, D), moved towards their targets."""
+        self._moved, self._of_rows = self.rows.attacked, self.rows.pick(self.target)
+        return super().perturbed(view, obs, draws)
+
+    def record(self) -> Mapping[str, Tensor]:
+        """Return ``target``, ``attacked``, and ``logp`` if the director draws."""
+        kept = {"target": self.target, "attacked": self._moved}
+        return kept if self._logp is None else kept | {"logp": self._logp}
+
+    def _aims(self, view: VictimView, obs: Tensor) -> Tensor:
+        """Return the targets of the rows that the generator is called on, (M,)."""
+        return self._of_rows
+
+    def _lived(self, context: StepContext) -> StepContext:
+        """Return the step as the director lives it."""
+        begun, shape = context.step == 0, context.alive.shape
+        last, hidden = self._last, self._memory_of_director
+        if last is None or last.shape != shape:
+            last, hidden = torch.full_like(context.alive, -1, dtype=torch.int64), None
+        last = torch.where(begun[:, None], -1, last)
+        if hidden is not None:
+            hidden = torch.where(begun[:, None, None], 0.0, hidden)
+        return replace(context, seen=context.obs, last_act=last, hidden=hidden)

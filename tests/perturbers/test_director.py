@@ -1,0 +1,174 @@
+"""Directed perturbations: STor against linear victims, and what a director lives through."""
+
+import itertools
+
+import pytest
+import torch
+from learners import Arena, arena_spec, collected
+from torch import nn
+
+from robustmarl.algorithms import MAPPO, QMIX
+from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import last_actions
+from robustmarl.networks import AgentNetwork
+from robustmarl.perturbers import DirectedObsPerturber, Perturber, stor
+from robustmarl.policies import ActorPolicy, QPolicy
+from robustmarl.testing import check_perturber
+from robustmarl.victims import FunctionVictim
+
+BALL = LinfBall(epsilon=0.25)
+
+
+def director(kind=QPolicy, *, recurrent=True, seed=0, exploration=0.0):
+    torch.manual_seed(seed)
+    spec = arena_spec()
+    network = AgentNetwork(3, 3, 4, hidden=(8, 8), recurrent=recurrent, last_action=True)
+    return QPolicy(spec, network, exploration) if kind is QPolicy else kind(spec, network)
+
+
+def aimed(weight, obs, target, ball, steps=1):
+    """Return what STor makes of rows ``obs`` of a linear victim."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False).double()
+    linear.weight.data = weight
+    attack = stor(ball, steps=steps)
+    rule = PGD(
+        ball=ball,
+        steps=steps,
+        loss=attack.loss,
+        clean_if_own=attack.clean_if_own,
+        target=lambda view, obs: target,
+    )
+    return rule(FunctionVictim(linear).at(), obs)
+
+
+def test_stor_is_exact_against_a_linear_victim():
+    """The step is eps sign(W_target - W_y), and no corner of the ball has a larger margin."""
+    torch.manual_seed(0)
+    weight, obs = torch.randn(4, 8, dtype=torch.float64), torch.randn(20, 8, dtype=torch.float64)
+    y = (obs @ weight.T).argmax(-1)
+    target = (y + 1) % 4
+    found = aimed(weight, obs, target, BALL)
+    slope = weight[target] - weight[y]
+    torch.testing.assert_close(found, obs + 0.25 * slope.sign())
+    gain = ((found - obs) * slope).sum(-1)
+    torch.testing.assert_close(gain, 0.25 * slope.abs().sum(-1), rtol=0, atol=1e-9)
+    corners = torch.tensor(list(itertools.product((-0.25, 0.25), repeat=8)), dtype=torch.float64)
+    torch.testing.assert_close(gain, (corners @ slope.T).amax(0), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("epsilon", "turned"), [(0.09, False), (0.11, True)])
+def test_the_target_wins_beyond_half_the_margin(epsilon, turned):
+    """A margin of .2 against slopes of 2 is overtaken beyond .1."""
+    obs = torch.tensor([[0.3, 0.1]], dtype=torch.float64)
+    weight = torch.eye(2, dtype=torch.float64)
+    found = aimed(weight, obs, torch.tensor([1]), LinfBall(epsilon=epsilon))
+    assert bool(found[0].argmax() == 1) is turned
+
+
+def test_the_own_action_leaves_the_observation_clean():
+    obs = torch.tensor([[0.3, 0.1], [0.3, 0.1]], dtype=torch.float64)
+    weight = torch.eye(2, dtype=torch.float64)
+    found = aimed(weight, obs, torch.tensor([0, 1]), BALL, steps=3)
+    assert torch.equal(found[0], obs[0])
+    assert not torch.equal(found[1], obs[1])
+
+
+@pytest.mark.parametrize("kind", [QPolicy, ActorPolicy])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_director_lives_the_clean_episode(kind, recurrent):
+    """Its outputs are those of one pass over clean observations and its own last targets."""
+    made = director(kind, recurrent=recurrent)
+    team = QMIX.for_env(Arena(), hidden=(8,))
+    batch = collected(team, perturb=[DirectedObsPerturber(made, stor(BALL))]).latest(6)
+    record, mask = batch.record("director"), batch.obs.mask[:, :-1]
+    last = last_actions(record["target"], terminal=True)
+    output = made.network.unroll(batch.obs.obs, last)[0][:, :-1].masked_fill(~mask, -1e9)
+    if kind is QPolicy:
+        assert set(record) == {"target", "attacked"}
+        assert torch.equal(output.argmax(-1)[batch.living], record["target"][batch.living])
+    else:
+        logp = made.log_prob(output, record["target"])[batch.living]
+        torch.testing.assert_close(logp, record["logp"][batch.living], atol=1e-5, rtol=1e-4)
+    named = mask.gather(-1, record["target"].unsqueeze(-1)).squeeze(-1)
+    assert bool(named[batch.living].all())
+    assert torch.equal(record["attacked"][batch.valid], batch.living[batch.valid])
+    assert not torch.equal(batch.obs.seen, batch.obs.obs)
+    assert float((batch.obs.seen - batch.obs.obs).abs().max()) <= 0.25 + 1e-6
+
+
+def test_the_victim_is_moved_where_it_would_not_go_by_itself():
+    """Where the target is what the victim does anyway, it sees the truth."""
+    team = QMIX.for_env(Arena(), hidden=(8,), exploration=0.0)
+    batch = collected(team, perturb=[DirectedObsPerturber(director(), stor(BALL))]).latest(6)
+    q = team.policy.network.unroll(batch.obs.obs, None)[0].masked_fill(~batch.obs.mask, -1e9)
+    own = q.argmax(-1)[:, :-1] == batch.record("director")["target"]
+    clean = (batch.obs.seen == batch.obs.obs).all(-1)[:, :-1]
+    assert torch.equal(own[batch.living], clean[batch.living])
+
+
+@pytest.mark.parametrize("cls", [QMIX, MAPPO])
+def test_no_budget_is_no_attack_bit_for_bit(cls):
+    def played(perturb):
+        team = cls.for_env(Arena(), hidden=(8,), seed=1)
+        return collected(team, perturb=perturb).latest(6)
+
+    nothing = DirectedObsPerturber(director(), stor(LinfBall(epsilon=0.0)), explore=True)
+    one, other = played([nothing]), played([])
+    assert torch.equal(one.obs.seen, other.obs.obs)
+    assert torch.equal(one.act, other.act)
+    assert not bool(one.record("director")["attacked"].any())
+
+
+def test_only_the_named_agents_and_episodes_are_attacked():
+    team = QMIX.for_env(Arena(), hidden=(8,))
+    some = DirectedObsPerturber(director(), stor(BALL), agents=["unit_1"], episodes=0.5)
+    batch = collected(team, 20, perturb=[some]).latest(20)
+    attacked = batch.record("director")["attacked"]
+    moved = (batch.obs.seen != batch.obs.obs).any(-1)[:, :-1]
+    assert not bool(attacked[..., [0, 2]].any())
+    assert not bool((moved & batch.valid.unsqueeze(-1) & ~attacked).any())
+    episodes = attacked.flatten(1).any(1)
+    assert 0 < int(episodes.sum()) < 20
+
+
+def test_exploring_names_other_actions_only_in_training():
+    def named(explore):
+        team = QMIX.for_env(Arena(), hidden=(8,))
+        made = DirectedObsPerturber(director(exploration=1.0), stor(BALL), explore=explore)
+        return collected(team, perturb=[made]).latest(6).record("director")["target"]
+
+    assert not torch.equal(named(True), named(False))
+    assert torch.equal(named(True), named(True))
+
+
+def test_other_kinds_are_refused():
+    with pytest.raises(TypeError, match=r"DirectedObsPerturber\.director must be a TeamPolicy"):
+        DirectedObsPerturber(Perturber(), stor(BALL))
+    with pytest.raises(TypeError, match=r"generator must be a GradientAttack, .*stor\(ball\)"):
+        DirectedObsPerturber(director(), BALL)
+    with pytest.raises(ValueError, match=r"generator\.loss must be a named loss"):
+        DirectedObsPerturber(director(), PGD(ball=BALL, loss="mse", random_start=True))
+    boxes = arena_spec(continuous=True)
+    gaussian = ActorPolicy(boxes, AgentNetwork(3, 3, 2, continuous=True))
+    with pytest.raises(ValueError, match=r"director must be of discrete actions"):
+        DirectedObsPerturber(gaussian, stor(BALL))
+    boxed = MAPPO.for_env(boxes)
+    refused = DirectedObsPerturber(director(), stor(BALL))
+    with pytest.raises(ValueError, match=r"director must be of a team with this one's spaces"):
+        collected(boxed, make_env=lambda: Arena(continuous=True), perturb=[refused])
+
+
+@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_it_keeps_the_contract_of_perturbers(recurrent, explore):
+    """With agents of different sizes, one of which comes late, however many play side by side."""
+
+    def make(team):
+        spec = team.spec
+        torch.manual_seed(0)
+        sizes = spec.obs_size, spec.num_agents, spec.num_actions
+        network = AgentNetwork(*sizes, hidden=(8, 8), recurrent=recurrent, last_action=True)
+        return DirectedObsPerturber(QPolicy(spec, network, 0.5), stor(BALL), explore=explore)
+
+    check_perturber(make)
