@@ -206,3 +206,9 @@ def test_bases_know_what_every_team_takes():
     assert known_settings(OffPolicyTeam) == known_settings(TeamAlgorithm)
     assert known_settings(IQL) == known_settings(VDN)
     assert IQL.for_env(Arena(), optim=sgd(), **SMALL).untrained(3).seed == 3
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None, True, -1])
+def test_seeds_are_integers(seed):
+    with pytest.raises((TypeError, ValueError), match=r"IQL\.seed must be an int >= 0, got"):
+        IQL.for_env(Arena(), seed=seed, **SMALL)
