@@ -111,6 +111,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         on_cpu = self.device.type == "cpu"
         self._deferred = together and not on_cpu if _deferred is None else _deferred
         self._in_numpy = on_cpu and not self._deferred
+        self._unmoved = together and self._in_numpy  # asking a tensor whether it is here is dear
         where = self._engine_device
         others = dict(opponents or {})
         self._opponents = Opponents(others, env.spec, self.team, len(env), where, self._new_guards)
@@ -290,7 +291,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._guards.output(output, context)
         if not self.spec.continuous:
             self._guards.mask(context)
-            output = masked(output, context.mask)
+            output = masked(output, context.mask, self._in_numpy)
         unchanged = output
         output = self.stack.on_logits(context, output)
         if self.stack.changes_logits:
@@ -307,10 +308,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         joint = executed
         if len(self._opponents):
             joint = self._opponents.joint_act(executed, self._context)
-        where = self._engine_device
-        self.engine.advance(joint.to(where), self._ledger.live.to(where))
-        going_on = self._ledger.count_step()
-        self._guards.horizon(self._ledger.steps(), going_on)
+        live = self._ledger.live
+        if not self._unmoved:
+            joint, live = joint.to(self._engine_device), live.to(self._engine_device)
+        self.engine.advance(joint, live)
+        self._guards.horizon(self._ledger.count_step(self.spec.horizon))
         self._guards.turn()
         arrays: dict[str, Values] = {"rew_agents": self._rewards()}
         if self._store is not None:

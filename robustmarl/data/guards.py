@@ -30,8 +30,8 @@ class Guards(Protocol):
     def changed(self, output: Tensor, context: StepContext) -> None:
         """Refuse what perturbers made of outputs (E, N, A) if it is not finite."""
 
-    def horizon(self, steps: Tensor, going_on: Tensor) -> None:
-        """Refuse episodes that go on, bool (E,), after as many ``steps`` as the horizon has."""
+    def horizon(self, late: Tensor) -> None:
+        """Refuse episodes that go on, bool (E,), after as many steps as the horizon has."""
 
     def turn(self) -> None:
         """Go on to the next step."""
@@ -86,11 +86,10 @@ class HostGuards:
             e, i = bad.nonzero()[0].tolist()
             _refuse_mask(self._spec, e, i, int(context.step[e]))
 
-    def horizon(self, steps: Tensor, going_on: Tensor) -> None:
+    def horizon(self, late: Tensor) -> None:
         """See :class:`Guards`."""
-        late = going_on.numpy() & (steps.numpy() >= self._spec.horizon)
-        if late.any():
-            _refuse_length(self._spec, int(late.argmax()))
+        if np.count_nonzero(late.numpy()):
+            _refuse_length(self._spec, int(late.numpy().argmax()))
 
     def turn(self) -> None:
         """Do nothing: every step is checked when it is played."""
@@ -140,9 +139,9 @@ class DeviceGuards:
         """See :class:`Guards`."""
         self._bad_mask[self._tick] = _without_action(context)
 
-    def horizon(self, steps: Tensor, going_on: Tensor) -> None:
+    def horizon(self, late: Tensor) -> None:
         """See :class:`Guards`."""
-        self._late[self._tick] = going_on & (steps >= self._spec.horizon)
+        self._late[self._tick] = late
 
     def turn(self) -> None:
         """See :class:`Guards`."""

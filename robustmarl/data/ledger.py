@@ -88,8 +88,11 @@ class Ledger(Protocol):
     def any_playing(self) -> bool:
         """Return whether, for all that is known, an environment is to be stepped."""
 
-    def count_step(self) -> Tensor:
-        """Count a step of all that play; return which of them go on, bool (E,)."""
+    def count_step(self, horizon: int) -> Tensor:
+        """Count a step of all that play.
+
+        Return which go on, bool (E,), although they have taken ``horizon`` steps.
+        """
 
 
 class HostLedger:
@@ -122,6 +125,8 @@ class HostLedger:
 
     def admit(self, now: int) -> Begun | None:
         """See :class:`Ledger`."""
+        if np.count_nonzero(self._live) == len(self._live):  # in most ticks
+            return None
         free, plan = (~self._live).nonzero()[0], self._plan
         wanted = len(free) if plan.steps is None or self.played < plan.steps else 0
         if plan.episodes is not None:
@@ -164,16 +169,16 @@ class HostLedger:
 
     def any_playing(self) -> bool:
         """See :class:`Ledger`."""
-        return bool(self._live.any())
+        return bool(np.count_nonzero(self._live))
 
-    def count_step(self) -> Tensor:
+    def count_step(self, horizon: int) -> Tensor:
         """See :class:`Ledger`."""
         terminated, truncated = self._told()
         playing, done = self._live, terminated | truncated
         self._steps += playing
-        self.played += int(playing.sum())
+        self.played += int(np.count_nonzero(playing))
         np.logical_and(playing, done, out=self._terminal)
-        return torch.from_numpy(playing & ~done)
+        return torch.from_numpy((self._steps >= horizon) & playing & ~done)
 
     def _told(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which environments the engine says are terminated, and truncated."""
@@ -261,13 +266,13 @@ class DeviceLedger:
         """See :class:`Ledger`."""
         return not self.over
 
-    def count_step(self) -> Tensor:
+    def count_step(self, horizon: int) -> Tensor:
         """See :class:`Ledger`."""
         self._steps = self._steps + self.live
         self._played += self.live.sum()
         done = self._tensors["terminated"] | self._tensors["truncated"]
         self.terminal.copy_(self.live & done)
-        return self.live & ~done
+        return (self._steps >= horizon) & self.live & ~done
 
     def _read(self) -> Ended:
         """Wait for the device, and return what ended since the last time."""

@@ -69,6 +69,7 @@ class _Opponent:
         where = f"JointCollector.opponents[{team!r}]"
         self.controller = controller = as_controller(where, given, own)
         controller.check_spec(own)
+        self.on_cpu = controller.device.type == "cpu"
         self.guards = guards(own)
         self.rows = torch.tensor(spec.team_indices(team), device=controller.device)
         self.pick = Pick(spec, team, device)
@@ -147,7 +148,7 @@ class Opponents:
             team.guards.output(output, context)
             if not self._spec.continuous:
                 team.guards.mask(context)
-                output = masked(output, context.mask)
+                output = masked(output, context.mask, team.on_cpu)
             draws = Draws(context.keys).at(context.step, _OPPONENT + number)
             act, _ = team.controller.select(output, context.mask, draws, training=False)
             team.last_act = act
@@ -164,9 +165,12 @@ def _put(joint: Tensor, rows: Tensor, act: Tensor) -> None:
         joint[:, rows] = act
 
 
-def masked(output: Tensor, mask: Tensor) -> Tensor:
-    """Return logits with those of unavailable actions at ``MASKED``; numpy's on the CPU."""
-    if output.device.type == "cpu":
+def masked(output: Tensor, mask: Tensor, on_cpu: bool) -> Tensor:
+    """Return logits with those of unavailable actions at ``MASKED``; numpy's on the CPU.
+
+    Told where they are: between two steps of an engine, asking a tensor takes longer than this.
+    """
+    if on_cpu:
         return torch.from_numpy(np.where(mask.numpy(), output.numpy(), MASKED))
     return torch.where(mask, output, MASKED)
 

@@ -183,7 +183,7 @@ def watched(monkeypatch):
     """Compute as on an accelerator, and refuse to look at it except where it is read."""
     watch = Watch()
     monkeypatch.setattr(_seeding, "_native", lambda x: x)
-    as_there = lambda output, mask: torch.where(mask, output, MASKED)  # noqa: E731
+    as_there = lambda output, mask, _: torch.where(mask, output, MASKED)  # noqa: E731
     monkeypatch.setattr(collector_module, "masked", as_there)
     monkeypatch.setattr(opponents_module, "masked", as_there)
     # the one look that is left, once per attack: whether its last gradient was finite
