@@ -23,23 +23,24 @@ class Fit:
     Attributes:
         attacked: which of the team's agents are attacked, bool (N,).
         agents: the indices of those, int64 (K,).
-        ids: which of the victim's agents each of them is, int64 (N,); 0 where it is none.
+        ids: which of the victim's agents each of them is, int64 (N,); 0 where it is none. None
+            where they have the same order.
         obs_size: D as the victim takes observations; the team's are cut to it.
         num_actions: A as the victim takes actions and masks.
         real: which coordinates exist, bool (N, D); None where all of the attacked agents' do.
         numbers: each agent's number among those that draw, int64 (N,): in its own team where only
             one team is attacked, so that an environment of several teams draws what a collector
-            of that team draws.
+            of that team draws. None where all agents draw.
         team_size: how many agents draw.
     """
 
     attacked: Tensor
     agents: Tensor
-    ids: Tensor
+    ids: Tensor | None
     obs_size: int
     num_actions: int
     real: Tensor | None
-    numbers: Tensor
+    numbers: Tensor | None
     team_size: int
 
     @classmethod
@@ -66,14 +67,15 @@ class Fit:
         attacked[index] = True
         numbers = torch.zeros(spec.num_agents, dtype=torch.int64)
         numbers[list(members)] = torch.arange(len(members))
+        ids, in_order = _ids(victim, spec, index), list(range(spec.num_agents))
         return cls(
             attacked=attacked,
             agents=torch.tensor(index),
-            ids=torch.tensor(_ids(victim, spec, index)),
+            ids=None if ids == in_order else torch.tensor(ids),
             obs_size=size,
             num_actions=rooms["actions"],
             real=None if bool(real[attacked].all()) else real,
-            numbers=numbers,
+            numbers=None if members == tuple(in_order) else numbers,
             team_size=len(members),
         )
 
@@ -81,22 +83,31 @@ class Fit:
         """Return the same with its tensors on ``device``; itself if they are there."""
         if self.attacked.device == device:
             return self
+
+        def moved(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values.to(device)
+
         return replace(
             self,
             attacked=self.attacked.to(device),
             agents=self.agents.to(device),
-            ids=self.ids.to(device),
-            numbers=self.numbers.to(device),
-            real=None if self.real is None else self.real.to(device),
+            ids=moved(self.ids),
+            numbers=moved(self.numbers),
+            real=moved(self.real),
         )
 
     def cut(self, obs: Tensor) -> Tensor:
         """Return observations (M, ...) as the victim takes them, (M, D)."""
-        return obs[:, : self.obs_size]
+        return obs if obs.shape[1] == self.obs_size else obs[:, : self.obs_size]
 
     def cut_actions(self, values: Tensor) -> Tensor:
         """Return masks or action vectors (M, ...) as the victim takes them; indices as they are."""
-        return values if values.dim() == 1 else values[:, : self.num_actions]
+        same = values.dim() == 1 or values.shape[1] == self.num_actions
+        return values if same else values[:, : self.num_actions]
+
+    def ids_of(self, agents: Tensor) -> Tensor:
+        """Return which of the victim's agents ``agents`` (M,) are."""
+        return agents if self.ids is None else self.ids[agents]
 
     def real_rows(self, agents: Tensor) -> Tensor | None:
         """Return which coordinates of the observations of ``agents`` (M,) exist, or None."""

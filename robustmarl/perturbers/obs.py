@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -114,8 +113,8 @@ class ObsPerturber(Perturber):
         self.size = rows.spread((found - clean).abs().amax(dim=-1), self.size)
         counted = rows.attacked & context.alive & ~context.terminal[:, None]
         # Read in `counters`: here an accelerator would have to be waited for.
-        self._attacked = self._attacked + counted.sum()
-        self._unchanged = self._unchanged + (counted & (self.size == 0)).sum()
+        self._attacked = self._attacked + counted.count_nonzero()
+        self._unchanged = self._unchanged + (counted & (self.size == 0)).count_nonzero()
         return rows.spread(found, context.seen)
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
@@ -193,7 +192,8 @@ class ObsPerturber(Perturber):
         """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
         view = self._view(context, self._memory(context), self.rows)
         keys = draws.split(self._fit.team_size).keys.view(len(context.keys), -1)
-        keys = keys[:, self._fit.numbers]
+        if self._fit.numbers is not None:
+            keys = keys[:, self._fit.numbers]
         # A clone, as an attack may write into what it is given.
         found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
         found = self.attack.ball.project(found, clean)  # enforced, not trusted
@@ -217,21 +217,20 @@ class ObsPerturber(Perturber):
 
     def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
         """Return the victim bound to rows of a step, given its memory (E, N, H)."""
-        pick, agents = rows.pick, rows.agents
-        fit, state = self._fit, context.state
+        pick, fit, state = rows.pick, self._fit, context.state
+        mask, agents = fit.cut_actions(pick(context.mask)), fit.ids_of(rows.agents)
+        obs_mask = fit.real_rows(rows.agents)
+        if not self._asked:
+            return self._victim.at(Rows(mask=mask, obs_mask=obs_mask, agents=agents))
         bound = Rows(
-            mask=fit.cut_actions(pick(context.mask)),
-            obs_mask=fit.real_rows(agents),
-            agents=fit.ids[agents],
+            mask=mask,
+            obs_mask=obs_mask,
+            hidden=None if hidden is None else pick(hidden),
+            last_act=fit.cut_actions(pick(context.last_act)),
+            agents=agents,
+            state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
+            side={name: pick(values) for name, values in self._victim.side(context).items()},
         )
-        if self._asked:
-            bound = replace(
-                bound,
-                hidden=None if hidden is None else pick(hidden),
-                last_act=fit.cut_actions(pick(context.last_act)),
-                state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
-                side={name: pick(values) for name, values in self._victim.side(context).items()},
-            )
         return self._victim.at(bound)
 
     def _rows(self, attacked: Tensor) -> AttackedRows:
