@@ -188,7 +188,7 @@ class ActionPoisonPerturber(Perturber):
         self._count(playing, found.effective, found.scale > _SATURATED)
         logits = logits.clone()
         moved = torch.full_like(view.policy, MASKED).scatter_(1, act.unsqueeze(1), 0.0)
-        logits[rows, self._k] = moved
+        logits[slice(None) if every else rows, self._k] = moved
         return logits
 
     def _clear(self, logits: Tensor) -> None:
@@ -304,7 +304,8 @@ class ActionPoisonPerturber(Perturber):
 
 def _filled(kept: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """Return ``kept`` (E,) with ``values`` (R,) in ``rows``."""
-    return kept.index_put((rows,), values.to(kept))
+    values = values.to(kept)
+    return values if len(rows) == len(kept) else kept.index_put((rows,), values)
 
 
 def _expand(values: Tensor, act: Tensor) -> Tensor:
