@@ -112,7 +112,7 @@ class SkirmishEngine:
         self.ops = ops_for(backend, self.device)
         tactics = DIFFICULTIES[difficulty]
         self._tables = Tables(self.ops, layout, tactics)
-        self._formation = Formation(self.game, self.device)
+        self._formation = Formation(self.game, self.ops, self.device)
         self.dynamics = Dynamics(self.ops, layout, self._tables, tactics)
         self._referee = Referee(self.ops, layout, self._tables, signed=reward == "signed")
         self._arena = Arena(self.ops)
@@ -188,7 +188,7 @@ class SkirmishEngine:
         """Place all units of a batch as its episodes begin, and write what is seen of it."""
         battles, encoder = batch
         battles.packed[...] = 0.0
-        battles.pos[...] = self.ops.bring(self._formation.start(seeds))
+        battles.pos[...] = self._formation.start(seeds)
         battles.health[...] = self._tables.health
         battles.shield[...] = self._tables.shield
         battles.energy[...] = FIRST_ENERGY

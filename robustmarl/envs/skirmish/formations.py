@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from robustmarl._seeding import Draws, episode_keys, stream_id
+from robustmarl.envs.skirmish._ops import Array, Ops
 from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.units import UnitType
 
@@ -29,36 +31,34 @@ class Formation:
 
     Args:
         game: the map.
-        device: where the arrays are.
-
-    Attributes:
-        places: before chance moves anybody, cells, float32 (2, U, 1).
-        columns: the number of the column in which each unit stands, int64 (U,).
+        ops: numpy's or torch's operations.
+        device: where the seeds are.
     """
 
-    def __init__(self, game: SkirmishMap, device: torch.device) -> None:
-        self._allies = len(game.ally_units)
+    def __init__(self, game: SkirmishMap, ops: Ops, device: torch.device) -> None:
+        self._ops = ops
         columns = [
             *_columns(game.ally_units, game.ally_start, facing=1),
             *_columns(game.enemy_units, game.enemy_start, facing=-1),
         ]
         places = [place for column in columns for place in column]
-        self.places = torch.tensor(places, dtype=torch.float32, device=device).T[:, :, None]
+        self._places = ops.array(np.array(places).T[:, :, None])  # before chance moves anybody
+        # Which draw moves each unit in x and y, (2, U), and which moves its side: x of each column
+        # (there are at most as many as units), y of each unit, x and y of each side. The units of a
+        # column share their x, so that they stay sorted by x, then y.
+        count, allies = len(places), len(game.ally_units)
         numbers = [number for number, column in enumerate(columns) for _ in column]
-        self.columns = torch.tensor(numbers, device=device)
+        side = 2 * count + 2 * (np.arange(count) >= allies)
+        self._own = ops.array([numbers, range(count, 2 * count)], "int64")
+        self._sides = ops.array([side, side + 1], "int64")
+        self._num_draws = 2 * count + 4
         self._begins = torch.tensor(0, device=device)  # the step at which units are placed
 
-    def start(self, seeds: Tensor) -> Tensor:
+    def start(self, seeds: Tensor) -> Array:
         """Return where units start in the episodes of seeds (E,), cells, float32 (2, U, E)."""
-        count, allies = len(self.columns), self._allies
-        # x of each column (there are at most as many as units), y of each unit, x and y of each
-        # side: the units of a column share their x, so that they stay sorted by x, then y
-        draws = Draws(episode_keys(seeds, 0)).at(self._begins, _SPAWN).uniform(2 * count + 4)
-        chance = (2.0 * draws - 1.0).T
-        offset = _JITTER * torch.stack([chance[self.columns], chance[count : 2 * count]])
-        offset[:, :allies] += _SHIFT * chance[2 * count : 2 * count + 2, None]
-        offset[:, allies:] += _SHIFT * chance[2 * count + 2 :, None]
-        return self.places + offset
+        draws = Draws(episode_keys(seeds, 0)).at(self._begins, _SPAWN).uniform(self._num_draws)
+        chance = 2.0 * self._ops.bring(draws).T - 1.0
+        return self._places + (_JITTER * chance[self._own] + _SHIFT * chance[self._sides])
 
 
 def _columns(
