@@ -4,11 +4,14 @@
     python examples/directors.py --smoke    # seconds, figures mean nothing
 
 Trains QMIX on a skirmish map under FGSM, then PA-AD and ATSA against it as it is, each with a
-generator of one step and of ten, and prints how many battles it wins under each attack.
+generator of one step and of ten, and prints how many battles it wins under each attack. Which
+battles were won is kept in ``won.json`` of the output folder, for each attack.
 """
 
 import argparse
+import json
 from functools import partial
+from pathlib import Path
 
 from robustmarl import adversaries, algorithms, attacks, envs, evaluation, training
 from robustmarl.budgets import LinfBall
@@ -30,7 +33,8 @@ def main() -> None:
     parser.add_argument("--director-steps", type=int, default=25_000)
     parser.add_argument("--episodes", type=int, default=192)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/directors"), help="output folder")
+    parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
     if args.smoke:
         args.team_steps = args.director_steps = 500
@@ -67,11 +71,16 @@ def main() -> None:
             run(attack, env_steps=args.director_steps)
             columns[f"{method}, {name} step{'s' if steps > 1 else ''}"] = adversary.deployed()
 
+    won: dict[str, list[bool]] = {}
     for name, perturb in columns.items():
         played = evaluation.rollout(
             team, make, episodes=args.episodes, perturb=perturb, num_envs=32, seed=10_000
         )
-        print(f"{name:18} {played.metrics['battle_won'].mean():.2f}", flush=True)
+        won[name] = (played.metrics["battle_won"] > 0).tolist()
+        print(f"{name:18} {sum(won[name]) / len(won[name]):.2f}", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept = {"won": won} | {name: str(value) for name, value in vars(args).items()}
+    (args.out / "won.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

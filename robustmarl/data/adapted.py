@@ -63,8 +63,9 @@ class PolicyController:
             raise ValueError(text.partition(" Attack its agents")[0]) from error
         members = victim.members if isinstance(victim, MembersVictim) else [victim]
         draws = torch.tensor([bool(getattr(one, "stochastic", False)) for one in members])
-        draws = draws[self._fit.ids.cpu()] if len(members) > 1 else draws
-        self._stochastic = draws.to(victim.device)
+        draws = draws.to(victim.device)
+        everybody = torch.arange(spec.num_agents, device=victim.device)
+        self._stochastic = draws[self._fit.ids_of(everybody)] if len(members) > 1 else draws
         self._draws = bool(self._stochastic.any())
 
     @property
@@ -89,7 +90,7 @@ class PolicyController:
             obs_mask=fit.real_rows(agents),
             hidden=None if context.hidden is None else context.hidden.flatten(0, 1),
             last_act=fit.cut_actions(last_act),
-            agents=fit.ids[agents],
+            agents=fit.ids_of(agents),
             state=state.flatten(0, 1),
             side={k: v.flatten(0, 1) for k, v in self._victim.side(context).items()},
         )
