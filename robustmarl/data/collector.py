@@ -100,6 +100,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self.seed = check_int("JointCollector.seed", seed, 0)
         self._store = buffer
         self.device = self.controller.device
+        # looked up once: a protocol's isinstance asks a module for every name
+        self._rated = self.controller if isinstance(self.controller, Rated) else None
         self.controller.check_spec(self.spec)
         if buffer is not None and (diff := buffer.spec.describe_difference(self.spec)):
             raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
@@ -303,8 +305,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         if self.stack.told_executed:
             told = executed
             differs = output is not unchanged or executed is not act
-            if logp is not None and differs and isinstance(self.controller, Rated):
-                logp = self.controller.log_prob(unchanged, told)
+            if logp is not None and differs and self._rated is not None:
+                logp = self._rated.log_prob(unchanged, told)
         joint = executed
         if len(self._opponents):
             joint = self._opponents.joint_act(executed, self._context)

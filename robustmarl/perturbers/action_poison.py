@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, Protocol, cast, get_args
 
@@ -229,7 +230,7 @@ class ActionPoisonPerturber(Perturber):
             raise ValueError(
                 f"{self.attack!r} must return a direction of shape {wanted}, got {got}."
             )
-        if not bool(torch.isfinite(direction.sum())):
+        if not math.isfinite(float(direction.sum())):
             raise ValueError(f"{self.attack!r} must return finite directions, got {direction!r}.")
         return direction
 

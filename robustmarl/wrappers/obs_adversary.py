@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Collection, Mapping
 from typing import NoReturn, cast
@@ -198,8 +199,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         """Return what agents see, and the agents for which the attack was called."""
         context = self._context = self._episode.context(self.env, obs, infos, living=obs)
         context.seen = self._perturber.on_obs(context)
-        numbers = self._perturber.rows.attacked[0].nonzero()[:, 0].tolist()
-        tried = frozenset(self._spec.agents[i] for i in numbers) & given.keys()
+        attacked = self._perturber.rows.attacked[0].tolist()
+        tried = frozenset(itertools.compress(self._spec.agents, attacked)) & given.keys()
         if self._outermost:
             self._show(context.seen)
         seen = context.seen[0].cpu()
@@ -230,12 +231,19 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         wrapper: ObsAdversaryWrapper | None = self
         while wrapper is not None:
             if wrapper._context is not None:
-                known = torch.zeros_like(wrapper._context.seen)
-                for i, size in enumerate(wrapper._spec.obs_sizes):
-                    known[:, i, :size] = seen[:, i, :size]
-                wrapper._context.seen = known
+                wrapper._context.seen = wrapper._known(seen)
                 wrapper._perturber.shown(wrapper._context)
             wrapper = wrapper._below
+
+    def _known(self, seen: Tensor) -> Tensor:
+        """Return the slots of ``seen`` (1, N, ...) that this wrapper's agents have."""
+        sizes, most = self._spec.obs_sizes, self._spec.obs_size
+        if min(sizes) == most:
+            return seen[..., :most]
+        known = seen.new_zeros(*seen.shape[:-1], most)
+        for i, size in enumerate(sizes):
+            known[:, i, :size] = seen[:, i, :size]
+        return known
 
     def _warn_if_in_vain(self, since: dict[str, float], when: str) -> None:
         now = self._perturber.counters()
