@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class Sample:
     epochs: int = 1
 
 
-class Adversary(nn.Module):
+class Adversary(nn.Module, ABC):
     """Learns against a team, or around it, from the episodes that it plays itself.
 
     :class:`robustmarl.training.AdversarialTraining` lets it play and learn; it saves and loads on
@@ -60,22 +61,23 @@ class Adversary(nn.Module):
         self.optimizers: list[Algorithm.Optimizer] = []
         self.lr_schedulers: list[LRScheduler] = []
 
+    @abstractmethod
     def perturber(self) -> Perturber:
         """Return what plays while it learns, the same object each time.
 
         It explores, and records under its own name what :meth:`learn` needs.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement perturber.")
 
     def can_learn(self, sample: Sample) -> bool:
         """Return whether there are the episodes that it cannot learn without."""
         there = {"fresh": sample.fresh is not None, "drawn": sample.drawn is not None}
         return all(there.get(need, True) for need in self.needs)
 
+    @abstractmethod
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn, and return figures by name. The team's weights are not touched."""
-        raise NotImplementedError(f"{type(self).__name__} must implement learn.")
 
+    @abstractmethod
     def deployed(self, greedy: bool | None = None) -> Perturber:
         """Return what plays as it would now, whatever is learned later: for evaluation.
 
@@ -83,7 +85,6 @@ class Adversary(nn.Module):
             greedy: whether it plays its most likely choice or draws; None is as it is usually
                 evaluated.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement deployed.")
 
     def recorded(self, batch: JointBatch) -> Mapping[str, Tensor]:
         """Return what its own perturber recorded in these episodes, (B, T, ...) each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 
 import torch
@@ -62,13 +63,13 @@ class SharedAdvantage(Adversary):
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
         self.optim = self.create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
 
+    @abstractmethod
     def rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps that it played, bool (B, T, N)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement rows.")
 
+    @abstractmethod
     def played(self, batch: JointBatch, rows: Tensor) -> Played:
         """Return what it did in ``rows``, bool (B, T, N)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement played.")
 
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn from the newest episodes and the team's advantages over them."""

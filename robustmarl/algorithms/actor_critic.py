@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -76,6 +77,7 @@ class ActionCritics(TeamAlgorithm):
         """Return the critic's parts by keyword; it takes its keywords out of ``settings``."""
         raise TypeError(f"{cls.__name__} must implement _critics.")
 
+    @abstractmethod
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
         """Return the advantage of every agent's every own action, (K, E, N, A).
 
@@ -84,7 +86,6 @@ class ActionCritics(TeamAlgorithm):
             logits: the team's, (E, N, A), masked.
             act: K joint actions per environment, int64 (K, E, N): what the others do.
         """
-        raise TypeError(f"{type(self).__name__} must implement action_advantages.")
 
     def _state(self, obs: JointObs) -> Tensor:
         return joint_state(obs.state, self.spec.state_layout == "per_agent")

@@ -106,7 +106,8 @@ class OwnActionValues(OnPolicyTeam):
         with torch.no_grad():
             assert isinstance(self, _Returning)  # checked at construction
             _, returns = self.advantages(batch)
-        stats = super().learn(batch, minibatch, epochs)
+        # Left of a whole learner (check_left), whose `learn` this is, not the base class's.
+        stats = super().learn(batch, minibatch, epochs)  # type: ignore[safe-super]
         returns, act = returns.expand(batch.living.shape)[valid], batch.act[valid]
         state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
         seen, living = obs.seen[:, :-1][valid], batch.living[valid]

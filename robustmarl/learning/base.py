@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, Unpack
@@ -209,9 +210,9 @@ class TeamAlgorithm(Algorithm[Any, Any]):
 class OffPolicyTeam(TeamAlgorithm, OffPolicyAlgorithm[Any]):
     """A learner from replayed episodes: it implements :meth:`learn`."""
 
+    @abstractmethod
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps on the sampled episodes."""
-        raise NotImplementedError(f"{type(self).__name__} must implement learn.")
 
     def _update_with_batch(self, batch: Any) -> TeamTrainingStats:
         return self.learn(batch)  # Tianshou passes on what the buffer sampled, unread
@@ -220,6 +221,7 @@ class OffPolicyTeam(TeamAlgorithm, OffPolicyAlgorithm[Any]):
 class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
     """A learner from the newest episodes: it implements :meth:`learn`."""
 
+    @abstractmethod
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes.
 
@@ -228,7 +230,6 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
             minibatch: valid steps per optimizer step; None is all at once.
             epochs: passes over the episodes, >= 1.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement learn.")
 
     def _update_with_batch(
         self, batch: Any, batch_size: int | None, repeat: int

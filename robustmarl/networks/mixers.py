@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -46,12 +47,12 @@ class AgentValues:
         return torch.where(self.mask.any(dim=-1), highest, self.taken)
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module, ABC):
     """Q_tot of a joint action from the agents' values and the state; implement :meth:`forward`."""
 
+    @abstractmethod
     def forward(self, values: AgentValues, state: Tensor) -> Tensor:
         """Return Q_tot (...,) of ``values`` (..., N) in ``state`` (..., S)."""
-        raise NotImplementedError(f"{type(self).__name__} must implement forward.")
 
     if TYPE_CHECKING:  # torch types the call of a module as (*Any) -> Any
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
@@ -125,11 +126,11 @@ class TeamPolicy(Policy):
         extra = self.network.extra(self._agents, context.last_act, self.side(context))
         return self.network.step(context.seen, extra, context.hidden)
 
+    @abstractmethod
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return actions and their log-probabilities; see ``data.Controller``."""
-        raise TypeError(f"{type(self).__name__} must implement select.")
 
     def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Any:
         """Return Tianshou's ``Batch(act, logits, state)`` for joint observations.

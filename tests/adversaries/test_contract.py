@@ -157,10 +157,15 @@ def test_other_kinds_are_refused():
         check_adversary(atla, None, Arena)
     with pytest.raises(ValueError, match=r"check_adversary\.episodes must be an int >= 1"):
         check_adversary(atla, team, Arena, episodes=0)
-    bare = Adversary()
-    for method in (bare.perturber, bare.deployed, lambda: bare.learn(None)):
-        with pytest.raises(NotImplementedError, match="Adversary must implement"):
-            method()
+
+
+@pytest.mark.parametrize("missing", ["perturber", "deployed", "learn"])
+def test_an_adversary_without_a_part_is_refused_when_it_is_made(missing):
+    parts = {name: getattr(ObsAdversaryPPO, name) for name in ("perturber", "deployed", "learn")}
+    assert isinstance(type("Whole", (Adversary,), parts)(), Adversary)
+    del parts[missing]
+    with pytest.raises(TypeError, match=rf"abstract class Part.*\b{missing}\b"):
+        type("Part", (Adversary,), parts)()
 
 
 @pytest.mark.parametrize("make", [atla, noise])
