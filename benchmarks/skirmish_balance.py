@@ -1,10 +1,11 @@
-"""How hard the skirmish maps are for scripts: random, focused fire, retreat, and taking turns.
+"""How hard the skirmish maps are for scripts: random, blind, focused fire, retreat, taking turns.
 
     python benchmarks/skirmish_balance.py [--json runs/bench/balance.json] [--maps 3m 8m]
 
-Win rates of four teams that do not learn, per map:
+Win rates of five teams that do not learn, per map:
 
 * random legal actions;
+* blind: it sees its action mask alone, shoots at (or heals) the first it may, else walks east;
 * focused fire: everybody shoots at the weakest within range, and walks to the nearest if
   nobody is;
 * retreat: the same, but a unit with the longer weapon that an enemy runs after walks away from
@@ -32,6 +33,13 @@ def random_team(engine, rng):
     """Return legal actions (E, N)."""
     mask = engine.tensors["mask"].numpy()
     return (rng.random(mask.shape) * mask).argmax(-1)
+
+
+def blind(engine, rng):
+    """Return actions (E, N) of a team that sees nothing but what it may do."""
+    mask = engine.tensors["mask"].numpy()
+    can = mask[:, :, ATTACK:]
+    return legal(np.where(can.any(-1), ATTACK + can.argmax(-1), EAST), mask)
 
 
 def focused(engine, rng):
@@ -126,6 +134,7 @@ def main():
     args = parser.parse_args()
     teams = {
         "random": random_team,
+        "blind": blind,
         "focused fire": focused,
         "retreat": retreating,
         "turns": turns,
