@@ -23,6 +23,7 @@ __all__ = [
     "episode_key",
     "episode_keys",
     "generator",
+    "inverse",
     "mix",
     "seeded",
     "signed",
@@ -127,6 +128,17 @@ def _finish(x: Integers) -> Integers:
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _M1_S
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _M2_S
     return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def inverse(chance: Tensor, point: Tensor) -> Tensor:
+    """Return indices (...,) with probabilities in proportion to ``chance``, (..., A).
+
+    Args:
+        chance: >= 0, (..., A).
+        point: uniform in [0, 1), (...,); its inverse of the distribution is returned.
+    """
+    cumulative = chance.cumsum(dim=-1)
+    return (cumulative <= point.unsqueeze(-1) * cumulative[..., -1:]).sum(dim=-1)
 
 
 class Draws:

@@ -11,7 +11,7 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl._seeding import Draws, seeded, stream_id
+from robustmarl._seeding import Draws, episode_keys, inverse, seeded, stream_id
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.directing import (
     count_played,
@@ -161,6 +161,7 @@ class ATSA(Adversary):
         target_update: copy critics to target networks every so many units, >= 1.
         target_unit: ``"episodes"`` that it played, or ``"updates"``.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+        seed: of the targets that it draws in learning.
     """
 
     needs = frozenset({"drawn"})
@@ -185,9 +186,11 @@ class ATSA(Adversary):
         target_update: int = 200,
         target_unit: Literal["episodes", "updates"] = "episodes",
         max_grad_norm: float | None = 10.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        self.seed = check_int(f"{name}.seed", seed, 0)
         if not isinstance(director, ActorPolicy):
             raise TypeError(f"{name}.director must be an ActorPolicy, got {director!r}.")
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
@@ -232,7 +235,7 @@ class ATSA(Adversary):
             gradient: of :class:`~robustmarl.networks.FOPMixer`.
             team: whom of several teams it attacks.
             device: where it learns.
-            seed: of the initial weights.
+            seed: of the initial weights and of the class.
             settings: of the class, and of the director's network, which the critics share.
         """
         spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
@@ -245,7 +248,7 @@ class ATSA(Adversary):
         with seeded(seed, "atsa"):
             critics = critic(), critic()
             director = ActorPolicy(spec, director_network(cls.__name__, spec, settings))
-        return cls(director.to(device), critics, generator, **settings)
+        return cls(director.to(device), critics, generator, seed=seed, **settings)
 
     @property
     def critics(self) -> list[SoftCritic]:
@@ -280,19 +283,20 @@ class ATSA(Adversary):
         if batch is None:
             return {}
         target, played = named_in(self, batch)
-        figures = self._step_director(batch, target, played)
-        figures |= self._step_critics(batch, target, played)
+        alpha = self.alpha
+        figures = self._step_director(batch, target, played, alpha)
+        figures |= self._step_critics(batch, target, played, alpha)
         self.director.count("updates", 1)
         self._update_target()
         self.step_schedulers()
         found = {name: float(x) for name, x in figures.items()}
-        return found | {"alpha": self.alpha, "realised": realised_share(batch, target, played)}
+        return found | {"alpha": alpha, "realised": realised_share(batch, target, played)}
 
     def _step_director(
-        self, batch: JointBatch, target: Tensor, played: Tensor
+        self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
     ) -> dict[str, Tensor]:
         obs, mask = batch.obs.obs[:, :-1], batch.obs.mask[:, :-1]
-        last, alpha = last_actions(target, terminal=False), self.alpha
+        last = last_actions(target, terminal=False)
         logp = self._logp(obs, last, mask)
         with torch.no_grad():
             one, other = (critic.agents.unroll(obs, last)[0] for critic in self.critics)
@@ -309,8 +313,10 @@ class ATSA(Adversary):
         entropy = torch.where(mask, -logp.detach().exp() * logp.detach(), 0.0).sum(dim=-1)
         return figures | {"entropy": masked_mean(entropy, rows)}
 
-    def _step_critics(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, Tensor]:
-        obs, mask, alpha = batch.obs.obs, batch.obs.mask, self.alpha
+    def _step_critics(
+        self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
+    ) -> dict[str, Tensor]:
+        obs, mask = batch.obs.obs, batch.obs.mask
         state = joint_state(batch.obs.state, batch.obs.state.dim() == 4)
         last = last_actions(target, terminal=True)
         with torch.no_grad():
@@ -329,12 +335,10 @@ class ATSA(Adversary):
         obs, later = batch.obs.obs, batch.obs.mask[:, 1:]
         logp = self._logp(obs, last, batch.obs.mask)[:, 1:]
         chance = logp.exp()
-        keys = torch.arange(len(batch), device=logp.device)
+        keys = episode_keys(self.seed, torch.arange(len(batch), device=logp.device))
         number = torch.tensor(self.director.counted("updates"), device=keys.device)
         draws = Draws(keys).at(number, stream_id("atsa"))
-        point = draws.uniform(logp[0, ..., 0].numel()).view(logp.shape[:-1]).unsqueeze(-1)
-        cumulative = chance.cumsum(dim=-1)
-        act = (cumulative <= point * cumulative[..., -1:]).sum(dim=-1)
+        act = inverse(chance, draws.uniform(logp[0, ..., 0].numel()).view(logp.shape[:-1]))
         joint = [
             critic(critic.agents.unroll(obs, last)[0][:, 1:], later, act, state[:, 1:], alpha)
             for critic in self.lagged
@@ -364,14 +368,16 @@ class ATSA(Adversary):
         """Return what the victim as it is now does on what it was shown, (B, T, N)."""
         victim = self._perturber.bound_victim
         network = victim.network if isinstance(victim, NetworkVictim) else None
-        if not isinstance(network, AgentNetwork | SeparateAgents):
-            rule = "0 against a victim whose network cannot be run over whole episodes"
-            check(False, f"{type(self).__name__}.kappa", rule, self.kappa)
-        assert isinstance(network, AgentNetwork | SeparateAgents)  # checked above
+        where = f"{type(self).__name__}.kappa"
+        rule = "0 against a victim that cannot be run over stored episodes"
+        check(isinstance(network, AgentNetwork | SeparateAgents), where, rule, self.kappa)
+        assert isinstance(network, AgentNetwork | SeparateAgents)
+        side = batch.record("policy")  # without mean actions, which are not stored
+        check(network.mean_table is None or "mean_act" in side, where, rule, self.kappa)
         last = None
         if network.last_table is not None:
             last = last_actions(batch.act, terminal=False)
-        output = network.unroll(batch.obs.seen[:, :-1], last, batch.record("policy"))[0]
+        output = network.unroll(batch.obs.seen[:, :-1], last, side)[0]
         return output.masked_fill(~batch.obs.mask[:, :-1], MASKED).argmax(dim=-1)
 
     def _update_target(self) -> None:

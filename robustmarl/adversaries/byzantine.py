@@ -10,7 +10,7 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import seeded
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.deployed import deployed_policy
 from robustmarl.adversaries.ppo import byzantine_rows, played_as_byzantine, ppo_steps
@@ -138,8 +138,7 @@ class ByzantineAttacker(Adversary):
         choice: Choice = "uniform" if agents is None else "fixed"
         types = TypeDistribution(1.0, choice=choice, agents=agents)
         types.check_spec(spec)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
+        with seeded(seed, "weights"):
             critic = state_critic(spec, settings.get("reward", "team"), hidden)
         policy = ByzantinePolicy(spec, sees_actions=sees_actions, hidden=hidden, seed=seed)
         return cls(policy, critic, types=types, **settings).to(victim.device)
@@ -174,7 +173,7 @@ class ByzantineAttacker(Adversary):
                 entropy_coef=self.entropy_coef,
                 step=self.optim.step,
             )
-        valued = batch.valid.unsqueeze(-1).expand_as(returns)
+        valued = self.valuation.rows(batch, returns, batch.living)
         loss = self.valuation.fit(batch, returns, valued, self._step_critic, steps)
         figures["value_loss"] = loss
         self.step_schedulers()

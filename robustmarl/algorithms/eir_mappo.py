@@ -18,7 +18,6 @@ from robustmarl.joint import JointBatch, JointObs, TeamSpec
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.beliefs import BeliefLearner
 from robustmarl.learning.optim import adam
-from robustmarl.learning.returns import standardize
 from robustmarl.learning.settings import NetworkSettings, OpenSettings, take
 from robustmarl.networks import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.perturbers.base import Perturber
@@ -207,6 +206,10 @@ class EIRMAPPO(MAPPO):
         """Return what ``training.run`` adds to the perturbations: the learning adversary."""
         return [] if self.adversary.types.p == 0.0 else [self.adversary.perturber()]
 
+    def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
+        """Return GAE advantages and returns, (B, T, K) each, given the slots that were acted on."""
+        return self.valuation.advantages(batch, self._lived(batch)[1])
+
     def learning_rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps the actor learns from: living agents that are not Byzantine."""
         return super().learning_rows(batch) & ~self.adversary.types_in(batch)
@@ -214,10 +217,9 @@ class EIRMAPPO(MAPPO):
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         memory, side = self._lived(batch)
-        rows = self.learning_rows(batch)
         with torch.no_grad():
             raw, returns = self.valuation.advantages(batch, side)
-            advantage = standardize(raw.expand(rows.shape), rows)
+            advantage = self.standardized(batch, raw)
         if self.team_learns:
             stats = self.learn_from(batch, raw, returns, minibatch, epochs, side)
         else:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from robustmarl._checks import check, check_int, check_number
 from robustmarl._signatures import check_left
+from robustmarl.algorithms.ppo_based import PPOBased
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
@@ -19,14 +21,6 @@ from robustmarl.typing import Env
 __all__ = ["OwnActionValues"]
 
 _MAX_GRAD_NORM = 10.0  # as the learners here clip theirs
-
-
-@runtime_checkable
-class _Returning(Protocol):
-    """A learner that estimates returns, as PPO does."""
-
-    def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
-        """Return advantages and returns, (B, T, K) each."""
 
 
 class OwnActionValues(OnPolicyTeam):
@@ -44,7 +38,7 @@ class OwnActionValues(OnPolicyTeam):
         settings: the learner's own.
 
     Raises:
-        TypeError: for a learner without ``advantages(batch)``.
+        TypeError: for a learner that is no PPO.
 
     Example:
         >>> from robustmarl import algorithms, envs
@@ -64,10 +58,10 @@ class OwnActionValues(OnPolicyTeam):
     ) -> None:
         super().__init__(**settings)
         name = type(self).__name__
-        if not isinstance(self, _Returning):
+        if not isinstance(self, PPOBased):
             raise TypeError(
-                f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which has no "
-                "advantages(batch) to learn returns from."
+                f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which is no "
+                "PPO, whose returns it learns."
             )
         spec: TeamSpec = self.policy.spec
         check(not spec.continuous, f"{name}.env", "of discrete actions", "a Box of actions")
@@ -100,14 +94,20 @@ class OwnActionValues(OnPolicyTeam):
         q = q - (torch.softmax(logits, dim=-1) * q).sum(-1, keepdim=True)
         return q.unsqueeze(0).expand(len(act), *q.shape)
 
-    def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
-        """Let the learner learn, then the critic."""
+    def learn_from(
+        self,
+        batch: JointBatch,
+        advantage: Tensor,
+        returns: Tensor,
+        minibatch: int | None,
+        epochs: int,
+        side: Mapping[str, Tensor] | None = None,
+    ) -> TeamTrainingStats:
+        """Let the learner learn, then the critic; see :class:`~.ppo_based.PPOBased`."""
         obs, valid = batch.obs, batch.valid
-        with torch.no_grad():
-            assert isinstance(self, _Returning)  # checked at construction
-            _, returns = self.advantages(batch)
-        # Left of a whole learner (check_left), whose `learn` this is, not the base class's.
-        stats = super().learn(batch, minibatch, epochs)  # type: ignore[safe-super]
+        # The learner's, which is to the right of this class: checked at construction.
+        learn_from = super().learn_from  # type: ignore[misc]
+        stats: TeamTrainingStats = learn_from(batch, advantage, returns, minibatch, epochs, side)
         returns, act = returns.expand(batch.living.shape)[valid], batch.act[valid]
         state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
         seen, living = obs.seen[:, :-1][valid], batch.living[valid]

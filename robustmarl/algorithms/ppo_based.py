@@ -16,7 +16,7 @@ from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
-from robustmarl.learning.returns import masked_mean, normalize, ppo_surrogate
+from robustmarl.learning.returns import masked_mean, normalize, ppo_surrogate, standardize
 from robustmarl.learning.settings import NetworkSettings, OpenSettings, PPOSettings, take
 from robustmarl.learning.values import CriticInput, Reward, Valuation
 from robustmarl.networks import Critic
@@ -189,12 +189,20 @@ class PPOBased(OnPolicyTeam):
         raise TypeError(f"{cls.__name__} must implement _critic.")
 
     def values(self, obs: JointObs) -> Tensor:
-        """Return V, (B, T+1, K) with K = 1 or N, in units of rewards."""
+        """Return V, (B, T+1, K) with K = 1 or N, in units of rewards; side inputs are left out."""
         return self.valuation.values(obs)
 
     def advantages(self, batch: JointBatch) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each."""
         return self.valuation.advantages(batch)
+
+    def standardized(self, batch: JointBatch, advantage: Tensor) -> Tensor:
+        """Return ``advantage``, (B, T, K), standardised over what the actor learns from, (B, T, N).
+
+        It is that of the team; adversaries that share it turn its sign.
+        """
+        rows = self.learning_rows(batch)
+        return standardize(advantage.expand(rows.shape), rows)
 
     def learning_rows(self, batch: JointBatch) -> Tensor:
         """Return the agent-steps that the actor learns from, bool (B, T, N): living agents'."""

@@ -13,7 +13,6 @@ from robustmarl.algorithms.ppo_based import CriticParts
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning.base import TeamTrainingStats
-from robustmarl.learning.returns import standardize
 from robustmarl.learning.settings import OpenSettings, PPOSettings
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.learned import GaussianObsAdversary
@@ -92,10 +91,9 @@ class RMAAC(MAPPO):
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
-        rows = self.learning_rows(batch)
         with torch.no_grad():
             raw, returns = self.advantages(batch)
-            advantage = standardize(raw.expand(rows.shape), rows)
+            advantage = self.standardized(batch, raw)
         stats = self.learn_from(batch, raw, returns, minibatch, epochs)
         sample = Sample(fresh=batch, drawn=batch, advantage=advantage, epochs=epochs)
         figures = self.adversary.learn(sample)

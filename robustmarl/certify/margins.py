@@ -54,9 +54,10 @@ def margin_bounds(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tens
     size = logits.shape[-1]
     each = torch.eye(size, dtype=logits.dtype, device=logits.device)
     leads = each[greedy] - each  # (M, A, A): row a is z_y - z_a
-    reached = interval_bounds(plan, Interval(low, high), added, bound.hidden)[-1]
-    margins = reached.low.gather(-1, greedy) - reached.high
-    tighter = linear_lower_bounds(plan, Interval(low, high), leads, added)
+    box = Interval(low, high)
+    forward = interval_bounds(plan, box, added, bound.hidden)
+    margins = forward[-1].low.gather(-1, greedy) - forward[-1].high
+    tighter = linear_lower_bounds(plan, box, leads, forward, added)
     if tighter is not None:
         margins = torch.maximum(margins, tighter)
     margins = margins.scatter(-1, greedy, torch.inf)

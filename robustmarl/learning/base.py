@@ -17,7 +17,7 @@ from tianshou.algorithm.algorithm_base import (
 from torch import Tensor
 
 from robustmarl._checks import check_int
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import seeded
 from robustmarl.joint import JointBatch, TeamSpec, last_actions, spec_of
 from robustmarl.learning.optim import own_state_dict
 from robustmarl.learning.settings import (
@@ -88,8 +88,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         seed = check_int(f"{cls.__name__}.seed", made_for.get("seed", 0), 0)
         spec = env if isinstance(env, TeamSpec) else spec_of(env)
         spec = spec.of_team(made_for.get("team"))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("weights")) & (2**63 - 1))
+        with seeded(seed, "weights"):
             algorithm = cls._build(spec, **hyper)
         algorithm._made = (spec, hyper)
         algorithm.seed = seed

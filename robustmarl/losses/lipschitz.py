@@ -33,8 +33,9 @@ def lipschitz_loss(
     view = rows.view(victim)
     with torch.no_grad():
         moved = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
-    # Unavailable actions have the same logit on both sides, and do not count.
     change = view.output(moved) - view.output(rows.obs)
+    if view.mask is not None:  # unavailable actions, and coordinates that an agent does not have
+        change = torch.where(view.mask, change, 0.0)
     return torch.linalg.vector_norm(change, dim=-1).mean()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._checks import check_number
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import TeamSpec
 from robustmarl.networks import Agents
 from robustmarl.policies.base import TeamPolicy
@@ -40,9 +40,7 @@ class ActorPolicy(TeamPolicy):
         if self.deterministic_eval and not training:
             act = logp.argmax(dim=-1)
         else:
-            cumulative = logp.exp().cumsum(dim=-1)
-            point = draws.uniform(logp.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
-            act = (cumulative <= point).sum(dim=-1)
+            act = inverse(logp.exp(), draws.uniform(logp.shape[1]))
         return act, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
     def _select_box(

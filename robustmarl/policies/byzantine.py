@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import seeded
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks import AgentNetwork
 from robustmarl.policies.actor import ActorPolicy
@@ -40,8 +40,7 @@ class ByzantinePolicy(ActorPolicy):
         seed: int = 0,
     ) -> None:
         n, a = spec.num_agents, spec.num_actions
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("byzantine")) & (2**63 - 1))
+        with seeded(seed, "byzantine"):
             network = AgentNetwork(
                 spec.obs_size,
                 n,

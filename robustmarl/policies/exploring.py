@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._checks import check_number
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, TeamSpec
 from robustmarl.networks import Agents
 from robustmarl.policies.actor import ActorPolicy
@@ -79,7 +79,5 @@ class ExploringPolicy(ActorPolicy):
         if self.deterministic_eval and not training:
             act = logp.argmax(dim=-1)
         else:
-            cumulative = logp.exp().cumsum(dim=-1)
-            point = draws.uniform(logp.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
-            act = (cumulative <= point).sum(dim=-1)
+            act = inverse(logp.exp(), draws.uniform(logp.shape[1]))
         return act, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)

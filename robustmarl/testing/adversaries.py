@@ -17,7 +17,6 @@ from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import JointBatch
 from robustmarl.learning import TeamAlgorithm
-from robustmarl.learning.returns import standardize
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.testing._error import ContractError
@@ -140,9 +139,8 @@ def _sample(team: TeamAlgorithm, batch: JointBatch) -> Sample:
     """Return what :class:`~robustmarl.training.AdversarialTraining` would hand over."""
     advantage = None
     if isinstance(team, PPOBased):
-        rows = team.learning_rows(batch)
         with torch.no_grad():
-            advantage = standardize(team.advantages(batch)[0].expand(rows.shape), rows)
+            advantage = team.standardized(batch, team.advantages(batch)[0])
     return Sample(fresh=batch, drawn=batch, advantage=advantage)
 
 

@@ -21,7 +21,6 @@ from robustmarl.data import EpisodeBuffer
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import TeamAlgorithm, TeamTrainingStats
 from robustmarl.learning.optim import own_state_dict
-from robustmarl.learning.returns import standardize
 from robustmarl.perturbers.base import Perturber
 from robustmarl.policies import FrozenPolicy, TeamPolicy
 from robustmarl.victims import NetworkVictim
@@ -193,8 +192,7 @@ class AdversarialTraining(Algorithm[Any, Any]):
         """Return the team's advantages, standardised over what it learns from, (B, T, N)."""
         if "advantage" not in self._needs or not isinstance(self.team, PPOBased):
             return None
-        rows = self.team.learning_rows(batch)
-        return standardize(self.team.advantages(batch)[0].expand(rows.shape), rows)
+        return self.team.standardized(batch, self.team.advantages(batch)[0])
 
     def create_trainer(self, params: Any) -> Any:
         """Return Tianshou's trainer of its kind."""

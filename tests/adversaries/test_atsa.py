@@ -10,7 +10,7 @@ from learners import Arena, collected, same_weights, weights
 from robustmarl._seeding import Draws
 from robustmarl.adversaries import ATSA, Population, Sample
 from robustmarl.adversaries.atsa import actor_objective, soft_targets, soft_value
-from robustmarl.algorithms import MAPPO, QMIX, VDN
+from robustmarl.algorithms import MAPPO, MFAC, QMIX, VDN
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning.optim import adam
@@ -167,6 +167,25 @@ def test_without_weight_the_alignment_is_no_part_of_the_update():
     assert "alignment" not in one.learn(Sample(drawn=batch))
     other.learn(Sample(drawn=batch))
     assert same_weights(one, other)
+
+
+def test_a_victim_whose_inputs_are_not_stored_is_refused():
+    made, victim = atsa(Arena()), team(Arena(), MFAC)
+    batch = lived(made, victim)
+    with pytest.raises(ValueError, match=r"ATSA\.kappa must be 0 against a victim .*, got 0\.005"):
+        made.learn(Sample(drawn=batch))
+    without = atsa(Arena(), kappa=0.0)
+    assert "policy_loss" in without.learn(Sample(drawn=lived(without, victim)))
+
+
+def test_seeds_draw_other_targets():
+    """Of the same weights and episodes: only what the critics' targets draw differs."""
+    made = atsa(Arena())
+    batch = lived(made)
+    same, other = copy.deepcopy(made), copy.deepcopy(made)
+    other.seed = 1
+    one, two, three = (m.learn(Sample(drawn=batch))["target"] for m in (made, same, other))
+    assert one == two != three
 
 
 def test_padding_and_episodes_without_attack_do_not_matter():

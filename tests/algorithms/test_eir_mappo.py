@@ -29,6 +29,7 @@ from robustmarl.data import JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.learning.returns import ppo_surrogate
+from robustmarl.learning.values import Valuation
 from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, Place, TypeDistribution
 from robustmarl.policies import ByzantinePolicy
 from robustmarl.schedules import Linear
@@ -375,6 +376,35 @@ def test_the_shared_advantage_is_standardised_over_the_teams_rows():
     assert float(team.mean()) == pytest.approx(0.0, abs=1e-5)
     assert float(team.std()) == pytest.approx(1.0, abs=1e-4)
     assert kept["steps"] == 3
+
+
+@pytest.mark.parametrize("cls", TEAMS)
+def test_its_advantages_are_those_that_it_learns_by(cls, monkeypatch):
+    algorithm, shared = made(cls, p=0.9, types=None), []
+    buffer = played(algorithm)
+    batch = buffer.get_episodes(buffer.sample_indices(0))
+    with torch.no_grad():
+        found = algorithm.standardized(batch, algorithm.advantages(batch)[0])
+    monkeypatch.setattr(
+        algorithm.adversary, "learn", lambda sample: shared.append(sample.advantage) or {}
+    )
+    update(algorithm, Recorded(batch))
+    assert torch.equal(found, shared[0])
+
+
+def test_a_learned_traitor_values_living_agents_alone(monkeypatch):
+    valued, fit = [], Valuation.fit
+
+    def spy(self, batch, returns, rows, *args):
+        valued.append((rows, batch.living))
+        return fit(self, batch, returns, rows, *args)
+
+    monkeypatch.setattr(Valuation, "fit", spy)
+    attack = attack_on(made(EARMAPPO), ["unit_0"], hidden=(16,), reward="agents")
+    update(attack, played(attack))
+    rows, living = valued[-1]
+    assert torch.equal(rows, living)
+    assert not living.all()
 
 
 def test_adversary_epochs_multiply_its_steps_only():

@@ -123,6 +123,18 @@ def test_padding_and_fixed_coordinates_do_not_move():
     torch.testing.assert_close(one, margin_bounds(victim, plain, fixed))
 
 
+@pytest.mark.parametrize("hidden", [(8, 8), (8, 6)])
+def test_rows_that_name_no_agent_are_the_first_agents(hidden):
+    torch.manual_seed(0)
+    victim = NetworkVictim(AgentNetwork(5, 3, 4, hidden=hidden).to(D), continuous=False)
+    obs, ball = torch.randn(20, 5, dtype=D), LinfBall(epsilon=0.1)
+    none = margin_bounds(victim, LossRows(obs=obs, rows=Rows()), ball)
+    first = torch.zeros(20, dtype=torch.int64)
+    torch.testing.assert_close(
+        none, margin_bounds(victim, LossRows(obs=obs, rows=Rows(agents=first)), ball)
+    )
+
+
 def test_a_trained_teams_rows_are_certified_at_small_radii():
     game = envs.TwoStepGame()
     algorithm = algorithms.QMIX.for_env(game, seed=0)

@@ -63,6 +63,17 @@ def test_unavailable_actions_do_not_count():
     assert found.item() == pytest.approx(0.5 * 3.0, abs=1e-6)
 
 
+def test_coordinates_that_an_agent_does_not_have_do_not_count():
+    """Two boxes, one of one coordinate: its other mean is padding, however it moves."""
+    victim = FunctionVictim(lambda obs: obs @ WEIGHT.T, continuous=True)
+    mask = torch.tensor([[True, False]] * 3)
+    found = lipschitz_loss(victim, LossRows(obs=OBS, rows=Rows(mask=mask)), attack(8), DRAWS)
+    every = lipschitz_loss(victim, LossRows(obs=OBS, rows=Rows()), attack(8), DRAWS)
+    point = attack(8)(victim.at(Rows(mask=mask)), OBS, DRAWS)
+    assert found.item() == pytest.approx(((point - OBS) @ WEIGHT[0]).abs().mean().item())
+    assert every > found
+
+
 def test_without_a_start_beside_the_clean_observation_there_is_no_gradient():
     with pytest.raises(ValueError, match=r"LipschitzAttack\.random_start must be True"):
         attack(random_start=False)

@@ -8,11 +8,22 @@ from learners import Arena, arena_spec, collected, weights
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from robustmarl.algorithms import COMA, DOP, IPPO, IQL, MAPPO, QMIX, VDN, OwnActionValues
+from robustmarl.algorithms import (
+    COMA,
+    DOP,
+    IPPO,
+    IQL,
+    MAPPO,
+    QMIX,
+    VDN,
+    OwnActionValues,
+    TrueTypeMAPPO,
+)
 from robustmarl.attacks import JAttack, RandomAttack, VarianceAttack
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED, StepContext
+from robustmarl.learning.values import Valuation
 from robustmarl.perturbers import ActionPoisonPerturber, Place
 
 ATTACKS = {"random": RandomAttack(), "variance": VarianceAttack(samples=2), "J": JAttack(samples=2)}
@@ -380,6 +391,25 @@ def test_the_adversarys_critic_leaves_its_learner_alone():
     both = weights(mixed)
     assert all(torch.equal(own[k], both[k]) for k in own)
     assert {k.split(".")[0] for k in both.keys() - own.keys()} == {"action_critic"}
+
+
+def test_the_adversarys_critic_costs_no_second_look_at_the_episodes(monkeypatch):
+    asked, advantages = [], Valuation.advantages
+
+    def spy(self, batch, side=None):
+        asked.append(side)
+        return advantages(self, batch, side)
+
+    class Typed(OwnActionValues, TrueTypeMAPPO):
+        """Its returns are those of the slots that it acted on."""
+
+    monkeypatch.setattr(Valuation, "advantages", spy)
+    for learner in (LEARNERS["MAPPO"](), Typed.for_env(Arena(), hidden=(8,), preset=None)):
+        asked.clear()
+        stats = update(learner, collected(learner, perturb=learner.perturbers()))
+        assert "action_critic_loss" in stats.metrics
+        assert len(asked) == 1
+    assert asked[0]["slots"].shape == (6, 7, 3, 3)
 
 
 def test_the_adversarys_critic_learns_values_of_own_actions():

@@ -143,7 +143,11 @@ class _Lines(NamedTuple):
 
 
 def linear_lower_bounds(
-    plan: Plan, box: Interval, combinations: Tensor, added: Tensor | None = None
+    plan: Plan,
+    box: Interval,
+    combinations: Tensor,
+    forward: list[Interval],
+    added: Tensor | None = None,
 ) -> Tensor | None:
     """Return lower bounds of linear combinations of the outputs, (M, K).
 
@@ -153,12 +157,12 @@ def linear_lower_bounds(
         plan: the network.
         box: where its observations lie, (M, D).
         combinations: (M, K, A).
+        forward: what :func:`interval_bounds` makes of the same.
         added: what its other inputs add to the first layer's output, (M, H), or None.
     """
     layers = (plan.first, *plan.rest)
     if any(isinstance(layer, Norm | Gru) for layer in layers):
         return None
-    forward = interval_bounds(plan, box, added)
     # Each activation's input is bounded anew by the layers before it, which tightens its lines.
     lines: dict[int, _Lines] = {}
     for index, layer in enumerate(layers):
@@ -194,7 +198,7 @@ def _pulled_back(
             if bias is not None:
                 offset = offset + weight @ bias
             if index == 0 and added is not None:
-                offset = offset + (weight * added.unsqueeze(1)).sum(-1)
+                offset = offset + (weight * added.unsqueeze(-2)).sum(-1)
             weight = weight @ layer.module.weight
         else:  # from below a positive weight rests on the lower line, a negative on the upper
             line = lines[index]
