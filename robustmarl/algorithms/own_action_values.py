@@ -56,13 +56,9 @@ class OwnActionValues(OnPolicyTeam):
         action_critic_updates: int = 4,
         **settings: Any,
     ) -> None:
+        self._check_learner()
         super().__init__(**settings)
         name = type(self).__name__
-        if not isinstance(self, PPOBased):
-            raise TypeError(
-                f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which is no "
-                "PPO, whose returns it learns."
-            )
         spec: TeamSpec = self.policy.spec
         check(not spec.continuous, f"{name}.env", "of discrete actions", "a Box of actions")
         check_number(f"{name}.action_critic_lr", action_critic_lr, 0.0, open_low=True)
@@ -84,7 +80,16 @@ class OwnActionValues(OnPolicyTeam):
     @classmethod
     def for_env(cls, env: Env | TeamSpec, **settings: Any) -> Self:
         """Return the learner for ``env``: what it is mixed into says which keywords it takes."""
+        cls._check_learner()  # here, too: Python itself refuses a learner of another kind obscurely
         return super().for_env(env, **settings)
+
+    @classmethod
+    def _check_learner(cls) -> None:
+        if not issubclass(cls, PPOBased):
+            raise TypeError(
+                f"OwnActionValues must be mixed into IPPO or MAPPO, got {cls.__name__}, which is "
+                "no PPO, whose returns it learns."
+            )
 
     @torch.no_grad()
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:

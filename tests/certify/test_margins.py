@@ -91,11 +91,12 @@ def test_affine_networks_are_bounded_exactly():
     plan, obs = Plan.of(layer), torch.randn(6, 5, dtype=D)
     box = Interval(obs - 0.3, obs + 0.3)
     combinations = torch.randn(6, 2, 4, dtype=D)
-    found = linear_lower_bounds(plan, box, combinations)
+    forward = interval_bounds(plan, box)
+    found = linear_lower_bounds(plan, box, combinations, forward)
     rows = combinations @ layer.weight
     exact = (combinations @ layer(obs).unsqueeze(-1)).squeeze(-1) - 0.3 * rows.abs().sum(-1)
     torch.testing.assert_close(found, exact)
-    reached = interval_bounds(plan, box)[-1]
+    reached = forward[-1]
     torch.testing.assert_close(reached.low, layer(obs) - 0.3 * layer.weight.abs().sum(1))
 
 
@@ -106,7 +107,8 @@ def test_linear_bounds_are_tighter_than_intervals_on_small_balls():
     plan, box = network.plan(), Interval(*ball.box(rows.obs))
     added = network.extra(bound.agents, None).added
     each = torch.eye(4, dtype=D).expand(len(rows), 4, 4)
-    linear, reached = linear_lower_bounds(plan, box, each, added), interval_bounds(plan, box, added)
+    reached = interval_bounds(plan, box, added)
+    linear = linear_lower_bounds(plan, box, each, reached, added)
     assert float((linear - reached[-1].low).mean().detach()) > 0.0
 
 

@@ -67,9 +67,10 @@ def test_coordinates_that_an_agent_does_not_have_do_not_count():
     """Two boxes, one of one coordinate: its other mean is padding, however it moves."""
     victim = FunctionVictim(lambda obs: obs @ WEIGHT.T, continuous=True)
     mask = torch.tensor([[True, False]] * 3)
-    found = lipschitz_loss(victim, LossRows(obs=OBS, rows=Rows(mask=mask)), attack(8), DRAWS)
-    every = lipschitz_loss(victim, LossRows(obs=OBS, rows=Rows()), attack(8), DRAWS)
-    point = attack(8)(victim.at(Rows(mask=mask)), OBS, DRAWS)
+    rows = LossRows(obs=OBS, rows=Rows(mask=mask))
+    found = lipschitz_loss(victim, rows, attack(), Draws(torch.arange(3)))
+    every = lipschitz_loss(victim, LossRows(obs=OBS), attack(), Draws(torch.arange(3)))
+    point = attack()(rows.view(victim), OBS.clone(), Draws(torch.arange(3)))
     assert found.item() == pytest.approx(((point - OBS) @ WEIGHT[0]).abs().mean().item())
     assert every > found
 
