@@ -168,6 +168,8 @@ def main():
     print(f"Training {len(jobs)} teams on {args.env}, {steps:,} steps each, two at a time.")
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map(train, jobs, chunksize=1)
+        pool.close()  # workers end by themselves, with what they hold put away
+        pool.join()
 
     metric = next((name for name in results[0][2].train if name != "return"), "return")
     teams, curves = {"clean": {}, "defended": {}}, {"clean": [], "defended": []}

@@ -302,6 +302,8 @@ def main():
         done = pool.imap_unordered(run_cell, jobs)
         for cell in (bar := tqdm.tqdm(done, total=len(jobs), desc="cells", position=0)):
             bar.set_postfix_str(cell)
+        pool.close()
+        pool.join()
 
     texts = []
     for name in names:
