@@ -137,6 +137,11 @@ def inverse(chance: Tensor, point: Tensor) -> Tensor:
         chance: >= 0, (..., A).
         point: uniform in [0, 1), (...,); its inverse of the distribution is returned.
     """
+    values = _native(chance.detach())
+    if isinstance(values, np.ndarray):  # as torch does it, which sums in doubles, too
+        summed = values.cumsum(axis=-1, dtype=np.float64).astype(values.dtype)
+        below = summed <= point.numpy()[..., None] * summed[..., -1:]
+        return torch.from_numpy(np.asarray(below.sum(axis=-1)))
     cumulative = chance.cumsum(dim=-1)
     return (cumulative <= point.unsqueeze(-1) * cumulative[..., -1:]).sum(dim=-1)
 
@@ -186,7 +191,9 @@ class Draws:
         self._calls += 1
         keys = _native(self.keys)
         index = _arange(self._calls << 32, size, keys) * _GOLDEN_S
-        bits = _tensor((_finish(keys[:, None] + index) >> 41) & ((1 << 23) - 1))
+        bits = (_finish(keys[:, None] + index) >> 41) & ((1 << 23) - 1)
+        if isinstance(bits, np.ndarray):
+            return torch.from_numpy(bits.astype(np.float32) * np.float32(2.0**-23))
         return bits.to(torch.float32).mul_(2.0**-23)
 
     def normal(self, size: int) -> Tensor:

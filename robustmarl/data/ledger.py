@@ -105,7 +105,7 @@ class HostLedger:
     def __init__(self, engine: VectorEngine) -> None:
         size = len(engine)
         self.played, self.begun, self.over = 0, 0, True
-        self._plan = Plan(0, 0, 0, None)
+        self._plan, self._size, self._busy = Plan(0, 0, 0, None), size, 0  # how many are live
         self._live = np.zeros(size, np.bool_)
         self._terminal = np.zeros(size, np.bool_)
         self._steps, self._first = np.zeros(size, np.int64), np.zeros(size, np.int64)
@@ -122,22 +122,24 @@ class HostLedger:
         """See :class:`Ledger`."""
         self._plan, self.played, self.begun, self.over = plan, 0, 0, False
         self._live[:] = self._terminal[:] = False
+        self._busy = 0
 
     def admit(self, now: int) -> Begun | None:
         """See :class:`Ledger`."""
-        if np.count_nonzero(self._live) == len(self._live):  # in most ticks
+        if self._busy == self._size:  # in most ticks
             return None
         free, plan = (~self._live).nonzero()[0], self._plan
         wanted = len(free) if plan.steps is None or self.played < plan.steps else 0
         if plan.episodes is not None:
             wanted = min(wanted, plan.episodes - self.begun)
         if wanted <= 0:
-            self.over = len(free) == len(self._live)
+            self.over = self._busy == 0
             return None
         rows = free[:wanted]
         self._numbers[rows] = plan.first + self.begun + np.arange(wanted)
         self.begun += wanted
-        mask = np.zeros(len(self._live), np.bool_)
+        self._busy += wanted
+        mask = np.zeros(self._size, np.bool_)
         mask[rows] = True
         seeds = _seeds(plan.seed, torch.from_numpy(self._numbers))
         np.copyto(self._keys, _keys(seeds).numpy(), where=mask)
@@ -157,6 +159,7 @@ class HostLedger:
         terminated, truncated = self._told()
         metrics = self._engine.tensors["metrics"].cpu().numpy()
         self._live[rows] = self._terminal[rows] = False
+        self._busy -= len(rows)
         return Ended(
             rows=rows,
             first=self._first[rows],
@@ -169,16 +172,16 @@ class HostLedger:
 
     def any_playing(self) -> bool:
         """See :class:`Ledger`."""
-        return bool(np.count_nonzero(self._live))
+        return self._busy > 0
 
     def count_step(self, horizon: int) -> Tensor:
         """See :class:`Ledger`."""
         terminated, truncated = self._told()
         playing, done = self._live, terminated | truncated
         self._steps += playing
-        self.played += int(np.count_nonzero(playing))
+        self.played += self._busy
         np.logical_and(playing, done, out=self._terminal)
-        return torch.from_numpy((self._steps >= horizon) & playing & ~done)
+        return torch.from_numpy((self._steps >= horizon) & (playing > done))
 
     def _told(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which environments the engine says are terminated, and truncated."""

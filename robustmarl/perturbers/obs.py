@@ -113,9 +113,9 @@ class ObsPerturber(Perturber):
         found = self._found(context, clean, draws)
         self.size = rows.spread((found - clean).abs().amax(dim=-1), self.size)
         counted = rows.attacked & context.alive & ~context.terminal[:, None]
-        # Read in `counters`: here an accelerator would have to be waited for.
-        self._attacked = self._attacked + counted.count_nonzero()
-        self._unchanged = self._unchanged + (counted & (self.size == 0)).count_nonzero()
+        # Summed in `counters`: here an accelerator would have to be waited for.
+        self._attacked = self._attacked + counted
+        self._unchanged = self._unchanged + (counted & (self.size == 0))
         return rows.spread(found, context.seen)
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
@@ -144,12 +144,13 @@ class ObsPerturber(Perturber):
 
     def counters(self) -> dict[str, float]:
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
-        return {"attacked": float(self._attacked), "unchanged": float(self._unchanged)}
+        attacked, unchanged = self._attacked.sum(), self._unchanged.sum()
+        return {"attacked": float(attacked), "unchanged": float(unchanged)}
 
     def warn_if_idle(self) -> None:
         """Warn if the attack changed no observation although it had a budget."""
-        attacked = int(self._attacked)
-        if attacked > 0 and int(self._unchanged) == attacked:
+        attacked = int(self._attacked.sum())
+        if attacked > 0 and int(self._unchanged.sum()) == attacked:
             warnings.warn(
                 f"{self.attack!r} changed none of {attacked} observations: zero "
                 "gradient, a saturated victim, or a single available action.",
@@ -181,7 +182,9 @@ class ObsPerturber(Perturber):
 
     def _chosen(self, context: StepContext, draws: Draws) -> Tensor:
         """Return whose observations are attacked in this step, bool (E, N)."""
-        now = context.live & (context.step % self.every == 0)
+        now = context.live
+        if self.every > 1:
+            now = now & (context.step % self.every == 0)
         if self.episodes < 1.0:  # the next stream, and step 0: once for the whole episode
             once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream + 1)
             now = now & (once.uniform(1)[:, 0] < self.episodes)
