@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeAlias
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmarl._checks import all_finite
 from robustmarl.joint import StepContext, TeamSpec
 
 __all__ = ["DeviceGuards", "Guards", "HostGuards"]
@@ -66,11 +66,7 @@ class HostGuards:
         self._refuse(output, context, _refuse_changed)
 
     def _refuse(self, output: Tensor, context: StepContext, refuse: _Refuse) -> None:
-        # One sum is finite only if all its terms are, and costs less than looking at each; it may
-        # overflow without one that is not, which the second look tells. Of squares, because BLAS
-        # warns of nothing.
-        total = np.vdot(values := output.numpy(), values) if self._on_cpu else float(output.sum())
-        if math.isfinite(total):
+        if all_finite(output):
             return
         bad = _not_finite(output, context)
         if bool(bad.any()):
@@ -88,7 +84,7 @@ class HostGuards:
 
     def horizon(self, late: Tensor) -> None:
         """See :class:`Guards`."""
-        if late.numpy().any():
+        if np.count_nonzero(late.numpy()):
             _refuse_length(self._spec, int(late.numpy().argmax()))
 
     def turn(self) -> None:
