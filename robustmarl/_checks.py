@@ -128,7 +128,8 @@ def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
     if isinstance(values, Tensor) and values.device.type == "cpu":
         values = values.detach().numpy()
     if isinstance(values, np.ndarray):
-        total = float(np.vdot(values, values))
+        numbers = cast(NDArray[np.float64], values)
+        total = float(np.vdot(numbers, numbers))
     else:
         total = float(values.sum())
     if math.isfinite(total):
