@@ -164,7 +164,9 @@ class ObsAdversaryWrapper(PerturbingWrapper):
     def _perturb(self, obs: Obs, infos: Infos) -> ResetResult:
         given = {agent: np.asarray(split_obs(raw)[0]) for agent, raw in obs.items()}
         self._check_finite(given)
-        shown, tried = (given, frozenset[str]()) if self._idle else self._attack(given, obs, infos)
+        # those beneath are told through the outermost what was shown, even if it attacks nobody
+        skip = self._idle and self._below is None
+        shown, tried = (given, frozenset[str]()) if skip else self._attack(given, obs, infos)
         obs, infos = dict(obs), dict(infos)
         for agent in self.attacked:
             if agent not in given:
@@ -199,7 +201,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         """Return what agents see, and the agents for which the attack was called."""
         context = self._context = self._episode.context(self.env, obs, infos, living=obs)
         context.seen = self._perturber.on_obs(context)
-        attacked = self._perturber.rows.attacked[0].tolist()
+        attacked = [] if self._idle else self._perturber.rows.attacked[0].tolist()
         tried = frozenset(itertools.compress(self._spec.agents, attacked)) & given.keys()
         if self._outermost:
             self._show(context.seen)

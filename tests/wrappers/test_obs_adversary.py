@@ -130,6 +130,7 @@ def same(one, other):
     return np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
 
 
+NOTHING = UniformNoise(ball=LinfBall(epsilon=0.0))
 ATTACKS = [UniformNoise(ball=BALL), PGD(ball=BALL), PGD(ball=BALL, random_start=True)]
 
 
@@ -408,6 +409,23 @@ def test_memory_advances_on_what_was_shown(stacked):
         else:
             np.testing.assert_allclose(row[0]["a"], expected[0].numpy(), atol=1e-6)
     assert inner.attacked == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [(NOTHING, {}), (UniformNoise(ball=BALL), {"probability": 0})],
+    ids=["no budget", "never"],
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_memory_advances_beneath_an_attack_that_does_nothing(idle, times):
+    attack, settings = idle
+    alone = ObsAdversaryWrapper(Toy(), PGD(ball=BALL, steps=3), victim=victim(recurrent=True))
+    env = ObsAdversaryWrapper(Toy(), PGD(ball=BALL, steps=3), victim=victim(recurrent=True))
+    for _ in range(times):
+        env = ObsAdversaryWrapper(env, attack, **settings)
+    for told, expected in zip(play(env, episodes=2), play(alone, episodes=2), strict=True):
+        assert same(told[0], expected[0])
+        assert told[3]["a"]["unchanged_steps"] == 0
 
 
 def test_continuous_victims_see_actions_in_their_own_range():
