@@ -301,12 +301,10 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         draws = Draws(self._keys).at(context.step, _SELECT)
         act, logp = self.controller.select(output, context.mask, draws, self._training)
         executed = self.stack.on_act(context, act)
-        told = act
-        if self.stack.told_executed:
-            told = executed
-            differs = output is not unchanged or executed is not act
-            if logp is not None and differs and self._rated is not None:
-                logp = self._rated.log_prob(unchanged, told)
+        told = self.stack.told
+        differs = output is not unchanged or told is not act
+        if self.stack.told_executed and differs and logp is not None and self._rated is not None:
+            logp = self._rated.log_prob(unchanged, told)
         joint = executed
         if len(self._opponents):
             joint = self._opponents.joint_act(executed, self._context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from robustmarl._checks import check_choice
@@ -38,6 +39,9 @@ class PerturberStack:
     Args:
         perturbations: attacks (on all agents) or perturbers, applied in this order to what the
             agents see, and in the reverse order to what they do.
+
+    Attributes:
+        told: the actions of the last step that the learner is told, (E, N) or (E, N, A).
     """
 
     def __init__(self, perturbations: Sequence[ObsAttack | Perturber] = ()) -> None:
@@ -48,6 +52,7 @@ class PerturberStack:
         same = Perturber.on_logits
         self.changes_logits = any(type(p).on_logits is not same for p in self.perturbers)
         self.told_executed = any(p.act_told == "executed" for p in self.perturbers)
+        self.told = torch.zeros(0)
 
     def __len__(self) -> int:
         return len(self.perturbers)
@@ -72,9 +77,16 @@ class PerturberStack:
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions; the innermost has the last word, as in wrappers."""
+        """Return the executed actions; the innermost has the last word, as in wrappers.
+
+        ``told`` is then ``act`` but for what members with ``act_told = "executed"`` changed.
+        """
+        told = act
         for perturber in reversed(self.perturbers):
-            act = perturber.on_act(context, act)
+            before, act = act, perturber.on_act(context, act)
+            if act is not before and perturber.act_told == "executed":
+                told = act if told is before else _where_changed(before, act, told)
+        self.told = told
         return act
 
     def records(self) -> dict[str, Tensor]:
@@ -92,3 +104,14 @@ class PerturberStack:
             for depth, perturber in enumerate(self.perturbers)
             for name, value in perturber.counters().items()
         }
+
+
+def _where_changed(before: Tensor, after: Tensor, told: Tensor) -> Tensor:
+    """Return ``told`` with the actions of ``after`` that differ from ``before``; all of one shape.
+
+    An action vector is told as a whole, whichever of its coordinates differ.
+    """
+    changed = after != before
+    if changed.dim() == 3:
+        changed = changed.any(dim=-1, keepdim=True)
+    return torch.where(changed, after, told)

@@ -13,8 +13,18 @@ from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
 from robustmarl.joint.masks import has_nan
-from robustmarl.perturbers import Place, places
-from robustmarl.typing import Actions, Env, Infos, Obs, Values, Wrapper
+from robustmarl.perturbers import Perturber, Place, places
+from robustmarl.typing import (
+    Actions,
+    Env,
+    Infos,
+    Obs,
+    Options,
+    ResetResult,
+    StepResult,
+    Values,
+    Wrapper,
+)
 
 __all__ = ["Episode", "PerturbingWrapper", "begun", "sizes_of"]
 
@@ -24,26 +34,66 @@ class PerturbingWrapper(Wrapper):
 
     Args:
         env: a parallel environment.
-        kind: of its perturber.
+        perturber: what draws, shows and counts.
 
     Attributes:
+        perturber: the same.
         place: its depth and name, as a collector's stack of the same perturbers has them.
+        executed: what the environment was given in the last step, as far down as only wrappers of
+            this package lie between.
     """
 
-    kind: str
+    perturber: Perturber
     place: Place
+    executed: Actions
+    _episode: Episode
 
-    def __init__(self, env: Env, kind: str) -> None:
+    def __init__(self, env: Env, perturber: Perturber) -> None:
         super().__init__(env)
-        kinds = [kind]
+        self.perturber = perturber
+        self.executed = {}
+        self._told_from_above: Actions | None = None
+        kinds = [perturber.kind]
         below: object = env
         while below is not None:
             if isinstance(below, PerturbingWrapper):
-                kinds.insert(0, below.kind)
+                kinds.insert(0, below.perturber.kind)
             # PettingZoo's own conversions, which SuperSuit uses, hold an "aec_env" instead. Asked
             # by vars, as wrappers hand on attributes that they do not have.
             below = vars(below).get("env") or vars(below).get("aec_env")
-        self.kind, self.place = kind, places(kinds)[-1]
+        self.place = places(kinds)[-1]
+
+    def counters(self) -> dict[str, float]:
+        """Return figures since construction; see the perturber's."""
+        return self.perturber.counters()
+
+    def _reset_below(self, seed: int | None, options: Options | None) -> ResetResult:
+        """Begin the next episode, here and beneath."""
+        obs, infos = self.env.reset(seed=seed, options=options)
+        self._episode.begin(seed)
+        self._told_from_above = None
+        return obs, infos
+
+    def _step_below(self, actions: Actions, replaced: Actions) -> StepResult:
+        """Step what is wrapped, with what this wrapper has some agents do in place of ``actions``.
+
+        The one place that says what agents are told that they did, which recurrent victims are
+        shown in the next step: what they chose, unless a perturber tells what is executed. All
+        wrappers of this package that touch one another agree on it. Where another lies between,
+        whose actions may be of another space, those beneath it go by what they are given.
+        """
+        told = actions if self._told_from_above is None else self._told_from_above
+        self._told_from_above = None
+        if self.perturber.act_told == "executed":
+            told = {**told, **replaced}
+        below = self.env if isinstance(self.env, PerturbingWrapper) else None
+        if below is not None:
+            below._told_from_above = told
+        given = {**actions, **replaced}
+        result = self.env.step(given)
+        self.executed = given if below is None else below.executed
+        self._episode.advance(self._episode.encode(told))
+        return result
 
 
 def sizes_of(env: Env) -> TeamSpec:

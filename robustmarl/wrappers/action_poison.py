@@ -33,6 +33,8 @@ class ActionPoisonWrapper(PerturbingWrapper):
     ``poisoned`` (whether this step was attacked), ``poison_kl`` in nats, and
     ``poison_log_likelihood``; a learner that stores its own action instead sees a change of the
     environment, which is another attack. Put this wrapper outermost: it must see what agents see.
+    Above Byzantine play ``executed_action`` may be an adversary's; what a collector tells the
+    learner is then ``intended_action``.
 
     Args:
         env: a parallel environment with discrete actions, of the learner's spaces.
@@ -58,6 +60,8 @@ class ActionPoisonWrapper(PerturbingWrapper):
         environment's nor torch's.
     """
 
+    perturber: ActionPoisonPerturber
+
     def __init__(
         self,
         env: Env,
@@ -72,7 +76,6 @@ class ActionPoisonWrapper(PerturbingWrapper):
         temperature: float | None = None,
     ) -> None:
         name = type(self).__name__
-        super().__init__(env, ActionPoisonPerturber.kind)
         spec = sizes_of(env)
         known = agent in spec.agents
         check(known, f"{name}.agent", f"one of {list(spec.agents)}", agent)
@@ -85,7 +88,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
             same = all(getattr(spec, size) == getattr(learned, size) for size in sizes)
             check(same, f"{name}.env", "the learner's", spec.describe_difference(learned))
         with speaking_for(self, ActionPoisonPerturber):
-            self._poison = ActionPoisonPerturber(
+            perturber = ActionPoisonPerturber(
                 attack,
                 learner=learner,
                 agent=agent,
@@ -95,7 +98,8 @@ class ActionPoisonWrapper(PerturbingWrapper):
                 advantage_fn=advantage_fn,
                 temperature=temperature,
             )
-        self._poison.start(self.place)
+        super().__init__(env, perturber)
+        perturber.start(self.place)
         self.agent, self._spec, self._learner = agent, spec, learner
         self._device = learner.policy.device
         self._k = spec.agents.index(agent)
@@ -106,27 +110,25 @@ class ActionPoisonWrapper(PerturbingWrapper):
     @property
     def attack(self) -> PoisonAttack | Callable[[PoisonView], Tensor]:
         """The attack's settings."""
-        return self._poison.attack
-
-    def counters(self) -> dict[str, float]:
-        """Return figures since construction; see the perturber's."""
-        return self._poison.counters()
+        return self.perturber.attack
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self.env.reset(seed=seed, options=options)
-        self._episode.begin(seed)
+        obs, infos = self._reset_below(seed, options)
         self._hidden = None
         self._look(obs, infos)
         return obs, infos
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        executed, report = self._draw(actions)
-        obs, rewards, terminations, truncations, infos = self.env.step(executed)
-        self._episode.advance(self._episode.encode(executed))
+        logits = self._infer()
+        replaced = {}
+        if self.agent in actions and bool(self.perturber.attacked[0]):
+            replaced[self.agent] = int(self.perturber.act[0])
+        obs, rewards, terminations, truncations, infos = self._step_below(actions, replaced)
         self._look(obs, infos)
-        if self.agent in executed and self.agent in infos:
+        if self.agent in actions and self.agent in infos:
+            report = self._report(logits)
             infos = {**infos, self.agent: {**infos[self.agent], **report}}
         return obs, rewards, terminations, truncations, infos
 
@@ -144,27 +146,26 @@ class ActionPoisonWrapper(PerturbingWrapper):
         )
 
     @torch.no_grad()
-    def _draw(self, actions: Actions) -> tuple[Actions, dict[str, float]]:
-        """Return the executed actions, and what the attacked agent's info tells of its own."""
+    def _infer(self) -> Tensor:
+        """Return the team's logits (1, N, A) in this step, of which the attack has drawn."""
         context = begun(f"{type(self).__name__}.step", self._context)
-        poison, k = self._poison, self._k
         output, self._hidden = self._learner.policy.infer(context)
         logits = output.masked_fill(~context.mask, MASKED)
-        poison.on_logits(context, logits)
-        if self.agent not in actions:
-            return actions, {}
-        attacked = bool(poison.attacked[0])
-        if attacked:
-            actions = {**actions, self.agent: int(poison.act[0])}
-        executed = int(actions[self.agent])
+        self.perturber.on_logits(context, logits)
+        return logits
+
+    @torch.no_grad()
+    def _report(self, logits: Tensor) -> dict[str, float]:
+        """Return what the attacked agent's info tells of the step that was played."""
+        poison, executed = self.perturber, int(self.executed[self.agent])
         report: dict[str, float] = {
             "executed_action": executed,
-            "poisoned": attacked,
+            "poisoned": bool(poison.attacked[0]),
             "poison_kl": float(poison.kl[0]),
             "poison_log_likelihood": float(poison.log_likelihood[0]),
         }
         log_prob = getattr(self._learner.policy, "log_prob", None)
         if log_prob is not None:
             act = torch.tensor([executed], device=self._device)
-            report["clean_logp"] = float(log_prob(logits[:, k], act)[0])
-        return actions, report
+            report["clean_logp"] = float(log_prob(logits[:, self._k], act)[0])
+        return report

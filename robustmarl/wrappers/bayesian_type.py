@@ -68,6 +68,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         number of episodes since, the step and the depth in the stack.
     """
 
+    perturber: ByzantinePerturber
+
     def __init__(
         self,
         env: Env,
@@ -77,12 +79,13 @@ class BayesianTypeWrapper(PerturbingWrapper):
         slots: Slots = "none",
         belief: object = None,
     ) -> None:
-        super().__init__(env, ByzantinePerturber.kind)
+        with speaking_for(self, ByzantinePerturber):
+            perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
+        super().__init__(env, perturber)
         self._spec = sizes_of(env)
         with speaking_for(self, ByzantinePerturber):
-            self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
-            self._perturber.bind(self._spec, None, self.place)
-        policy = getattr(self._perturber.adversary, "policy", None)
+            perturber.bind(self._spec, None, self.place)
+        policy = getattr(perturber.adversary, "policy", None)
         self._device = torch.device(getattr(policy, "device", "cpu"))
         self._episode = Episode(self._spec, self._device)
         self._context: StepContext | None = None
@@ -92,11 +95,7 @@ class BayesianTypeWrapper(PerturbingWrapper):
     def types(self) -> Values:
         """The types of the episode, bool (N,)."""
         begun(f"{type(self).__name__}.types", self._context)
-        return self._perturber.types[0].cpu().numpy()
-
-    def counters(self) -> dict[str, float]:
-        """Return figures since construction; see the perturber's."""
-        return self._perturber.counters()
+        return self.perturber.types[0].cpu().numpy()
 
     @override
     def observation_space(self, agent: str) -> AnySpace:
@@ -104,19 +103,17 @@ class BayesianTypeWrapper(PerturbingWrapper):
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self.env.reset(seed=seed, options=options)
-        self._episode.begin(seed)
-        return self._look(obs, infos)
+        return self._look(*self._reset_below(seed, options))
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        executed = self._replaced(actions)
-        obs, rewards, terminations, truncations, infos = self.env.step(executed)
+        replaced = self._replaced(actions)
+        obs, rewards, terminations, truncations, infos = self._step_below(actions, replaced)
         obs, infos = self._look(obs, infos)
         for agent, info in infos.items():
             if agent in actions:
                 info["intended_action"] = actions[agent]
-                info["executed_action"] = executed[agent]
+                info["executed_action"] = self.executed[agent]
         return obs, rewards, terminations, truncations, infos
 
     def __getstate__(self) -> NoReturn:
@@ -131,8 +128,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         """Return observations with slots and infos with types; remember the step."""
         living = self.env.agents
         context = self._context = self._episode.context(self.env, obs, infos, living=living)
-        self._perturber.on_obs(context)
-        self._perturber.shown(context)
+        self.perturber.on_obs(context)
+        self.perturber.shown(context)
         assert context.types is not None  # on_obs adds its own to those of wrappers below
         types = context.types[0].cpu().numpy()
         byzantine = dict(zip(self._spec.agents, types.tolist(), strict=True))
@@ -140,9 +137,9 @@ class BayesianTypeWrapper(PerturbingWrapper):
             agent: {**infos.get(agent, {}), "types": types.copy(), "byzantine": byzantine[agent]}
             for agent in obs
         }
-        if self._perturber.slots is None:
+        if self.perturber.slots is None:
             return obs, infos
-        slots = dict(zip(self._spec.agents, self._perturber.slots[0].cpu().numpy(), strict=True))
+        slots = dict(zip(self._spec.agents, self.perturber.slots[0].cpu().numpy(), strict=True))
         wide = {agent: _appended(raw, slots[agent]) for agent, raw in obs.items()}
         for agent, raw in obs.items():
             clean = infos[agent].get("clean_obs")
@@ -151,17 +148,15 @@ class BayesianTypeWrapper(PerturbingWrapper):
         return wide, infos
 
     def _replaced(self, actions: Actions) -> Actions:
-        """Return the executed actions; those of non-Byzantine agents are the very objects."""
+        """Return the actions of those who are Byzantine, as the environment has them."""
         context = begun(f"{type(self).__name__}.step", self._context)
-        act = self._episode.encode(actions)
-        played = self._perturber.on_act(context, act)
-        self._episode.advance(act)
-        replaced = self._perturber.byzantine(context)[0].tolist()
-        executed = dict(actions)
-        for i, agent in enumerate(self._spec.agents):
-            if replaced[i] and agent in actions:
-                executed[agent] = self._to_env(i, played[0, i])
-        return executed
+        played = self.perturber.on_act(context, self._episode.encode(actions))
+        byzantine = self.perturber.byzantine(context)[0].tolist()
+        return {
+            agent: self._to_env(i, played[0, i])
+            for i, agent in enumerate(self._spec.agents)
+            if byzantine[i] and agent in actions
+        }
 
     def _to_env(self, i: int, act: Tensor) -> int | Values:
         if not self._spec.continuous:
@@ -174,7 +169,7 @@ class BayesianTypeWrapper(PerturbingWrapper):
 
     def _widened(self, agent: str) -> AnySpace:
         space = self.env.observation_space(agent)
-        if self._perturber.slot_kind == "none":
+        if self.perturber.slot_kind == "none":
             return space
         inner = space["observation"] if isinstance(space, Dict) else space
         assert isinstance(inner, Box)  # spec_of accepts no other

@@ -72,6 +72,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         environment's nor torch's.
     """
 
+    perturber: ObsPerturber
+
     def __init__(
         self,
         env: Env,
@@ -84,7 +86,6 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         episodes: float = 1.0,
     ) -> None:
         name = type(self).__name__
-        super().__init__(env, ObsPerturber.kind)
         with speaking_for(self, ObsPerturber):
             perturber = ObsPerturber(
                 attack,
@@ -94,7 +95,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 probability=probability,
                 episodes=episodes,
             )
-        self._perturber = perturber
+        super().__init__(env, perturber)
         self._spec = sizes_of(env)
         names = self._spec.agents if agents is None else agents
         self.attacked = check_names(f"{name}.agents", names, self._spec.agents)
@@ -119,26 +120,24 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         self._episode = Episode(self._spec, self._device)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._context: StepContext | None = None
-        self._episode_start = self._perturber.counters()
+        self._episode_start = self.perturber.counters()
         self._warned = False
 
     @property
     def attack(self) -> ObsAttack:
         """The attack's settings."""
-        return self._perturber.attack
+        return self.perturber.attack
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self.env.reset(seed=seed, options=options)
-        self._episode.begin(seed)
+        obs, infos = self._reset_below(seed, options)
         self._unchanged = dict.fromkeys(self.attacked, 0)
-        self._episode_start = self._perturber.counters()
+        self._episode_start = self.perturber.counters()
         return self._perturb(obs, infos)
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        obs, rewards, terminations, truncations, infos = self.env.step(actions)
-        self._episode.advance(self._episode.encode(actions))
+        obs, rewards, terminations, truncations, infos = self._step_below(actions, {})
         terminal = not self.env.agents
         obs, infos = self._perturb(obs, infos)
         if terminal:
@@ -149,10 +148,6 @@ class ObsAdversaryWrapper(PerturbingWrapper):
     def close(self) -> None:
         self.env.close()
         self._warn_if_in_vain({"attacked": 0.0, "unchanged": 0.0}, "its life")
-
-    def counters(self) -> dict[str, float]:
-        """Return ``attacked`` and ``unchanged``: agent-steps since construction."""
-        return self._perturber.counters()
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(
@@ -200,8 +195,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
     ) -> tuple[dict[str, Values], frozenset[str]]:
         """Return what agents see, and the agents for which the attack was called."""
         context = self._context = self._episode.context(self.env, obs, infos, living=obs)
-        context.seen = self._perturber.on_obs(context)
-        attacked = [] if self._idle else self._perturber.rows.attacked[0].tolist()
+        context.seen = self.perturber.on_obs(context)
+        attacked = [] if self._idle else self.perturber.rows.attacked[0].tolist()
         tried = frozenset(itertools.compress(self._spec.agents, attacked)) & given.keys()
         if self._outermost:
             self._show(context.seen)
@@ -218,7 +213,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
 
     def _projected(self, found: Values, truth: Values) -> Values:
         """Return ``found``, float32, in the ball around ``truth`` in its own dtype."""
-        missing = self._perturber.obs_size - truth.size  # radii may be one per coordinate
+        missing = self.perturber.obs_size - truth.size  # radii may be one per coordinate
         wide = [
             torch.from_numpy(np.pad(row.astype(np.float64), (0, missing))) for row in (found, truth)
         ]
@@ -234,7 +229,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         while wrapper is not None:
             if wrapper._context is not None:
                 wrapper._context.seen = wrapper._known(seen)
-                wrapper._perturber.shown(wrapper._context)
+                wrapper.perturber.shown(wrapper._context)
             wrapper = wrapper._below
 
     def _known(self, seen: Tensor) -> Tensor:
@@ -248,7 +243,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         return known
 
     def _warn_if_in_vain(self, since: dict[str, float], when: str) -> None:
-        now = self._perturber.counters()
+        now = self.perturber.counters()
         attacked, unchanged = (now[key] - since[key] for key in ("attacked", "unchanged"))
         if attacked > 0 and attacked == unchanged and not self._warned:
             self._warned = True
