@@ -9,8 +9,11 @@ from typing import SupportsIndex, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = [
+    "all_finite",
     "check",
     "check_choice",
     "check_device",
@@ -113,6 +116,20 @@ def check_usable(where: str, device: torch.device | str) -> torch.device:
         rule, reason = "a device that torch can use here", str(error).partition("\n")[0]
         raise ValueError(_text(where, rule, device, f"torch says: {reason}")) from error
     return found
+
+
+def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
+    """Return whether no element of ``values`` is NaN or infinite.
+
+    A sum is finite only if all of its terms are, and is one number to look at; it may overflow,
+    however, where they are, which a second look tells.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(values.sum())
+    if math.isfinite(total):
+        return True
+    finite = np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
+    return bool(finite.all())
 
 
 def _bounds(low: float, high: float, open_low: bool) -> str:

@@ -10,15 +10,15 @@ from robustmarl._seeding import Draws
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.victims import VictimView
 
-__all__ = ["ObsAttack"]
+__all__ = ["ObsAttack", "needs_victim"]
 
 
 @runtime_checkable
 class ObsAttack(Protocol):
     """A small value object of settings, called with the victim's view.
 
-    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``;
-    it can then be used where there is none.
+    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``
+    (see :func:`needs_victim`); it can then be used where there is none.
     """
 
     @property
@@ -39,3 +39,8 @@ class ObsAttack(Protocol):
         Returns:
             float tensor (M, D), detached, same dtype and device as ``obs``.
         """
+
+
+def needs_victim(attack: ObsAttack) -> bool:
+    """Return whether ``attack`` asks the victim, as those do that do not say otherwise."""
+    return bool(getattr(attack, "needs_victim", True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self, TypedDict, TypeGuard, Unpack, cast, get_args
@@ -12,7 +11,7 @@ from typing import ClassVar, Literal, Self, TypedDict, TypeGuard, Unpack, cast, 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import all_finite, check, check_int, check_number
 from robustmarl._seeding import Draws
 from robustmarl.attacks.losses import (
     CrossEntropy,
@@ -241,7 +240,11 @@ class GradientAttack:
         for walk.iteration in range(self.steps):
             walk.gradient = view.input_gradient(walk.found, loss)
             self.step(walk)
-        _check_finite(type(self).__name__, walk.gradient)
+        if not all_finite(walk.gradient):  # sign() would make nan zero
+            raise ValueError(
+                f"{type(self).__name__}: the victim's gradient must be finite, got inf or nan. "
+                "Check the victim's weights and the observations."
+            )
         return walk.found
 
     def _base_length(self, obs: Tensor) -> float | Tensor:
@@ -425,13 +428,3 @@ def _takes(function: object, count: int) -> bool:
     except ValueError:  # compiled, and tells nothing: take it at its word
         return True
     return True
-
-
-def _check_finite(name: str, gradient: Tensor) -> None:
-    if math.isfinite(float(gradient.sum())):  # one number to look at; it may overflow, however
-        return
-    if not torch.isfinite(gradient).all():  # sign() would make nan zero
-        raise ValueError(
-            f"{name}: the victim's gradient must be finite, got inf or nan. "
-            "Check the victim's weights and the observations."
-        )

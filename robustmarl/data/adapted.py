@@ -56,11 +56,7 @@ class PolicyController:
         check(fits, where, rule, f"a {kinds[victim.continuous]} one")
         rule = "a policy that acts without the memory of another"
         check(not victim.acting_only, where, rule, victim)
-        try:
-            self._fit = Fit.of(victim, spec, spec.agents).to(victim.device)
-        except ValueError as error:
-            text = str(error).replace("ObsPerturber.victim", where)
-            raise ValueError(text.partition(" Attack its agents")[0]) from error
+        self._fit = Fit.of(victim, spec, spec.agents, where).to(victim.device)
         members = victim.members if isinstance(victim, MembersVictim) else [victim]
         draws = torch.tensor([bool(getattr(one, "stochastic", False)) for one in members])
         draws = draws.to(victim.device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeAlias
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmarl._checks import all_finite
 from robustmarl.joint import StepContext, TeamSpec
 
 __all__ = ["DeviceGuards", "Guards", "HostGuards"]
@@ -66,11 +66,7 @@ class HostGuards:
         self._refuse(output, context, _refuse_changed)
 
     def _refuse(self, output: Tensor, context: StepContext, refuse: _Refuse) -> None:
-        # one sum is finite only if all its terms are, and costs less than looking at each; it may
-        # overflow without one that is not, which the second look tells
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = output.numpy().sum() if self._on_cpu else float(output.sum())
-        if math.isfinite(total):
+        if all_finite(output.numpy() if self._on_cpu else output):
             return
         bad = _not_finite(output, context)
         if bool(bad.any()):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_names, check_number
+from robustmarl._checks import all_finite, check, check_choice, check_names, check_number
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.poison.budget import log_likelihood, poison
 from robustmarl.attacks.poison.directions import PoisonAttack
@@ -230,7 +229,7 @@ class ActionPoisonPerturber(Perturber):
             raise ValueError(
                 f"{self.attack!r} must return a direction of shape {wanted}, got {got}."
             )
-        if not math.isfinite(float(direction.sum())):
+        if not all_finite(direction):
             raise ValueError(f"{self.attack!r} must return finite directions, got {direction!r}.")
         return direction
 

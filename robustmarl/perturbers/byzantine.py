@@ -9,7 +9,7 @@ from typing import Literal, Protocol, cast, get_args
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice
+from robustmarl._checks import all_finite, check, check_choice
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
@@ -247,8 +247,7 @@ class ByzantinePerturber(Perturber):
             raise ValueError(f"{where} must return actions of shape {tuple(act.shape)}, got {got}.")
         if act.is_floating_point():
             chosen = found[rows]
-            good = bool(chosen.isfinite().all())
-            check(good, where, "finite in its actions", chosen)
+            check(all_finite(chosen), where, "finite in its actions", chosen)
             return
         index = found.long()
         near = index.clamp(0, mask.shape[-1] - 1)

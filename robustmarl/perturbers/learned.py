@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_number
-from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.perturbers import Place
+from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
 
@@ -59,8 +59,7 @@ class GaussianObsAdversary(nn.Module):
             raise TypeError(f"GaussianObsAdversary.ball must be a LinfBall, got {ball!r}.")
         ball.check_size("GaussianObsAdversary", obs_size)
         self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("adversary")) & (2**63 - 1))
+        with seeded(seed, "adversary"):
             layers: list[nn.Module] = []
             for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
                 layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]

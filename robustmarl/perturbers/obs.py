@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_device, check_int, check_names, check_number
+from robustmarl._checks import (
+    all_finite,
+    check,
+    check_device,
+    check_int,
+    check_names,
+    check_number,
+)
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
 from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
@@ -59,22 +65,23 @@ class ObsPerturber(Perturber):
         probability: float = 1.0,
         episodes: float = 1.0,
     ) -> None:
+        name = type(self).__name__
         if not isinstance(attack, ObsAttack):
             raise TypeError(
-                "ObsPerturber.attack must be an ObsAttack with `ball`, `with_epsilon` and "
+                f"{name}.attack must be an ObsAttack with `ball`, `with_epsilon` and "
                 f"`__call__`, got {attack!r}."
             )
         self.attack = attack
-        self.every = check_int("ObsPerturber.every", every, 1)
-        self.probability = check_number("ObsPerturber.probability", probability, 0.0, 1.0)
-        self.episodes = check_number("ObsPerturber.episodes", episodes, 0.0, 1.0)
-        self.victim = None if victim is None else as_victim("ObsPerturber.victim", victim)
+        self.every = check_int(f"{name}.every", every, 1)
+        self.probability = check_number(f"{name}.probability", probability, 0.0, 1.0)
+        self.episodes = check_number(f"{name}.episodes", episodes, 0.0, 1.0)
+        self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
         self.agents: tuple[str, ...] | None = None
         if agents is not None:
-            self.agents = check_names("ObsPerturber.agents", agents, agents)
+            self.agents = check_names(f"{name}.agents", agents, agents)
             rule = "at least one name, or None for all"
-            check(len(self.agents) > 0, "ObsPerturber.agents", rule, agents)
+            check(len(self.agents) > 0, f"{name}.agents", rule, agents)
         self._remembers = False
         self._hidden: Tensor | None = None
         self._waits: bool | None = None  # whether to ask who is attacked; None: on the CPU only
@@ -85,14 +92,16 @@ class ObsPerturber(Perturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents and victim; see :class:`Perturber`."""
         super().bind(spec, policy, place)
+        name = type(self).__name__
         names = spec.agents if self.agents is None else self.agents
-        names = check_names("ObsPerturber.agents", names, spec.agents)
+        names = check_names(f"{name}.agents", names, spec.agents)
         victim = self._resolved(policy, spec)
         foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
-        check(not (foreign and victim.acting_only), "ObsPerturber.victim", rule, "other")
+        check(not (foreign and victim.acting_only), f"{name}.victim", rule, "other")
         self._spec_agents = spec.agents
-        self._victim, self._fit = victim, Fit.of(victim, spec, names)
+        remedy = "Attack its agents only: agents=[...]."
+        self._victim, self._fit = victim, Fit.of(victim, spec, names, f"{name}.victim", remedy)
         self.attack.ball.check_size(type(self.attack).__name__, self._fit.obs_size)
         self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
         self._stream = stream_id(f"obs/{place.depth}")
@@ -162,21 +171,22 @@ class ObsPerturber(Perturber):
         if self._adapted and isinstance(self.victim, FunctionVictim):
             # a module or function does not say what its outputs are; the team's actions do
             self.victim = FunctionVictim(self.victim.function, continuous=spec.continuous)
+        where = f"{type(self).__name__}.victim"
         victim = policy if self.victim is None else self.victim
-        self._asked = getattr(self.attack, "needs_victim", True)
+        self._asked = needs_victim(self.attack)
         if not self._asked:
             device = torch.device("cpu") if victim is None else victim.device
             victim = FunctionVictim(_unasked, device=device)
             victim.obs_size = getattr(self.attack, "obs_size", None)
         if victim is None:
             raise ValueError(
-                "ObsPerturber.victim must be given where nobody acts, or a script or a random team "
+                f"{where} must be given where nobody acts, or a script or a random team "
                 "does: they have no gradient, got None. Attack through another policy, "
                 "ObsPerturber(attack, victim=other), or use an attack that asks none, such as "
                 "attacks.UniformNoise."
             )
         if policy is not None:
-            check_device("ObsPerturber.victim", victim.device, policy.device)
+            check_device(where, victim.device, policy.device)
         return victim
 
     def _chosen(self, context: StepContext, draws: Draws) -> Tensor:
@@ -204,17 +214,15 @@ class ObsPerturber(Perturber):
         return found if real is None else torch.where(real, found, clean)
 
     def _check_finite(self, found: Tensor, rows: ChosenRows, context: StepContext) -> None:
-        if math.isfinite(float(found.sum())):  # one number to look at instead of all
+        if all_finite(found):
             return
-        bad = (~found.isfinite()).any(-1)
-        if bool(bad.any()):
-            m = int(bad.nonzero()[0])
-            e, i = int(rows.envs[m]), int(rows.agents[m])
-            raise ValueError(
-                f"{type(self.attack).__name__} must return finite observations, got "
-                f"{found[m].tolist()} in environment {e}, agent {self._spec_agents[i]!r}, step "
-                f"{int(context.step[e])}."
-            )
+        row = int((~found.isfinite()).any(dim=-1).nonzero()[0])
+        env, agent = int(rows.envs[row]), self._spec_agents[int(rows.agents[row])]
+        raise ValueError(
+            f"{type(self.attack).__name__} must return finite observations, got "
+            f"{found[row].tolist()} in environment {env}, agent {agent!r}, step "
+            f"{int(context.step[env])}."
+        )
 
     def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
         """Return the victim bound to rows of a step, given its memory (E, N, H)."""

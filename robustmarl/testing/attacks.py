@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.attacks.losses import CrossEntropy, SquaredError
 from robustmarl.budgets import Coordinates, LinfBall
@@ -102,8 +102,7 @@ class _Trial:
         grad: bool = False,
     ) -> Tensor:
         """Return what the attack makes of the rows ``index``, having watched its manners."""
-        asked = getattr(attack, "needs_victim", True)
-        view = self.view(index, victim) if asked else cast(VictimView, _Unaskable())
+        view = self.view(index, victim) if needs_victim(attack) else cast(VictimView, _Unaskable())
         obs, keys = (x if index is None else x[index] for x in (self.obs, self.keys))
         given, streams = obs.clone(), _global_streams()
         with torch.set_grad_enabled(grad):  # those who act do without, those who learn do not
@@ -156,7 +155,7 @@ def _check_rows(make_attack: MakeAttack, trial: _Trial) -> None:
 def _check_effect(attack: ObsAttack, trial: _Trial) -> None:
     obs, found = trial.obs, trial.play(attack)
     moved = not torch.equal(found, obs)
-    if not getattr(attack, "needs_victim", True):
+    if not needs_victim(attack):
         _require(moved, "change something where it has a budget")
         return
     view = trial.view()

@@ -143,7 +143,7 @@ class NetworkVictim:
             name=type(self.network).__name__,
             plain=self._plain,
             extra=None if extra.added is None else extra.added.detach(),
-            advance=advance,
+            advance=advance if self.hidden_size else None,
             mode=self._mode,
         )
 

@@ -67,14 +67,14 @@ class PerturbingWrapper(Wrapper):
         """Return figures since construction; see the perturber's."""
         return self.perturber.counters()
 
-    def _reset_below(self, seed: int | None, options: Options | None) -> ResetResult:
+    def _reset_env(self, seed: int | None, options: Options | None) -> ResetResult:
         """Begin the next episode, here and beneath."""
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
         self._told_from_above = None
         return obs, infos
 
-    def _step_below(self, actions: Actions, replaced: Actions) -> StepResult:
+    def _step_env(self, actions: Actions, replaced: Actions) -> StepResult:
         """Step what is wrapped, with what this wrapper has some agents do in place of ``actions``.
 
         The one place that says what agents are told that they did, which recurrent victims are

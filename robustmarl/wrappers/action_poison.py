@@ -114,7 +114,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self._reset_below(seed, options)
+        obs, infos = self._reset_env(seed, options)
         self._hidden = None
         self._look(obs, infos)
         return obs, infos
@@ -125,7 +125,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         replaced = {}
         if self.agent in actions and bool(self.perturber.attacked[0]):
             replaced[self.agent] = int(self.perturber.act[0])
-        obs, rewards, terminations, truncations, infos = self._step_below(actions, replaced)
+        obs, rewards, terminations, truncations, infos = self._step_env(actions, replaced)
         self._look(obs, infos)
         if self.agent in actions and self.agent in infos:
             report = self._report(logits)

@@ -103,12 +103,12 @@ class BayesianTypeWrapper(PerturbingWrapper):
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        return self._look(*self._reset_below(seed, options))
+        return self._look(*self._reset_env(seed, options))
 
     @override
     def step(self, actions: Actions) -> StepResult:
         replaced = self._replaced(actions)
-        obs, rewards, terminations, truncations, infos = self._step_below(actions, replaced)
+        obs, rewards, terminations, truncations, infos = self._step_env(actions, replaced)
         obs, infos = self._look(obs, infos)
         for agent, info in infos.items():
             if agent in actions:

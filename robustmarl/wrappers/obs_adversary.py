@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, check_names, speaking_for
-from robustmarl.attacks.base import ObsAttack
+from robustmarl._checks import all_finite, check, check_names, speaking_for
+from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.joint import StepContext, split_obs
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import (
@@ -104,7 +104,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             remedy = "Convert it, e.g. with supersuit.dtype_v0(env, np.float32)."
             where = f"{name}.env.observation_space({agent!r}).dtype"
             check(np.issubdtype(dtype, np.floating), where, "floating", str(dtype), remedy)
-        if perturber.victim is None and getattr(attack, "needs_victim", True):
+        if perturber.victim is None and needs_victim(attack):
             raise ValueError(
                 f"{name}.victim must be given for {type(attack).__name__}, got None. "
                 "Write algorithm.victim()."
@@ -130,14 +130,14 @@ class ObsAdversaryWrapper(PerturbingWrapper):
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self._reset_below(seed, options)
+        obs, infos = self._reset_env(seed, options)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._episode_start = self.perturber.counters()
         return self._perturb(obs, infos)
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        obs, rewards, terminations, truncations, infos = self._step_below(actions, {})
+        obs, rewards, terminations, truncations, infos = self._step_env(actions, {})
         terminal = not self.env.agents
         obs, infos = self._perturb(obs, infos)
         if terminal:
@@ -184,7 +184,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
 
     def _check_finite(self, given: dict[str, Values]) -> None:
         for agent, row in given.items():
-            if not np.isfinite(row).all():
+            if not all_finite(row):
                 raise ValueError(
                     f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
                     f"{agent!r} at step {self._episode.step}. Check the environment."

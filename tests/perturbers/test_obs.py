@@ -116,6 +116,14 @@ def test_nobody_is_no_agent(kind):
         kind(*given, UniformNoise(ball=BALL), agents=[])
 
 
+def test_errors_name_the_class_that_was_written():
+    actor = GaussianObsAdversary(BALL, 7)
+    with pytest.raises(ValueError, match=r"LearnedObsPerturber\.agents must be at least one name"):
+        LearnedObsPerturber(actor, agents=[])
+    with pytest.raises(ValueError, match=r"LearnedObsPerturber\.agents must be among"):
+        collected(three, LearnedObsPerturber(actor, agents=["nobody"]))
+
+
 @pytest.mark.parametrize("agent", ["a0", "a1", "a2"])
 def test_any_agent_by_a_function_of_its_own_size(agent):
     i = int(agent[1])
