@@ -22,7 +22,7 @@ from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.data.buffer import EpisodeBuffer
-from robustmarl.data.controllers import Counting, Rated
+from robustmarl.data.controllers import Counting
 from robustmarl.data.guards import DeviceGuards, Guards, HostGuards
 from robustmarl.data.ledger import (
     TICKS_PER_READING,
@@ -38,6 +38,7 @@ from robustmarl.data.stats import Tally, TeamCollectStats
 from robustmarl.joint import StepContext, TeamSpec, VectorEngine
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.stack import PerturberStack
+from robustmarl.victims import Rated
 
 __all__ = ["JointCollector"]
 

@@ -20,7 +20,6 @@ __all__ = [
     "Controller",
     "Counting",
     "RandomController",
-    "Rated",
     "ScriptedController",
     "SlowCopy",
     "categorical",
@@ -55,14 +54,6 @@ class Controller(Protocol):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless it can play this team."""
-
-
-@runtime_checkable
-class Rated(Protocol):
-    """A controller that says how likely it was to act as it did."""
-
-    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
-        """Return log-probabilities (E, N) of actions, given what :meth:`Controller.infer` said."""
 
 
 @runtime_checkable

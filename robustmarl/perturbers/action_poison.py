@@ -17,7 +17,7 @@ from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
 from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.policies import TeamPolicy
-from robustmarl.victims import Victim
+from robustmarl.victims import Rated, Victim
 
 __all__ = ["ActionPoisonPerturber", "PoisonedLearner", "When"]
 
@@ -124,7 +124,7 @@ class ActionPoisonPerturber(Perturber):
         )
         check_choice(f"{name}.when", when, get_args(When))
         self.when = when
-        self.temperature = self._temperature(temperature, hasattr(policy, "log_prob"))
+        self.temperature = self._temperature(temperature, isinstance(policy, Rated))
         self._advantage, self._additive = self._advantages(advantage_fn)
         if getattr(attack, "needs_advantages", False) and self._advantage is None:
             raise TypeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,12 @@ from robustmarl._checks import all_finite, check, check_choice
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
-from robustmarl.perturbers.traitors import AdversaryLike, ByzantinePlay, _Policy, as_adversary
+from robustmarl.perturbers.traitors import (
+    AdversaryLike,
+    ByzantinePlay,
+    as_adversary,
+    has_probabilities,
+)
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.victims import Victim
 
@@ -22,6 +27,7 @@ __all__ = ["BeliefSource", "ByzantinePerturber", "Slots"]
 Slots = Literal["none", "zeros", "truth", "belief"]
 
 
+@runtime_checkable
 class BeliefSource(Protocol):
     """A belief about types from observations, with memory; see ``networks.BeliefNetwork``."""
 
@@ -48,12 +54,12 @@ def belief_source(where: str, slots: Slots, belief: object) -> BeliefSource | No
         rule = "left out unless slots='belief'"
         check(belief is None, f"{where}.belief", rule, kind)
         return None
-    source = belief if hasattr(belief, "step") else getattr(belief, "policy", belief)
-    source = source if hasattr(source, "step") else getattr(source, "belief", None)
+    of_team = getattr(getattr(belief, "policy", belief), "belief", None)
+    found = [one for one in (belief, of_team) if isinstance(one, BeliefSource)]
     rule = "a belief network, or a team that has one, for slots='belief'"
     remedy = "Give a trained EIRMAPPO, or choose other slots."
-    check(source is not None, f"{where}.belief", rule, kind, remedy)
-    return cast(BeliefSource, source)
+    check(len(found) > 0, f"{where}.belief", rule, kind, remedy)
+    return found[0]
 
 
 class ByzantinePerturber(Perturber):
@@ -68,9 +74,10 @@ class ByzantinePerturber(Perturber):
     of an episode and kept to its end. The learner is told the intended actions.
 
     Records, as ``byzantine``, ``types`` bool (E, N); ``adversary_id`` int64 (E,), the first
-    Byzantine agent or -1; for adversaries with probabilities their ``act``, of shape as the
-    actions, and ``logp`` (E, N), zero where no Byzantine agent lived; and ``slots`` (E, N, N) if
-    asked for. Defenders see none of it: only ``slots="truth"``, an oracle's, tells types.
+    Byzantine agent or -1; for adversaries that tell probabilities (stochastic policies, and those
+    with ``has_probabilities``) their ``act``, of shape as the actions, and ``logp`` (E, N), zero
+    where no Byzantine agent lived; and ``slots`` (E, N, N) if asked for. Defenders see none of it:
+    only ``slots="truth"``, an oracle's, tells types.
 
     Args:
         adversary: ``"random"`` (uniform over available actions), a policy or algorithm of a team
@@ -162,10 +169,9 @@ class ByzantinePerturber(Perturber):
     @torch.no_grad()
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
         """Return ``where(types, adversary's, act)``; the dead keep their no-op."""
-        living = context.alive & (context.live & ~context.terminal)[:, None]
-        rows = self.types & living
+        rows = self.byzantine(context)
         replaced = int(rows.count_nonzero())
-        self._totals[2] += int(living.count_nonzero())
+        self._totals[2] += int(_acting(context).count_nonzero())
         self._totals[3] += replaced
         self._play = None
         executed = act
@@ -174,6 +180,7 @@ class ByzantinePerturber(Perturber):
             draws = Draws(context.keys).at(context.step, self._act_stream)
             play = self._play = self.adversary.play(lived, act, draws)
             self._check(play.act, act, rows, context.mask)
+            self._check_logp(play.logp, rows)
             played, real = play.act.to(act.dtype), self.spec.action_mask(act.device)
             if act.dim() == 3 and real is not None:
                 played = played.masked_fill(~real, 0.0)
@@ -188,8 +195,7 @@ class ByzantinePerturber(Perturber):
 
     def byzantine(self, context: StepContext) -> Tensor:
         """Return the rows whose actions are replaced, bool (E, N): alive and Byzantine."""
-        playing = context.live & ~context.terminal
-        return self.types & context.alive & playing[:, None]
+        return self.types & _acting(context)
 
     def record(self) -> dict[str, Tensor]:
         """Return ``types``, ``adversary_id``, and what else the class names."""
@@ -200,18 +206,14 @@ class ByzantinePerturber(Perturber):
         }
         if self.slots is not None:
             kept["slots"] = self.slots
-        if self.with_probabilities:
-            act, logp = torch.zeros_like(self._intended), torch.zeros(self._rows.shape)
+        if has_probabilities(self.adversary):
+            act = torch.zeros_like(self._intended)
+            logp = torch.zeros(self._rows.shape, device=self._rows.device)
             if self._play is not None and self._play.logp is not None:
                 act = torch.where(_wide(self._rows, act), self._play.act.to(act.dtype), act)
                 logp = torch.where(self._rows, self._play.logp, 0.0)
             kept |= {"act": act, "logp": logp}
         return kept
-
-    @property
-    def with_probabilities(self) -> bool:
-        """Whether the adversary is a policy, whose log-probabilities are recorded."""
-        return isinstance(self.adversary, _Policy)
 
     def counters(self) -> dict[str, float]:
         """Return episodes and agent-steps since ``bind``, and how many of each were Byzantine."""
@@ -257,6 +259,18 @@ class ByzantinePerturber(Perturber):
             name, value = self.spec.agents[i], int(found[e, i])
             rule = f"available to {name!r} in environment {e}"
             check(False, f"{where}'s action", rule, value, "Choose where context.mask is true.")
+
+    def _check_logp(self, logp: Tensor | None, rows: Tensor) -> None:
+        """Raise unless a play tells its log-probabilities, (E, N), where its adversary says so."""
+        if has_probabilities(self.adversary):
+            got = None if logp is None else tuple(logp.shape)
+            rule = f"log-probabilities of shape {tuple(rows.shape)}, as it has_probabilities"
+            check(got == rows.shape, f"{type(self).__name__}.adversary's logp", rule, got)
+
+
+def _acting(context: StepContext) -> Tensor:
+    """Return who acts in this step, bool (E, N): the living, in environments that are stepped."""
+    return context.alive & (context.live & ~context.terminal)[:, None]
 
 
 def _wide(rows: Tensor, act: Tensor) -> Tensor:

@@ -13,8 +13,17 @@ from robustmarl._checks import check, check_choice
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.policies import ByzantinePolicy, TeamPolicy
+from robustmarl.victims import Rated
 
-__all__ = ["AdversaryLike", "ByzantineAdversary", "ByzantinePlay", "HasPolicy", "WorstOfPopulation"]
+__all__ = [
+    "AdversaryLike",
+    "ByzantineAdversary",
+    "ByzantinePlay",
+    "HasPolicy",
+    "WorstOfPopulation",
+    "as_adversary",
+    "has_probabilities",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,11 @@ class ByzantinePlay:
 
 @runtime_checkable
 class ByzantineAdversary(Protocol):
-    """Chooses what Byzantine agents do."""
+    """Chooses what Byzantine agents do.
+
+    One whose plays tell ``logp`` says so by an attribute ``has_probabilities = True`` (see
+    :func:`has_probabilities`); what it plays is then recorded with its probabilities.
+    """
 
     @property
     def hidden_size(self) -> int:
@@ -52,6 +65,11 @@ class ByzantineAdversary(Protocol):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless it can play for this team."""
+
+
+def has_probabilities(adversary: ByzantineAdversary) -> bool:
+    """Return whether plays of ``adversary`` tell their log-probabilities: only if it says so."""
+    return bool(getattr(adversary, "has_probabilities", False))
 
 
 class HasPolicy(Protocol):
@@ -102,6 +120,7 @@ class _Policy:
 
     def __init__(self, policy: TeamPolicy) -> None:
         self.policy = policy
+        self.has_probabilities = isinstance(policy, Rated)
 
     @property
     def hidden_size(self) -> int:
@@ -160,6 +179,11 @@ class WorstOfPopulation:
         self._worst = self._all[int(values.argmin())]
 
     @property
+    def has_probabilities(self) -> bool:
+        """Whether the plays of all of them tell ``logp``."""
+        return all(has_probabilities(one) for one in self._all)
+
+    @property
     def hidden_size(self) -> int:
         """H of the worst."""
         return self._worst.hidden_size
@@ -188,8 +212,8 @@ def as_adversary(where: str, adversary: AdversaryLike) -> ByzantineAdversary:
     else:
         kind = type(adversary).__name__
         policy = adversary if hasattr(adversary, "infer") else getattr(adversary, "policy", None)
-        if hasattr(adversary, "play") and hasattr(adversary, "check_spec"):
-            return cast(ByzantineAdversary, adversary)
+        if isinstance(adversary, ByzantineAdversary):
+            return adversary
         if hasattr(policy, "infer") and hasattr(policy, "select"):
             return _Policy(cast(TeamPolicy, policy))
         if callable(adversary) and not isinstance(adversary, torch.nn.Module):

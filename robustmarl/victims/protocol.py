@@ -24,6 +24,7 @@ __all__ = [
     "HasVictim",
     "LossRows",
     "OutputLoss",
+    "Rated",
     "Rows",
     "Victim",
     "VictimLike",
@@ -157,6 +158,14 @@ class Victim(Protocol):
 
     def at(self, rows: Rows = UNBOUND) -> VictimView:
         """Return the view of M rows."""
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A policy that says how likely it was to act as it did."""
+
+    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
+        """Return log-probabilities (...,) of actions, given logits or means (..., A)."""
 
 
 class HasVictim(Protocol):

@@ -15,6 +15,7 @@ from robustmarl.attacks.poison.view import PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner, When
 from robustmarl.typing import Actions, Env, Infos, Obs, Options, ResetResult, StepResult
+from robustmarl.victims import Rated
 from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun, sizes_of
 
 __all__ = ["ActionPoisonWrapper"]
@@ -101,6 +102,8 @@ class ActionPoisonWrapper(PerturbingWrapper):
         super().__init__(env, perturber)
         perturber.start(self.place)
         self.agent, self._spec, self._learner = agent, spec, learner
+        policy: object = learner.policy
+        self._rated = policy if isinstance(policy, Rated) else None
         self._device = learner.policy.device
         self._k = spec.agents.index(agent)
         self._episode = Episode(spec, self._device)
@@ -164,8 +167,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
             "poison_kl": float(poison.kl[0]),
             "poison_log_likelihood": float(poison.log_likelihood[0]),
         }
-        log_prob = getattr(self._learner.policy, "log_prob", None)
-        if log_prob is not None:
+        if self._rated is not None:
             act = torch.tensor([executed], device=self._device)
-            report["clean_logp"] = float(log_prob(logits[:, self._k], act)[0])
+            report["clean_logp"] = float(self._rated.log_prob(logits[:, self._k], act)[0])
         return report
