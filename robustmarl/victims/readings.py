@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from robustmarl.joint import MASKED
+from robustmarl.joint.boxes import to_unit
 
 __all__ = ["Memory", "Reading", "reading_of"]
 
@@ -208,8 +209,7 @@ class Means(Reading):
             return act
         if self.policy.action_bound_method == "clip":
             act = act.clamp(-1.0, 1.0)
-        low, high = (end.to(act) for end in self._box)
-        return (act - low) * 2.0 / (high - low) - 1.0
+        return to_unit(act, *(end.to(act) for end in self._box))
 
 
 class SquashedMeans(Means):

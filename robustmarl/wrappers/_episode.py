@@ -12,6 +12,7 @@ from torch import Tensor
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
+from robustmarl.joint.boxes import to_unit
 from robustmarl.joint.masks import has_nan
 from robustmarl.perturbers import Perturber, Place, places
 from robustmarl.typing import (
@@ -131,6 +132,8 @@ class Episode:
 
     def __init__(self, spec: TeamSpec, device: torch.device) -> None:
         self._spec, self._device = spec, device
+        ends = zip(spec.action_low, spec.action_high, strict=True)
+        self._boxes = [torch.tensor(pair, dtype=torch.float64) for pair in ends]  # (2, A) each
         self._seed, self._number, self.step = secrets.randbits(63), -1, 0
         self._lived = np.zeros(spec.num_agents, dtype=np.bool_)
         self.last_act = self._no_act()
@@ -149,16 +152,15 @@ class Episode:
     def encode(self, actions: Actions) -> Tensor:
         """Return actions as victims have them, (1, N) or in [-1, 1], (1, N, A); 0 if missing."""
         spec = self._spec
-        joint = spec.empty(1)["act"].numpy()
+        joint = spec.empty(1)["act"]
         for agent, action in actions.items():
             i = spec.agents.index(agent)
             if spec.continuous:
-                low, high = np.array(spec.action_low[i]), np.array(spec.action_high[i])
-                span = np.where(high > low, high - low, 1.0)
-                joint[0, i, : spec.action_sizes[i]] = 2.0 * (np.asarray(action) - low) / span - 1.0
+                own = torch.from_numpy(np.array(action, np.float64))
+                joint[0, i, : spec.action_sizes[i]] = to_unit(own, *self._boxes[i])
             else:
                 joint[0, i] = check_index(f"step.actions[{agent!r}]", action)
-        return torch.from_numpy(joint).to(self._device)
+        return joint.to(self._device)
 
     def context(
         self,
