@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check_number
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.typing import Unit
 from robustmarl.victims import Victim
@@ -147,9 +147,7 @@ class SlowCopy(nn.Module):
 
 def categorical(logits: Tensor, draws: Draws) -> Tensor:
     """Return indices (E, N) drawn from softmax(logits), (E, N, A), by inverse distribution."""
-    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
-    point = draws.uniform(logits.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= point).sum(dim=-1)
+    return inverse(torch.softmax(logits, dim=-1), draws.uniform(logits.shape[1]))
 
 
 class RandomController:

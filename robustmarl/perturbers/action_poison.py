@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._checks import all_finite, check, check_choice, check_names, check_number
-from robustmarl._seeding import Draws, stream_id
+from robustmarl._seeding import Draws, inverse, stream_id
 from robustmarl.attacks.poison.budget import log_likelihood, poison
 from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
@@ -177,9 +177,7 @@ class ActionPoisonPerturber(Perturber):
         every = len(rows) == len(logits)  # then nothing is copied
         view = self._view(context, soft, draws, None if every else rows)
         found = poison(view.logits[:, self._k], view.mask, self._direction(view), self.kl_budget)
-        cumulative = found.policy.cumsum(dim=-1)
-        point = (point if every else point[rows]).double().unsqueeze(-1)
-        act = (cumulative <= point * cumulative[:, -1:]).sum(-1)
+        act = inverse(found.policy, (point if every else point[rows]).double())
         self.act = _filled(self.act, rows, act)
         self.kl = _filled(self.kl, rows, found.kl)
         self.scale = _filled(self.scale, rows, found.scale)

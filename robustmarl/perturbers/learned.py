@@ -13,6 +13,7 @@ from robustmarl._checks import check_int, check_number
 from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
@@ -93,7 +94,7 @@ class GaussianObsAdversary(nn.Module):
         """
         mean, log_std = self.mean(obs), self._log_std()
         u = mean + draws.normal(self.obs_size).to(mean.dtype) * log_std.exp()
-        return u, _log_density(u, mean, log_std, real)
+        return u, _summed(gaussian_log_density(u, mean, log_std), real)
 
     def moved(self, obs: Tensor, u: Tensor) -> Tensor:
         """Return what ``u``, (M, D), makes of observations (M, D): inside the ball."""
@@ -101,12 +102,11 @@ class GaussianObsAdversary(nn.Module):
 
     def log_prob(self, obs: Tensor, u: Tensor, real: Tensor | None = None) -> Tensor:
         """Return the log-density (...,) of unclipped samples; all arguments are (..., D)."""
-        return _log_density(u, self.mean(obs), self._log_std(), real)
+        return _summed(gaussian_log_density(u, self.mean(obs), self._log_std()), real)
 
     def entropy(self, real: Tensor | None = None) -> Tensor:
         """Return the entropy in nats, a scalar: the mean over rows of coordinates ``real``."""
-        each = self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)
-        return each.sum() if real is None else torch.where(real, each, 0.0).sum(dim=-1).mean()
+        return _summed(gaussian_entropy(self._log_std()), real).mean()
 
     def _log_std(self) -> Tensor:
         if self.max_std is not None:
@@ -114,9 +114,8 @@ class GaussianObsAdversary(nn.Module):
         return self.log_std.clamp(-5.0, 2.0)
 
 
-def _log_density(u: Tensor, mean: Tensor, log_std: Tensor, real: Tensor | None) -> Tensor:
-    z = (u - mean) * (-log_std).exp()
-    each = -0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)
+def _summed(each: Tensor, real: Tensor | None) -> Tensor:
+    """Return the sums (...,) of values (..., D) over coordinates that exist, None for all."""
     return (each if real is None else torch.where(real, each, 0.0)).sum(dim=-1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -155,16 +155,33 @@ class ObsPerturber(Perturber):
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
         return {"attacked": float(self._attacked), "unchanged": float(self._unchanged)}
 
-    def warn_if_idle(self) -> None:
-        """Warn if the attack changed no observation although it had a budget."""
-        attacked = int(self._attacked)
-        if attacked > 0 and int(self._unchanged) == attacked:
+    def warn_if_idle(
+        self, since: Mapping[str, float] | None = None, during: str = "", *, stacklevel: int = 2
+    ) -> bool:
+        """Warn if the attack changed no observation although it had a budget.
+
+        Args:
+            since: the counters at the beginning of what is looked at; None is since ``bind``.
+            during: what that is, with a preposition: ``"in this episode"``.
+            stacklevel: of the warning; 2 blames who calls this.
+
+        Returns:
+            whether it warned.
+        """
+        begun = since or {}
+        attacked, unchanged = (
+            count - begun.get(name, 0.0) for name, count in ObsPerturber.counters(self).items()
+        )
+        idle = attacked > 0 and unchanged == attacked
+        if idle:
             warnings.warn(
-                f"{self.attack!r} changed none of {attacked} observations: zero "
-                "gradient, a saturated victim, or a single available action.",
+                f"{self.attack!r} changed none of {attacked:.0f} observations"
+                f"{' ' + during if during else ''}: zero gradient, a saturated victim, or a single "
+                "available action.",
                 RobustnessWarning,
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
+        return idle
 
     def _resolved(self, policy: Victim | None, spec: TeamSpec) -> Victim:
         """Return whom the attack queries; a stand-in for attacks that query nobody."""

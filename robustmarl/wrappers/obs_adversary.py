@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Collection, Mapping
 from typing import NoReturn, cast
 
@@ -24,7 +23,6 @@ from robustmarl.typing import (
     Obs,
     Options,
     ResetResult,
-    RobustnessWarning,
     StepResult,
     Values,
 )
@@ -140,14 +138,16 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         obs, rewards, terminations, truncations, infos = self._step_env(actions, {})
         terminal = not self.env.agents
         obs, infos = self._perturb(obs, infos)
-        if terminal:
-            self._warn_if_in_vain(self._episode_start, "this episode")
+        if terminal and not self._warned:
+            since, during = self._episode_start, "in this episode"
+            self._warned = self.perturber.warn_if_idle(since, during, stacklevel=3)
         return obs, rewards, terminations, truncations, infos
 
     @override
     def close(self) -> None:
         self.env.close()
-        self._warn_if_in_vain({"attacked": 0.0, "unchanged": 0.0}, "its life")
+        if not self._warned:
+            self._warned = self.perturber.warn_if_idle(during="in its life", stacklevel=3)
 
     def __getstate__(self) -> NoReturn:
         raise TypeError(
@@ -241,19 +241,6 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         for i, size in enumerate(sizes):
             known[:, i, :size] = seen[:, i, :size]
         return known
-
-    def _warn_if_in_vain(self, since: dict[str, float], when: str) -> None:
-        now = self.perturber.counters()
-        attacked, unchanged = (now[key] - since[key] for key in ("attacked", "unchanged"))
-        if attacked > 0 and attacked == unchanged and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{type(self).__name__}: {self.attack!r} changed none of {attacked:.0f} "
-                f"observations in {when}: zero gradient, a saturated victim, or a single "
-                "available action.",
-                RobustnessWarning,
-                stacklevel=3,
-            )
 
 
 def _attack_below(env: Env) -> ObsAdversaryWrapper | None:

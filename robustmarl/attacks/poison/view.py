@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import StepContext
 from robustmarl.networks import Agents, SeparateAgents
 from robustmarl.networks.calculus.scores import (
@@ -191,11 +191,8 @@ class PoisonView:
     def sample_others(self, samples: int) -> Tensor:
         """Return joint actions (K, A, R, N): K draws of the others by each of one's actions."""
         rows, n, size = self.policies.shape
-        # By inversion. Scaled by the last sum, which rounding keeps from being exactly 1.
-        cumulative = self.policies.cumsum(dim=-1)
-        uniform = self.draws.uniform(samples * n).view(rows, samples, n).transpose(0, 1)
-        point = uniform.unsqueeze(-1) * cumulative[..., -1:]
-        drawn = (cumulative <= point).sum(-1)
+        points = self.draws.uniform(samples * n).view(rows, samples, n).transpose(0, 1)
+        drawn = inverse(self.policies, points)
         joint = drawn.unsqueeze(1).repeat(1, size, 1, 1)
         joint[..., self.agent] = torch.arange(size, device=joint.device)[:, None]
         return joint
