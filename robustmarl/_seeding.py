@@ -87,14 +87,14 @@ def episode_keys(seed: int | Tensor, episode: int | Tensor) -> Tensor:
     return _tensor(_finish(_finish(_native(seed) + _GOLDEN_S) + _GOLDEN_S + number))
 
 
-def stream_seed(seed: int, name: str) -> int:
-    """Return the seed, >= 0, of a library's own generator for the stream ``name``."""
-    return mix(seed, stream_id(name)) & (2**63 - 1)
+def stream_seed(*parts: int | str) -> int:
+    """Return the seed, >= 0, of a library's own generator: a hash of integers and names."""
+    return mix(*(stream_id(x) if isinstance(x, str) else x for x in parts)) & (2**63 - 1)
 
 
-def generator(seed: int, name: str) -> torch.Generator:
-    """Return a generator on the CPU for the stream ``name``."""
-    return torch.Generator().manual_seed(stream_seed(seed, name))
+def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator that begins at :func:`stream_seed` of ``parts``."""
+    return torch.Generator(device).manual_seed(stream_seed(*parts))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import stream_seed
 from robustmarl.adversaries import Sample, SharedByzantine
 from robustmarl.algorithms.eir_settings import PRESETS, EIRMAPPOSettings
 from robustmarl.algorithms.mappo import MAPPO
@@ -236,8 +236,7 @@ class EIRMAPPO(MAPPO):
                 self.adversary.types_in(batch),
                 batch.valid,
                 memory,
-                seed=mix(self.seed, self.policy.counted("updates"), stream_id("belief_parts"))
-                & (2**63 - 1),
+                seed=stream_seed(self.seed, self.policy.counted("updates"), "belief_parts"),
             )
         return stats
 

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import generator
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
@@ -36,8 +36,6 @@ from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.typing import Env
 
 __all__ = ["M3DDPG", "MADDPG", "M3DDPGSettings", "MADDPGSettings", "gumbel_softmax"]
-
-_GUMBEL = stream_id("gumbel")
 
 
 class MADDPGSettings(TeamSettings, ExplorationSettings, total=False):
@@ -209,8 +207,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def _noise(self) -> torch.Generator:
         """Return the generator of this update's Gumbel noise."""
-        key = mix(self.seed, self.policy.counted("updates"), _GUMBEL)
-        return torch.Generator(self.device).manual_seed(key & (2**63 - 1))
+        return generator(self.seed, self.policy.counted("updates"), "gumbel", device=self.device)
 
     @torch.no_grad()
     def targets(self, batch: JointBatch) -> Tensor:

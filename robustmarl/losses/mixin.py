@@ -14,7 +14,7 @@ from tianshou.data.types import RolloutBatchProtocol
 from torch import Tensor, nn
 
 from robustmarl._checks import check
-from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl._seeding import Draws, generator, mix, stream_id
 from robustmarl._signatures import check_left
 from robustmarl.joint import TeamSpec
 from robustmarl.schedules import Schedule, as_schedule
@@ -237,17 +237,17 @@ class LossMixin(AnyAlgorithm):
             rows = make_rows()
             if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
                 continue
-            value = self._value(term, rows, mix(stream_id(name), step))
+            value = self._value(term, rows, name, step)
             self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
             total = weight * value if total is None else total + weight * value
         return total
 
-    def _value(self, term: Term, rows: LossRows, key: int) -> Tensor:
-        """Return the term on its share of the rows; all that is random follows from ``key``."""
+    def _value(self, term: Term, rows: LossRows, name: str, step: int) -> Tensor:
+        """Return the term on its share of the rows; name and step decide all that is random."""
         if term.max_rows is not None and len(rows) > term.max_rows:
-            generator = torch.Generator().manual_seed(key & (2**63 - 1))
-            index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
-            rows = rows.select(index.to(rows.obs.device))
+            order = torch.randperm(len(rows), generator=generator(name, step))
+            rows = rows.select(order[: term.max_rows].to(rows.obs.device))
+        key = mix(stream_id(name), step)
         keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
         return term.loss(self._victim(), rows, Draws(keys).split(len(rows)))
 
