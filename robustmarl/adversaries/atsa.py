@@ -21,7 +21,8 @@ from robustmarl.adversaries.directing import (
     realised_share,
 )
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions, spec_of
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions
+from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.networks import AgentNetwork, Agents, FOPMixer, SeparateAgents
@@ -201,8 +202,6 @@ class ATSA(Adversary):
         check_choice(f"{name}.target", target, ("exact", "fop"))
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target, self.target_unit = target, target_unit
         self.director, self._critics = director, nn.ModuleList(critics)
         self._lagged = copy.deepcopy(self._critics).requires_grad_(False)
@@ -238,7 +237,7 @@ class ATSA(Adversary):
             seed: of the initial weights and of the class.
             settings: of the class, and of the director's network, which the critics share.
         """
-        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        spec = team_spec(env, team)
 
         def critic() -> SoftCritic:
             sizes = spec.joint_state_size, spec.num_agents, spec.num_actions
@@ -317,7 +316,7 @@ class ATSA(Adversary):
         self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
     ) -> dict[str, Tensor]:
         obs, mask = batch.obs.obs, batch.obs.mask
-        state = joint_state(batch.obs.state, batch.obs.state.dim() == 4)
+        state = joint_state(batch.obs.state, self.director.spec)
         last = last_actions(target, terminal=True)
         with torch.no_grad():
             y = self._targets(batch, last, state, alpha)

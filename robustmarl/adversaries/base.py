@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl.joint import JointBatch
-from robustmarl.learning.optim import check_factory
+from robustmarl.learning.optim import check_factory, check_max_grad_norm
 from robustmarl.perturbers.base import Perturber
 
 __all__ = ["Adversary", "Needs", "Sample"]
@@ -98,9 +98,11 @@ class Adversary(nn.Module, ABC):
         Args:
             module: whose parameters it changes.
             factory: makes it, and its scheduler if any.
-            max_grad_norm: global norm at which gradients are clipped, or None.
+            max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         """
-        check_factory(f"{type(self).__name__}.optim", factory)
+        name = type(self).__name__
+        check_factory(f"{name}.optim", factory)
+        check_max_grad_norm(f"{name}.max_grad_norm", max_grad_norm)
         made, scheduler = factory.create_instances(module)
         if scheduler is not None:
             self.lr_schedulers.append(scheduler)

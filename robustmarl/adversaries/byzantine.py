@@ -81,9 +81,8 @@ class ByzantineAttacker(Adversary):
             raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
         types.check_spec(policy.spec)
         check_choice(f"{name}.reward", reward, ("team", "agents"))
-        for key, bound in (("huber_delta", huber_delta), ("max_grad_norm", max_grad_norm)):
-            if bound is not None:
-                check_number(f"{name}.{key}", bound, 0.0, open_low=True)
+        if huber_delta is not None:
+            check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
         self.policy, self.critic, self.types = policy, critic, types
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)

@@ -14,7 +14,8 @@ from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.deployed import deployed_actor
 from robustmarl.adversaries.ppo import attacked_rows, played_on_obs, ppo_steps
 from robustmarl.budgets import LinfBall
-from robustmarl.joint import TeamSpec, spec_of
+from robustmarl.joint import TeamSpec
+from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize
 from robustmarl.networks import Critic
@@ -47,7 +48,7 @@ class ObsAdversaryPPO(Adversary):
         clip: PPO's clip, > 0.
         entropy_coef: >= 0.
         epochs: passes over a batch, >= 1.
-        max_grad_norm: global norm at which gradients are clipped.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ObsAdversaryPPO(Adversary):
         clip: float = 0.2,
         entropy_coef: float = 1e-3,
         epochs: int = 10,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -72,7 +73,6 @@ class ObsAdversaryPPO(Adversary):
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
-        check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self._perturber = LearnedObsPerturber(actor, agents=agents)
         learned = nn.ModuleList([actor, critic])
         self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
@@ -89,13 +89,22 @@ class ObsAdversaryPPO(Adversary):
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """Return the adversary with networks of the right sizes for ``env``'s ``team``."""
-        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        """Return the adversary with networks of the right sizes for ``env``'s ``team``.
+
+        Args:
+            env: an environment, or a spec.
+            ball: within which it perturbs observations.
+            team: whom of several teams it attacks.
+            hidden: widths of actor and critic.
+            device: where it learns.
+            seed: of the initial weights; torch's global generator is left as it was.
+            settings: of the class.
+        """
+        spec = team_spec(env, team)
         actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
-        size = spec.state_size * (spec.num_agents if spec.state_layout == "per_agent" else 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            critic = Critic(size, hidden=hidden, layer_norm=True)
+            critic = Critic(spec.joint_state_size, hidden=hidden, layer_norm=True)
         return cls(actor.to(device), critic.to(device), **settings)
 
     def perturber(self) -> LearnedObsPerturber:

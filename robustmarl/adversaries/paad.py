@@ -21,19 +21,18 @@ from robustmarl.adversaries.directing import (
     realised_share,
 )
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import TeamSpec, joint_state, last_actions, spec_of
+from robustmarl.joint import TeamSpec, joint_state, last_actions
+from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
-from robustmarl.learning.q_learning import Mixed, following_values
+from robustmarl.learning.q_learning import EXPLORATION, MIXER_GAIN, Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.networks import AgentValues, Mixer, QMIXMixer, VDNMixer
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import QPolicy
-from robustmarl.schedules import Linear, Schedule
+from robustmarl.schedules import Schedule
 from robustmarl.typing import Env
 
 __all__ = ["PAAD"]
-
-_EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # the team's own, as in PyMARL
 
 
 class PAAD(Adversary):
@@ -91,8 +90,6 @@ class PAAD(Adversary):
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q = target_unit, double_q
         self.director, self.mixer = director, mixer
         self.lagged_network = copy.deepcopy(director.network).requires_grad_(False)
@@ -112,7 +109,7 @@ class PAAD(Adversary):
         generator: GradientAttack,
         *,
         mixer: Literal["qmix", "vdn"] = "qmix",
-        exploration: float | Schedule = _EXPLORATION,
+        exploration: float | Schedule = EXPLORATION,
         team: str | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -132,14 +129,14 @@ class PAAD(Adversary):
             settings: of the class, and of the director's network.
         """
         check_choice(f"{cls.__name__}.for_env.mixer", mixer, ("qmix", "vdn"))
-        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        spec = team_spec(env, team)
         made: Mixer
         with seeded(seed, "paad"):
             director = QPolicy(spec, director_network(cls.__name__, spec, settings), exploration)
             if mixer == "vdn":
                 made = VDNMixer()
             else:
-                made = QMIXMixer(spec.joint_state_size, spec.num_agents, init_gain=0.1)
+                made = QMIXMixer(spec.joint_state_size, spec.num_agents, init_gain=MIXER_GAIN)
         return cls(director.to(device), generator, made.to(device), **settings)
 
     def perturber(self) -> DirectedObsPerturber:
@@ -159,7 +156,7 @@ class PAAD(Adversary):
         if batch is None:
             return {}
         target, played = named_in(self, batch)
-        obs, state = batch.obs, joint_state(batch.obs.state, batch.obs.state.dim() == 4)
+        obs, state = batch.obs, joint_state(batch.obs.state, self.director.spec)
         last = last_actions(target, terminal=True)
         q = self.director.network.unroll(obs.obs, last)[0]
         taken = self.mixer(AgentValues(q[:, :-1], obs.mask[:, :-1], target), state[:, :-1])

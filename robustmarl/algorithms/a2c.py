@@ -9,7 +9,6 @@ from torch import Tensor
 
 from robustmarl.algorithms.ippo import IPPO
 from robustmarl.joint import TeamSpec
-from robustmarl.learning.optim import adam
 from robustmarl.learning.settings import TeamSettings
 from robustmarl.learning.values import CriticInput, Reward
 from robustmarl.networks import Critic
@@ -81,7 +80,7 @@ class A2C(IPPO):
             policy=policy,
             critic=critic,
             critic_input=critic_input,
-            optim=optim or adam(5e-4, 1e-5),
+            optim=optim,
             gamma=gamma,
             gae_lambda=gae_lambda,
             entropy_coef=entropy_coef,

@@ -88,7 +88,7 @@ class ActionCritics(TeamAlgorithm):
         """
 
     def _state(self, obs: JointObs) -> Tensor:
-        return joint_state(obs.state, self.spec.state_layout == "per_agent")
+        return joint_state(obs.state, self.spec)
 
     def _outputs(self, obs: JointObs, act: Tensor) -> ActorOutputs:
         """Return what the actors make of the whole episodes, with gradient."""

@@ -81,8 +81,6 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self._target = self._add_lagged_network(critic)
         self.register_buffer("critic_steps", torch.zeros((), dtype=torch.int64))
@@ -112,7 +110,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             logits: the team's, (E, N, A), masked.
             act: K joint actions per environment, int64 (K, E, N): what the others do.
         """
-        state = joint_state(context.state, self.spec.state_layout == "per_agent")
+        state = joint_state(context.state, self.spec)
         q = self.critic(state, context.seen, act)
         policy = torch.softmax(logits, dim=-1)
         return q - (policy * q).sum(-1, keepdim=True)

@@ -180,8 +180,6 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critics = _Critics(critic, mixer)
         self._target = self._add_lagged_network(self.critics)
         network = policy.network
@@ -219,7 +217,7 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             logits: the team's, (E, N, A), masked.
             act: K joint actions per environment, int64 (K, E, N).
         """
-        state = joint_state(context.state, self.spec.state_layout == "per_agent")
+        state = joint_state(context.state, self.spec)
         q, weights = self.critics(state, context.seen)
         policy = torch.softmax(logits, dim=-1)
         advantage = weights.unsqueeze(-1) * (q - (policy * q).sum(-1, keepdim=True))

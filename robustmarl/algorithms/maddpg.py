@@ -140,8 +140,6 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         self.n_step = check_int(f"{name}.n_step", n_step, 1)
         self.temperature = check_number(f"{name}.temperature", temperature, 0.0, open_low=True)
         self.output_coef = check_number(f"{name}.output_coef", output_coef, 0.0)
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self._target = self._add_lagged_network(nn.ModuleList([policy.network, critic]))
         self.optim = self._create_optimizer(policy.network, optim or adam(5e-4), max_grad_norm)
@@ -180,7 +178,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def _state(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
             return obs.seen.flatten(-2)
-        return joint_state(obs.state, self.spec.state_layout == "per_agent")
+        return joint_state(obs.state, self.spec)
 
     def _vectors(self, act: Tensor, alive: Tensor) -> Tensor:
         """Return actions as the critic takes them, (..., N, A)."""

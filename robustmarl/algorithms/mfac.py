@@ -135,8 +135,6 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.seed = check_int(f"{name}.seed", seed, 0)
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self._target = self._add_lagged_network(nn.ModuleList([policy.network, critic]))
         network = policy.network

@@ -63,13 +63,12 @@ class OwnActionValues(OnPolicyTeam):
                 f"OwnActionValues must be mixed into IPPO or MAPPO, got {name}, which is no "
                 "PPO, whose returns it learns."
             )
-        spec: TeamSpec = self.policy.spec
+        spec = self.spec
         check(not spec.continuous, f"{name}.env", "of discrete actions", "a Box of actions")
         check_number(f"{name}.action_critic_lr", action_critic_lr, 0.0, open_low=True)
         self.action_critic_updates = check_int(
             f"{name}.action_critic_updates", action_critic_updates, 1
         )
-        self._per_agent = spec.state_layout == "per_agent"
         sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         self.action_critic = ActionCritic(*sizes, hidden=action_critic_hidden)
         factory = adam(action_critic_lr)
@@ -89,7 +88,7 @@ class OwnActionValues(OnPolicyTeam):
     @torch.no_grad()
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
         """Return the advantage of every agent's every own action, (K, E, N, A)."""
-        state = joint_state(context.state, self._per_agent)
+        state = joint_state(context.state, self.spec)
         q = self.action_critic(state, context.seen)
         q = q - (torch.softmax(logits, dim=-1) * q).sum(-1, keepdim=True)
         return q.unsqueeze(0).expand(len(act), *q.shape)
@@ -109,7 +108,7 @@ class OwnActionValues(OnPolicyTeam):
         learn_from = super().learn_from  # type: ignore[misc]
         stats: TeamTrainingStats = learn_from(batch, advantage, returns, minibatch, epochs, side)
         returns, act = returns.expand(batch.living.shape)[valid], batch.act[valid]
-        state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
+        state = joint_state(obs.state, self.spec)[:, :-1][valid]
         seen, living = obs.seen[:, :-1][valid], batch.living[valid]
         for _ in range(self.action_critic_updates):
             q = self.action_critic(state, seen).gather(-1, act.unsqueeze(-1)).squeeze(-1)

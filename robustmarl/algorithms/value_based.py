@@ -12,11 +12,11 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int, check_number
-from robustmarl.joint import JointBatch, TeamSpec
+from robustmarl.joint import JointBatch, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
-from robustmarl.learning.q_learning import Mixed, following_values
+from robustmarl.learning.q_learning import EXPLORATION, Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import (
     NetworkSettings,
@@ -27,12 +27,10 @@ from robustmarl.learning.settings import (
 from robustmarl.learning.values import Reward
 from robustmarl.networks import AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
-from robustmarl.schedules import Linear, Schedule
+from robustmarl.schedules import Schedule
 from robustmarl.typing import Env
 
 __all__ = ["ValueBased"]
-
-_EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # as in PyMARL
 
 
 class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
@@ -83,8 +81,6 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check(reward == "team" or mixer is None, f"{name}.reward", "'team' with a mixer", reward)
-        if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q, self.reward = target_unit, double_q, reward
         self.mixer = mixer
         learned = Mixed(policy.network, mixer)
@@ -101,7 +97,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         rule = "discrete: value-based methods take argmax over actions"
         check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
-        exploration: float | Schedule = settings.pop("exploration", _EXPLORATION)
+        exploration: float | Schedule = settings.pop("exploration", EXPLORATION)
         policy = QPolicy(spec, build_network(spec, take(settings, NetworkSettings)), exploration)
         return cls(policy=policy, mixer=cls._mixer(spec, settings), **settings)
 
@@ -117,7 +113,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         last_act = self.last_act(act, terminal=True)
         q, before = network.unroll(obs.seen, last_act)
         values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
-        state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
+        state = joint_state(obs.state, self.spec)
         with torch.no_grad():
             target = cast(Mixed, self._target.module)
             q_target = target.agents.unroll(obs.seen, last_act)[0][:, 1:]

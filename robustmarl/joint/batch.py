@@ -9,6 +9,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from robustmarl.joint.spec import TeamSpec
+
 __all__ = ["JointBatch", "JointObs", "joint_state", "last_actions"]
 
 
@@ -114,9 +116,9 @@ class JointBatch:
         return replace(self, **changes)
 
 
-def joint_state(state: Tensor, per_agent: bool) -> Tensor:
-    """Return states (..., S) of (..., S) or, per agent, (..., N, S)."""
-    return state.flatten(-2) if per_agent else state
+def joint_state(state: Tensor, spec: TeamSpec) -> Tensor:
+    """Return a team's whole state, (..., S): of all agents where each has its own, (..., N, S)."""
+    return state.flatten(-2) if spec.state_layout == "per_agent" else state
 
 
 def last_actions(act: Tensor, *, terminal: bool) -> Tensor:

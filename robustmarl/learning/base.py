@@ -14,12 +14,13 @@ from tianshou.algorithm.algorithm_base import (
     OnPolicyAlgorithm,
     TrainingStats,
 )
-from torch import Tensor
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
 
 from robustmarl._checks import check_int
 from robustmarl._seeding import seeded
 from robustmarl.joint import JointBatch, TeamSpec, last_actions, spec_of
-from robustmarl.learning.optim import own_state_dict
+from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
 from robustmarl.learning.settings import (
     MadeForSettings,
     NetworkSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "TeamAlgorithm",
     "TeamTrainingStats",
     "build_network",
+    "team_spec",
 ]
 
 
@@ -86,8 +88,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         hyper: OpenSettings = dict(settings)
         made_for = take(hyper, MadeForSettings)
         seed = check_int(f"{cls.__name__}.seed", made_for.get("seed", 0), 0)
-        spec = env if isinstance(env, TeamSpec) else spec_of(env)
-        spec = spec.of_team(made_for.get("team"))
+        spec = team_spec(env, made_for.get("team"))
         with seeded(seed, "weights"):
             algorithm = cls._build(spec, **hyper)
         algorithm._made = (spec, hyper)
@@ -139,6 +140,12 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         :class:`robustmarl.training.Trainable`.
         """
         return []
+
+    def _create_optimizer(
+        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
+    ) -> Algorithm.Optimizer:
+        check_max_grad_norm(f"{type(self).__name__}.max_grad_norm", max_grad_norm)
+        return super()._create_optimizer(module, factory, max_grad_norm)
 
     def victim(self) -> NetworkVictim:
         """Return the live view of its policy that attacks query."""
@@ -234,6 +241,16 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
         self, batch: Any, batch_size: int | None, repeat: int
     ) -> TeamTrainingStats:
         return self.learn(batch, batch_size, repeat)  # see OffPolicyTeam
+
+
+def team_spec(env: Env | TeamSpec, team: str | None) -> TeamSpec:
+    """Return the spec of ``env``'s ``team``; None is the only one.
+
+    Args:
+        env: an environment (only its spaces and metadata are read), or a spec.
+        team: its name.
+    """
+    return (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
 
 
 def build_network(

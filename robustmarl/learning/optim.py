@@ -10,7 +10,9 @@ import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 
-__all__ = ["adam", "check_factory", "own_state_dict"]
+from robustmarl._checks import check_number
+
+__all__ = ["adam", "check_factory", "check_max_grad_norm", "own_state_dict"]
 
 
 def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
@@ -30,6 +32,12 @@ def check_factory(where: str, factory: object) -> None:
             f"{where} must be an optimizer factory, got {factory!r}. "
             "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
         )
+
+
+def check_max_grad_norm(where: str, max_grad_norm: float | None) -> None:
+    """Raise unless gradients can be clipped at this global norm; None clips none."""
+    if max_grad_norm is not None:
+        check_number(where, max_grad_norm, 0.0, open_low=True)
 
 
 def own_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
