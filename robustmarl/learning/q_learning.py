@@ -25,6 +25,10 @@ class Mixed(nn.Module):
         super().__init__()
         self.agents, self.mixer = agents, mixer
 
+    def forward(self, values: AgentValues, state: Tensor) -> Tensor:
+        """Return the team's value (...,) in ``state`` (..., S); without a mixer the agents' own."""
+        return values.taken if self.mixer is None else self.mixer(values, state)
+
 
 def following_values(
     online: Tensor, lagged: Tensor, mask: Tensor, *, double_q: bool = True
