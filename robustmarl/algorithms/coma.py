@@ -135,16 +135,10 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             value = q.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
             policy = torch.softmax(logits[final], dim=-1)
             value[final] = (policy * q[final]).sum(-1)
-            bootstrap = batch.bootstrap.unsqueeze(-1)
-            reward = (self.reward_scale * batch.rew).unsqueeze(-1).expand(value[:, 1:].shape)
-            return td_lambda_returns(
-                reward,
-                value[:, 1:],
-                bootstrap,
-                batch.going_on.unsqueeze(-1),
-                self.gamma,
-                self.td_lambda,
-            )
+            later = value[:, 1:]
+            reward, bootstrap, going_on = batch.earned("team")
+            reward, lambdas = self.reward_scale * reward, (self.gamma, self.td_lambda)
+            return td_lambda_returns(reward, later, bootstrap, going_on, *lambdas)
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""

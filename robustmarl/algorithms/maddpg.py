@@ -220,14 +220,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         joint = self._vectors(act, alive).unsqueeze(-3)
         state = self._state(obs)[:, 1:]
         value = critic(state, self.facing(critic, state, joint, alive))
-        return n_step_returns(
-            batch.rew.unsqueeze(-1),
-            value,
-            batch.bootstrap.unsqueeze(-1),
-            batch.going_on.unsqueeze(-1),
-            self.gamma,
-            self.n_step,
-        )
+        reward, bootstrap, going_on = batch.earned("team")
+        return n_step_returns(reward, value, bootstrap, going_on, self.gamma, self.n_step)
 
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""

@@ -218,11 +218,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         _, critic = self._target_networks()
         q, _ = critic.unroll(batch.obs.seen, None, {"mean_act": means})
         value = (policy * q).sum(-1)[:, 1:]
-        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        reward = batch.rew.unsqueeze(-1).expand(value.shape)
-        if self.reward == "agents":  # a dead agent earns nothing more
-            living = batch.obs.alive[:, 1:].float()
-            reward, bootstrap, going_on = batch.rew_agents, bootstrap * living, going_on * living
+        reward, bootstrap, going_on = batch.earned(self.reward)
         target = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
         return target, bootstrap * value, means
 
@@ -253,9 +249,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             act=batch.act,
             acting=living,
             # A team's reward goes on for its dead, and targets ask for their values.
-            valued=living
-            if self.reward == "agents"
-            else batch.valid.unsqueeze(-1).expand_as(living),
+            valued=batch.earning(self.reward).expand_as(living),
             last_act=self.last_act(batch.act, terminal=False),
             side={"mean_act": means[:, :-1]} if reads_mean else {},
             critic_mean=critic_mean[:, :-1],

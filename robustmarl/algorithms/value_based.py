@@ -116,10 +116,10 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         state = joint_state(obs.state, self.spec)
         with torch.no_grad():
             target = cast(Mixed, self._target.module)
-            q_target = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
-            later = q[:, 1:], q_target, obs.mask[:, 1:]
+            target_q = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
+            later = q[:, 1:], target_q, obs.mask[:, 1:]
             following = following_values(*later, double_q=self.double_q)
-            y, learned = self._targets(batch, following, target.mixer, state[:, 1:])
+            y, learned = self._targets(batch, target(following, state[:, 1:]))
         taken = values.taken if self.mixer is None else self.mixer(values, state[:, :-1])
         loss = masked_mean((taken - y).square(), learned)
         self.step_policy(
@@ -130,31 +130,21 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         figures = torch.stack([loss.detach(), masked_mean(taken.detach(), learned)])
         return TeamTrainingStats(metrics=dict(zip(("loss", "q"), figures.tolist(), strict=True)))
 
-    def _targets(
-        self, batch: JointBatch, following: AgentValues, mixer: Mixer | None, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return targets and where they count: (B, T), or (B, T, N) without a mixer.
+    def _targets(self, batch: JointBatch, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return targets, and where they are learned: like ``value``.
 
         Args:
             batch: episodes.
-            following: the target's values of the next joint actions, (B, T, N).
-            mixer: the target's.
-            state: after each step, (B, T, S).
+            value: the target's of the next joint actions, (B, T), or (B, T, N) without a mixer.
         """
-        valid, going_on, bootstrap = batch.valid, batch.going_on, batch.bootstrap
-        if mixer is not None:
-            value, reward = mixer(following, state), batch.rew
+        if self.mixer is None:
+            reward, bootstrap, going_on = batch.earned(self.reward)
+            learned = batch.earning(self.reward).expand_as(value)
         else:
-            value = following.taken
-            valid = valid.unsqueeze(-1).expand_as(value)
-            bootstrap, going_on = bootstrap.unsqueeze(-1), going_on.unsqueeze(-1)
-            if self.reward == "team":  # which the dead go on to earn
-                reward = batch.rew.unsqueeze(-1).expand_as(value)
-            else:
-                reward, valid = batch.rew_agents, valid & batch.obs.alive[:, :-1]
-                bootstrap = bootstrap * batch.obs.alive[:, 1:].float()
-        y = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
-        return y, valid
+            reward, bootstrap, going_on = batch.rew, batch.bootstrap, batch.going_on
+            learned = batch.valid
+        lambdas = self.gamma, self.td_lambda
+        return td_lambda_returns(reward, value, bootstrap, going_on, *lambdas), learned
 
     def _update_target(self) -> None:
         now = self.policy.counted(self.target_unit)

@@ -69,14 +69,7 @@ class Valuation:
     ) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each; ``side`` as of :meth:`values`."""
         value = self.values(batch.obs, side)
-        own = self.reward == "agents"
-        reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
-        reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
-        value = value.expand(*value.shape[:2], reward.shape[-1])
-        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        if own:  # a dead agent earns nothing more
-            living = batch.obs.alive[:, 1:].float()
-            bootstrap, going_on = bootstrap * living, going_on * living
+        reward, bootstrap, going_on = batch.earned(self.reward)
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
         return advantage, advantage + value[:, :-1]
 
