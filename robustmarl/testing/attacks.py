@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from robustmarl._seeding import Draws
+from robustmarl.attacks.aimed import AimedAttack
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.attacks.losses import CrossEntropy, SquaredError
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.testing._error import ContractError
@@ -34,7 +34,7 @@ def check_attack(
 ) -> None:
     """Check that an attack attacks, keeps its budget and leaves everything else alone.
 
-    What a :class:`~robustmarl.attacks.GradientAttack` raises is its own ``output_loss``, what
+    What an :class:`~robustmarl.attacks.AimedAttack` raises is its own ``output_loss``, what
     others do the cross entropy of the victim's action, or the distance from it; that loss must
     not fall where it could be raised. An attack with ``needs_victim = False``, like noise, only
     has to change something, and must not ask the victim.
@@ -189,7 +189,7 @@ def _check_masks(attack: ObsAttack, trial: _Trial, function: Callable[[Tensor], 
 
 
 def _aim(attack: ObsAttack, view: VictimView, obs: Tensor) -> OutputLoss:
-    if isinstance(attack, GradientAttack):
+    if isinstance(attack, AimedAttack):
         return attack.output_loss(view, obs)
     return SquaredError(view.mean(obs)) if view.continuous else CrossEntropy()
 
