@@ -1,7 +1,8 @@
 """Cross-play tables, statistics over training seeds, and plots."""
 
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
-from robustmarl.evaluation.crossplay import TeamController, crossplay
+from robustmarl.evaluation.blind import blindfolds
+from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import (
@@ -14,6 +15,7 @@ from robustmarl.evaluation.statistics import (
 )
 from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.evaluation.tables import Cell, CrossTable
+from robustmarl.evaluation.teams import TeamController
 
 __all__ = [
     "Adaptation",
@@ -24,6 +26,7 @@ __all__ = [
     "SignedRank",
     "TeamController",
     "adaptation",
+    "blindfolds",
     "bootstrap",
     "byzantine_attacks",
     "crossplay",

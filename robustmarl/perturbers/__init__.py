@@ -2,6 +2,7 @@
 
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
@@ -27,12 +28,14 @@ __all__ = [
     "HasPolicy",
     "LearnedObsPerturber",
     "ObsPerturber",
+    "OtherEpisodeObs",
     "Perturber",
     "PerturberStack",
     "Place",
     "PoisonedLearner",
     "TypeDistribution",
     "WorstOfPopulation",
+    "ZeroedObs",
     "as_perturber",
     "places",
     "stor",
