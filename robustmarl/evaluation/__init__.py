@@ -3,7 +3,9 @@
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
 from robustmarl.evaluation.blind import blindfolds
 from robustmarl.evaluation.crossplay import crossplay
+from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
+from robustmarl.evaluation.report import Finding, Measured, WorstCase
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import (
     Estimate,
@@ -13,18 +15,27 @@ from robustmarl.evaluation.statistics import (
     signed_rank,
     wilson,
 )
+from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
 from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.evaluation.tables import Cell, CrossTable
 from robustmarl.evaluation.teams import TeamController
+from robustmarl.evaluation.worst_case import worst_case
 
 __all__ = [
     "Adaptation",
+    "Case",
     "Cell",
     "CrossTable",
+    "Entry",
     "Estimate",
+    "Finding",
+    "Measured",
+    "Reading",
     "Rollouts",
     "SignedRank",
+    "Suite",
     "TeamController",
+    "WorstCase",
     "adaptation",
     "blindfolds",
     "bootstrap",
@@ -34,7 +45,10 @@ __all__ = [
     "heatmap",
     "iqm",
     "learning_curves",
+    "quick",
     "rollout",
     "signed_rank",
+    "standard",
     "wilson",
+    "worst_case",
 ]
