@@ -30,7 +30,6 @@ Infos: TypeAlias = Mapping[str, Mapping[str, object]]
 Action: TypeAlias = "int | Array"
 
 NO_OP = 0
-_NUMBERS = (float, int, np.floating, np.integer)
 _NOTHING: Mapping[str, object] = {}
 
 
@@ -160,10 +159,8 @@ class JointEnv:
         for agent, reward in rewards.items():
             if (i := self._index.get(agent)) is None:
                 self._refuse_agent("rewards", agent)
-            elif isinstance(reward, _NUMBERS):
-                rew[i] = reward
-            else:
-                rew[i] = number_of(agent, reward, self._where)
+            plain = type(reward) is float  # the usual case, told at once
+            rew[i] = reward if plain else number_of(agent, reward, self._where)
 
     def _with_last(self, obs: Obs, cut: frozenset[str]) -> Obs:
         """Return last observations, of agents ``cut`` off that show none those before."""
@@ -177,7 +174,7 @@ class JointEnv:
         return {**obs, **stand_ins} if stand_ins else obs
 
     def _write(self, obs: Mapping[str, ArrayLike], infos: Infos, alive: frozenset[str]) -> None:
-        row, index, sizes = self._row, self._index, self.spec.obs_sizes
+        row, index, shapes, sizes = self._row, self._index, self._shapes, self.spec.obs_sizes
         everyone = len(obs) == len(index) and len(alive) == len(index)
         joint_obs, mask = row["obs"], row["mask"]
         if not everyone:
@@ -193,7 +190,9 @@ class JointEnv:
             if (i := index.get(agent)) is None:
                 self._refuse_agent("observations", agent)
             seen, available = split_obs(raw)
-            joint_obs[i, : sizes[i]] = row_of(agent, seen, self._shapes[i], self._where)
+            if not (isinstance(seen, np.ndarray) and seen.shape == shapes[i]):
+                seen = row_of(agent, seen, shapes[i], self._where)
+            joint_obs[i, : sizes[i]] = seen
             if agent in alive:
                 if not everyone:
                     row["alive"][i] = True
@@ -210,7 +209,9 @@ class JointEnv:
         elif self.spec.state_layout == "concatenated":
             state[:] = np.concatenate([joint_obs[i, :size] for i, size in enumerate(sizes)])
         else:
-            state[:] = state_of(self.env, self.spec.state_shape, self._where)
+            found = self.env.state()
+            plain = isinstance(found, np.ndarray) and found.shape == state.shape
+            state[:] = found if plain else state_of(found, state.shape, self._where)
 
     def _refuse_agent(self, what: str, agent: str) -> NoReturn:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from robustmarl.joint.masks import has_nan
 from robustmarl.typing import Array, Env, Infos, Values
@@ -161,15 +162,15 @@ def number_of(agent: str, reward: object, where: Where) -> float:
     return float(values.reshape(()))
 
 
-def state_of(env: Env, shape: tuple[int, ...], where: Where) -> Array:
-    """Return an environment's own state, float32 of ``shape``: (S,) or (N, S).
+def state_of(found: ArrayLike, shape: tuple[int, ...], where: Where) -> Array:
+    """Return what ``env.state()`` returned, float32 of ``shape``: (S,) or (N, S).
 
     The rows of a state of two axes may be asked for in one.
 
     Raises:
         ValueError: if it is of another size.
     """
-    state = np.asarray(env.state(), np.float32)
+    state = np.asarray(found, np.float32)
     if state.shape == shape:
         return state
     if state.ndim == 2 and (state.size,) == shape:

@@ -249,7 +249,7 @@ class Episode:
     def _state(self, env: Env, clean: Values, where: Where) -> Values:
         if self._spec.state_layout == "concatenated":
             return np.concatenate([clean[i, :size] for i, size in enumerate(self._spec.obs_sizes)])
-        return state_of(env, self._spec.state_shape, where)
+        return state_of(env.state(), self._spec.state_shape, where)
 
     def _no_act(self) -> Tensor:
         act = self._spec.empty(1, device=self._device)["act"]
