@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         belief: for ``slots="belief"``, a belief network or a team that has one, asked live.
 
     Raises:
-        TypeError: for an adversary or types of the wrong kind; when pickled.
+        TypeError: for an adversary or types of the wrong kind; when pickled or copied with an
+            adversary that is neither random nor a function, or with beliefs.
         ValueError: for unknown agents, more Byzantine agents than agents, an adversary with other
             spaces, or a belief asked of a team without a belief network.
         RuntimeError: for a step, or a question for the types, before the first reset.
@@ -117,11 +118,13 @@ class BayesianTypeWrapper(PerturbingWrapper):
                 info["executed_action"] = self.executed[agent]
         return obs, rewards, terminations, truncations, infos
 
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> dict[str, Any]:
+        if not self.perturber.asks_networks:
+            return self.__dict__
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
-            "adversary, whose weights would go stale there. Step the environments in this "
-            "process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
+            f"{type(self).__name__} cannot be pickled or copied with networks: a worker process "
+            "refuses a live adversary, whose weights would go stale there. Step the environments "
+            "in this process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
             "(perturb=...)."
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -63,7 +63,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         ValueError: for unknown agents, numbers out of range, a ball that does not fit the
             observations, or spaces that are not as above (with the wrapper that helps); from
             ``reset`` and ``step`` for observations that are not finite.
-        TypeError: if ``env``, ``attack`` or ``victim`` is of the wrong kind; when pickled.
+        TypeError: if ``env``, ``attack`` or ``victim`` is of the wrong kind; when pickled or copied
+            with a victim.
 
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
@@ -150,11 +151,13 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         if not self._warned:
             self._warned = self.perturber.warn_if_idle(during="in its life", stacklevel=3)
 
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> dict[str, Any]:
+        if self.perturber.victim is None:
+            return self.__dict__
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
-            "victim, whose weights would go stale there. Step the environments in this process, "
-            "or pass the attack to training.run or evaluation.rollout (perturb=...)."
+            f"{type(self).__name__} cannot be pickled or copied with a victim: a worker process "
+            "refuses a live victim, whose weights would go stale there. Step the environments in "
+            "this process, or pass the attack to training.run or evaluation.rollout (perturb=...)."
         )
 
     def _perturb(self, obs: Obs, infos: Infos) -> ResetResult:
