@@ -167,8 +167,8 @@ def foraging(
 
     Args:
         size: edge of the field, or its rows and columns, cells, >= 3.
-        players: number of agents, >= 1.
-        foods: most pieces of food, >= 1; fewer where the field has no room for them.
+        players: number of agents, >= 1, fewer than cells.
+        foods: most pieces of food, >= 1; fewer, but not none, where there is no room for them.
         coop: food so strong that it takes the (up to three) weakest players together.
         sight: how many cells agents see around them, >= 1; None is the whole field.
         max_player_level: strongest player, for all or one each.
@@ -194,7 +194,8 @@ def foraging(
     shape = _ints("foraging.size", size, 2)
     for edge in shape:
         check_int("foraging.size", edge, 3)
-    check_int("foraging.players", players, 1)
+    rows, cols = shape
+    check_int("foraging.players", players, 1, rows * cols - 1)
     check_int("foraging.foods", foods, 1)
     sight = max(shape) if sight is None else check_int("foraging.sight", sight, 1)
     check_number("foraging.penalty", penalty, 0.0)

@@ -6,6 +6,7 @@ Each is a parallel environment on mpe2's physics, and a batch that computes the 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,6 +119,10 @@ class ParticleEngine:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}  # views again
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, cast
+from typing import NoReturn, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -78,6 +78,12 @@ class JointVectorEnv:
 
     def __len__(self) -> int:
         return len(self.joint)
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "JointVectorEnv cannot be pickled or copied: its environments write into its arrays. "
+            "Make another, JointVectorEnv(make_env, num_envs); episodes follow from their seeds."
+        )
 
     def begin(self, mask: Tensor, seeds: Tensor) -> None:
         """Start new episodes where ``mask``, bool (E,), from ``seeds``, int64 (E,)."""

@@ -4,12 +4,14 @@ from robustmarl.joint.batch import JointBatch, JointObs, joint_state, last_actio
 from robustmarl.joint.context import StepContext, rows_of
 from robustmarl.joint.describe import Described, describe
 from robustmarl.joint.engine import VectorEngine, check_flags, check_seeds, flagged
+from robustmarl.joint.flatten import FlattenedObs, flatten_obs
 from robustmarl.joint.masks import MASKED
 from robustmarl.joint.spec import TeamSpec, check_parallel, spec_of, split_obs
 
 __all__ = [
     "MASKED",
     "Described",
+    "FlattenedObs",
     "JointBatch",
     "JointObs",
     "StepContext",
@@ -20,6 +22,7 @@ __all__ = [
     "check_seeds",
     "describe",
     "flagged",
+    "flatten_obs",
     "joint_state",
     "last_actions",
     "rows_of",

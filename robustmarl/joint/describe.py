@@ -8,6 +8,7 @@ from typing import Any
 from pettingzoo.utils import BaseParallelWrapper
 
 from robustmarl._checks import check, check_choice, check_int, check_names
+from robustmarl.joint.reading import metadata_of
 from robustmarl.joint.spec import check_parallel
 from robustmarl.typing import Env, TeamReward
 
@@ -19,7 +20,7 @@ class Described(BaseParallelWrapper[str, Any, Any]):
 
     def __init__(self, env: Env, metadata: dict[str, object]) -> None:
         super().__init__(env)
-        self.metadata = {**env.metadata, **metadata}
+        self.metadata = {**metadata_of(env), **metadata}
 
 
 def describe(

@@ -18,6 +18,7 @@ from robustmarl.perturbers.traitors import (
     ByzantinePlay,
     as_adversary,
     has_probabilities,
+    plays_by_rule,
 )
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.victims import Victim
@@ -214,6 +215,11 @@ class ByzantinePerturber(Perturber):
                 logp = torch.where(self._rows, self._play.logp, 0.0)
             kept |= {"act": act, "logp": logp}
         return kept
+
+    @property
+    def asks_networks(self) -> bool:
+        """Whether adversary or slots ask networks, whose weights change as they learn."""
+        return self._belief is not None or not plays_by_rule(self.adversary)
 
     def counters(self) -> dict[str, float]:
         """Return episodes and agent-steps since ``bind``, and how many of each were Byzantine."""

@@ -140,6 +140,11 @@ class _Policy:
         self.policy.check_spec(spec)
 
 
+def plays_by_rule(adversary: ByzantineAdversary) -> bool:
+    """Return whether it is random, or a user's function."""
+    return isinstance(adversary, _Uniform)
+
+
 class WorstOfPopulation:
     """Plays the one of several adversaries under which the team's return was the lowest.
 

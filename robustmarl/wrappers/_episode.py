@@ -13,7 +13,7 @@ from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
 from robustmarl.joint.boxes import to_unit
-from robustmarl.joint.masks import has_nan
+from robustmarl.joint.reading import Roster, Where, infos_of, kind_of, mask_of, row_of, state_of
 from robustmarl.perturbers import Perturber, Place, places
 from robustmarl.typing import (
     Actions,
@@ -51,6 +51,7 @@ class PerturbingWrapper(Wrapper):
 
     def __init__(self, env: Env, perturber: Perturber) -> None:
         super().__init__(env)
+        self._roster = Roster()
         self.perturber = perturber
         self.executed = {}
         self._told_from_above: Actions | None = None
@@ -69,11 +70,12 @@ class PerturbingWrapper(Wrapper):
         return self.perturber.counters()
 
     def _reset_env(self, seed: int | None, options: Options | None) -> ResetResult:
-        """Begin the next episode, here and beneath."""
+        """Begin the next episode, here and beneath; infos are given, whatever it says."""
         obs, infos = self.env.reset(seed=seed, options=options)
         self._episode.begin(seed)
+        self._roster.begin(self.env.agents, self._where)
         self._told_from_above = None
-        return obs, infos
+        return obs, infos_of(infos)
 
     def _step_env(self, actions: Actions, replaced: Actions) -> StepResult:
         """Step what is wrapped, with what this wrapper has some agents do in place of ``actions``.
@@ -91,10 +93,14 @@ class PerturbingWrapper(Wrapper):
         if below is not None:
             below._told_from_above = told
         given = {**actions, **replaced}
-        result = self.env.step(given)
+        obs, rewards, terminations, truncations, infos = self.env.step(given)
         self.executed = given if below is None else below.executed
         self._episode.advance(self._episode.encode(told))
-        return result
+        self._roster.step(self.env.agents, terminations, truncations, self._where)
+        return obs, rewards, terminations, truncations, infos_of(infos)
+
+    def _where(self) -> str:
+        return f"{kind_of(self.env)}, step {self._episode.step}"
 
 
 def sizes_of(env: Env) -> TeamSpec:
@@ -134,14 +140,20 @@ class Episode:
         self._spec, self._device = spec, device
         ends = zip(spec.action_low, spec.action_high, strict=True)
         self._boxes = [torch.tensor(pair, dtype=torch.float64) for pair in ends]  # (2, A) each
-        self._seed, self._number, self.step = secrets.randbits(63), -1, 0
+        self._seed: int | None = None
+        self._number, self.step = -1, 0
         self._lived = np.zeros(spec.num_agents, dtype=np.bool_)
         self.last_act = self._no_act()
 
     def begin(self, seed: int | None) -> None:
-        """Start the next episode, or the first one of ``seed``."""
+        """Start the next episode, or the first one of ``seed``.
+
+        Where none was given it is drawn here, so that copies made before differ in what they draw.
+        """
         if seed is not None:
             self._seed, self._number = seed, -1
+        elif self._seed is None:
+            self._seed = secrets.randbits(63)
         self._number, self.step = self._number + 1, 0
         self.last_act = self._no_act()
 
@@ -169,26 +181,31 @@ class Episode:
         infos: Infos,
         *,
         living: Collection[str],
+        over: bool,
         hidden: Tensor | None = None,
     ) -> StepContext:
         """Return what the collector's context of this step would be.
 
         Args:
-            env: tells the state, and whether anybody is left.
+            env: tells the state.
             obs: as the wrapped environment returned them.
             infos: likewise; with ``action_mask`` where observations have none, ``clean_obs``
                 where they were perturbed, ``types`` where some are Byzantine, and ``alive`` False
                 of the dead that stay.
             living: names of who is alive unless the infos know better.
+            over: whether nobody is left.
             hidden: the victim's state, (1, N, H).
         """
-        arrays = self._arrays(obs, infos, living)
-        terminal = not env.agents
+
+        def where() -> str:
+            return f"{kind_of(env)}, step {self.step}"
+
+        arrays = self._arrays(obs, infos, living, where)
         alive, observed = arrays["alive"], arrays["alive"].copy()
-        if terminal:  # the last observation is of those that lived until then
+        if over:  # the last observation is of those that lived until then
             observed |= self._lived & np.array([agent in obs for agent in self._spec.agents])
         self._lived = alive.copy()
-        arrays |= {"state": self._state(env, arrays["obs"]), "observed": observed}
+        arrays |= {"state": self._state(env, arrays["obs"], where), "observed": observed}
         types = next((info["types"] for info in infos.values() if "types" in info), None)
         if types is not None:
             arrays["types"] = np.asarray(types)
@@ -198,12 +215,14 @@ class Episode:
             last_act=self.last_act,
             hidden=hidden,
             step=torch.tensor([self.step], device=self._device),
-            keys=torch.tensor([episode_key(self._seed, self._number)], device=self._device),
+            keys=torch.tensor([episode_key(self._seed or 0, self._number)], device=self._device),
             live=one,
-            terminal=torch.full_like(one, terminal),
+            terminal=torch.full_like(one, over),
         )
 
-    def _arrays(self, obs: Obs, infos: Infos, living: Collection[str]) -> dict[str, Values]:
+    def _arrays(
+        self, obs: Obs, infos: Infos, living: Collection[str], where: Where
+    ) -> dict[str, Values]:
         """Return ``obs seen mask alive`` of all N agents, zeros where they have none."""
         spec = self._spec
         empty = spec.empty(1)
@@ -211,27 +230,26 @@ class Episode:
         seen = np.zeros_like(clean)
         mask[:, 0] = True  # no-op, all that the absent may do
         for i, agent in enumerate(spec.agents):
-            info, size = infos.get(agent, {}), spec.obs_sizes[i]
+            info, size, actions = infos.get(agent, {}), spec.obs_sizes[i], spec.action_sizes[i]
             alive[i] = agent in living and info.get("alive", True)
             if agent not in obs:
                 continue
-            row, available = split_obs(obs[agent])
-            seen[i, :size] = row
+            raw, available = split_obs(obs[agent])
+            row = seen[i, :size] = row_of(agent, raw, (size,), where)
             truth = np.asarray(info.get("clean_obs", row))
             same = truth.shape == (size,)  # a wrapper between may stack frames
             clean[i, :size] = truth if same else row
             if alive[i]:
                 available = info.get("action_mask") if available is None else available
-                if available is not None and has_nan(available):
-                    at = f"step {self.step}"
-                    raise ValueError(f"action_mask of {agent!r} must be flags, got NaN at {at}.")
-                mask[i, : spec.action_sizes[i]] = True if available is None else available
+                mask[i, :actions] = True
+                if available is not None:
+                    mask[i, :actions] = mask_of(agent, available, actions, where)
         return {"obs": clean, "seen": seen, "mask": mask, "alive": alive}
 
-    def _state(self, env: Env, clean: Values) -> Values:
+    def _state(self, env: Env, clean: Values, where: Where) -> Values:
         if self._spec.state_layout == "concatenated":
             return np.concatenate([clean[i, :size] for i, size in enumerate(self._spec.obs_sizes)])
-        return np.asarray(env.state(), dtype=np.float32)
+        return state_of(env.state(), self._spec.state_shape, where)
 
     def _no_act(self) -> Tensor:
         act = self._spec.empty(1, device=self._device)["act"]

@@ -143,9 +143,9 @@ class ActionPoisonWrapper(PerturbingWrapper):
         )
 
     def _look(self, obs: Obs, infos: Infos) -> None:
-        living = self.env.agents
+        living = self._roster.left
         self._context = self._episode.context(
-            self.env, obs, infos, living=living, hidden=self._hidden
+            self.env, obs, infos, living=living, over=not living, hidden=self._hidden
         )
 
     @torch.no_grad()

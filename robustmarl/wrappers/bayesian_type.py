@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from robustmarl._checks import speaking_for
 from robustmarl.joint import StepContext, split_obs
+from robustmarl.joint.boxes import in_box
 from robustmarl.perturbers.byzantine import ByzantinePerturber, Slots
 from robustmarl.perturbers.traitors import AdversaryLike
 from robustmarl.perturbers.types import TypeDistribution
@@ -58,7 +59,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         belief: for ``slots="belief"``, a belief network or a team that has one, asked live.
 
     Raises:
-        TypeError: for an adversary or types of the wrong kind; when pickled.
+        TypeError: for an adversary or types of the wrong kind; when pickled or copied with an
+            adversary that is neither random nor a function, or with beliefs.
         ValueError: for unknown agents, more Byzantine agents than agents, an adversary with other
             spaces, or a belief asked of a team without a belief network.
         RuntimeError: for a step, or a question for the types, before the first reset.
@@ -116,18 +118,22 @@ class BayesianTypeWrapper(PerturbingWrapper):
                 info["executed_action"] = self.executed[agent]
         return obs, rewards, terminations, truncations, infos
 
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> dict[str, Any]:
+        if not self.perturber.asks_networks:
+            return self.__dict__
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
-            "adversary, whose weights would go stale there. Step the environments in this "
-            "process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
+            f"{type(self).__name__} cannot be pickled or copied with networks: a worker process "
+            "refuses a live adversary, whose weights would go stale there. Step the environments "
+            "in this process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
             "(perturb=...)."
         )
 
     def _look(self, obs: Obs, infos: Infos) -> ResetResult:
         """Return observations with slots and infos with types; remember the step."""
-        living = self.env.agents
-        context = self._context = self._episode.context(self.env, obs, infos, living=living)
+        living = self._roster.left
+        context = self._context = self._episode.context(
+            self.env, obs, infos, living=living, over=not living
+        )
         self.perturber.on_obs(context)
         self.perturber.shown(context)
         assert context.types is not None  # on_obs adds its own to those of wrappers below
@@ -161,11 +167,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
     def _to_env(self, i: int, act: Tensor) -> int | Values:
         if not self._spec.continuous:
             return int(act)
-        low = np.asarray(self._spec.action_low[i], np.float32)
-        high = np.asarray(self._spec.action_high[i], np.float32)
-        unit = np.clip(act.cpu().numpy()[: len(low)], -1.0, 1.0)
-        action: Values = low + (unit + 1.0) * 0.5 * (high - low)
-        return action
+        box = cast(Box, self.env.action_space(self._spec.agents[i]))
+        return in_box(act.cpu().numpy()[: self._spec.action_sizes[i]], box)
 
     def _widened(self, agent: str) -> AnySpace:
         space = self.env.observation_space(agent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping
-from typing import NoReturn, cast
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,7 @@ from typing_extensions import override
 from robustmarl._checks import all_finite, check, check_names, speaking_for
 from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.joint import StepContext, split_obs
+from robustmarl.joint.reading import row_of
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import (
     Actions,
@@ -62,7 +63,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         ValueError: for unknown agents, numbers out of range, a ball that does not fit the
             observations, or spaces that are not as above (with the wrapper that helps); from
             ``reset`` and ``step`` for observations that are not finite.
-        TypeError: if ``env``, ``attack`` or ``victim`` is of the wrong kind; when pickled.
+        TypeError: if ``env``, ``attack`` or ``victim`` is of the wrong kind; when pickled or copied
+            with a victim.
 
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
@@ -96,10 +98,11 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         super().__init__(env, perturber)
         self._spec = sizes_of(env)
         names = self._spec.agents if agents is None else agents
+        self._sizes = dict(zip(self._spec.agents, self._spec.obs_sizes, strict=True))
         self.attacked = check_names(f"{name}.agents", names, self._spec.agents)
         for agent in self.attacked:
             dtype = _box(env, agent).dtype
-            remedy = "Convert it, e.g. with supersuit.dtype_v0(env, np.float32)."
+            remedy = "Convert it: envs.flatten_obs(env)."
             where = f"{name}.env.observation_space({agent!r}).dtype"
             check(np.issubdtype(dtype, np.floating), where, "floating", str(dtype), remedy)
         if perturber.victim is None and needs_victim(attack):
@@ -136,9 +139,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
     @override
     def step(self, actions: Actions) -> StepResult:
         obs, rewards, terminations, truncations, infos = self._step_env(actions, {})
-        terminal = not self.env.agents
         obs, infos = self._perturb(obs, infos)
-        if terminal and not self._warned:
+        if not self._roster.left and not self._warned:
             since, during = self._episode_start, "in this episode"
             self._warned = self.perturber.warn_if_idle(since, during, stacklevel=3)
         return obs, rewards, terminations, truncations, infos
@@ -149,16 +151,17 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         if not self._warned:
             self._warned = self.perturber.warn_if_idle(during="in its life", stacklevel=3)
 
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> dict[str, Any]:
+        if self.perturber.victim is None:
+            return self.__dict__
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
-            "victim, whose weights would go stale there. Step the environments in this process, "
-            "or pass the attack to training.run or evaluation.rollout (perturb=...)."
+            f"{type(self).__name__} cannot be pickled or copied with a victim: a worker process "
+            "refuses a live victim, whose weights would go stale there. Step the environments in "
+            "this process, or pass the attack to training.run or evaluation.rollout (perturb=...)."
         )
 
     def _perturb(self, obs: Obs, infos: Infos) -> ResetResult:
-        given = {agent: np.asarray(split_obs(raw)[0]) for agent, raw in obs.items()}
-        self._check_finite(given)
+        given = {agent: self._row(agent, raw) for agent, raw in obs.items()}
         # those beneath are told through the outermost what was shown, even if it attacks nobody
         skip = self._idle and self._below is None
         shown, tried = (given, frozenset[str]()) if skip else self._attack(given, obs, infos)
@@ -177,24 +180,30 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             infos[agent] = {
                 **info,
                 "clean_obs": np.array(truth),
-                "perturbation": float(np.abs(shown[agent] - truth).max(initial=0.0)),
+                "perturbation": _largest_change(shown[agent], truth),
                 "unchanged_steps": self._unchanged[agent],
             }
         return obs, infos
 
-    def _check_finite(self, given: dict[str, Values]) -> None:
-        for agent, row in given.items():
-            if not all_finite(row):
-                raise ValueError(
-                    f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
-                    f"{agent!r} at step {self._episode.step}. Check the environment."
-                )
+    def _row(self, agent: str, raw: object) -> Values:
+        """Return what an agent is to see, (D,), as the environment shows it."""
+        rule = f"of agents among {list(self._spec.agents)}"
+        check(agent in self._sizes, f"observations in {self._where()}", rule, agent)
+        row = row_of(agent, split_obs(raw)[0], (self._sizes[agent],), self._where)
+        if not all_finite(row):
+            raise ValueError(
+                f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
+                f"{agent!r} at step {self._episode.step}. Check the environment."
+            )
+        return row
 
     def _attack(
         self, given: dict[str, Values], obs: Obs, infos: Infos
     ) -> tuple[dict[str, Values], frozenset[str]]:
         """Return what agents see, and the agents for which the attack was called."""
-        context = self._context = self._episode.context(self.env, obs, infos, living=obs)
+        context = self._context = self._episode.context(
+            self.env, obs, infos, living=obs, over=not self._roster.left
+        )
         context.seen = self.perturber.on_obs(context)
         attacked = [] if self._idle else self.perturber.rows.attacked[0].tolist()
         tried = frozenset(itertools.compress(self._spec.agents, attacked)) & given.keys()
@@ -207,18 +216,30 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             found = seen[self._spec.agents.index(agent), : truth.size].numpy()
             moved = found != truth.astype(np.float32)
             if truth.dtype != np.float32:  # rounding must not leave the ball
-                found = self._projected(found, truth)
-            shown[agent] = np.where(moved, found, truth)
+                found = self._projected(found, truth, _box(self.env, agent).dtype)
+            shown[agent] = np.where(moved, found, truth.astype(found.dtype))
         return shown, tried
 
-    def _projected(self, found: Values, truth: Values) -> Values:
-        """Return ``found``, float32, in the ball around ``truth`` in its own dtype."""
+    def _projected(self, found: Values, truth: Values, declared: np.dtype[Any]) -> Values:
+        """Return ``found``, float32, in the ball around ``truth`` in its own dtype.
+
+        Of what a dtype can represent it is the nearest that lies in the ball, as ``truth`` does.
+        What should be floating by its space but is not, integers or flags, is shown as declared.
+        """
+        dtype = truth.dtype
+        if not np.issubdtype(dtype, np.floating):
+            exact = bool((truth.astype(declared) == truth).all())
+            dtype = declared if exact else np.dtype(np.float64)
         missing = self.perturber.obs_size - truth.size  # radii may be one per coordinate
-        wide = [
+        found64, truth64 = (
             torch.from_numpy(np.pad(row.astype(np.float64), (0, missing))) for row in (found, truth)
-        ]
-        legal: Values = self.attack.ball.project(*wide).numpy()[: truth.size]
-        return legal.astype(truth.dtype)
+        )
+        low, high = (end.numpy()[: truth.size] for end in self.attack.ball.box(truth64))
+        shown = self.attack.ball.project(found64, truth64).numpy()[: truth.size].astype(dtype)
+        back = truth.astype(dtype)  # a step towards it leads back into the ball
+        outside = (shown.astype(np.float64) < low) | (shown.astype(np.float64) > high)
+        legal: Values = np.where(outside, np.nextafter(shown, back), shown)
+        return legal
 
     def _show(self, seen: Tensor) -> None:
         """Let recurrent victims of this wrapper and those directly below remember ``seen``.
@@ -248,6 +269,12 @@ def _attack_below(env: Env) -> ObsAdversaryWrapper | None:
     while isinstance(env, PerturbingWrapper) and not isinstance(env, ObsAdversaryWrapper):
         env = env.env
     return env if isinstance(env, ObsAdversaryWrapper) else None
+
+
+def _largest_change(shown: Values, truth: Values) -> float:
+    """Return the largest change of a coordinate, computed in double precision."""
+    change = np.abs(shown.astype(np.float64) - truth.astype(np.float64))
+    return float(change.max(initial=0.0))
 
 
 def _box(env: Env, agent: str) -> gymnasium.spaces.Box:

@@ -290,7 +290,7 @@ def test_render_needs_no_display_and_shows_everything():
         ({"size": 2}, ValueError, r"foraging\.size must be an int >= 3, got 2\."),
         ({"size": 5.0}, TypeError, r"foraging\.size must be an int, or 2 of them, got 5\.0\."),
         ({"size": (5, 5, 5)}, ValueError, r"foraging\.size must be an int, or 2 of them"),
-        ({"players": 0}, ValueError, r"foraging\.players must be an int >= 1"),
+        ({"players": 0}, ValueError, r"foraging\.players must be an int in \[1, 63\]"),
         ({"foods": 1.5}, TypeError, r"foraging\.foods must be an int"),
         ({"sight": 0}, ValueError, r"foraging\.sight must be an int >= 1"),
         ({"penalty": -1.0}, ValueError, r"foraging\.penalty must be a number >= 0"),
