@@ -52,10 +52,11 @@ class _Settings(TypedDict, total=False):
     grid_observation: bool
     observe_agent_levels: bool
     share_cells: bool
+    mask: bool
     render_mode: str | None
 
 
-class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
+class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsInt]):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -64,11 +65,14 @@ class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
 
     Args:
         engine: the game, from :func:`foraging`.
+        mask: observations come with an action mask; else each is its vector alone.
         render_mode: ``"rgb_array"`` or None.
     """
 
-    def __init__(self, engine: Engine, *, render_mode: str | None = None) -> None:
-        self.engine, self.render_mode = engine, render_mode
+    def __init__(
+        self, engine: Engine, *, mask: bool = True, render_mode: str | None = None
+    ) -> None:
+        self.engine, self.render_mode, self._has_mask = engine, render_mode, mask
         self.metadata = {
             "name": "foraging",
             "render_modes": ["rgb_array"],
@@ -83,6 +87,8 @@ class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
         seen = Box(box.low, box.high, dtype=np.float32)
         spaces = masked_spaces(self.possible_agents, seen, _NUM_ACTIONS)
         self.observation_spaces, self.action_spaces = spaces
+        if not mask:
+            self.observation_spaces = dict.fromkeys(self.possible_agents, seen)
 
     @override
     def reset(
@@ -136,7 +142,11 @@ class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
             picture[top : top + size, left : left + size] = colour
         return picture
 
-    def _observe(self, obs: NDArray[np.float32]) -> dict[str, MaskedObs]:
+    def _observe(
+        self, obs: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.float32]] | dict[str, MaskedObs]:
+        if not self._has_mask:
+            return dict(zip(self.possible_agents, obs, strict=True))
         mask = self.engine.mask
         return {
             agent: {"observation": row, "action_mask": available}
@@ -161,6 +171,7 @@ def foraging(
     grid_observation: bool = False,
     observe_agent_levels: bool = True,
     share_cells: bool = False,
+    mask: bool = True,
     render_mode: str | None = None,
 ) -> Env:
     """Return level-based foraging.
@@ -184,6 +195,9 @@ def foraging(
         observe_agent_levels: observations tell the players' levels.
         share_cells: of several players that would enter a cell the first does, and cells hold any
             number, so that nobody can stand in another's way [Li2024]_; else nobody moves.
+        mask: observations come with a mask of the actions that do something, which tells where
+            food and walls are even to a team whose observations are false; without it what cannot
+            be done does nothing.
         render_mode: ``"rgb_array"`` or None; needs no display.
 
     Raises:
@@ -223,7 +237,7 @@ def foraging(
         penalty=penalty,
         share_cells=share_cells,
     )
-    return ForagingParallelEnv(engine, render_mode=render_mode)
+    return ForagingParallelEnv(engine, mask=mask, render_mode=render_mode)
 
 
 def foraging_from_id(
