@@ -185,8 +185,9 @@ class LossMixin(AnyAlgorithm):
         self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
     ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
-        policy = {id(p) for p in self.policy.parameters()}
-        foreign = policy.isdisjoint(id(p) for p in module.parameters())  # a critic's own
+        policy = {id(weight) for weight in self.policy.parameters()}
+        # a critic's own
+        foreign = policy.isdisjoint(id(weight) for weight in module.parameters())
         if foreign or self._steps_by_door():
             return inner
         self._penalised = True
@@ -217,8 +218,8 @@ class LossMixin(AnyAlgorithm):
     @classmethod
     def _steps_by_door(cls) -> bool:
         """Return whether the algorithm takes its policy's steps by ``step_policy``, as ours do."""
-        others = (c for c in cls.__mro__ if not issubclass(c, LossMixin))
-        return any("step_policy" in vars(c) for c in others)
+        others = (base for base in cls.__mro__ if not issubclass(base, LossMixin))
+        return any("step_policy" in vars(base) for base in others)
 
     def step_policy(self, loss: Tensor, rows: Callable[[], LossRows]) -> None:
         """Add the terms to the loss of the step."""

@@ -85,8 +85,12 @@ class AdversarialTraining(Algorithm[Any, Any]):
         if "advantage" in self._needs:
             rule = "MAPPO or another that has advantages, which an adversary needs"
             check(isinstance(self.team, PPOBased), f"{name}.team", rule, type(team).__name__)
-        parts = [m for m in self._adversaries.modules() if isinstance(m, Adversary)]
-        self.lr_schedulers = [s for part in parts for s in part.lr_schedulers]
+        self.lr_schedulers = [
+            scheduler
+            for part in self._adversaries.modules()  # a population's members, too
+            if isinstance(part, Adversary)
+            for scheduler in part.lr_schedulers
+        ]
         if self.team is not None:
             self._optimizers = list(self.team._optimizers)
             self.lr_schedulers = [*self.team.lr_schedulers, *self.lr_schedulers]
@@ -198,8 +202,8 @@ class AdversarialTraining(Algorithm[Any, Any]):
         """Return all weights, and all optimizers once."""
         state: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
         kept = prefix + self._STATE_DICT_KEY_OPTIMIZERS
-        for key in [k for k in state if k.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS)]:
-            if key != kept:
+        for key in list(state):
+            if key.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS) and key != kept:
                 del state[key]  # the team's, which are among these
         return state
 
