@@ -161,12 +161,12 @@ class ByzantineAttacker(Adversary):
         steps = sample.epochs if self.epochs is None else self.epochs
         rows, figures = byzantine_rows(batch, record), {}
         with torch.no_grad():
-            advantage, returns = self.valuation.advantages(batch)
-            gain = -standardize(advantage.expand(rows.shape), rows)[rows]
+            of_team, returns = self.valuation.advantages(batch)
+            advantage = -standardize(of_team.expand(rows.shape), rows)[rows]
         if bool(rows.any()):
             figures = ppo_steps(
                 played_as_byzantine(self.policy, batch, record, rows),
-                gain,
+                advantage,
                 steps=steps,
                 clip=self.clip,
                 entropy_coef=self.entropy_coef,

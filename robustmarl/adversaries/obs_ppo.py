@@ -126,13 +126,13 @@ class ObsAdversaryPPO(Adversary):
         rows = attacked_rows(batch, record)
         if not bool(rows.any()):
             return {}
-        state = batch.obs.state.flatten(2)
+        state = batch.obs.state.flatten(2)  # of all agents, where each has its own
         with torch.no_grad():
             value = self.critic(state)
             flags = batch.bootstrap, batch.going_on
-            advantage = gae(-batch.rew, value, *flags, self.gamma, self.gae_lambda)
-            returns = advantage + value[:, :-1]
-            gain = normalize(advantage.unsqueeze(-1).expand(rows.shape), rows)[rows]
+            raw = gae(-batch.rew, value, *flags, self.gamma, self.gae_lambda)
+            returns = raw + value[:, :-1]
+            advantage = normalize(raw.unsqueeze(-1).expand(rows.shape), rows)[rows]
 
         def value_loss() -> Tensor:
             error = (self.critic(state[:, :-1]) - returns).square()
@@ -140,7 +140,7 @@ class ObsAdversaryPPO(Adversary):
 
         figures = ppo_steps(
             played_on_obs(self._perturber, batch, record, rows),
-            gain,
+            advantage,
             steps=self.epochs,
             clip=self.clip,
             entropy_coef=self.entropy_coef,

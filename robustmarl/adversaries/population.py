@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.base import Adversary, Sample, check_adversaries
 from robustmarl.joint import JointBatch, StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.victims import Victim
@@ -140,20 +140,7 @@ class Population(Adversary):
 
     def __init__(self, members: Sequence[Adversary]) -> None:
         super().__init__()
-        where = f"{type(self).__name__}.members"
-        if isinstance(members, str) or not isinstance(members, Sequence):
-            kind = type(members).__name__
-            raise TypeError(f"{where} must be a sequence of adversaries, got {kind}.")
-        for member in members:
-            if not isinstance(member, Adversary):
-                raise TypeError(f"{where} must be adversaries, got {type(member).__name__}.")
-        distinct = len({id(member) for member in members}) == len(members)
-        check(
-            distinct and len(members) > 0,
-            where,
-            "different adversaries, at least one",
-            len(members),
-        )
+        members = check_adversaries(f"{type(self).__name__}.members", members)
         self._members = nn.ModuleList(members)
         self.needs = frozenset(need for member in members for need in member.needs)
         self._perturber = PopulationPerturber([member.perturber() for member in members])

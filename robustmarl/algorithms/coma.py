@@ -162,12 +162,12 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
                 self._update_lagged_network_weights()
                 target = None
 
-        def advantage(policy: Tensor) -> Tensor:
+        def advantages(policy: Tensor) -> Tensor:
             q = self.critic(state, seen, act)
             taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
             return taken - (policy * q).sum(-1)
 
-        figures = self._actor_step(batch, outputs, advantage, self.entropy_coef)
+        figures = self._actor_step(batch, outputs, advantages, self.entropy_coef)
         self.policy.count("updates", 1)
         means = [*figures.tolist(), float(torch.stack(losses).mean())]
         names = ("policy_loss", "entropy", "advantage", "critic_loss")

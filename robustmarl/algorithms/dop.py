@@ -296,14 +296,14 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
                 off_loss = self._critic_loss(batch, off_target)
             self.critic_optim.step(on_loss + self.off_policy_weight * off_loss)
 
-        def advantage(policy: Tensor) -> Tensor:
+        def advantages(policy: Tensor) -> Tensor:
             obs, valid = recent.obs, recent.valid
             state = self._state(obs)[:, :-1][valid]
             q, weights = self.critics(state, obs.seen[:, :-1][valid])
             taken = q.gather(-1, recent.act[valid].unsqueeze(-1)).squeeze(-1)
             return weights * (taken - (policy * q).sum(-1))
 
-        figures = self._actor_step(recent, outputs, advantage, self.entropy_coef)
+        figures = self._actor_step(recent, outputs, advantages, self.entropy_coef)
         self.policy.count("updates", 1)
         if self.policy.counted("updates") % self.target_update == 0:
             self._update_lagged_network_weights()

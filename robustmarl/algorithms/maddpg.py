@@ -259,8 +259,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         # The critic judges and does not learn here: no gradient for its parameters is computed.
         frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
         critic = partial(_call, self.critic, frozen)
-        gain = critic(state, self.facing(critic, state, joint, alive))
-        loss = -masked_mean(gain, alive)
+        value = critic(state, self.facing(critic, state, joint, alive))
+        loss = -masked_mean(value, alive)
         if self.output_coef > 0.0:
             loss = loss + self.output_coef * masked_mean(output.square(), counted)
         self.step_policy(

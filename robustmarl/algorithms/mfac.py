@@ -271,8 +271,8 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         logits, before = network.unroll(samples.seen, samples.last_act, samples.side)
         logp = torch.log_softmax(logits.masked_fill(~samples.mask, MASKED), dim=-1)
         policy = logp.exp()
-        gain = q_taken.detach() - (policy * q).sum(-1).detach()
-        weight = samples.following if self.literal_eq8 else gain
+        advantage = q_taken.detach() - (policy * q).sum(-1).detach()
+        weight = samples.following if self.literal_eq8 else advantage
         logp_taken = logp.gather(-1, taken).squeeze(-1)
         entropy = masked_mean(-(policy * logp).sum(-1), samples.acting)
         loss = -masked_mean(weight * logp_taken, samples.acting) - self.entropy_coef * entropy
@@ -288,5 +288,5 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             ),
         )
         self._update_lagged_network_weights()
-        advantage = masked_mean(gain.abs(), samples.acting)
-        return torch.stack([loss, critic_loss, entropy, advantage]).detach()
+        size = masked_mean(advantage.abs(), samples.acting)
+        return torch.stack([loss, critic_loss, entropy, size]).detach()

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
+from robustmarl.losses.attack_term import AttackTerm, attacked
 from robustmarl.losses.mixin import LossMixin
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim
@@ -33,12 +34,12 @@ def action_loss(
     view = rows.view(victim)
     with torch.no_grad():
         greedy = view.logits(rows.obs).argmax(dim=-1)
-        adversarial = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
+    adversarial = attacked(attack, view, rows.obs, draws)
     return cross_entropy(view.logits(adversarial), greedy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionLoss:
+class ActionLoss(AttackTerm):
     r"""Settings of RoMFAC's action loss.
 
     Args:
@@ -49,16 +50,10 @@ class ActionLoss:
             it is 0 the term is off: at the clean observation it would only sharpen the policy.
     """
 
-    attack: ObsAttack
-    weight: float | Schedule
-    max_rows: int | None = 256
     epsilon: float | Schedule | None = None
 
     def __post_init__(self) -> None:
-        check_attack("ActionLoss.attack", self.attack)
-        object.__setattr__(self, "weight", as_schedule("ActionLoss.weight", self.weight))
-        if self.max_rows is not None:
-            check_int("ActionLoss.max_rows", self.max_rows, 1)
+        super().__post_init__()
         if self.epsilon is not None:
             object.__setattr__(self, "epsilon", as_schedule("ActionLoss.epsilon", self.epsilon))
 
@@ -91,9 +86,3 @@ class ActionLossRegularizer(LossMixin):
         name = f"{type(self).__name__}.policy"
         check(discrete, name, "of discrete actions", self.policy.action_type, remedy)
         self.add_term("action_loss", action_loss)
-
-
-def check_attack(where: str, attack: object) -> None:
-    """Raise ``TypeError`` unless ``attack`` is an observation attack."""
-    if not isinstance(attack, ObsAttack):
-        raise TypeError(f"{where} must be an observation attack, got {attack!r}.")

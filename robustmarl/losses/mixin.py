@@ -17,6 +17,7 @@ from robustmarl._checks import check
 from robustmarl._seeding import Draws, generator, mix, stream_id
 from robustmarl._signatures import check_left
 from robustmarl.joint import TeamSpec
+from robustmarl.policies import TeamPolicy
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import AnyAlgorithm, Env, Unit
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
@@ -152,7 +153,7 @@ class LossMixin(AnyAlgorithm):
                 f"{type(self).__name__}.{name} must be a loss term with `weight`, `max_rows` and "
                 f"`loss`, got {term!r} without {missing}."
             )
-        if not hasattr(self.policy, "loss_victim"):  # Tianshou's own
+        if not isinstance(self.policy, TeamPolicy):  # Tianshou's own
             self._stock = as_victim(type(self).__name__, self)
             if self._stock.hidden_size:
                 raise TypeError(
@@ -168,12 +169,12 @@ class LossMixin(AnyAlgorithm):
 
     def _timed(self, where: str, value: float | Schedule) -> Schedule:
         schedule = as_schedule(where, value)
-        counts = hasattr(self.policy, "counted")
+        counts = isinstance(self.policy, TeamPolicy)
         rule = "counting 'updates' with Tianshou's own algorithms"
         check(counts or schedule.unit == "updates", where, rule, schedule)
         return schedule
 
-    def _now(self, name: str) -> Term | None:
+    def _at_present_radius(self, name: str) -> Term | None:
         """Return the term at the present radius, None where it is zero."""
         term, schedule = self._terms[name], self._radii.get(name)
         if schedule is None or not isinstance(term, RampedTerm):
@@ -185,9 +186,9 @@ class LossMixin(AnyAlgorithm):
         self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
     ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
-        policy = {id(p) for p in self.policy.parameters()}
-        foreign = policy.isdisjoint(id(p) for p in module.parameters())  # a critic's own
-        if foreign or self._steps_by_door():
+        policy = {id(weight) for weight in self.policy.parameters()}
+        is_critics = policy.isdisjoint(id(weight) for weight in module.parameters())
+        if is_critics or self._steps_by_door():
             return inner
         self._penalised = True
         penalised = _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
@@ -217,8 +218,8 @@ class LossMixin(AnyAlgorithm):
     @classmethod
     def _steps_by_door(cls) -> bool:
         """Return whether the algorithm takes its policy's steps by ``step_policy``, as ours do."""
-        others = (c for c in cls.__mro__ if not issubclass(c, LossMixin))
-        return any("step_policy" in vars(c) for c in others)
+        others = (base for base in cls.__mro__ if not issubclass(base, LossMixin))
+        return any("step_policy" in vars(base) for base in others)
 
     def step_policy(self, loss: Tensor, rows: Callable[[], LossRows]) -> None:
         """Add the terms to the loss of the step."""
@@ -232,7 +233,7 @@ class LossMixin(AnyAlgorithm):
         self.penalty_steps += 1
         for name, schedule in self._weights.items():
             weight = schedule(self._counted(schedule.unit))
-            if weight == 0.0 or (term := self._now(name)) is None:
+            if weight == 0.0 or (term := self._at_present_radius(name)) is None:
                 continue
             rows = make_rows()
             if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
@@ -253,8 +254,8 @@ class LossMixin(AnyAlgorithm):
 
     def _victim(self) -> Victim:
         """Return the policy as the rows of its learner ask it."""
-        loss_victim: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
-        return self._stock if loss_victim is None else loss_victim()
+        policy: object = self.policy
+        return policy.loss_victim() if isinstance(policy, TeamPolicy) else self._stock
 
     def _stock_rows(self) -> LossRows:
         """Return the rows of a batch of Tianshou's own."""
@@ -271,5 +272,5 @@ class LossMixin(AnyAlgorithm):
         return LossRows(obs=obs, rows=Rows(mask=mask))
 
     def _counted(self, unit: Unit) -> int:
-        counted: Callable[[Unit], int] | None = getattr(self.policy, "counted", None)
-        return int(self.penalty_updates) if counted is None else counted(unit)
+        policy: object = self.policy
+        return policy.counted(unit) if isinstance(policy, TeamPolicy) else int(self.penalty_updates)

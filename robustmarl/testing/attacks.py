@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -16,10 +16,12 @@ from robustmarl.attacks.aimed import AimedAttack
 from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.attacks.losses import CrossEntropy, SquaredError
 from robustmarl.budgets import Coordinates, LinfBall
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._error import ContractError, requirement
 from robustmarl.victims import FunctionVictim, OutputLoss, Rows, Victim, VictimView
 
 __all__ = ["check_attack"]
+
+_require = requirement("An attack")
 
 MakeAttack = Callable[[Coordinates], ObsAttack]
 
@@ -60,7 +62,8 @@ def check_attack(
     before = _weights(victim)
     _check_budget(make_attack, trial)
     _check_rows(make_attack, trial)
-    unchanged = all(_same(a, b) for a, b in zip(before, _weights(victim), strict=True))
+    weights = zip(before, _weights(victim), strict=True)
+    unchanged = all(_same(then, now) for then, now in weights)
     _require(unchanged, "leave the victim's weights and gradients alone")
     _check_effect(make_attack(0.05), trial)
     if isinstance(victim, FunctionVictim) and not victim.continuous:
@@ -103,7 +106,7 @@ class _Trial:
     ) -> Tensor:
         """Return what the attack makes of the rows ``index``, having watched its manners."""
         view = self.view(index, victim) if needs_victim(attack) else cast(VictimView, _Unaskable())
-        obs, keys = (x if index is None else x[index] for x in (self.obs, self.keys))
+        obs, keys = (self.obs, self.keys) if index is None else (self.obs[index], self.keys[index])
         given, streams = obs.clone(), _global_streams()
         with torch.set_grad_enabled(grad):  # those who act do without, those who learn do not
             found = attack(view, given, Draws(keys))
@@ -133,7 +136,7 @@ def _check_budget(make_attack: MakeAttack, trial: _Trial) -> None:
         _require(torch.equal(same, found), "be the same attack after with_epsilon(epsilon)")
         again = trial.play(attack, grad=True)
         _require(torch.equal(again, found), "return the same for the same draws")
-    radii = tuple(0.1 * (d % 3) for d in range(obs.shape[-1]))
+    radii = tuple(0.1 * (i % 3) for i in range(obs.shape[-1]))
     inside = LinfBall(epsilon=radii).contains(trial.play(make_attack(radii)), obs)
     _require(inside, "keep a radius per coordinate, and leave those of radius zero untouched")
 
@@ -219,10 +222,10 @@ def _global_streams() -> tuple[bytes, ...]:
 def _weights(victim: Victim) -> list[Tensor | None]:
     """Return copies of the victim's parameters and of their gradients."""
     holders = (getattr(victim, "network", None), getattr(victim, "function", None))
-    modules: Iterable[nn.Module] = (m for m in holders if isinstance(m, nn.Module))
-    parameters = [p for module in modules for p in module.parameters()]
-    grads = [None if p.grad is None else p.grad.clone() for p in parameters]
-    return [*(p.detach().clone() for p in parameters), *grads]
+    modules = [holder for holder in holders if isinstance(holder, nn.Module)]
+    weights = [weight for module in modules for weight in module.parameters()]
+    gradients = [None if weight.grad is None else weight.grad.clone() for weight in weights]
+    return [*(weight.detach().clone() for weight in weights), *gradients]
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -233,8 +236,3 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _kind(x: Tensor) -> tuple[tuple[int, ...], torch.dtype, str]:
     return tuple(x.shape), x.dtype, str(x.device)
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"An attack must {promise}.")

@@ -126,7 +126,8 @@ def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, 
         trace.append(
             {**frame, "rewards": rewards, "terminated": terminations, "truncated": truncations}
         )
-    if missing := [m for m in spec.metrics if not any(m in info for info in infos.values())]:
+    reported = {name for info in infos.values() for name in info}
+    if missing := [name for name in spec.metrics if name not in reported]:
         raise ContractError(f"the last infos lack the episode metrics {missing}.")
     return trace, (steps, truncated)
 
@@ -193,13 +194,13 @@ def _demand_same(first: Trace, second: Trace, seed: int, how: str) -> None:
 
 
 def _first_difference(first: Trace, second: Trace) -> int | None:
-    for step, (a, b) in enumerate(zip(first, second, strict=False)):
-        if not _same(a, b):
+    for step, (one, other) in enumerate(zip(first, second, strict=False)):
+        if not _same(one, other):
             return step
     return None if len(first) == len(second) else min(len(first), len(second))
 
 
-def _same(a: object, b: object) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return list(a) == list(b) and all(_same(a[key], b[key]) for key in a)
-    return bool(np.array_equal(np.asarray(a), np.asarray(b)))
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))

@@ -18,12 +18,14 @@ from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED, JointBatch, StepContext, TeamSpec, spec_of, split_obs
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import ObsPerturber, Perturber, Place
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._error import requirement
 from robustmarl.testing._game import UnevenGame
 from robustmarl.typing import Actions, Env, StepResult, Values, Wrapper
 from robustmarl.victims import Victim
 
 __all__ = ["check_perturber"]
+
+_require = requirement("A perturber")
 
 
 def check_perturber(
@@ -211,7 +213,7 @@ class _unchanged:  # noqa: N801 - a context manager
 
     def __init__(self, context: StepContext, hook: str, besides: tuple[str, ...] = ()) -> None:
         self._context, self._hook = context, hook
-        self._names = [f.name for f in fields(context) if f.name not in besides]
+        self._names = [field.name for field in fields(context) if field.name not in besides]
 
     def __enter__(self) -> None:
         self._before = {name: self._copy(name) for name in self._names}
@@ -342,8 +344,3 @@ def _to_env(spec: TeamSpec, agent: str, act: Tensor) -> int | Values:
     unit = np.clip(act[i, : len(low)].cpu().numpy(), -1.0, 1.0)
     action: Values = low + (unit + 1.0) * 0.5 * (high - low)
     return action
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"A perturber must {promise}.")

@@ -138,7 +138,7 @@ class Tests:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attacks, Mapping) or not all(
-            isinstance(n, str) for n in self.attacks
+            isinstance(name, str) for name in self.attacks
         ):
             raise TypeError(
                 f"Tests.attacks must be a mapping from names to attacks, got {self.attacks!r}."
