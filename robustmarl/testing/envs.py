@@ -15,6 +15,7 @@ from pettingzoo.test import parallel_api_test
 
 from robustmarl._checks import check_int
 from robustmarl.joint import TeamSpec, spec_of, split_obs
+from robustmarl.joint.reading import infos_of
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env
 
@@ -106,6 +107,7 @@ def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, 
     """Return everything that one episode of random actions shows, and how it ended."""
     rng = np.random.default_rng(actions)
     obs, infos = env.reset(seed=seed)
+    infos = infos_of(infos)
     if list(env.agents) != [agent for agent in spec.agents if agent in env.agents]:
         raise ContractError(f"reset: agents {env.agents} are not among {spec.agents}, in order.")
     trace = [_look(env, spec, obs, step=0)]
@@ -115,6 +117,7 @@ def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, 
             agent: _sample(env, agent, _mask(obs, infos, agent, steps), rng) for agent in env.agents
         }
         obs, rewards, terminations, truncations, infos = env.step(joint)
+        infos = infos_of(infos)
         steps += 1
         if steps >= spec.horizon and env.agents:
             raise ContractError(f"agents live on after {spec.horizon} steps, the horizon.")
@@ -144,7 +147,7 @@ def _look(env: Env, spec: TeamSpec, obs: Mapping[str, object], *, step: int) -> 
     if spec.state_layout != "concatenated":
         state = np.asarray(env.state())
         space: Box = env.state_space  # type: ignore[attr-defined]
-        if state.shape != spec.state_shape or not space.contains(state):
+        if state.shape != space.shape or not space.contains(state):
             raise ContractError(f"step {step}: state {state!r} is outside {space}.")
         if not np.isfinite(state).all():
             raise ContractError(f"step {step}: the state is not finite.")

@@ -1,5 +1,7 @@
 """Environments that are a little unusual work, or are told what to change, and where."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from gymnasium.spaces import Box
 from robustmarl.algorithms import IPPO
 from robustmarl.attacks import UniformNoise
 from robustmarl.budgets import LinfBall
-from robustmarl.data import JointCollector, RandomController
+from robustmarl.data import EpisodeBuffer, JointCollector, RandomController, ScriptedController
+from robustmarl.data.ledger import _seeds
 from robustmarl.envs import describe, foraging
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
 from robustmarl.joint.boxes import in_box
+from robustmarl.perturbers import ObsPerturber
 from robustmarl.wrappers import ObsAdversaryWrapper
 
 NOISE = UniformNoise(ball=LinfBall(epsilon=0.1))
@@ -453,6 +457,51 @@ def test_actions_lie_in_their_boxes(box):
     np.testing.assert_allclose(middle, half, atol=0.5 if integer else 1e-3)
     engine = JointVectorEnv(lambda: Boxed(box))
     JointCollector(RandomController(engine.spec), engine).collect(n_episode=1)
+
+
+# Environments of mpe2 as they are
+
+MPE2 = (
+    "simple_v3",
+    "simple_adversary_v3",
+    "simple_crypto_v3",
+    "simple_push_v3",
+    "simple_reference_v3",
+    "simple_speaker_listener_v4",
+    "simple_spread_v3",
+    "simple_tag_v3",
+    "simple_world_comm_v3",
+    "collect_treasure_v1",
+    "simple_formation_v1",
+    "simple_line_v1",
+)
+
+
+@pytest.mark.parametrize("name", MPE2)
+def test_every_environment_of_mpe2_is_played_and_attacked_alike(name):
+    """The wrapper shows what the collector shows; all of PettingZoo's: benchmarks/other_envs.py."""
+    module = importlib.import_module(f"mpe2.{name}")
+
+    def make():
+        return describe(module.parallel_env(max_cycles=4), team_reward="mean", horizon=4)
+
+    spec = spec_of(make())
+    perturber, buffer = ObsPerturber(NOISE), EpisodeBuffer(spec, 1)
+    script = ScriptedController(spec, lambda context: torch.zeros_like(context.last_act))
+    engine = JointVectorEnv(make)
+    collector = JointCollector(script, engine, buffer, perturb=[perturber])
+    collector.collect(n_episode=1)
+    batch = buffer.latest(1)
+    assert batch.truncated[0, 3]
+    assert int(batch.valid.sum()) == 4
+    env = ObsAdversaryWrapper(make(), NOISE)
+    obs, _ = env.reset(seed=int(_seeds(0, torch.tensor([0]))))
+    for step in range(5):
+        for i, agent in enumerate(spec.agents):
+            seen = batch.obs.seen[0, step, i, : spec.obs_sizes[i]].numpy()
+            assert np.array_equal(obs[agent], seen)
+        if env.agents:
+            obs, *_ = env.step(dict.fromkeys(env.agents, 0))
 
 
 # Food
