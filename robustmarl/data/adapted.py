@@ -20,7 +20,14 @@ from robustmarl.data.controllers import (
 )
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
-from robustmarl.victims import MembersVictim, Rows, Victim, VictimLike, as_victim
+from robustmarl.victims import (
+    MembersVictim,
+    PolicyVictim,
+    Rows,
+    Victim,
+    VictimLike,
+    as_victim,
+)
 
 __all__ = ["AnyPolicy", "PolicyController", "Script", "as_controller"]
 
@@ -58,11 +65,12 @@ class PolicyController:
         check(not victim.acting_only, where, rule, victim)
         self._fit = Fit.of(victim, spec, spec.agents, where).to(victim.device)
         members = victim.members if isinstance(victim, MembersVictim) else [victim]
-        draws = torch.tensor([bool(getattr(one, "stochastic", False)) for one in members])
-        draws = draws.to(victim.device)
+        flags = [isinstance(member, PolicyVictim) and member.stochastic for member in members]
+        stochastic = torch.tensor(flags, device=victim.device)  # one per member
         everybody = torch.arange(spec.num_agents, device=victim.device)
-        self._stochastic = draws[self._fit.ids_of(everybody)] if len(members) > 1 else draws
-        self._draws = bool(self._stochastic.any())
+        several = len(members) > 1
+        self._stochastic = stochastic[self._fit.ids_of(everybody)] if several else stochastic
+        self._draws = any(flags)
 
     @property
     def hidden_size(self) -> int:
@@ -77,18 +85,19 @@ class PolicyController:
     @torch.no_grad()
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return logits or means (E, N, A) for ``context.seen`` and the next hidden state."""
-        fit, lead = self._fit, context.alive.shape
-        agents = torch.arange(lead[1], device=self.device).expand(lead).flatten()
+        fit, shape = self._fit, context.alive.shape  # (E, N)
+        agents = torch.arange(shape[1], device=self.device).expand(shape).flatten()
         state, last_act = context.state, context.last_act.flatten(0, 1)
         if state.dim() == 2:
-            state = state.unsqueeze(1).expand(*lead, -1)
+            state = state.unsqueeze(1).expand(*shape, -1)
+        side = self._victim.side(context)
         rows = Rows(
             obs_mask=fit.real_rows(agents),
             hidden=None if context.hidden is None else context.hidden.flatten(0, 1),
             last_act=fit.cut_actions(last_act),
             agents=fit.ids_of(agents),
             state=state.flatten(0, 1),
-            side={k: v.flatten(0, 1) for k, v in self._victim.side(context).items()},
+            side={name: part.flatten(0, 1) for name, part in side.items()},
         )
         view, seen = self._victim.at(rows), fit.cut(context.seen.flatten(0, 1))
         output = view.output(seen)
@@ -96,20 +105,20 @@ class PolicyController:
         rule = f"a policy with outputs of shape ({len(seen)}, {fit.num_actions})"
         fits = output.dim() == 2 and size == fit.num_actions
         check(fits, self._where, rule, f"outputs of shape {tuple(output.shape)}")
-        output = pad(output, (0, self.spec.num_actions - size)).view(*lead, -1)
+        output = pad(output, (0, self.spec.num_actions - size)).view(*shape, -1)
         hidden = view.advance(seen)
-        return output, None if hidden is None else hidden.view(*lead, -1)
+        return output, None if hidden is None else hidden.view(*shape, -1)
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return actions; the log-probabilities are not told."""
+        """Return actions (E, N) or (E, N, A), and no log-probabilities."""
         if self.spec.continuous:
             return output.clamp(-1.0, 1.0), None
-        best = output.argmax(dim=-1)
+        act = output.argmax(dim=-1)
         if self._draws:
-            best = torch.where(self._stochastic, categorical(output, draws), best)
-        return best, None
+            act = torch.where(self._stochastic, categorical(output, draws), act)
+        return act, None
 
     def record(self) -> Mapping[str, Tensor]:
         """Return nothing: it acts on nothing else."""
@@ -150,9 +159,9 @@ def as_controller(where: str, policy: AnyPolicy, spec: TeamSpec) -> Controller:
         TypeError: if it is none of them.
         ValueError: if it does not fit the team.
     """
-    own = found_controller(policy)
-    if own is not None:
-        return own
+    controller = found_controller(policy)
+    if controller is not None:
+        return controller
     if _is_script(policy):
         return ScriptedController(spec, cast(Script, policy))
     victim = as_victim(where, cast(VictimLike, policy), continuous=spec.continuous)

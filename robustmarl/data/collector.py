@@ -83,8 +83,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         seed: int = 0,
         _deferred: bool | None = None,  # whether to keep the books on the device; for tests
     ) -> None:
-        rows = env.spec.team_indices(team)
-        self.team = next(name for name, r in env.spec.teams.items() if r == rows)
+        indices = env.spec.team_indices(team)
+        self.team = next(name for name, members in env.spec.teams.items() if members == indices)
         self.spec = env.spec.of_team(self.team)
         self.controller = as_controller("JointCollector.policy", policy, self.spec)
         # of its environment Tianshou asks nothing here but what an action is
@@ -104,8 +104,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         # looked up once: a protocol's isinstance asks a module for every name
         self._rated = self.controller if isinstance(self.controller, Rated) else None
         self.controller.check_spec(self.spec)
-        if buffer is not None and (diff := buffer.spec.describe_difference(self.spec)):
-            raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
+        if buffer is not None and (difference := buffer.spec.describe_difference(self.spec)):
+            raise ValueError(f"JointCollector.buffer must be for this team, got {difference}.")
         self._engine_device = env.tensors["obs"].device
         self._pick = Pick(env.spec, self.team, self._engine_device)
         self.stack = PerturberStack(perturb)
@@ -115,9 +115,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._deferred = together and not on_cpu if _deferred is None else _deferred
         self._in_numpy = on_cpu and not self._deferred
         self._unmoved = together and self._in_numpy  # asking a tensor whether it is here is dear
-        where = self._engine_device
-        others = dict(opponents or {})
-        self._opponents = Opponents(others, env.spec, self.team, len(env), where, self._new_guards)
+        self._opponents = Opponents(
+            opponents or {}, env.spec, self.team, len(env), self._engine_device, self._new_guards
+        )
         self._allocate()
         # Between two steps of an engine a call finds nothing of its code in the caches: numpy's
         # then take a few microseconds, torch's fifty. On the CPU, views do most of the work.
@@ -142,9 +142,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._keys = torch.zeros(size, dtype=torch.int64, device=device)
         self._lived = torch.zeros(size, self.spec.num_agents, dtype=torch.bool, device=device)
         self._last_act = self.spec.empty(size, device=device)["act"]
-        width = self.controller.hidden_size
-        shape = (size, self.spec.num_agents, width)
-        self._hidden: Tensor | None = torch.zeros(shape, device=device) if width else None
+        shape = (size, self.spec.num_agents, self.controller.hidden_size)
+        remembers = self.controller.hidden_size > 0
+        self._hidden: Tensor | None = torch.zeros(shape, device=device) if remembers else None
         self._training = False
 
     def _new_guards(self, spec: TeamSpec) -> Guards:
@@ -158,9 +158,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
         """Take one of the two; steps need be no multiple of E, since episodes are whole."""
-        one = (n_step is None) != (n_episode is None)
+        either = (n_step is None) != (n_episode is None)
         rule = "given either n_step or n_episode"
-        check(one, "JointCollector.collect", rule, {"n_step": n_step, "n_episode": n_episode})
+        check(either, "JointCollector.collect", rule, {"n_step": n_step, "n_episode": n_episode})
         name = "n_episode" if n_step is None else "n_step"
         check_int(f"JointCollector.collect.{name}", n_episode if n_step is None else n_step, 1)
 
@@ -226,11 +226,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         gym_reset_kwargs: dict[str, Any] | None = None,
     ) -> TeamCollectStats:
         self._training = bool(getattr(self.controller, "is_within_training_step", False))
-        most = n_episode
-        if most is None and self._store is not None:
-            most = self._store.capacity  # none of them may push out another
+        limit = n_episode
+        if limit is None and self._store is not None:
+            limit = self._store.capacity  # none of them may push out another
         ledger, self._tally = self._ledger, Tally()
-        ledger.open(Plan(self.seed, self.episodes_begun, most, n_step))
+        ledger.open(Plan(self.seed, self.episodes_begun, limit, n_step))
         self._guards.open()
         self._opponents.open()
         while True:
@@ -266,8 +266,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         if self._hidden is not None:
             self._hidden = restarted(self._hidden, mask, 0)
         self._opponents.begin(begun.mask)
-        where = self._engine_device
-        self.engine.begin(begun.mask.to(where), begun.seeds.to(where))
+        device = self._engine_device
+        self.engine.begin(begun.mask.to(device), begun.seeds.to(device))
 
     def _tick(self) -> None:
         """Show all environments, hand over those that have ended, and step the others."""
@@ -322,7 +322,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
                 arrays["logp"] = logp
             if self.stack.acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
-            arrays |= {f"policy/{key}": kept for key, kept in self.controller.record().items()}
+            record = self.controller.record()
+            arrays |= {f"policy/{key}": values for key, values in record.items()}
             arrays |= self.stack.records()
         self._staging.put(arrays)
         self._last_act = told

@@ -66,18 +66,16 @@ class Counting(Protocol):
 
 def found_controller(policy: object) -> Controller | None:
     """Return a controller, or the policy, which is one, of an algorithm; None if there is none."""
-    if _plays(policy):
+    if _is_controller(policy):
         return policy
     inner: object = getattr(policy, "policy", policy)
-    return inner if _plays(inner) else None
+    return inner if _is_controller(inner) else None
 
 
-# What tells a controller from other things.
-_ASKED = ("infer", "select", "record", "victim", "check_spec")
-
-
-def _plays(policy: object) -> TypeGuard[Controller]:
-    return all(hasattr(policy, name) for name in _ASKED)
+def _is_controller(policy: object) -> TypeGuard[Controller]:
+    """Return whether ``policy`` has a controller's methods, by which it is told from others."""
+    methods = ("infer", "select", "record", "victim", "check_spec")
+    return all(hasattr(policy, name) for name in methods)
 
 
 class SlowCopy(nn.Module):
@@ -103,10 +101,10 @@ class SlowCopy(nn.Module):
     def follow(self) -> None:
         """Move towards the learner by one round; counters and other buffers are copied."""
         learner = self._learner[0]
-        for own, new in zip(self.policy.parameters(), learner.parameters(), strict=True):
-            own.lerp_(new, self.tau)
-        for own, new in zip(self.policy.buffers(), learner.buffers(), strict=True):
-            own.copy_(new)
+        for slow, live in zip(self.policy.parameters(), learner.parameters(), strict=True):
+            slow.lerp_(live, self.tau)
+        for slow, live in zip(self.policy.buffers(), learner.buffers(), strict=True):
+            slow.copy_(live)
 
     @property
     def hidden_size(self) -> int:
@@ -119,13 +117,13 @@ class SlowCopy(nn.Module):
         return cast(torch.device, self.policy.device)
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
-        """Return the copy's outputs."""
+        """Return the copy's outputs (E, N, A) and its next hidden state."""
         return cast("tuple[Tensor, Tensor | None]", self.policy.infer(context))
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the copy's actions."""
+        """Return the copy's actions, (E, N) or (E, N, A), and their log-probabilities."""
         chosen = self.policy.select(output, mask, draws, training)
         return cast("tuple[Tensor, Tensor | None]", chosen)
 
@@ -139,9 +137,9 @@ class SlowCopy(nn.Module):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless sizes are the learner's; names may differ."""
-        own = self.policy.spec
-        renamed = replace(spec, agents=own.agents, teams=own.teams)
-        if difference := own.describe_difference(renamed):
+        learned = self.policy.spec
+        renamed = replace(spec, agents=learned.agents, teams=learned.teams)
+        if difference := learned.describe_difference(renamed):
             raise ValueError(f"SlowCopy.learner must have this team's spaces, got {difference}.")
 
 
@@ -170,7 +168,7 @@ class RandomController:
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return uniform actions."""
+        """Return uniform actions, (E, N) or (E, N, A)."""
         if self.spec.continuous:
             unit = draws.uniform(output.shape[1] * output.shape[2]).view(output.shape)
             return unit * 2.0 - 1.0, None
@@ -220,5 +218,5 @@ class ScriptedController(RandomController):
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the scripted actions."""
+        """Return the scripted actions, (E, N) or (E, N, A)."""
         return (output if self.spec.continuous else output.argmax(dim=-1)), None

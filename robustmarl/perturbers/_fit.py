@@ -61,7 +61,7 @@ class Fit:
         """
         index = [spec.agents.index(name) for name in spec.agents if name in names]
         members = _team_of(spec, index)
-        rooms = {}
+        taken = {}
         for what, size, sizes in (
             ("observations", victim.obs_size, spec.obs_sizes),
             ("actions", victim.num_actions, spec.action_sizes),
@@ -74,20 +74,21 @@ class Fit:
             fits = max(needed) <= size <= largest
             rule = f"a policy for {what} of size {named}"
             check(fits, where, rule, f"one for size {size}")
-            rooms[what] = size
-        size = rooms["observations"]
-        real = torch.arange(size) < torch.tensor(spec.obs_sizes)[:, None]
+            taken[what] = size
+        obs_size = taken["observations"]
+        real = torch.arange(obs_size) < torch.tensor(spec.obs_sizes)[:, None]
         attacked = torch.zeros(spec.num_agents, dtype=torch.bool)
         attacked[index] = True
         numbers = torch.zeros(spec.num_agents, dtype=torch.int64)
         numbers[list(members)] = torch.arange(len(members))
-        ids, in_order = _ids(victim, spec, index, where, remedy), list(range(spec.num_agents))
+        ids = _victims_agents(victim, spec, index, where, remedy)
+        in_order = list(range(spec.num_agents))
         return cls(
             attacked=attacked,
             agents=torch.tensor(index),
             ids=None if ids == in_order else torch.tensor(ids),
-            obs_size=size,
-            num_actions=rooms["actions"],
+            obs_size=obs_size,
+            num_actions=taken["actions"],
             real=None if bool(real[attacked].all()) else real,
             numbers=None if members == tuple(in_order) else numbers,
             team_size=len(members),
@@ -136,21 +137,21 @@ def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:
     return tuple(range(spec.num_agents))
 
 
-def _ids(
+def _victims_agents(
     victim: Victim, spec: TeamSpec, index: Sequence[int], where: str, remedy: str
 ) -> list[int]:
     """Return which of the victim's agents each of the spec's agents is, 0 where it is none.
 
     By name; a policy of as many agents under other names (a transferred one) is taken in order.
     """
-    theirs = victim.agents
-    if theirs is None or theirs == spec.agents:
+    known = victim.agents
+    if known is None or known == spec.agents:
         return list(range(spec.num_agents))
-    number = {agent: i for i, agent in enumerate(theirs)}
-    strangers = [spec.agents[i] for i in index if spec.agents[i] not in number]
+    index_of = {agent: i for i, agent in enumerate(known)}
+    strangers = [spec.agents[i] for i in index if spec.agents[i] not in index_of]
     if strangers:
-        transferred = len(theirs) == spec.num_agents and not set(theirs) & set(spec.agents)
+        transferred = len(known) == spec.num_agents and not set(known) & set(spec.agents)
         rule = f"a policy of the attacked agents, {strangers} among them"
-        check(transferred, where, rule, f"one of {list(theirs)}", remedy)
+        check(transferred, where, rule, f"one of {list(known)}", remedy)
         return list(range(spec.num_agents))
-    return [number.get(agent, 0) for agent in spec.agents]
+    return [index_of.get(agent, 0) for agent in spec.agents]

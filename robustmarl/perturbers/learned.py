@@ -111,7 +111,7 @@ class GaussianObsAdversary(nn.Module):
     def _log_std(self) -> Tensor:
         if self.max_std is not None:
             return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
-        return self.log_std.clamp(-5.0, 2.0)
+        return self.log_std.clamp(-5.0, 2.0)  # as CleanRL bounds it: exp neither dies nor explodes
 
 
 def _summed(each: Tensor, real: Tensor | None) -> Tensor:

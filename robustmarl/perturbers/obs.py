@@ -113,7 +113,7 @@ class ObsPerturber(Perturber):
         self.size = context.seen.new_zeros(context.seen.shape[:2])
         if self.attack.ball.is_zero or self.probability == 0.0:
             return context.seen
-        self._move(context.seen.device)
+        self._follow(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
         rows = self.rows = self._rows(self._chosen(context, draws))
         if len(rows.agents) == 0:
@@ -136,7 +136,7 @@ class ObsPerturber(Perturber):
         """Advance a foreign recurrent victim on what was shown to its agents."""
         if not self._remembers:
             return
-        self._move(context.seen.device)
+        self._follow(context.seen.device)
         before = self._memory(context)
         if before is None:
             before = context.seen.new_zeros(*context.alive.shape, self._victim.hidden_size)
@@ -212,7 +212,7 @@ class ObsPerturber(Perturber):
         now = context.live
         if self.every > 1:
             now = now & (context.step % self.every == 0)
-        if self.episodes < 1.0:  # the next stream, and step 0: once for the whole episode
+        if self.episodes < 1.0:  # of the next stream, at step 0: the same in all of an episode
             once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream + 1)
             now = now & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
@@ -227,7 +227,7 @@ class ObsPerturber(Perturber):
             keys = keys[:, self._fit.numbers]
         # A clone, as an attack may write into what it is given.
         found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
-        found = self.attack.ball.project(found, clean)  # enforced, not trusted
+        found = self.attack.ball.project(found, clean)  # as a user's attack may leave its ball
         if isinstance(self.rows, ChosenRows):  # the host knows them, and need not wait
             self._check_finite(found, self.rows, context)
         real = self._fit.real_rows(self.rows.agents)
@@ -267,7 +267,7 @@ class ObsPerturber(Perturber):
         waits = attacked.device.type == "cpu" if self._waits is None else self._waits
         return ChosenRows(attacked) if waits else AllRows(attacked, self._fit.agents)
 
-    def _move(self, device: torch.device) -> None:
+    def _follow(self, device: torch.device) -> None:
         """Keep what says who is attacked where the observations are: to copy is to wait."""
         self._fit = self._fit.to(device)
         self._attacked, self._unchanged = self._attacked.to(device), self._unchanged.to(device)

@@ -48,10 +48,10 @@ class PerturberStack:
         self.perturbers = [as_perturber(p) for p in perturbations]
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
-        self.acts_differ = any(p.changes_actions for p in self.perturbers)
+        self.acts_differ = any(one.changes_actions for one in self.perturbers)
         same = Perturber.on_logits
-        self.changes_logits = any(type(p).on_logits is not same for p in self.perturbers)
-        self.told_executed = any(p.act_told == "executed" for p in self.perturbers)
+        self.changes_logits = any(type(one).on_logits is not same for one in self.perturbers)
+        self.told_executed = any(one.act_told == "executed" for one in self.perturbers)
         self.told = torch.zeros(0)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.policies import ByzantinePolicy, TeamPolicy
 from robustmarl.victims import Rated
@@ -96,10 +96,8 @@ class _Uniform:
         if act.is_floating_point():
             unit = draws.uniform(act.shape[1] * act.shape[2]).view(act.shape)
             return ByzantinePlay(act=unit * 2.0 - 1.0)
-        order = context.mask.cumsum(dim=-1)
-        nth = (draws.uniform(act.shape[1]) * order[..., -1]).long() + 1
-        drawn = ((order == nth.unsqueeze(-1)) & context.mask).int().argmax(dim=-1)
-        return ByzantinePlay(act=drawn)
+        drawn = inverse(context.mask.float(), draws.uniform(act.shape[1]))
+        return ByzantinePlay(act=drawn.clamp(max=context.mask.shape[-1] - 1))
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Accept any team."""

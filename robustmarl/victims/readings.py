@@ -75,7 +75,7 @@ class Reading:
 
     def __init__(self, policy: Any, network: nn.Module) -> None:
         self.policy, self.network = policy, network
-        self.memory = _memory(type(policy).__name__, network)
+        self.memory = _lstm_memory(type(policy).__name__, network)
         self.continuous = policy.action_type == "continuous"
         space = getattr(policy, "action_space", None)
         self.num_actions: int | None = None
@@ -227,7 +227,7 @@ class DistributionMeans(Means):
         return found.mean, found.stddev, state
 
 
-_ELSE = "Write victims.FunctionVictim of what it scores actions by."
+_REMEDY = "Write victims.FunctionVictim of what it scores actions by."
 
 
 def reading_of(policy: Any) -> Reading:
@@ -241,7 +241,7 @@ def reading_of(policy: Any) -> Reading:
     network = getattr(policy, "actor", None) if network is None else network
     if not isinstance(network, nn.Module):
         raise TypeError(
-            f"PolicyVictim.policy must be a policy with `model` or `actor`, got {name}. {_ELSE}"
+            f"PolicyVictim.policy must be a policy with `model` or `actor`, got {name}. {_REMEDY}"
         )
     space = getattr(policy, "action_space", None)
     if isinstance(policy, BDQNPolicy) or not (
@@ -249,7 +249,7 @@ def reading_of(policy: Any) -> Reading:
     ):
         raise TypeError(
             "PolicyVictim.policy must be a policy with one action or one action vector, got "
-            f"{name}, which chooses several. {_ELSE}"
+            f"{name}, which chooses several. {_REMEDY}"
         )
     if isinstance(policy, IQNPolicy):
         raise TypeError(
@@ -257,10 +257,11 @@ def reading_of(policy: Any) -> Reading:
             f"got {name}, which draws quantiles anew. Fix them: "
             "victims.FunctionVictim(lambda obs: ...) of the mean over quantiles of your choice."
         )
-    return _kind(policy)(policy, network)
+    return _reading_class(policy)(policy, network)
 
 
-def _kind(policy: Any) -> type[Reading]:
+def _reading_class(policy: Any) -> type[Reading]:
+    """Return how outputs of this kind of policy are read, its subclasses included."""
     match policy:
         case FQFPolicy():
             return FractionValues
@@ -282,7 +283,7 @@ def _kind(policy: Any) -> type[Reading]:
     return Means if bounded else Reading
 
 
-def _memory(name: str, network: nn.Module) -> Memory | None:
+def _lstm_memory(name: str, network: nn.Module) -> Memory | None:
     """Return the memory of a network, None if it has none.
 
     Raises:

@@ -70,7 +70,7 @@ class FunctionVictim:
             name=getattr(self.function, "__name__", type(self.function).__name__),
             plain=self._plain,
             mode=self._mode,
-            dtype=_dtype(self.function),
+            dtype=_weights_dtype(self.function),
         )
 
 
@@ -210,7 +210,7 @@ class PolicyVictim:
             name=type(self.policy).__name__,
             advance=advance if self.hidden_size else None,
             mode=self._mode,
-            dtype=_dtype(reading.network),
+            dtype=_weights_dtype(reading.network),
         )
 
 
@@ -289,16 +289,21 @@ class MembersVictim:
             agents = torch.zeros(len(obs), dtype=torch.int64, device=obs.device)
         answers, places = [], []
         for number, member in enumerate(self.members):
-            own = (agents == number).nonzero()[:, 0]
-            if len(own) == 0:
+            members_rows = (agents == number).nonzero()[:, 0]
+            if len(members_rows) == 0:
                 continue
-            hidden = None if rows.hidden is None else rows.hidden[own, : member.hidden_size]
-            view = member.at(Rows(hidden=hidden if member.hidden_size else None))
-            answers.append(ask(view, obs[own, : member.obs_size]))
-            places.append(own)
+            hidden = None
+            if rows.hidden is not None and member.hidden_size:
+                hidden = rows.hidden[members_rows, : member.hidden_size]
+            view = member.at(Rows(hidden=hidden))
+            answers.append(ask(view, obs[members_rows, : member.obs_size]))
+            places.append(members_rows)
         if width is None:
             width = self.num_actions or max((answer.shape[-1] for answer in answers), default=0)
-        padded = [nn.functional.pad(a, (0, width - a.shape[-1]), value=fill) for a in answers]
+        padded = [
+            nn.functional.pad(answer, (0, width - answer.shape[-1]), value=fill)
+            for answer in answers
+        ]
         if not padded:
             return obs.new_zeros(0, width)
         order = torch.cat(places).argsort()
@@ -321,13 +326,13 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
         raise TypeError(f"{where} must be made first, got the class {victim.__name__}.")
     if hasattr(victim, "at") and hasattr(victim, "hidden_size"):
         return cast(Victim, victim)
-    own = getattr(victim, "victim", None)
-    if callable(own):
-        known = own()
+    victim_of = getattr(victim, "victim", None)
+    if callable(victim_of):
+        known = victim_of()
         if known is None:
             raise TypeError(
                 f"{where} must have outputs with a gradient, got {type(victim).__name__}, "
-                f"which has none. {_TRANSFER}"
+                f"which has none. {_TRANSFER_REMEDY}"
             )
         return cast(Victim, known)
     if is_baselines(victim):
@@ -347,10 +352,12 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
     )
 
 
-_TRANSFER = "Attack it through another policy, or with an attack that asks none, such as noise."
+_TRANSFER_REMEDY = (
+    "Attack it through another policy, or with an attack that asks none, such as noise."
+)
 
 
-def _dtype(function: object) -> torch.dtype | None:
+def _weights_dtype(function: object) -> torch.dtype | None:
     """Return what a module calculates in, None where it does not tell."""
     if not isinstance(function, nn.Module):
         return None
