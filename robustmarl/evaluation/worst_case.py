@@ -36,6 +36,9 @@ Scores: TypeAlias = NDArray[np.float64]
 
 NONE, WORST = "none", "worst"
 
+SAMPLES = 8
+"""How often a victim that answers at random is asked for each answer."""
+
 
 def worst_case(
     victims: Mapping[str, Victims],
@@ -93,12 +96,12 @@ def worst_case(
     check_int("worst_case.choice_episodes", choice_episodes, 1)
     if not isinstance(ball, LinfBall):
         raise TypeError(f"worst_case.ball must be a LinfBall, got {ball!r}.")
+    check(not ball.is_zero, "worst_case.ball", "larger than nothing", ball)
     suite = _suite(suite)
     if not isinstance(victims, Mapping):
         kind = type(victims).__name__
         raise TypeError(f"worst_case.victims must be a mapping from names, got {kind}.")
-    for name in victims:
-        check("," not in name, "worst_case.victims", "named without commas", name)
+    given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}
     with warnings.catch_warnings():
         # That a blind team keeps its score is among the findings below.
         warnings.filterwarnings("ignore", message=".*hardly needs", category=RobustnessWarning)
@@ -114,7 +117,6 @@ def worst_case(
             opponents=opponents,
             blind=True,
         )
-    given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)
     trial = _Trial(
@@ -182,7 +184,9 @@ class _Trial:
         self._scores(case.policy, [ZeroedObs(), blind], self.choice_episodes, self.seed)
         if (unseeing := blind.reading()) is not None:
             self.readings.setdefault((victim, ZEROED), {})[training_seed] = unseeing
-        case = replace(case, gradients=clean is not None and clean.vanished is not None)
+        if clean is not None:
+            samples = SAMPLES if clean.random else 1
+            case = replace(case, gradients=clean.vanished is not None, samples=samples)
         for entry in self.suite.entries:
             begun = time.process_time()
             attacks = entry.build(case)
