@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from robustmarl.algorithms import QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
-from robustmarl.data import ScriptedController
+from robustmarl.data import RandomController, ScriptedController
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import (
+    Case,
     Entry,
     Suite,
     WorstCase,
@@ -21,15 +23,16 @@ from robustmarl.evaluation import (
     standard,
     worst_case,
 )
+from robustmarl.evaluation.threats import worst_agents
 from robustmarl.joint import spec_of
 from robustmarl.typing import RobustnessWarning
 
 BALL = LinfBall(epsilon=0.6)  # enough to turn the signal round
-SMALL = {"episodes": 6, "choice_episodes": 4, "num_envs": 6}
+SMALL = {"episodes": 10, "choice_episodes": 4, "num_envs": 10}
 
 
-def game():
-    return SignalMatching(horizon=4)
+def game(agents=1):
+    return SignalMatching(agents, horizon=4)
 
 
 def saturated(obs):
@@ -39,7 +42,7 @@ def saturated(obs):
 
 
 def quantised(obs):
-    return torch.round(obs * 4.0) / 4.0
+    return torch.round(obs * 8.0) / 8.0
 
 
 def stochastic(obs):
@@ -51,11 +54,15 @@ def plain(obs):
     return 8.0 * obs
 
 
-def found(victims, ball=BALL, suite="quick", **settings):
+def deaf(obs):
+    return torch.tensor([1.0, 0.0]) + 0.0 * obs
+
+
+def found(victims, ball=BALL, suite="quick", make=game, **settings):
     """Return the worst case with its warnings silenced: the findings are looked at instead."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RobustnessWarning)
-        return worst_case(victims, game, ball, suite=suite, **{**SMALL, **settings})
+        return worst_case(victims, make, ball, suite=suite, **{**SMALL, **settings})
 
 
 def checks(result):
@@ -98,7 +105,7 @@ def test_warnings_are_the_findings():
 
 def test_a_team_that_does_not_look_is_found_out():
     """It plays 0 and is right half of the time, as a random one of two agents is not."""
-    result = found({"it": lambda obs: torch.tensor([1.0, 0.0]).expand(len(obs), 2) + 0.0 * obs})
+    result = found({"it": deaf}, make=partial(game, 2))
     assert {"blind", "ignores", "no flips"} <= checks(result)
     assert result.table.mean("it, zeroed", "none") == result.table.mean("it", "none")
 
@@ -118,7 +125,7 @@ def test_the_worst_is_one_attack_chosen_on_other_episodes():
         np.testing.assert_array_equal(
             table.cell("it", "worst").scores[seed], table.cell("it", name).scores[seed]
         )
-    shared = rollout(plain, game, episodes=6, perturb=noise["noise 0"])
+    shared = rollout(plain, game, episodes=10, perturb=noise["noise 0"])
     np.testing.assert_array_equal(table.cell("it", "noise 0").scores[3], shared.returns)
     assert len(choices.cell("it", "noise 0").scores[3]) == 4
     assert not np.array_equal(choices.cell("it", "noise 0").scores[3], shared.returns[:4])
@@ -197,3 +204,48 @@ def test_bad_arguments():
         worst_case(plain, game, BALL)
     with pytest.raises(ValueError, match=r"worst_case\.choice_episodes must be an int >= 1"):
         worst_case({"it": plain}, game, BALL, choice_episodes=0)
+
+
+def test_the_worst_agents_are_found():
+    """Agent 0 is told the signal otherwise: what agents 1 and 2 see is worth attacking."""
+
+    def half_deaf(context):
+        truth, act = context.state.argmax(-1), context.seen.argmax(-1)
+        return torch.cat([truth[:, None], act[:, 1:]], dim=-1)
+
+    script = ScriptedController(spec_of(game(3)), half_deaf)
+    one_or_two, both = {("agent_1",), ("agent_2",)}, {("agent_1", "agent_2")}
+    for count, attacked in ((1, one_or_two), (2, both)):
+        result = found(
+            {"it": script},
+            LinfBall(epsilon=9.0),
+            agents=count,
+            make=partial(game, 3),
+            choice_episodes=20,
+        )
+        assert result.attacked["it"][0] in attacked
+        assert result.table.mean("it", "worst") < 4.0
+        assert f"the worst {count} agents at every step" in result.threat
+
+
+@pytest.mark.parametrize(("count", "tried"), [(1, 8), (3, 8 + 7 + 6), (7, 8)])
+def test_many_subsets_are_searched_one_agent_after_the_other(count, tried):
+    """Of 8 agents the last ones matter most; 8 subsets of 1 or 7 agents are tried all."""
+    spec = spec_of(SignalMatching(agents=8))
+    case = Case(policy=RandomController(spec), spec=spec, make_env=game, ball=BALL)
+    asked = []
+
+    def score(attack):
+        asked.append(attack.agents)
+        return -sum(spec.agents.index(name) for name in attack.agents)
+
+    assert worst_agents(case, count, score) == spec.agents[8 - count :]
+    assert len(asked) == tried
+
+
+def test_a_budget_of_steps():
+    """The team is sure of itself in proportion to the signal: two steps of four are turned."""
+    result = found({"it": plain}, steps=2)
+    assert result.table.mean("it", "worst") == 2.0
+    assert result.measured["it"]["PGD-10"].changed == 0.5
+    assert "all agents at 2 steps of an episode" in result.threat
