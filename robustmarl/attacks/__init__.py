@@ -2,6 +2,7 @@
 
 from robustmarl.attacks.aimed import AimedAttack
 from robustmarl.attacks.apgd import APGD
+from robustmarl.attacks.averaged import AveragedView
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.attacks.black_box import RandomSearch, SquareSearch
 from robustmarl.attacks.gradient import PGD, GradientAttack, Walk
@@ -40,6 +41,7 @@ __all__ = [
     "PGD",
     "AdversaryOutputs",
     "AimedAttack",
+    "AveragedView",
     "ByzantineOutputs",
     "CrossEntropy",
     "Divergence",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl._seeding import Draws
+from robustmarl.attacks.averaged import AveragedView
 from robustmarl.attacks.losses import (
     CrossEntropy,
     Divergence,
@@ -84,6 +85,7 @@ class AimedAttack(ABC):
         clean_if_own: show the clean observation where the target is the action that the victim
             takes anyway, as ATSA's generator does [Zhou2025]_; otherwise the attack makes it
             surer of that action.
+        samples: how often a victim that answers at random is asked for each answer, >= 1.
 
     Raises:
         ValueError: for numbers out of range, a target beside a loss that has none,
@@ -98,12 +100,14 @@ class AimedAttack(ABC):
     loss: Loss | None = None
     target: Target | None = None
     clean_if_own: bool = False
+    samples: int = 1
 
     def __post_init__(self) -> None:
         name = type(self).__name__
         if not isinstance(self.ball, LinfBall):
             raise TypeError(f"{name}.ball must be a LinfBall, got {self.ball!r}.")
         check_int(f"{name}.restarts", self.restarts)
+        check_int(f"{name}.samples", self.samples)
         self._check_loss(name)
         self._check_target(name)
         aims = self.target is not None or callable(self.loss)
@@ -136,6 +140,8 @@ class AimedAttack(ABC):
         obs = obs.detach()
         if self.ball.is_zero or obs.numel() == 0:
             return obs
+        if self.samples > 1:
+            view = AveragedView(view, self.samples)
         loss = self.output_loss(view, obs)
         if draws is None and (self.by_chance or self.restarts > 1):
             draws = Draws.fresh(len(obs), obs.device)

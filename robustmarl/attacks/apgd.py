@@ -9,7 +9,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int
 from robustmarl.attacks.gradient import GradientAttack, Walk
 
 __all__ = ["APGD"]
@@ -33,24 +32,16 @@ class APGD(GradientAttack):
     beginning with :math:`\beta = 2\epsilon`. At checkpoints, each row by itself, the step is
     halved and the run goes on from the best point so far if less than three quarters of the steps
     since the last checkpoint raised the loss, or if neither step nor best loss changed. The best
-    point of all is returned: a run never ends below its start.
-
-    Args:
-        samples: queries per step, >= 1, of which each gradient, of norm 1, and each loss are
-            averaged: for victims that answer at random. Further ones: :class:`GradientAttack`.
+    point of all is returned: a run never ends below its start. :class:`GradientAttack` has the
+    arguments.
     """
 
     steps: int = 20
-    samples: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_int("APGD.samples", self.samples)
 
     def step(self, walk: Walk) -> None:
         """Judge the point reached, choose the step size of each row, and move."""
         kept, count = walk.memory, walk.iteration
-        gradient, value = self._gradient(walk), self._value(walk)
+        gradient, value = walk.gradient, walk.loss(walk.view.output(walk.found))
         if count == 0:
             one, nothing = torch.ones_like(value), torch.zeros_like(value)
             kept |= {"size": one, "raised": nothing, "value": value, "before": walk.found.clone()}
@@ -74,7 +65,7 @@ class APGD(GradientAttack):
 
     def end(self, walk: Walk) -> Tensor:
         """Return the best point of the run, (M, D)."""
-        self._remember(walk, self._value(walk), walk.gradient)
+        self._remember(walk, walk.loss(walk.view.output(walk.found)), walk.gradient)
         return walk.memory["best"]
 
     def _base_length(self, obs: Tensor) -> float | Tensor:
@@ -82,19 +73,6 @@ class APGD(GradientAttack):
         if self.step_size is not None or self.steps == 1:
             return super()._base_length(obs)
         return 2.0 * self.ball.radius(obs)
-
-    def _gradient(self, walk: Walk) -> Tensor:
-        """Return the gradient (M, D), or the mean direction of several."""
-        if self.samples == 1:
-            return walk.gradient
-        asked = [walk.view.input_gradient(walk.found, walk.loss) for _ in range(self.samples - 1)]
-        units = [torch.nn.functional.normalize(one, dim=-1) for one in (walk.gradient, *asked)]
-        return torch.stack(units).mean(dim=0)
-
-    def _value(self, walk: Walk) -> Tensor:
-        """Return the loss (M,) where the run is."""
-        asked = [walk.loss(walk.view.output(walk.found)) for _ in range(self.samples)]
-        return asked[0] if self.samples == 1 else torch.stack(asked).mean(dim=0)
 
     def _remember(self, walk: Walk, value: Tensor, gradient: Tensor) -> None:
         kept = walk.memory

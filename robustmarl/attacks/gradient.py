@@ -72,7 +72,7 @@ class GradientAttack(AimedAttack):
             is ``reach`` * epsilon / steps (epsilon if there is one step) per coordinate. Kept
             by ``with_epsilon`` when given.
         random_start: draw :math:`\hat o_0` uniformly from the ball. Further ones, ball, restarts,
-            loss, target and clean_if_own: :class:`AimedAttack`.
+            loss, target, clean_if_own and samples: :class:`AimedAttack`.
 
     Attributes:
         reach: how many radii the default steps cover together.
@@ -175,7 +175,8 @@ class GradientAttack(AimedAttack):
     @property
     def _starts_clean(self) -> bool:
         """Whether a run begins at the clean observation: its first output is the clean one."""
-        return not self.random_start and type(self).start is GradientAttack.start
+        clean = not self.random_start and type(self).start is GradientAttack.start
+        return clean and self.samples == 1  # of several answers the first one names no action
 
 
 class _Settings(TypedDict, total=False):

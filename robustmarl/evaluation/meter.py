@@ -31,11 +31,13 @@ class Reading:
         vanished: in which the gradient of the margin is zero in every coordinate, at the true
             observation (of a mean action: of the sum of its coordinates); None where it was not
             asked for, or the victim has none.
+        random: whether the same question had two answers.
     """
 
     changed: float
     flipped: float
     vanished: float | None = None
+    random: bool = False
 
 
 class Meter(ObsPerturber):
@@ -44,7 +46,7 @@ class Meter(ObsPerturber):
     Put it behind the attack. It asks the acting policy itself, with the memory that it has.
 
     Args:
-        gradients: look at gradients, too; costs a backward pass per step.
+        gradients: look at gradients, too, and ask twice; costs a backward pass per step.
     """
 
     kind = "meter"
@@ -61,6 +63,7 @@ class Meter(ObsPerturber):
             (), dtype=torch.int64
         )
         self._followed = self.gradients and self._asked
+        self._random = False
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return observations as they are."""
@@ -85,6 +88,7 @@ class Meter(ObsPerturber):
         if bool(changed.any()):
             self._flipped = self._flipped + (_differ(view, clean, shown) & changed).sum()
         if self._followed:
+            self._random = self._random or not torch.equal(view.output(clean), view.output(clean))
             self._vanished = self._vanished + (self._without_gradient(view, clean) & counted).sum()
 
     def reading(self) -> Reading | None:
@@ -94,7 +98,7 @@ class Meter(ObsPerturber):
             return None
         vanished = int(self._vanished) / steps if self._followed else None
         changed, flipped = int(self._changed) / steps, int(self._flipped) / steps
-        return Reading(changed=changed, flipped=flipped, vanished=vanished)
+        return Reading(changed=changed, flipped=flipped, vanished=vanished, random=self._random)
 
     def counters(self) -> dict[str, float]:
         """Return nothing: :meth:`reading` has it."""

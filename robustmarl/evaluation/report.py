@@ -102,6 +102,7 @@ class WorstCase:
         measured: team to attack to what it did to decisions, and its cost; beside attacks under
             ``none`` and ``zeroed``.
         longer: attacks that show whether others had enough steps.
+        attacked: team to training seed to the names of the attacked agents.
         findings: what to doubt; each was a warning, too.
     """
 
@@ -113,7 +114,8 @@ class WorstCase:
     families: Mapping[str, str]
     measured: Mapping[str, Mapping[str, Measured]]
     longer: tuple[str, ...] = ()
-    findings: tuple[Finding, ...] = field(default=())
+    attacked: Mapping[str, Mapping[int, tuple[str, ...]]] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
     @property
     def teams(self) -> tuple[str, ...]:
@@ -172,6 +174,7 @@ class WorstCase:
                 for team, row in self.measured.items()
             },
             "longer": self.longer,
+            "attacked": self.attacked,
             "findings": [asdict(finding) for finding in self.findings],
         }
         text = json.dumps(content, allow_nan=False)
@@ -203,6 +206,10 @@ class WorstCase:
                 for team, row in content["measured"].items()
             },
             longer=tuple(content["longer"]),
+            attacked={
+                team: {int(seed): tuple(names) for seed, names in row.items()}
+                for team, row in content["attacked"].items()
+            },
             findings=tuple(Finding(**one) for one in content["findings"]),
         )
 

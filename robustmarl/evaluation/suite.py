@@ -12,7 +12,15 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.adversaries import PAAD, Adversary, ObsAdversaryPPO
-from robustmarl.attacks import APGD, PGD, ObsAttack, RandomSearch, SquareSearch, UniformNoise
+from robustmarl.attacks import (
+    APGD,
+    PGD,
+    AimedAttack,
+    ObsAttack,
+    RandomSearch,
+    SquareSearch,
+    UniformNoise,
+)
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
 from robustmarl.envs.vector import EnvMaker
@@ -44,6 +52,7 @@ class Case:
         agents: names of those whose observations are attacked, None for all.
         others: what plays the same team after other training, nearest relation first; for transfer.
         gradients: whether the policy has gradients that an attack can follow.
+        samples: how often it is to be asked for each answer: more than once if they are random.
         seed: of what attacks learn.
         team: name of the team that it plays, where there are several.
         opponents: what plays the other teams.
@@ -56,6 +65,7 @@ class Case:
     agents: tuple[str, ...] | None = None
     others: tuple[Controller, ...] = ()
     gradients: bool = True
+    samples: int = 1
     seed: int = 0
     team: str | None = None
     opponents: Mapping[str, AnyPolicy] | None = None
@@ -66,7 +76,9 @@ class Case:
         return self.policy.victim() is not None
 
     def on(self, attack: ObsAttack) -> ObsPerturber:
-        """Return an attack on the attacked agents."""
+        """Return an attack on the attacked agents, which asks often enough."""
+        if isinstance(attack, AimedAttack) and self.samples > 1:
+            attack = replace(attack, samples=self.samples)
         return ObsPerturber(attack, agents=self.agents)
 
     def trained(self, adversary: Adversary, env_steps: int) -> ObsPerturber:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from robustmarl._checks import check, check_choice, check_int
@@ -24,9 +25,16 @@ from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.suite import Case, Suite, quick, standard
 from robustmarl.evaluation.tables import Cell, CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
+from robustmarl.evaluation.threats import worst_agents
 from robustmarl.evaluation.validity import findings_of
 from robustmarl.joint import TeamSpec
-from robustmarl.perturbers import Perturber, ZeroedObs
+from robustmarl.perturbers import (
+    ObsPerturber,
+    Perturber,
+    SparingPerturber,
+    UrgencyMeter,
+    ZeroedObs,
+)
 from robustmarl.training.progress import progress_bar
 from robustmarl.typing import RobustnessWarning
 
@@ -36,6 +44,9 @@ Scores: TypeAlias = NDArray[np.float64]
 
 NONE, WORST = "none", "worst"
 
+SAMPLES = 8
+"""How often a victim that answers at random is asked for each answer."""
+
 
 def worst_case(
     victims: Mapping[str, Victims],
@@ -43,6 +54,8 @@ def worst_case(
     ball: LinfBall,
     *,
     suite: Suite | str = "standard",
+    agents: int | None = None,
+    steps: int | None = None,
     episodes: int = 200,
     choice_episodes: int = 100,
     metric: str | None = None,
@@ -70,6 +83,11 @@ def worst_case(
         make_env: builds one environment.
         ball: what attacks may change.
         suite: ``"standard"``, ``"quick"``, or one of your own.
+        agents: attack so many only, the worst of each team: found by a cheap attack on the episodes
+            of the choice, all subsets if they are at most twelve, else one agent after the other;
+            None attacks all.
+        steps: attack in so many steps of an episode at most, those that matter most to the team
+            (:class:`~robustmarl.perturbers.SparingPerturber`); None attacks in all.
         episodes: per attack and training seed, >= 1.
         choice_episodes: others, on which the worst attack is chosen, >= 1.
         metric: ``"return"`` or one of the environment's metrics; None takes its first metric, or
@@ -91,14 +109,16 @@ def worst_case(
             :class:`~robustmarl.evaluation.Finding`.
     """
     check_int("worst_case.choice_episodes", choice_episodes, 1)
+    if steps is not None:
+        check_int("worst_case.steps", steps, 1)
     if not isinstance(ball, LinfBall):
         raise TypeError(f"worst_case.ball must be a LinfBall, got {ball!r}.")
+    check(not ball.is_zero, "worst_case.ball", "larger than nothing", ball)
     suite = _suite(suite)
     if not isinstance(victims, Mapping):
         kind = type(victims).__name__
         raise TypeError(f"worst_case.victims must be a mapping from names, got {kind}.")
-    for name in victims:
-        check("," not in name, "worst_case.victims", "named without commas", name)
+    given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}
     with warnings.catch_warnings():
         # That a blind team keeps its score is among the findings below.
         warnings.filterwarnings("ignore", message=".*hardly needs", category=RobustnessWarning)
@@ -114,14 +134,17 @@ def worst_case(
             opponents=opponents,
             blind=True,
         )
-    given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)
+    if agents is not None:
+        check_int("worst_case.agents", agents, 1, spec.num_agents)
     trial = _Trial(
         spec=spec,
         make_env=make_env,
         ball=ball,
         suite=suite,
+        agents=agents,
+        steps=steps,
         metric=base.metric,
         episodes=episodes,
         choice_episodes=choice_episodes,
@@ -151,12 +174,15 @@ class _Trial:
         seconds: (victim, attack) to CPU seconds, all training seeds together.
         families: attack to what it is.
         longer: attacks that only show whether others had enough steps.
+        attacked: victim to training seed to the names of the attacked agents.
     """
 
     spec: TeamSpec
     make_env: EnvMaker
     ball: LinfBall
     suite: Suite
+    agents: int | None
+    steps: int | None
     metric: str
     episodes: int
     choice_episodes: int
@@ -170,6 +196,7 @@ class _Trial:
     seconds: dict[tuple[str, str], float] = field(default_factory=dict)
     families: dict[str, str] = field(default_factory=dict)
     longer: list[str] = field(default_factory=list)
+    attacked: dict[str, dict[int, tuple[str, ...]]] = field(default_factory=dict)
 
     def play(
         self, victim: str, training_seed: int, teams: Mapping[str, Mapping[int, Controller]]
@@ -179,10 +206,15 @@ class _Trial:
         at = victim, training_seed
         clean = self._measure(at, NONE, case.policy, None)
         blind = Meter()
-        self._scores(case.policy, [ZeroedObs(), blind], self.choice_episodes, self.seed)
+        self._chosen_on(case.policy, [ZeroedObs(), blind])
         if (unseeing := blind.reading()) is not None:
             self.readings.setdefault((victim, ZEROED), {})[training_seed] = unseeing
-        case = replace(case, gradients=clean is not None and clean.vanished is not None)
+        if clean is not None:
+            samples = SAMPLES if clean.random else 1
+            case = replace(case, gradients=clean.vanished is not None, samples=samples)
+        case = self._narrowed(case)
+        self.attacked.setdefault(victim, {})[training_seed] = case.agents or self.spec.agents
+        sparing = self._sparing(case)
         for entry in self.suite.entries:
             begun = time.process_time()
             attacks = entry.build(case)
@@ -194,7 +226,7 @@ class _Trial:
                 if entry.longer and name not in self.longer:
                     self.longer.append(name)
                 with self._timed(victim, name, building / len(attacks)):
-                    self._measure(at, name, case.policy, attack)
+                    self._measure(at, name, case.policy, sparing(attack))
             yield
 
     def report(self, base: CrossTable, title: str) -> WorstCase:
@@ -215,7 +247,7 @@ class _Trial:
             measured.setdefault(victim, {})[name] = Measured.of(readings, self.seconds.get(at))
         result = WorstCase(
             suite=self.suite.title,
-            threat=f"{self.ball!r}, all agents at every step",
+            threat=self._threat(),
             table=CrossTable(
                 cells=cells, baselines=base.baselines, metric=self.metric, title=title
             ),
@@ -224,11 +256,17 @@ class _Trial:
             families=dict(self.families),
             measured=measured,
             longer=tuple(self.longer),
+            attacked=self.attacked,
         )
         result = replace(result, findings=findings_of(result))
         for finding in result.findings:
             warnings.warn(str(finding), RobustnessWarning, stacklevel=3)
         return result
+
+    def _threat(self) -> str:
+        who = "all agents" if self.agents is None else f"the worst {self.agents} agents"
+        when = "every step" if self.steps is None else f"{self.steps} steps of an episode"
+        return f"{self.ball!r}, {who} at {when}"
 
     def _chosen(self, victim: str, training_seeds: Iterable[int]) -> dict[int, str]:
         """Return the attack that leaves the least of each team, on the episodes of the choice."""
@@ -258,17 +296,39 @@ class _Trial:
             opponents=self.opponents,
         )
 
+    def _narrowed(self, case: Case) -> Case:
+        """Return the case with the agents that are worst to lose."""
+        if self.agents is None:
+            return case
+
+        def score(attack: ObsPerturber) -> float:
+            return float(self._chosen_on(case.policy, [attack]).mean())
+
+        return replace(case, agents=worst_agents(case, self.agents, score))
+
+    def _sparing(self, case: Case) -> Callable[[ObsPerturber], Perturber]:
+        """Return what keeps an attack to its budget of steps."""
+        steps = self.steps
+        if steps is None:
+            return lambda attack: attack
+        meter = UrgencyMeter(agents=case.agents)
+        episodes = len(self._chosen_on(case.policy, [meter]))
+        met = torch.cat(meter.met)
+        share = min(1.0, steps * episodes / len(met))
+        threshold = float(met.quantile(1.0 - share))
+        return lambda attack: SparingPerturber(attack, steps=steps, threshold=threshold)
+
     def _measure(
         self, at: tuple[str, int], name: str, policy: Controller, attack: Perturber | None
     ) -> Reading | None:
         """Play a team under an attack, on both sets of episodes, and keep what came of it."""
         victim, training_seed = at
-        choice = self.choice_episodes, stream_seed(self.seed, "choice") >> 1, self.choices
         reading = None
-        for episodes, seed, kept in (choice, (self.episodes, self.seed, self.played)):
+        for reported, kept in ((False, self.choices), (True, self.played)):
             meter = Meter(gradients=attack is None)
-            scores = self._scores(
-                policy, [meter] if attack is None else [attack, meter], episodes, seed
+            perturb = [meter] if attack is None else [attack, meter]
+            scores = (
+                self._reported(policy, perturb) if reported else self._chosen_on(policy, perturb)
             )
             kept.setdefault((victim, name), {})[training_seed] = scores
             reading = meter.reading()
@@ -276,6 +336,15 @@ class _Trial:
         if reading is not None:
             self.readings[victim, name][training_seed] = reading
         return reading
+
+    def _chosen_on(self, policy: Controller, perturb: Sequence[Perturber]) -> Scores:
+        """Return scores of the episodes on which things are chosen."""
+        seed = stream_seed(self.seed, "choice") >> 1
+        return self._scores(policy, perturb, self.choice_episodes, seed)
+
+    def _reported(self, policy: Controller, perturb: Sequence[Perturber]) -> Scores:
+        """Return scores of the episodes that are reported."""
+        return self._scores(policy, perturb, self.episodes, self.seed)
 
     def _scores(
         self, policy: Controller, perturb: Sequence[Perturber], episodes: int, seed: int

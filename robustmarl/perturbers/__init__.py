@@ -7,6 +7,7 @@ from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
+from robustmarl.perturbers.sparing import SparingPerturber, UrgencyMeter
 from robustmarl.perturbers.stack import PerturberStack, places
 from robustmarl.perturbers.traitors import (
     AdversaryLike,
@@ -33,7 +34,9 @@ __all__ = [
     "PerturberStack",
     "Place",
     "PoisonedLearner",
+    "SparingPerturber",
     "TypeDistribution",
+    "UrgencyMeter",
     "WorstOfPopulation",
     "ZeroedObs",
     "as_perturber",
