@@ -89,13 +89,14 @@ class PerturbingWrapper(Wrapper):
         self._told_from_above = None
         if self.perturber.act_told == "executed":
             told = {**told, **replaced}
+        act = self._episode.encode(told)
         below = self.env if isinstance(self.env, PerturbingWrapper) else None
         if below is not None:
             below._told_from_above = told
         given = {**actions, **replaced}
         obs, rewards, terminations, truncations, infos = self.env.step(given)
         self.executed = given if below is None else below.executed
-        self._episode.advance(self._episode.encode(told))
+        self._episode.advance(act)
         self._roster.step(self.env.agents, terminations, truncations, self._where)
         return obs, rewards, terminations, truncations, infos_of(infos)
 
