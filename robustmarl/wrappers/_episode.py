@@ -159,7 +159,7 @@ class Episode:
         self.last_act = self._no_act()
 
     def advance(self, act: Tensor) -> None:
-        """Note that a joint action, as :meth:`encode` returns them, was played."""
+        """Note that a joint action, (1, N) or (1, N, A) as of :meth:`encode`, was played."""
         self.step, self.last_act = self.step + 1, act
 
     def encode(self, actions: Actions) -> Tensor:
