@@ -128,7 +128,7 @@ class SlowCopy(nn.Module):
         return cast("tuple[Tensor, Tensor | None]", chosen)
 
     def record(self) -> Mapping[str, Tensor]:
-        """Return what the copy acted on beside observations."""
+        """Return what the copy acted on beside observations, (E, ...) each."""
         return cast("Mapping[str, Tensor]", self.policy.record())
 
     def victim(self) -> Victim | None:
@@ -208,7 +208,7 @@ class ScriptedController(RandomController):
         self.script = script
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
-        """Return the script's actions as logits with all mass on one action, or as means."""
+        """Return the script's actions as logits with all mass on one, or as means, (E, N, A)."""
         act = self.script(context)
         if self.spec.continuous:
             return act, None

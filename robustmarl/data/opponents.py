@@ -168,7 +168,7 @@ def _write_actions(joint: Tensor, agents: Tensor, act: Tensor) -> None:
 
 
 def masked(output: Tensor, mask: Tensor, on_cpu: bool) -> Tensor:
-    """Return logits with those of unavailable actions at ``MASKED``; numpy's on the CPU.
+    """Return logits (E, N, A), those of unavailable actions ``MASKED``; by numpy on the CPU.
 
     Told where they are: between two steps of an engine, asking a tensor takes longer than this.
     """

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import all_finite, check, check_int
 from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
 from robustmarl.typing import Array, Env
@@ -116,11 +116,7 @@ class JointVectorEnv:
                 joint.env.close()
 
     def _check_finite(self, values: Array, what: str) -> None:
-        # one sum is finite only if all its terms are, and costs a third of looking at each; it may
-        # overflow without one that is not, which the second look tells
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = values.sum()
-        if np.isfinite(total) or np.isfinite(values).all():
+        if all_finite(values):
             return
         place: NDArray[np.int64] = np.argwhere(~np.isfinite(values))[0]
         e = int(place[0])

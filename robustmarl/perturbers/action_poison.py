@@ -232,7 +232,7 @@ class ActionPoisonPerturber(Perturber):
         return direction
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``attacked``, ``kl``, ``scale`` and ``log_likelihood``."""
+        """Return ``attacked``, ``kl``, ``scale`` and ``log_likelihood``, (E,) each."""
         return {
             "attacked": self.attacked,
             "kl": self.kl,

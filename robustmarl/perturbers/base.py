@@ -72,7 +72,7 @@ class Perturber:
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions, shape as ``act``."""
+        """Return the executed actions, (E, N) or (E, N, A) as ``act``."""
         return act
 
     def record(self) -> Mapping[str, Tensor]:

@@ -139,7 +139,7 @@ class ByzantinePerturber(Perturber):
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
-        """Draw the types of episodes that begin; observations stay as they are."""
+        """Draw the types of episodes that begin; observations (E, N, D) stay as they are."""
         begun = context.live & (context.step == 0)
         if len(self.types) != len(begun):
             self.types = torch.zeros_like(context.alive)
@@ -170,7 +170,7 @@ class ByzantinePerturber(Perturber):
 
     @torch.no_grad()
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return ``where(types, adversary's, act)``; the dead keep their no-op."""
+        """Return ``where(types, adversary's, act)``, like ``act``; the dead keep their no-op."""
         rows = self.byzantine(context)
         replaced = int(rows.count_nonzero())
         self._counted["steps"] += int(_acting(context).count_nonzero())
@@ -200,7 +200,7 @@ class ByzantinePerturber(Perturber):
         return self.types & _acting(context)
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``types``, ``adversary_id``, and what else the class names."""
+        """Return ``types`` (E, N), ``adversary_id`` (E,), and what else the class names."""
         first = self.types.int().argmax(dim=1)
         kept = {
             "types": self.types,

@@ -104,8 +104,10 @@ class DirectedObsPerturber(ObsPerturber):
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the director is of such a team; see :class:`ObsPerturber`."""
-        own = self.director.spec
-        given, wanted = ((s.obs_sizes, s.action_sizes, s.continuous) for s in (own, spec))
+        given, wanted = (
+            (team.obs_sizes, team.action_sizes, team.continuous)
+            for team in (self.director.spec, spec)
+        )
         rule = f"of a team with this one's spaces, {wanted}"
         check(given == wanted, f"{type(self).__name__}.director", rule, given)
         super().bind(spec, policy, place)
@@ -135,7 +137,7 @@ class DirectedObsPerturber(ObsPerturber):
         return super().perturbed(view, obs, draws)
 
     def record(self) -> Mapping[str, Tensor]:
-        """Return ``target``, ``attacked``, and ``logp`` if the director draws."""
+        """Return ``target``, ``attacked``, and ``logp`` if the director draws, (E, N) each."""
         kept = {"target": self.target, "attacked": self._given}
         return kept if self._logp is None else kept | {"logp": self._logp}
 

@@ -162,5 +162,5 @@ class LearnedObsPerturber(ObsPerturber):
         return None if self._real is None else self._real.to(agents.device)[agents]
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``act`` and ``logp``."""
+        """Return ``act``, (E, N, D), and ``logp``, (E, N)."""
         return {"act": self._sample, "logp": self._logp}

@@ -113,7 +113,7 @@ class ObsPerturber(Perturber):
         self.size = context.seen.new_zeros(context.seen.shape[:2])
         if self.attack.ball.is_zero or self.probability == 0.0:
             return context.seen
-        self._follow(context.seen.device)
+        self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
         rows = self.rows = self._rows(self._chosen(context, draws))
         if len(rows.agents) == 0:
@@ -136,7 +136,7 @@ class ObsPerturber(Perturber):
         """Advance a foreign recurrent victim on what was shown to its agents."""
         if not self._remembers:
             return
-        self._follow(context.seen.device)
+        self._move(context.seen.device)
         before = self._memory(context)
         if before is None:
             before = context.seen.new_zeros(*context.alive.shape, self._victim.hidden_size)
@@ -267,7 +267,7 @@ class ObsPerturber(Perturber):
         waits = attacked.device.type == "cpu" if self._waits is None else self._waits
         return ChosenRows(attacked) if waits else AllRows(attacked, self._fit.agents)
 
-    def _follow(self, device: torch.device) -> None:
+    def _move(self, device: torch.device) -> None:
         """Keep what says who is attacked where the observations are: to copy is to wait."""
         self._fit = self._fit.to(device)
         self._attacked, self._unchanged = self._attacked.to(device), self._unchanged.to(device)

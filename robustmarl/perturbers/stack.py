@@ -45,7 +45,7 @@ class PerturberStack:
     """
 
     def __init__(self, perturbations: Sequence[ObsAttack | Perturber] = ()) -> None:
-        self.perturbers = [as_perturber(p) for p in perturbations]
+        self.perturbers = [as_perturber(given) for given in perturbations]
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
         self.acts_differ = any(one.changes_actions for one in self.perturbers)
@@ -71,13 +71,13 @@ class PerturberStack:
             perturber.shown(context)
 
     def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
-        """Return the logits or means from which actions are drawn."""
+        """Return the logits or means (E, N, A) from which actions are drawn."""
         for perturber in self.perturbers:
             logits = perturber.on_logits(context, logits)
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions; the innermost has the last word, as in wrappers.
+        """Return the executed actions, like ``act``; the innermost has the last word.
 
         ``told`` is then ``act`` but for what members with ``act_told = "executed"`` changed.
         """
@@ -90,7 +90,7 @@ class PerturberStack:
         return act
 
     def records(self) -> dict[str, Tensor]:
-        """Return what all of them recorded, as ``perturber/name``."""
+        """Return what all of them recorded, as ``perturber/name``, (E, ...) each."""
         return {
             f"{perturber.place.name}/{key}": values
             for perturber in self.perturbers

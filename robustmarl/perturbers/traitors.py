@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice
+from robustmarl._checks import all_finite, check, check_choice
 from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.policies import ByzantinePolicy, TeamPolicy
@@ -175,7 +175,7 @@ class WorstOfPopulation:
             values = torch.tensor(list(returns), dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{where} must be a sequence of numbers, got {returns!r}.") from error
-        good = len(values) == len(self._all) and bool(values.isfinite().all())
+        good = len(values) == len(self._all) and all_finite(values)
         rule = f"{len(self._all)} finite numbers, one per adversary"
         check(good, where, rule, returns)
         self._returns = tuple(values.tolist())

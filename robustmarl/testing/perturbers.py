@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from typing import cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 from typing_extensions import override
 
@@ -16,6 +18,7 @@ from robustmarl.algorithms import IPPO, MADDPG
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED, JointBatch, StepContext, TeamSpec, spec_of, split_obs
+from robustmarl.joint.boxes import in_box
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import ObsPerturber, Perturber, Place
 from robustmarl.testing._error import requirement
@@ -311,12 +314,12 @@ def _check_wrapper(
         for step in range(len(episode["act"])):
             _compare_obs(team.spec, obs, episode, step)
             actions = {
-                agent: _to_env(team.spec, agent, episode["act_intended"][step])
+                agent: _to_env(env, team.spec, agent, episode["act_intended"][step])
                 for agent in env.agents
             }
             obs, *_ = env.step(actions)
             for agent, action in bare.given.items():
-                expected = _to_env(team.spec, agent, episode["act_exec"][step])
+                expected = _to_env(env, team.spec, agent, episode["act_exec"][step])
                 same = np.allclose(action, expected, atol=1e-5)
                 _require(same, "execute in its wrapper what it executes in a collector")
 
@@ -335,12 +338,10 @@ def _compare_obs(
         _require(same, "show in its wrapper what it shows in a collector")
 
 
-def _to_env(spec: TeamSpec, agent: str, act: Tensor) -> int | Values:
+def _to_env(env: Env, spec: TeamSpec, agent: str, act: Tensor) -> int | Values:
     """Return the action of ``agent`` in the joint action (N,) or (N, A), as its space has it."""
     i = spec.agents.index(agent)
     if not spec.continuous:
         return int(act[i])
-    low, high = (np.asarray(ends[i], np.float32) for ends in (spec.action_low, spec.action_high))
-    unit = np.clip(act[i, : len(low)].cpu().numpy(), -1.0, 1.0)
-    action: Values = low + (unit + 1.0) * 0.5 * (high - low)
-    return action
+    unit = act[i, : spec.action_sizes[i]].cpu().numpy()
+    return in_box(unit, cast(Box, env.action_space(agent)))

@@ -65,7 +65,7 @@ class VictimView(Protocol):
         """Return mean actions (M, A) in [-1, 1] before clipping."""
 
     def output(self, obs: Tensor) -> Tensor:
-        """Return ``mean(obs)`` if continuous, else ``logits(obs)``."""
+        """Return ``mean(obs)`` if continuous, else ``logits(obs)``, (M, A)."""
 
     def input_gradient(self, obs: Tensor, loss: OutputLoss) -> Tensor:
         """Return d loss / d obs, (M, D), up to a positive factor per row; touches no ``.grad``.

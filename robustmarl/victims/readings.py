@@ -53,7 +53,7 @@ class Memory(NamedTuple):
         return 2 * self.layers * self.width
 
     def unpacked(self, hidden: Tensor | None) -> State | None:
-        """Return the state that the network takes; None is that of an episode's beginning."""
+        """Return the state that the network takes of (M, size); None is an episode's beginning."""
         if hidden is None:
             return None
         both = hidden.view(len(hidden), 2, self.layers, self.width)
@@ -100,7 +100,7 @@ class Reading:
         return cast(Tensor, output), state
 
     def raw(self, obs: Tensor, state: State | None) -> tuple[Any, Any]:
-        """Return what the network returns, and its state."""
+        """Return what the network returns, (M, ...) of its own form, and its state."""
         if self.memory is not None and obs.is_cuda:  # cuDNN goes back in training mode only
             with torch.backends.cudnn.flags(enabled=False):
                 remembered: tuple[Any, Any] = self.network(obs, state=state)

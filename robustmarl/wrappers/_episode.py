@@ -89,13 +89,14 @@ class PerturbingWrapper(Wrapper):
         self._told_from_above = None
         if self.perturber.act_told == "executed":
             told = {**told, **replaced}
+        act = self._episode.encode(told)
         below = self.env if isinstance(self.env, PerturbingWrapper) else None
         if below is not None:
             below._told_from_above = told
         given = {**actions, **replaced}
         obs, rewards, terminations, truncations, infos = self.env.step(given)
         self.executed = given if below is None else below.executed
-        self._episode.advance(self._episode.encode(told))
+        self._episode.advance(act)
         self._roster.step(self.env.agents, terminations, truncations, self._where)
         return obs, rewards, terminations, truncations, infos_of(infos)
 
@@ -158,7 +159,7 @@ class Episode:
         self.last_act = self._no_act()
 
     def advance(self, act: Tensor) -> None:
-        """Note that a joint action, as :meth:`encode` returns them, was played."""
+        """Note that a joint action, (1, N) or (1, N, A) as of :meth:`encode`, was played."""
         self.step, self.last_act = self.step + 1, act
 
     def encode(self, actions: Actions) -> Tensor:

@@ -176,9 +176,9 @@ class BayesianTypeWrapper(PerturbingWrapper):
             return space
         inner = space["observation"] if isinstance(space, Dict) else space
         assert isinstance(inner, Box)  # spec_of accepts no other
-        n = self._spec.num_agents
-        low = np.concatenate([inner.low, np.zeros(n)]).astype(inner.dtype)
-        high = np.concatenate([inner.high, np.ones(n)]).astype(inner.dtype)
+        num_agents = self._spec.num_agents  # one slot each
+        low = np.concatenate([inner.low, np.zeros(num_agents)]).astype(inner.dtype)
+        high = np.concatenate([inner.high, np.ones(num_agents)]).astype(inner.dtype)
         wide = Box(low, high, dtype=inner.dtype.type)
         return Dict({**space.spaces, "observation": wide}) if isinstance(space, Dict) else wide
 
