@@ -51,7 +51,7 @@ class UrgencyMeter(ObsPerturber):
     @torch.no_grad()
     def urgency(self, context: StepContext) -> Tensor:
         """Return how much each environment's step matters, (E,); 0 for who cannot be asked."""
-        self._follow(context.seen.device)
+        self._move(context.seen.device)
         shape = context.alive.shape
         if not self._asked:
             return context.seen.new_zeros(shape[0])
