@@ -1,7 +1,9 @@
 """Cross-play tables, statistics over training seeds, and plots."""
 
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
+from robustmarl.evaluation.aggregates import Profile, performance_profile, task_iqm
 from robustmarl.evaluation.blind import blindfolds
+from robustmarl.evaluation.comparisons import SignedRank, probability_of_improvement, signed_rank
 from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
@@ -9,11 +11,10 @@ from robustmarl.evaluation.report import Finding, Measured, WorstCase
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import (
     Estimate,
-    SignedRank,
     bootstrap,
+    clopper_pearson,
+    interval,
     iqm,
-    signed_rank,
-    wilson,
 )
 from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
 from robustmarl.evaluation.suites import byzantine_attacks
@@ -30,6 +31,7 @@ __all__ = [
     "Estimate",
     "Finding",
     "Measured",
+    "Profile",
     "Reading",
     "Rollouts",
     "SignedRank",
@@ -40,15 +42,19 @@ __all__ = [
     "blindfolds",
     "bootstrap",
     "byzantine_attacks",
+    "clopper_pearson",
     "crossplay",
     "curve_panels",
     "heatmap",
+    "interval",
     "iqm",
     "learning_curves",
+    "performance_profile",
+    "probability_of_improvement",
     "quick",
     "rollout",
     "signed_rank",
     "standard",
-    "wilson",
+    "task_iqm",
     "worst_case",
 ]

@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from robustmarl._checks import check, check_int
-from robustmarl.evaluation.statistics import bootstrap
+from robustmarl.evaluation.statistics import Limits, t_band
 
 if TYPE_CHECKING:
     from robustmarl.evaluation.tables import CrossTable
@@ -109,12 +109,13 @@ def learning_curves(
     xlabel: str = "environment steps",
     ylabel: str = "return",
     title: str = "",
+    limits: Limits | None = None,
 ) -> Figure:
     """Return mean learning curves with bands over training seeds and a thin line per seed.
 
     Seeds may be logged at different places: they are interpolated linearly onto the points of
-    the first seed that all of them reach. The band is the 95 % bootstrap interval over seeds;
-    a single seed has none.
+    the first seed that all of them reach. The band holds Student's 95 % intervals over seeds, point
+    by point; a single seed has none.
 
     Args:
         curves: label to one (x, y) pair of arrays (P,) per training seed, x increasing.
@@ -122,6 +123,7 @@ def learning_curves(
         xlabel: what x is.
         ylabel: what y is.
         title: above the axes.
+        limits: the range of y, (0, 1) for shares, to which bands are cut; None is no limit.
 
     Raises:
         ValueError: if there is no curve, arrays of unequal length, x that does not increase,
@@ -130,7 +132,7 @@ def learning_curves(
     figure = Figure(figsize=(6.4, 3.8), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw(axes, "learning_curves.curves", curves)
+    _draw(axes, "learning_curves.curves", curves, limits)
     _label(axes, title, xlabel, ylabel)
     axes.legend(frameon=False, fontsize=9)
     return _saved(figure, path)
@@ -144,6 +146,7 @@ def curve_panels(
     xlabel: str = "environment steps",
     ylabel: str | Mapping[str, str] = "return",
     title: str = "",
+    limits: Limits | Mapping[str, Limits] | None = None,
 ) -> Figure:
     """Return the curves of :func:`learning_curves` for several tasks, a panel each, one legend.
 
@@ -154,6 +157,7 @@ def curve_panels(
         xlabel: what x is.
         ylabel: what y is, or per panel.
         title: above all.
+        limits: the range of y to which bands are cut, or per panel; None is no limit.
 
     Raises:
         ValueError: see :func:`learning_curves`; or if there is no panel.
@@ -168,7 +172,8 @@ def curve_panels(
     handles: dict[str, Artist] = {}
     for index, (name, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
-        _draw(axes, f"curve_panels.panels[{name!r}]", curves, labels)
+        of_panel = limits.get(name) if isinstance(limits, Mapping) else limits
+        _draw(axes, f"curve_panels.panels[{name!r}]", curves, of_panel, labels)
         below = index + columns >= len(panels)
         of_y = ylabel if isinstance(ylabel, str) else ylabel.get(name, "")
         _label(axes, name, xlabel if below else "", of_y)
@@ -191,24 +196,30 @@ def _draw(
     axes: Axes,
     where: str,
     curves: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]],
+    limits: Limits | None,
     labels: Sequence[str] | None = None,
 ) -> None:
     """Draw means, bands and seeds; a label's place in ``labels`` decides its style."""
     check(len(curves) > 0, where, "non-empty", curves)
     order = list(curves) if labels is None else labels
+    lowest, highest = np.inf, -np.inf
     for label, seeds in curves.items():
         x, y = _common(f"{where}[{label!r}]", seeds)
+        lowest, highest = min(lowest, y.min()), max(highest, y.max())
         index = order.index(label)
         colour = _COLOURS[index % len(_COLOURS)]
         dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
         if len(y) > 1:
-            band = [bootstrap(column[:, None]) for column in y.T]
-            low, high = [e.low for e in band], [e.high for e in band]
-            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+            band = t_band(y) if limits is None else t_band(y).clip(*limits)
+            axes.fill_between(x, *band, color=colour, alpha=0.16, linewidth=0)
             for one in y:
                 axes.plot(x, one, dash, linewidth=0.6, alpha=0.45, color=colour)
         name = f"{label} ({len(y)} seed{'s' if len(y) > 1 else ''})"
         axes.plot(x, y.mean(axis=0), dash, linewidth=2.0, label=name, color=colour)
+    # Of two seeds a band is so wide that what it is about could not be seen beside it.
+    room, (bottom, top) = highest - lowest, axes.get_ylim()
+    if room > 0.0:
+        axes.set_ylim(max(bottom, lowest - room), min(top, highest + room))
 
 
 def _label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

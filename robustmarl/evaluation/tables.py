@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustmarl._checks import check, check_choice, check_names
 from robustmarl.evaluation.plots import heatmap
-from robustmarl.evaluation.statistics import Estimate, bootstrap
+from robustmarl.evaluation.statistics import Estimate, Limits, interval
 
 if TYPE_CHECKING:
     import pandas
@@ -34,33 +34,41 @@ class Cell:
     Args:
         scores: per training seed the episodes' scores, (M,).
         level: nominal coverage of the interval, in (0, 1).
+        limits: the range of the metric; see :func:`~robustmarl.evaluation.interval`.
 
     Raises:
-        ValueError: if there is no seed, a seed without episodes, or a score that is not finite.
+        ValueError: if there is no seed, a seed without episodes, or a score that is not finite
+            or outside ``limits``.
     """
 
-    def __init__(self, scores: Mapping[int, ArrayLike], *, level: float = 0.95) -> None:
+    def __init__(
+        self,
+        scores: Mapping[int, ArrayLike],
+        *,
+        level: float = 0.95,
+        limits: Limits | None = None,
+    ) -> None:
         self.scores: dict[int, NDArray[np.float64]] = {
             int(seed): np.array(values, dtype=np.float64) for seed, values in scores.items()
         }
-        self.level = level
+        self.level, self.limits = level, limits
         self.estimate  # noqa: B018 - refuses bad scores here, where they are given
 
     @cached_property
     def estimate(self) -> Estimate:
-        """The mean over seeds with its bootstrap interval."""
-        return bootstrap(self.scores, level=self.level)
+        """The mean over seeds with its interval."""
+        return interval(self.scores, level=self.level, limits=self.limits)
 
     def __repr__(self) -> str:
         sizes = {seed: len(values) for seed, values in self.scores.items()}
         return f"Cell({self.estimate}, episodes={sizes})"
 
     def __eq__(self, other: object) -> bool:
-        """Return whether raw scores and level are the same."""
+        """Return whether raw scores, level and limits are the same."""
         if not isinstance(other, Cell):
             return NotImplemented
-        same_seeds = self.scores.keys() == other.scores.keys() and self.level == other.level
-        return same_seeds and all(
+        settings = [(one.scores.keys(), one.level, one.limits) for one in (self, other)]
+        return settings[0] == settings[1] and all(
             np.array_equal(values, other.scores[seed]) for seed, values in self.scores.items()
         )
 
@@ -221,10 +229,7 @@ class CrossTable:
         inline = isinstance(source, str) and source.lstrip().startswith("{")
         content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
         cells = {
-            victim: {
-                attack: Cell({int(s): v for s, v in one["scores"].items()}, level=one["level"])
-                for attack, one in row.items()
-            }
+            victim: {attack: _read(one) for attack, one in row.items()}
             for victim, row in content["cells"].items()
         }
         return cls(
@@ -262,7 +267,14 @@ class CrossTable:
 
 def _plain(cell: Cell) -> dict[str, object]:
     scores = {str(seed): values.tolist() for seed, values in cell.scores.items()}
-    return {"level": cell.level, "scores": scores}
+    limits = {} if cell.limits is None else {"limits": list(cell.limits)}
+    return {"level": cell.level, **limits, "scores": scores}
+
+
+def _read(plain: Mapping[str, Any]) -> Cell:
+    scores = {int(seed): values for seed, values in plain["scores"].items()}
+    limits = plain.get("limits")
+    return Cell(scores, level=plain["level"], limits=None if limits is None else tuple(limits))
 
 
 def _count(numbers: list[int], noun: str) -> str:

@@ -32,7 +32,7 @@ def test_html(table):
     assert table._repr_html_().splitlines()[:4] == [
         "<table><caption>a &lt;b&gt; game</caption>",
         "<tr><th>victim</th><th>none</th><th>PGD</th></tr>",
-        "<tr><th>QMIX</th><td>1.00 [1.00, 1.00]</td><td>0.00 [0.00, 0.00]</td></tr>",
+        "<tr><th>QMIX</th><td>1.00 [0.40, 1.00]</td><td>0.00 [0.00, 0.60]</td></tr>",
         "<tr><th><em>random</em></th><td>0.50 [0.50, 0.50]</td><td>-</td></tr>",
     ]
     assert table._repr_html_().endswith(f"</table>\n<p>{table.footer}</p>")
@@ -59,11 +59,11 @@ def test_text(table):
         "matrix game",
         "victim  none               PGD",
         "-" * 44,
-        "QMIX    1.00 [1.00, 1.00]  0.00 [0.00, 0.00]",
+        "QMIX    1.00 [0.40, 1.00]  0.00 [0.00, 0.60]",
         "-" * 44,
         "random  0.50 [0.50, 0.50]  -",
         "-" * 44,
-        "success: 2 seeds x 2 episodes, 95 % intervals by two-level bootstrap, 2000 resamples",
+        "success: 2 seeds x 2 episodes, 95 % intervals by Student t over training seeds",
     ]
 
 
@@ -72,7 +72,7 @@ def test_markdown(table):
     assert lines[:4] == [
         "| victim | none | PGD |",
         "| --- | --- | --- |",
-        "| QMIX | 1.00 [1.00, 1.00] | 0.00 [0.00, 0.00] |",
+        "| QMIX | 1.00 [0.40, 1.00] | 0.00 [0.00, 0.60] |",
         "| *random* | 0.50 [0.50, 0.50] | - |",
     ]
 
@@ -133,7 +133,7 @@ def test_footer_names_unequal_counts():
     cells = {"a": {"x": cell(1.0, 0.0), "y": cell(1.0, seeds=3, level=0.9)}}
     footer = CrossTable(cells=cells).footer
     assert footer.startswith("return: 1-3 seeds x 1-2 episodes, 90 / 95 % intervals by ")
-    assert "one seed" in footer
+    assert "of that team only" in footer
 
 
 @pytest.mark.parametrize(
