@@ -3,27 +3,24 @@
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
 from robustmarl.evaluation.aggregates import Profile, performance_profile, task_iqm
 from robustmarl.evaluation.blind import blindfolds
+from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.comparisons import SignedRank, probability_of_improvement, signed_rank
 from robustmarl.evaluation.crossplay import crossplay
+from robustmarl.evaluation.exports import marl_eval
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.report import Finding, Measured, WorstCase
 from robustmarl.evaluation.rollouts import Rollouts, rollout
-from robustmarl.evaluation.statistics import (
-    Estimate,
-    bootstrap,
-    clopper_pearson,
-    interval,
-    iqm,
-)
+from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
 from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
 from robustmarl.evaluation.suites import byzantine_attacks
-from robustmarl.evaluation.tables import Cell, CrossTable
+from robustmarl.evaluation.tables import Average, CrossTable
 from robustmarl.evaluation.teams import TeamController
 from robustmarl.evaluation.worst_case import worst_case
 
 __all__ = [
     "Adaptation",
+    "Average",
     "Case",
     "Cell",
     "CrossTable",
@@ -49,6 +46,7 @@ __all__ = [
     "interval",
     "iqm",
     "learning_curves",
+    "marl_eval",
     "performance_profile",
     "probability_of_improvement",
     "quick",
