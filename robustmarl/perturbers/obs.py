@@ -283,12 +283,16 @@ class ObsPerturber(Perturber):
 
     def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
         """Return the victim bound to rows of a step, given its memory (E, N, H)."""
+        return self._victim.at(self._bound(context, hidden, rows))
+
+    def _bound(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> Rows:
+        """Return all else that the victim acts on in rows of a step, given its memory."""
         pick, fit, state = rows.pick, self._fit, context.state
         mask, agents = fit.cut_actions(pick(context.mask)), fit.ids_of(rows.agents)
         obs_mask = fit.real_rows(rows.agents)
         if not self._asked:
-            return self._victim.at(Rows(mask=mask, obs_mask=obs_mask, agents=agents))
-        bound = Rows(
+            return Rows(mask=mask, obs_mask=obs_mask, agents=agents)
+        return Rows(
             mask=mask,
             obs_mask=obs_mask,
             hidden=None if hidden is None else pick(hidden),
@@ -297,7 +301,6 @@ class ObsPerturber(Perturber):
             state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
             side={name: pick(values) for name, values in self._victim.side(context).items()},
         )
-        return self._victim.at(bound)
 
     def _rows(self, attacked: Tensor) -> AttackedRows:
         """Return the rows to call the attack on, given who is attacked, bool (E, N)."""
