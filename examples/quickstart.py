@@ -205,6 +205,7 @@ def main():
         xlabel="environment steps",
         ylabel=f"{metric} while training",
         title=f"{args.env} (the defended team is attacked in half of its episodes)",
+        limits=None if metric == "return" else (0.0, 1.0),
     )
     if args.replay:
         seed = args.seeds[0]

@@ -11,8 +11,9 @@ from robustmarl._checks import check, check_int
 from robustmarl.data import AnyPolicy, Controller, RandomController
 from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
+from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.rollouts import rollout
-from robustmarl.evaluation.tables import Cell, CrossTable
+from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import Perturber

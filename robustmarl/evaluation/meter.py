@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robustmarl.attacks import FunctionLoss, Margin, UniformNoise
 from robustmarl.budgets import LinfBall
+from robustmarl.evaluation.episodes import EpisodeCounts
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.perturbers._rows import ChosenRows
@@ -62,6 +65,7 @@ class Meter(ObsPerturber):
         self._steps = self._changed = self._flipped = self._vanished = torch.zeros(
             (), dtype=torch.int64
         )
+        self._episodes = EpisodeCounts(2)
         self._followed = self.gradients and self._asked
         self._random = False
 
@@ -85,8 +89,12 @@ class Meter(ObsPerturber):
         changed = (clean != shown).any(dim=-1) & counted
         self._steps = self._steps + counted.sum()
         self._changed = self._changed + changed.sum()
+        flipped = changed
         if bool(changed.any()):
-            self._flipped = self._flipped + (_differ(view, clean, shown) & changed).sum()
+            flipped = _differ(view, clean, shown) & changed
+            self._flipped = self._flipped + flipped.sum()
+        by_env = [flags.view(playing.shape).sum(dim=1) for flags in (counted, flipped)]
+        self._episodes.add(context, torch.stack(by_env, dim=1))
         if self._followed:
             self._random = self._random or not torch.equal(view.output(clean), view.output(clean))
             self._vanished = self._vanished + (self._without_gradient(view, clean) & counted).sum()
@@ -99,6 +107,16 @@ class Meter(ObsPerturber):
         vanished = int(self._vanished) / steps if self._followed else None
         changed, flipped = int(self._changed) / steps, int(self._flipped) / steps
         return Reading(changed=changed, flipped=flipped, vanished=vanished, random=self._random)
+
+    def flips(self) -> NDArray[np.float64] | None:
+        """Return each episode's share of flips, (episodes,); None where nothing can be asked.
+
+        Of an episode without a choice it is 0.
+        """
+        if not self._asked:
+            return None
+        steps, flipped = self._episodes.sums().T
+        return flipped / np.maximum(steps, 1.0)
 
     def counters(self) -> dict[str, float]:
         """Return nothing: :meth:`reading` has it."""

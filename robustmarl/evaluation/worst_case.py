@@ -18,12 +18,13 @@ from robustmarl._seeding import stream_seed
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
 from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.meter import Meter, Reading
 from robustmarl.evaluation.report import ZEROED, Measured, WorstCase
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.suite import Case, Suite, quick, standard
-from robustmarl.evaluation.tables import Cell, CrossTable
+from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.evaluation.threats import worst_agents
 from robustmarl.evaluation.validity import findings_of

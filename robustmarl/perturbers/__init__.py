@@ -5,6 +5,7 @@ from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
+from robustmarl.perturbers.drawn import RandomAgents
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.perturbers.sparing import SparingPerturber, UrgencyMeter
@@ -34,6 +35,7 @@ __all__ = [
     "PerturberStack",
     "Place",
     "PoisonedLearner",
+    "RandomAgents",
     "SparingPerturber",
     "TypeDistribution",
     "UrgencyMeter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from robustmarl.attacks.gradient import PGD, GradientAttack
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.perturbers.base import Place
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.policies import TeamPolicy
 from robustmarl.victims import Victim, VictimLike, VictimView
@@ -73,7 +74,7 @@ class DirectedObsPerturber(ObsPerturber):
         *,
         explore: bool = False,
         victim: VictimLike | None = None,
-        agents: Collection[str] | None = None,
+        agents: AttackedAgents = None,
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,

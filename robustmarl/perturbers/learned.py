@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import ClassVar, Self
 
 import torch
@@ -15,6 +14,7 @@ from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
 from robustmarl.perturbers.base import Place
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
 
@@ -132,9 +132,7 @@ class LearnedObsPerturber(ObsPerturber):
 
     kind = "adversary"
 
-    def __init__(
-        self, actor: GaussianObsAdversary, *, agents: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, actor: GaussianObsAdversary, *, agents: AttackedAgents = None) -> None:
         super().__init__(actor, agents=agents)
         self.actor = actor
         self._real: Tensor | None = None

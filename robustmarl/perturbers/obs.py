@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,7 +22,9 @@ from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
 from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
 from robustmarl.perturbers.base import Perturber, Place
-from robustmarl.typing import RobustnessWarning
+from robustmarl.perturbers.drawn import AttackedAgents, RandomAgents
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.typing import RobustnessWarning, Unit
 from robustmarl.victims import (
     FunctionVictim,
     Rows,
@@ -43,14 +45,18 @@ class ObsPerturber(Perturber):
     Args:
         attack: called once per step on all attacked rows.
         victim: whose outputs the attack queries; None is the acting policy itself.
-        agents: names of the attacked agents; None is all.
+        agents: names of the attacked agents, None is all; or :class:`RandomAgents`, which are drawn
+            anew for every episode.
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, drawn per environment, in [0, 1].
         episodes: share of the episodes in which it attacks at all, drawn per episode, in [0, 1].
+        epsilon: the attack's radius >= 0 over the training of the acting policy, a schedule;
+            None is the attack's own. Once trained, a team is attacked at the last radius.
 
     Raises:
         ValueError: at construction for bad numbers or no agents; at ``bind`` for unknown agents,
-            and for a victim that is not the attacked agents' policy or has no room for them.
+            for a victim that is not the attacked agents' policy or has no room for them, and for
+            a schedule where the acting policy does not count.
     """
 
     kind = "obs"
@@ -60,10 +66,11 @@ class ObsPerturber(Perturber):
         attack: ObsAttack,
         *,
         victim: VictimLike | None = None,
-        agents: Collection[str] | None = None,
+        agents: AttackedAgents = None,
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
         if not isinstance(attack, ObsAttack):
@@ -71,14 +78,18 @@ class ObsPerturber(Perturber):
                 f"{name}.attack must be an ObsAttack with `ball`, `with_epsilon` and "
                 f"`__call__`, got {attack!r}."
             )
-        self.attack = attack
+        self.attack = self._present = attack
         self.every = check_int(f"{name}.every", every, 1)
         self.probability = check_number(f"{name}.probability", probability, 0.0, 1.0)
         self.episodes = check_number(f"{name}.episodes", episodes, 0.0, 1.0)
         self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
-        self.agents: tuple[str, ...] | None = None
-        if agents is not None:
+        self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon)
+        self._counted: Callable[[Unit], int] | None = None
+        self.agents: tuple[str, ...] | RandomAgents | None = None
+        if isinstance(agents, RandomAgents):
+            self.agents = agents
+        elif agents is not None:
             self.agents = check_names(f"{name}.agents", agents, agents)
             rule = "at least one name, or None for all"
             check(len(self.agents) > 0, f"{name}.agents", rule, agents)
@@ -93,8 +104,11 @@ class ObsPerturber(Perturber):
         """Resolve agents and victim; see :class:`Perturber`."""
         super().bind(spec, policy, place)
         name = type(self).__name__
-        names = spec.agents if self.agents is None else self.agents
-        names = check_names(f"{name}.agents", names, spec.agents)
+        names = self.names(spec)
+        self._counted = getattr(policy, "counted", None)
+        counts = self.epsilon is None or self._counted is not None
+        rule = "None where the acting policy does not count its updates, episodes and steps"
+        check(counts, f"{name}.epsilon", rule, self.epsilon)
         victim = self._resolved(policy, spec)
         foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
@@ -105,13 +119,32 @@ class ObsPerturber(Perturber):
         self.attack.ball.check_size(type(self.attack).__name__, self._fit.obs_size)
         self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
         self._stream = stream_id(f"obs/{place.depth}")
+        self._drawing = stream_id(f"obs/{place.depth}/agents")
         self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
+
+    def names(self, spec: TeamSpec) -> tuple[str, ...]:
+        """Return who may be attacked.
+
+        Raises:
+            ValueError: for unknown agents, or fewer than are to be drawn.
+        """
+        drawn = self.agents if isinstance(self.agents, RandomAgents) else None
+        given = self.agents if not isinstance(self.agents, RandomAgents) else self.agents.among
+        names = spec.agents if given is None else given
+        names = check_names(f"{type(self).__name__}.agents", names, spec.agents)
+        if drawn is not None:
+            drawn.check_size(len(names))
+        return names
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D); clean rows keep their bits."""
         self.size = context.seen.new_zeros(context.seen.shape[:2])
-        if self.attack.ball.is_zero or self.probability == 0.0:
+        if self.epsilon is not None and self._counted is not None:
+            epsilon = self.epsilon(self._counted(self.epsilon.unit))
+            if self._present.ball.epsilon != epsilon:
+                self._present = self.attack.with_epsilon(epsilon)
+        if self._present.ball.is_zero or self.probability == 0.0:
             return context.seen
         self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
@@ -129,7 +162,7 @@ class ObsPerturber(Perturber):
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of the attacked rows ``obs``, (M, D)."""
-        return self.attack(view, obs, draws)
+        return self._present(view, obs, draws)
 
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:
@@ -217,7 +250,11 @@ class ObsPerturber(Perturber):
             now = now & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             now = now & (draws.uniform(1)[:, 0] < self.probability)
-        return context.observed & now[:, None] & self._fit.attacked
+        attacked = self._fit.attacked
+        if isinstance(self.agents, RandomAgents):
+            once = Draws(context.keys).at(torch.zeros_like(context.step), self._drawing)
+            attacked = self.agents.rows(once, attacked, self._fit.numbers, self._fit.team_size)
+        return context.observed & now[:, None] & attacked
 
     def _found(self, context: StepContext, clean: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
@@ -227,7 +264,7 @@ class ObsPerturber(Perturber):
             keys = keys[:, self._fit.numbers]
         # A clone, as an attack may write into what it is given.
         found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
-        found = self.attack.ball.project(found, clean)  # as a user's attack may leave its ball
+        found = self._present.ball.project(found, clean)  # as a user's attack may leave its ball
         if isinstance(self.rows, ChosenRows):  # the host knows them, and need not wait
             self._check_finite(found, self.rows, context)
         real = self._fit.real_rows(self.rows.agents)
@@ -246,12 +283,16 @@ class ObsPerturber(Perturber):
 
     def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
         """Return the victim bound to rows of a step, given its memory (E, N, H)."""
+        return self._victim.at(self._bound(context, hidden, rows))
+
+    def _bound(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> Rows:
+        """Return all else that the victim acts on in rows of a step, given its memory."""
         pick, fit, state = rows.pick, self._fit, context.state
         mask, agents = fit.cut_actions(pick(context.mask)), fit.ids_of(rows.agents)
         obs_mask = fit.real_rows(rows.agents)
         if not self._asked:
-            return self._victim.at(Rows(mask=mask, obs_mask=obs_mask, agents=agents))
-        bound = Rows(
+            return Rows(mask=mask, obs_mask=obs_mask, agents=agents)
+        return Rows(
             mask=mask,
             obs_mask=obs_mask,
             hidden=None if hidden is None else pick(hidden),
@@ -260,7 +301,6 @@ class ObsPerturber(Perturber):
             state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
             side={name: pick(values) for name, values in self._victim.side(context).items()},
         )
-        return self._victim.at(bound)
 
     def _rows(self, attacked: Tensor) -> AttackedRows:
         """Return the rows to call the attack on, given who is attacked, bool (E, N)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.perturbers._rows import ChosenRows
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim
 
@@ -28,12 +29,12 @@ class UrgencyMeter(ObsPerturber):
     attack of [Lin2017]_, which takes probabilities; of continuous actions the largest coordinate.
 
     Args:
-        agents: whose choice counts; None is all.
+        agents: whose choice counts; None is all, and so are those that are drawn from.
     """
 
     kind = "urgency"
 
-    def __init__(self, *, agents: Collection[str] | None = None) -> None:
+    def __init__(self, *, agents: AttackedAgents = None) -> None:
         super().__init__(UniformNoise(ball=LinfBall(epsilon=1.0)), agents=agents)  # never called
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:

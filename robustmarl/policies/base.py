@@ -46,7 +46,11 @@ class TeamPolicy(Policy):
         self._read: tuple[Tensor | None, int, tuple[int, ...]] = (None, 0, ())
         self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
         self._victim = NetworkVictim(
-            network, continuous=spec.continuous, agents=spec.agents, side=self.side
+            network,
+            continuous=spec.continuous,
+            agents=spec.agents,
+            side=self.side,
+            counted=self.counted,
         )
 
     @staticmethod

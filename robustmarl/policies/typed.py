@@ -74,10 +74,14 @@ class TypedPolicy(ActorPolicy):
             agents=spec.agents,
             side=self.side,
             acting_only=belief is not None,
+            counted=self.counted,
         )
         if belief is not None:
             self._through_belief = NetworkVictim(
-                _Believer(self), continuous=spec.continuous, agents=spec.agents
+                _Believer(self),
+                continuous=spec.continuous,
+                agents=spec.agents,
+                counted=self.counted,
             )
 
     @property

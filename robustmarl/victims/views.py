@@ -13,6 +13,7 @@ from robustmarl._checks import check
 from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks import TeamNetwork
 from robustmarl.networks.calculus import InputGradient, Plan
+from robustmarl.typing import Unit
 from robustmarl.victims._modes import EvaluationMode
 from robustmarl.victims._view import View
 from robustmarl.victims.baselines import BaselinesReading, is_baselines
@@ -83,6 +84,8 @@ class NetworkVictim:
         agents: names of its agents in its own order, None where it does not know them.
         side: its further inputs in a tick, as its policy works them out; None is none.
         acting_only: whether ``side`` needs the memory of the policy that acts.
+        counted: how many updates, episodes or steps the policy was trained on so far; None where
+            nobody counts.
     """
 
     def __init__(
@@ -93,9 +96,10 @@ class NetworkVictim:
         agents: tuple[str, ...] | None = None,
         side: Callable[[StepContext], Mapping[str, Tensor]] | None = None,
         acting_only: bool = False,
+        counted: Callable[[Unit], int] | None = None,
     ) -> None:
         self.network, self.continuous, self.agents = network, continuous, agents
-        self.acting_only = acting_only
+        self.acting_only, self.counted = acting_only, counted
         plan = network.plan()
         self._plain, self._side = InputGradient.of(plan), side
         # what a plan can tell of does not depend on its mode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import gymnasium
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import all_finite, check, check_names, speaking_for
+from robustmarl._checks import all_finite, check, speaking_for
 from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.joint import StepContext, split_obs
 from robustmarl.joint.reading import row_of
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import (
     Actions,
@@ -55,6 +56,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             or a Stable-Baselines3 model; asked anew each step, never copied. None only for attacks
             that ask none, such as noise.
         agents: names of the attacked agents, None for all; stack a wrapper per policy if several.
+            Or :class:`~robustmarl.perturbers.RandomAgents`, drawn anew for every episode.
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, in [0, 1].
         episodes: share of the episodes in which it attacks at all, in [0, 1].
@@ -80,7 +82,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         attack: ObsAttack,
         *,
         victim: VictimLike | None = None,
-        agents: Collection[str] | None = None,
+        agents: AttackedAgents = None,
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
@@ -97,9 +99,9 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             )
         super().__init__(env, perturber)
         self._spec = sizes_of(env)
-        names = self._spec.agents if agents is None else agents
+        with speaking_for(self, ObsPerturber):
+            self.attacked = perturber.names(self._spec)
         self._sizes = dict(zip(self._spec.agents, self._spec.obs_sizes, strict=True))
-        self.attacked = check_names(f"{name}.agents", names, self._spec.agents)
         for agent in self.attacked:
             dtype = _box(env, agent).dtype
             remedy = "Convert it: envs.flatten_obs(env)."
