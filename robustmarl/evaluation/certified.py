@@ -240,7 +240,7 @@ class _Prover(ObsPerturber):
         """Bound and attack the decisions of this step, and add them to their episodes'."""
         deciding = context.alive & (context.live & ~context.terminal)[:, None]
         deciding = deciding & (context.mask.sum(dim=-1) > 1)
-        self._follow(context.seen.device)
+        self._move(context.seen.device)
         rows = ChosenRows(deciding)
         obs = self._fit.cut(rows.pick(context.obs))
         bound = self._bound(context, context.hidden, rows)
