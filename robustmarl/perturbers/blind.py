@@ -58,7 +58,9 @@ class OtherEpisodeObs(Perturber):
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return what was seen then, (E, N, D)."""
-        self.obs, self.lengths = (x.to(context.seen.device) for x in (self.obs, self.lengths))
+        self.obs, self.lengths = (
+            values.to(context.seen.device) for values in (self.obs, self.lengths)
+        )
         once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream)
         episode = (once.uniform(1)[:, 0] * len(self.obs)).long()
         step = torch.minimum(context.step, self.lengths[episode] - 1)

@@ -7,6 +7,7 @@ import pytest
 import supersuit
 import torch
 from doubles import Scripted
+from pettingzoo.utils import BaseParallelWrapper
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl._seeding import episode_key
@@ -347,6 +348,24 @@ def directional(network, context, slots):
 
 
 # Our own wrappers in any order, and others between
+
+
+class Turned(BaseParallelWrapper):
+    """Counts actions from the other end: those above speak of others than those beneath."""
+
+    def step(self, actions):
+        return self.env.step({agent: 2 - action for agent, action in actions.items()})
+
+
+def test_beneath_a_wrapper_that_changes_actions_they_are_those_that_it_gives():
+    bare = Scripted(2, lengths=(3,))
+    inner = ObsAdversaryWrapper(bare, NOISE)
+    env = BayesianTypeWrapper(Turned(inner), "random", types=TypeDistribution(1.0))
+    env.reset(seed=3)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 0))
+        assert inner._episode.last_act[0].tolist() == list(bare.received[-1].values())
+        assert env._episode.last_act[0].tolist() == [0, 0]
 
 
 def noisy_slots(slots):
