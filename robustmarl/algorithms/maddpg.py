@@ -253,11 +253,11 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             counted = counted & mask
         elif (real := self.spec.action_mask(output.device)) is not None:
             chosen, counted = self.policy.without_padding(output), counted & real
-        n = self.spec.num_agents
-        chooses = torch.eye(n, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
+        agents = self.spec.num_agents
+        chooses = torch.eye(agents, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
         joint = torch.where(chooses, chosen.unsqueeze(-3), taken.unsqueeze(-3))
         # The critic judges and does not learn here: no gradient for its parameters is computed.
-        frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
+        frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
         critic = partial(_call, self.critic, frozen)
         value = critic(state, self.facing(critic, state, joint, alive))
         loss = -masked_mean(value, alive)
@@ -307,8 +307,8 @@ class M3DDPG(MADDPG):
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(critic(state, point).sum(), point)
         gradient = self.policy.without_padding(gradient)
-        n = joint.shape[-2]
-        moved = ~torch.eye(n, dtype=torch.bool, device=joint.device) & alive.unsqueeze(-2)
+        oneself = torch.eye(joint.shape[-2], dtype=torch.bool, device=joint.device)
+        moved = ~oneself & alive.unsqueeze(-2)
         shift = self.epsilon * F.normalize(gradient, dim=-1)
         return joint - shift * moved.unsqueeze(-1)
 

@@ -111,6 +111,7 @@ class PPOBased(OnPolicyTeam):
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
         self.seed = check_int(f"{name}.seed", seed, 0)
+        self._max_grad_norm = max_grad_norm  # for what subclasses have learn beside
         if huber_delta is not None:
             check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
         self.critic = critic

@@ -41,7 +41,7 @@ class Samples:
 
     def steps(self, valid: Tensor) -> Self:
         """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
-        return self._each(lambda values: values[valid].unsqueeze(1))
+        return self._mapped(lambda values: values[valid].unsqueeze(1))
 
     def minibatches(
         self, valid: Tensor, size: int | None, generator: torch.Generator
@@ -65,9 +65,9 @@ class Samples:
 
     def select(self, index: Tensor) -> Self:
         """Return the episodes of these indices, int64 (K,)."""
-        return self._each(lambda values: values[index])
+        return self._mapped(lambda values: values[index])
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
         kept = {name: change(x) for name, x in vars(self).items() if isinstance(x, Tensor)}
         side = {name: change(values) for name, values in self.side.items()}
         return replace(self, side=side, **kept)

@@ -51,8 +51,8 @@ class Valuation:
         if obs.state.dim() == 4:
             return obs.state
         state = obs.state.unsqueeze(2)
-        n = obs.obs.shape[2] if self.critic.id_table is not None else 1
-        return state.expand(-1, -1, n, -1)
+        num_values = 1 if self.critic.id_table is None else obs.obs.shape[2]
+        return state.expand(-1, -1, num_values, -1)
 
     def values(self, obs: JointObs, side: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return V, (B, T+1, K), in units of rewards.

@@ -162,12 +162,12 @@ class LossMixin(AnyAlgorithm):
                     "network. Use a robustmarl algorithm with recurrent=True."
                 )
         check(name not in self._terms, name, "one term of its kind", term)
-        weight = self._timed(f"{name}.weight", term.weight)
+        weight = self._schedule(f"{name}.weight", term.weight)
         if isinstance(term, RampedTerm) and term.epsilon is not None:
-            self._radii[name] = self._timed(f"{name}.epsilon", term.epsilon)
+            self._radii[name] = self._schedule(f"{name}.epsilon", term.epsilon)
         self._terms[name], self._weights[name] = term, weight
 
-    def _timed(self, where: str, value: float | Schedule) -> Schedule:
+    def _schedule(self, where: str, value: float | Schedule) -> Schedule:
         schedule = as_schedule(where, value)
         counts = isinstance(self.policy, TeamPolicy)
         rule = "counting 'updates' with Tianshou's own algorithms"

@@ -154,10 +154,10 @@ class TypedPolicy(ActorPolicy):
         return torch.where((coins < probability).unsqueeze(-1), self._truth(context), belief)
 
     def _truth(self, context: StepContext) -> Tensor:
-        e, n = context.alive.shape
+        shape = (*context.alive.shape, self.spec.num_agents)
         if context.types is None:
-            return context.seen.new_zeros(e, n, n)
-        return context.types.to(context.seen.dtype).unsqueeze(1).expand(e, n, n)
+            return context.seen.new_zeros(shape)
+        return context.types.to(context.seen.dtype).unsqueeze(1).expand(shape)
 
 
 class _Believer:
