@@ -16,6 +16,7 @@ from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
 from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.foreign import ForeignLearner
 from robustmarl.policies import TeamPolicy
 from robustmarl.victims import Rated, Victim
 
@@ -92,7 +93,7 @@ class ActionPoisonPerturber(Perturber):
         self,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: PoisonedLearner,
+        learner: PoisonedLearner | ForeignLearner,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -107,9 +108,17 @@ class ActionPoisonPerturber(Perturber):
             )
         policy = getattr(learner, "policy", None)
         network = getattr(policy, "network", None)
-        if not isinstance(network, AgentNetwork | SeparateAgents):
+        if isinstance(learner, ForeignLearner):
+            if getattr(attack, "needs_advantages", False):
+                raise TypeError(
+                    f"{name}.learner must be a robustmarl algorithm for {attack!r}, which needs "
+                    "the scores of its actor. Attack others by RandomAttack, or in a direction of "
+                    "your own."
+                )
+        elif not isinstance(network, AgentNetwork | SeparateAgents):
             raise TypeError(
-                f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}."
+                f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}. "
+                "wrappers.ActionPoisonWrapper takes Tianshou's, too."
             )
         self.spec: TeamSpec = learner.spec
         rule = "of discrete actions: the attack shifts logits"
@@ -132,7 +141,7 @@ class ActionPoisonPerturber(Perturber):
                 f"{type(learner).__name__}, which has none. Use COMA or DOP, mix in "
                 "algorithms.OwnActionValues, or give advantage_fn."
             )
-        self._network = network
+        self._network = None if isinstance(learner, ForeignLearner) else network
         self._k = self.spec.agents.index(agent)
         self.start(Place(0, self.kind))
 

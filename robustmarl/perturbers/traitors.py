@@ -12,8 +12,9 @@ from torch import Tensor
 from robustmarl._checks import all_finite, check, check_choice
 from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.perturbers.foreign import PolicyController
 from robustmarl.policies import ByzantinePolicy, TeamPolicy
-from robustmarl.victims import Rated
+from robustmarl.victims import Rated, VictimLike, as_victim
 
 __all__ = [
     "AdversaryLike",
@@ -83,7 +84,9 @@ class HasPolicy(Protocol):
 Script: TypeAlias = Callable[[StepContext, Tensor], Tensor]
 """Maps a step and the intended actions to actions of all agents, of the same shape."""
 
-AdversaryLike: TypeAlias = ByzantineAdversary | TeamPolicy | HasPolicy | Script | Literal["random"]
+AdversaryLike: TypeAlias = (
+    ByzantineAdversary | TeamPolicy | HasPolicy | VictimLike | Script | Literal["random"]
+)
 """Who may play for Byzantine agents: see :func:`as_adversary`."""
 
 
@@ -136,6 +139,25 @@ class _Policy:
 
     def check_spec(self, spec: TeamSpec) -> None:
         self.policy.check_spec(spec)
+
+
+class _Foreign:
+    """A policy from elsewhere, fitted to the team when that is known."""
+
+    def __init__(self, where: str, policy: VictimLike) -> None:
+        self._where, self._given = where, policy
+        self.hidden_size = as_victim(where, policy).hidden_size
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        output, hidden = self.policy.infer(context)
+        if not act.is_floating_point():
+            output = output.masked_fill(~context.mask, MASKED)
+        chosen, _ = self.policy.select(output, context.mask, draws, False)
+        return ByzantinePlay(act=chosen, hidden=hidden)
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        victim = as_victim(self._where, self._given, continuous=spec.continuous)
+        self.policy = PolicyController(victim, spec, self._where)
 
 
 def plays_by_rule(adversary: ByzantineAdversary) -> bool:
@@ -219,9 +241,12 @@ def as_adversary(where: str, adversary: AdversaryLike) -> ByzantineAdversary:
             return adversary
         if hasattr(policy, "infer") and hasattr(policy, "select"):
             return _Policy(cast(TeamPolicy, policy))
-        if callable(adversary) and not isinstance(adversary, torch.nn.Module):
-            return _Script(adversary)
+        if isinstance(adversary, torch.nn.Module) or hasattr(adversary, "predict"):
+            return _Foreign(where, cast(VictimLike, adversary))
+        if callable(adversary):
+            return _Script(cast(Script, adversary))
     raise TypeError(
-        f"{where} must be 'random', a policy or algorithm, a ByzantineAdversary, or a function of "
+        f"{where} must be 'random', a policy or algorithm of robustmarl, Tianshou or "
+        "Stable-Baselines3, a module of observations, a ByzantineAdversary, or a function of "
         f"(context, actions), got {kind}."
     )

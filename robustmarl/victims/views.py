@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.multiagent.marl import MultiAgentPolicy
 from torch import Tensor, nn
 
@@ -182,6 +183,11 @@ class PolicyVictim:
         self.obs_size, self.num_actions = self.reading.obs_size, self.reading.num_actions
         self.hidden_size = 0 if self.reading.memory is None else self.reading.memory.size
         self._mode = EvaluationMode(self.reading.network)
+
+    @property
+    def has_distribution(self) -> bool:
+        """Whether it is an actor of discrete actions, whose logits are of its distribution."""
+        return not self.continuous and isinstance(self.policy, ProbabilisticActorPolicy)
 
     @property
     def stochastic(self) -> bool:

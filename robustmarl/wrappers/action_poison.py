@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -14,8 +14,9 @@ from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner, When
+from robustmarl.perturbers.foreign import ForeignLearner
 from robustmarl.typing import Actions, Env, Infos, Obs, Options, ResetResult, StepResult
-from robustmarl.victims import Rated
+from robustmarl.victims import Rated, VictimLike
 from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun, sizes_of
 
 __all__ = ["ActionPoisonWrapper"]
@@ -40,7 +41,9 @@ class ActionPoisonWrapper(PerturbingWrapper):
     Args:
         env: a parallel environment with discrete actions, of the learner's spaces.
         attack: see :class:`~robustmarl.perturbers.ActionPoisonPerturber`, as for all that follows.
-        learner: the live algorithm that plays; ``"training"`` is while it is within Tianshou's
+        learner: the live algorithm that plays, or an algorithm or policy of Tianshou, whose
+            actor cannot be asked for scores: a :class:`~robustmarl.attacks.RandomAttack` or a
+            direction of your own poisons it. ``"training"`` is while it is within Tianshou's
             training step.
         agent: the attacked agent's name.
         attack_frequency: :math:`f_A` in [0, 1].
@@ -68,7 +71,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         env: Env,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: PoisonedLearner,
+        learner: PoisonedLearner | VictimLike,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -84,14 +87,17 @@ class ActionPoisonWrapper(PerturbingWrapper):
             not spec.continuous, f"{name}.env", "of discrete actions: the attack shifts logits", env
         )
         learned = getattr(learner, "spec", None)
-        if isinstance(learned, TeamSpec):
+        if not hasattr(getattr(learner, "policy", None), "infer"):
+            foreign = cast(VictimLike, learner)
+            learner = cast(PoisonedLearner, ForeignLearner(f"{name}.learner", foreign, spec))
+        elif isinstance(learned, TeamSpec):
             sizes = ("agents", "obs_sizes", "action_sizes", "state_size", "state_layout")
             same = all(getattr(spec, size) == getattr(learned, size) for size in sizes)
             check(same, f"{name}.env", "the learner's", spec.describe_difference(learned))
         with speaking_for(self, ActionPoisonPerturber):
             perturber = ActionPoisonPerturber(
                 attack,
-                learner=learner,
+                learner=cast(PoisonedLearner, learner),
                 agent=agent,
                 attack_frequency=attack_frequency,
                 kl_budget=kl_budget,
@@ -101,10 +107,10 @@ class ActionPoisonWrapper(PerturbingWrapper):
             )
         super().__init__(env, perturber)
         perturber.start(self.place)
-        self.agent, self._spec, self._learner = agent, spec, learner
-        policy: object = learner.policy
+        self.agent, self._spec, self._learner = agent, spec, perturber.learner
+        policy: object = perturber.learner.policy
         self._rated = policy if isinstance(policy, Rated) else None
-        self._device = learner.policy.device
+        self._device = perturber.learner.policy.device
         self._k = spec.agents.index(agent)
         self._episode = Episode(spec, self._device)
         self._hidden: Tensor | None = None

@@ -80,7 +80,8 @@ class PoisonView:
         additive: whether an agent's advantages depend on its own action only.
 
     Args:
-        network: the team's actor, or one per agent; logits are a multiple of its outputs.
+        network: the team's actor, or one per agent; logits are a multiple of its outputs. None is
+            one that cannot be looked into.
         context: R steps.
         logits: (R, N, A).
         agent: index of the attacked one.
@@ -92,7 +93,7 @@ class PoisonView:
 
     def __init__(
         self,
-        network: Agents,
+        network: Agents | None,
         context: StepContext,
         logits: Tensor,
         agent: int,
@@ -132,7 +133,7 @@ class PoisonView:
     @property
     def has_gradient(self) -> bool:
         """Whether the actor was updated yet."""
-        return any(weight.grad is not None for weight in self._network.parameters())
+        return any(weight.grad is not None for weight in self._actor().parameters())
 
     def advantages(self, act: Tensor) -> Tensor:
         """Return advantages of every own action, (K, R, N, A), given joint actions (K, R, N)."""
@@ -197,12 +198,21 @@ class PoisonView:
         joint[..., self.agent] = torch.arange(size, device=joint.device)[:, None]
         return joint
 
+    def _actor(self) -> Agents:
+        """Return the network, if there is one to look into."""
+        if self._network is None:
+            raise TypeError(
+                "PoisonView's gradients must be asked of a robustmarl algorithm only: networks "
+                "from elsewhere are not looked into. Use its logits, policies and advantages."
+            )
+        return self._network
+
     def _linearize(self, scope: Scope, agents: slice) -> ActorJacobian | SeparateJacobian:
         """Return the Jacobian of the logits of these agents."""
         context = self._context
         seen = context.seen[:, agents]
         return linearize(
-            self._network,
+            self._actor(),
             seen,
             torch.arange(self.logits.shape[1], device=seen.device)[agents],
             context.last_act[:, agents],
