@@ -13,6 +13,7 @@ from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.rollouts import rollout
+from robustmarl.evaluation.statistics import Limits
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.learning import TeamAlgorithm
@@ -37,6 +38,7 @@ def crossplay(
     opponents: Mapping[str, AnyPolicy] | None = None,
     baselines: bool = True,
     blind: bool = False,
+    limits: Limits | None = None,
     title: str = "",
     progress: bool | str = False,
 ) -> CrossTable:
@@ -62,6 +64,7 @@ def crossplay(
         baselines: add the random team, and an untrained one of the first victim's kind.
         blind: add each victim without its eyes, as baselines: with observations ``zeroed``, and
             with ``another's``, those of another episode.
+        limits: the range of the metric; see :func:`~robustmarl.evaluation.interval`.
         title: printed above the table.
         progress: show a bar over the cells' seeds; a text names it.
 
@@ -140,7 +143,8 @@ def crossplay(
         ) -> dict[str, Cell]:
             return without_eyes(
                 lambda those: Cell(
-                    {s: scores_of(one, [*those, folds[s]], seed) for s, one in seeds.items()}
+                    {s: scores_of(one, [*those, folds[s]], seed) for s, one in seeds.items()},
+                    limits=limits,
                 )
             )
 
@@ -150,7 +154,8 @@ def crossplay(
             # A random team has no training seeds: other episodes stand for another seed.
             cells["random"] = without_eyes(
                 lambda those: Cell(
-                    {s: scores_of(random, [*those], seed + i) for i, s in enumerate(first)}
+                    {s: scores_of(random, [*those], seed + i) for i, s in enumerate(first)},
+                    limits=limits,
                 )
             )
         if blind:
@@ -166,7 +171,9 @@ def crossplay(
                     cells[f"{name}, {fold}"] = blind_row(seeds, folds)
         for name, seeds in rows.items():
             cells[name] = {
-                attack_name: Cell({s: scores_of(one, attack, seed) for s, one in seeds.items()})
+                attack_name: Cell(
+                    {s: scores_of(one, attack, seed) for s, one in seeds.items()}, limits=limits
+                )
                 for attack_name, attack in attacks.items()
             }
     flagged = tuple(name for name in cells if name not in trained)

@@ -20,6 +20,7 @@ from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
+from robustmarl.evaluation.statistics import Limits
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.joint import StepContext, TeamSpec
@@ -117,6 +118,7 @@ def sweep(
     team: str | None = None,
     opponents: Mapping[str, AnyPolicy] | None = None,
     baselines: bool = True,
+    limits: Limits | None = None,
     title: str = "",
     progress: bool | str = False,
 ) -> Sweep:
@@ -139,6 +141,7 @@ def sweep(
         team: name of the team that the victims play, where there are several.
         opponents: what plays the other teams, the same throughout.
         baselines: add the random team, which looks at nothing.
+        limits: the range of the metric; see :func:`~robustmarl.evaluation.interval`.
         title: printed above tables and figures.
         progress: show a bar over sizes and seeds; a text names it.
 
@@ -183,7 +186,7 @@ def sweep(
         model = next(iter(next(iter(teams.values())).values()))
         random, first = RandomController(spec, model.device), next(iter(given.values()))
         # Other episodes stand for another training seed, which it does not have.
-        clean = Cell({s: play(random, [], seed + i) for i, s in enumerate(first)})
+        clean = Cell({s: play(random, [], seed + i) for i, s in enumerate(first)}, limits=limits)
         cells["random"] = {_name(epsilon): clean for epsilon in sizes}
     flips: dict[str, dict[str, Cell]] = {}
     moved: dict[str, Floats] = {}
@@ -204,7 +207,7 @@ def sweep(
                     bar.update()
                 found.append(at_size)
             by_size = dict(zip(map(_name, sizes), found, strict=True))
-            cells[victim] = {name: Cell(one.scores) for name, one in by_size.items()}
+            cells[victim] = {name: Cell(one.scores, limits=limits) for name, one in by_size.items()}
             moved[victim] = np.stack([np.mean(one.moved, axis=0) for one in found])
             if all(one.flips for one in found):
                 flips[victim] = {

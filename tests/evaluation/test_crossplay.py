@@ -224,3 +224,17 @@ def test_a_team_that_need_not_look_is_warned_of():
         told = [str(one.message) for one in caught if "hardly needs" in str(one.message)]
         assert len(told) == (2 if team is best else 0)
         assert table.mean("it, zeroed", "none") == table.mean("it", "none")
+
+
+def test_intervals_keep_to_the_range_of_the_metric():
+    teams = {"QMIX": [qmix(0), qmix(1)]}
+    settings = {"metric": "return", "limits": (0.0, 200.0), **SMALL}
+    table = crossplay(teams, {"none": None}, game, **settings)
+    free = crossplay(teams, {"none": None}, game, metric="return", **SMALL)
+    for victim in table.victims:
+        cell = table.cell(victim, "none")
+        assert cell.limits == (0.0, 200.0)
+        assert 0.0 <= cell.estimate.low <= cell.estimate.high <= 200.0
+        assert cell.scores.keys() == free.cell(victim, "none").scores.keys()
+    with pytest.raises(ValueError, match=r"interval\.limits must be around all scores"):
+        crossplay(teams, {"none": None}, game, metric="return", limits=(0.0, 1.0), **SMALL)

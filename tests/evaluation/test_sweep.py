@@ -165,6 +165,8 @@ def test_refuses():
 
 def test_a_stochastic_team_is_swept_too():
     team = IPPO.for_env(SignalMatching(), hidden=(4,))
-    found = sweep({"IPPO": team}, FGSM, (0.1,), SignalMatching, baselines=False, **SMALL)
+    settings = {"baselines": False, "limits": (0.0, 10.0), **SMALL}
+    found = sweep({"IPPO": team}, FGSM, (0.1,), SignalMatching, **settings)
+    assert found.scores.cell("IPPO", "0.1").limits == (0.0, 10.0)
     assert found.scores.victims == ("IPPO",)
     assert 0.0 <= found.flips.mean("IPPO", "0.1") <= 1.0
