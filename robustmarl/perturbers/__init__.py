@@ -7,7 +7,7 @@ from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
-from robustmarl.perturbers.sparing import SparingPerturber, UrgencyMeter
+from robustmarl.perturbers.sparing import SparingPerturber
 from robustmarl.perturbers.stack import PerturberStack, places
 from robustmarl.perturbers.traitors import (
     AdversaryLike,
@@ -36,7 +36,6 @@ __all__ = [
     "PoisonedLearner",
     "SparingPerturber",
     "TypeDistribution",
-    "UrgencyMeter",
     "WorstOfPopulation",
     "ZeroedObs",
     "as_perturber",
