@@ -74,7 +74,7 @@ class Meter(ObsPerturber):
         """Compare, once all others have changed what they change."""
         if not self._asked:
             return
-        self._follow(context.seen.device)
+        self._move(context.seen.device)
         rows = ChosenRows(torch.ones_like(context.alive))
         view = self._view(context, context.hidden, rows)
         clean, shown = (self._fit.cut(rows.pick(x)) for x in (context.obs, context.seen))
