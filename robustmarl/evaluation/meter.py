@@ -82,7 +82,7 @@ class Meter(ObsPerturber):
         rows = ChosenRows(torch.ones_like(context.alive))
         view = self._view(context, context.hidden, rows)
         clean, shown = (self._fit.cut(rows.pick(x)) for x in (context.obs, context.seen))
-        playing = context.alive & (context.live & ~context.terminal).unsqueeze(-1)
+        playing = context.acting
         if not view.continuous:
             playing = playing & (context.mask.sum(dim=-1) > 1)
         counted = playing.flatten()

@@ -173,7 +173,7 @@ class ByzantinePerturber(Perturber):
         """Return ``where(types, adversary's, act)``, like ``act``; the dead keep their no-op."""
         rows = self.byzantine(context)
         replaced = int(rows.count_nonzero())
-        self._counted["steps"] += int(_acting(context).count_nonzero())
+        self._counted["steps"] += int(context.acting.count_nonzero())
         self._counted["replaced"] += replaced
         self._play = None
         executed = act
@@ -197,7 +197,7 @@ class ByzantinePerturber(Perturber):
 
     def byzantine(self, context: StepContext) -> Tensor:
         """Return the rows whose actions are replaced, bool (E, N): alive and Byzantine."""
-        return self.types & _acting(context)
+        return self.types & context.acting
 
     def record(self) -> dict[str, Tensor]:
         """Return ``types`` (E, N), ``adversary_id`` (E,), and what else the class names."""
@@ -274,11 +274,6 @@ class ByzantinePerturber(Perturber):
             got = None if logp is None else tuple(logp.shape)
             rule = f"log-probabilities of shape {tuple(rows.shape)}, as it has_probabilities"
             check(got == rows.shape, f"{type(self).__name__}.adversary's logp", rule, got)
-
-
-def _acting(context: StepContext) -> Tensor:
-    """Return who acts in this step, bool (E, N): the living, in environments that are stepped."""
-    return context.alive & (context.live & ~context.terminal)[:, None]
 
 
 def _wide(rows: Tensor, act: Tensor) -> Tensor:

@@ -205,7 +205,7 @@ class _Watched(Perturber):
     @staticmethod
     def _idle(context: StepContext) -> Tensor:
         """Return who does not act in this step, bool (E, N)."""
-        return ~(context.alive & (context.live & ~context.terminal)[:, None])
+        return ~context.acting
 
 
 _KEY = "episode_key"
