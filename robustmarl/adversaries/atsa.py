@@ -145,17 +145,18 @@ class ATSA(Directing):
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks, in [0, 1].
-        optim: optimizer factory of the director; None is Adam at 5e-4.
-        critic_optim: of the critics; None is Adam at 5e-4.
-        gamma: discount in [0, 1].
+        optim: optimizer factory of the director; None is Adam at 5e-4, the paper's step size.
+        critic_optim: of the critics; None is Adam at 5e-4, likewise.
+        gamma: discount in [0, 1]; .99 is the release's, as is .8 of ``td_lambda``.
         td_lambda: in [0, 1].
         alpha: temperature > 0 over time; what is counted are the director's own updates, episodes
             and steps.
-        kappa: weight of the loss that ties director and generator, >= 0; above 0 the victim must
-            be a team of this package.
+        kappa: weight of the loss that ties director and generator, >= 0, .005 of those that the
+            paper tried; above 0 the victim must be a team of this package.
         reward_scale: what the reward is divided by, > 0, so that ``alpha`` suits it.
         target: ``"exact"`` or ``"fop"``; see :func:`~robustmarl.adversaries.atsa.soft_targets`.
-        target_update: copy critics to target networks every so many units, >= 1.
+        target_update: copy critics to target networks every so many units, >= 1; 200 is the
+            paper's.
         target_unit: ``"episodes"`` that it played, or ``"updates"``.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         seed: of the targets that it draws in learning.

@@ -94,7 +94,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             nothing was played: probabilities of the target's policy stand for actions there.
         literal_eq8: weigh :math:`\log\pi` by the target's value of the next step, as Eq. (8) is
             printed, instead of by the advantage of the action taken.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this, ``entropy_coef`` and ``max_grad_norm`` are the release's.
         td_lambda: of TD(lambda) targets, in [0, 1]; 0 is the paper's one step.
         tau: share of the online weights taken over by the targets per step, in (0, 1].
         reward: ``"agents"`` for each agent's own, or ``"team"``.
