@@ -13,7 +13,7 @@ from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import Draws, episode_keys, inverse, seeded, stream_id
 from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, joint_state, last_actions
 from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
@@ -116,7 +116,7 @@ class SoftCritic(nn.Module):
 
     def forward(self, q: Tensor, mask: Tensor, act: Tensor, state: Tensor, alpha: float) -> Tensor:
         """Return the joint soft value (...,) of ``act`` (..., N), given ``q`` (..., N, A)."""
-        taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        taken = at_actions(q, act)
         # Who has no action, dead or padding, has no advantage.
         value = torch.where(mask.any(dim=-1), soft_value(q, mask, alpha), taken)
         mixed: Tensor = self.mixer(taken, value, act, state)
@@ -145,17 +145,18 @@ class ATSA(Directing):
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks, in [0, 1].
-        optim: optimizer factory of the director; None is Adam at 5e-4.
-        critic_optim: of the critics; None is Adam at 5e-4.
-        gamma: discount in [0, 1].
+        optim: optimizer factory of the director; None is Adam at 5e-4, the paper's step size.
+        critic_optim: of the critics; None is Adam at 5e-4, likewise.
+        gamma: discount in [0, 1]; .99 is the release's, as is .8 of ``td_lambda``.
         td_lambda: in [0, 1].
         alpha: temperature > 0 over time; what is counted are the director's own updates, episodes
             and steps.
-        kappa: weight of the loss that ties director and generator, >= 0; above 0 the victim must
-            be a team of this package.
+        kappa: weight of the loss that ties director and generator, >= 0, .005 of those that the
+            paper tried; above 0 the victim must be a team of this package.
         reward_scale: what the reward is divided by, > 0, so that ``alpha`` suits it.
         target: ``"exact"`` or ``"fop"``; see :func:`~robustmarl.adversaries.atsa.soft_targets`.
-        target_update: copy critics to target networks every so many units, >= 1.
+        target_update: copy critics to target networks every so many units, >= 1; 200 is the
+            paper's.
         target_unit: ``"episodes"`` that it played, or ``"updates"``.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         seed: of the targets that it draws in learning.
@@ -287,8 +288,8 @@ class ATSA(Directing):
         loss = policy_loss = masked_mean(objective, rows)
         figures = {"policy_loss": policy_loss.detach()}
         if self.kappa > 0.0:
-            own = self._victims_actions(batch).unsqueeze(-1)
-            alignment = masked_mean(-logp.gather(-1, own).squeeze(-1), rows)
+            own = self._victims_actions(batch)
+            alignment = masked_mean(-at_actions(logp, own), rows)
             figures["alignment"] = alignment.detach()
             loss = policy_loss + self.kappa * alignment
         self.optim.step(loss)
@@ -325,7 +326,7 @@ class ATSA(Directing):
             for critic in self.lagged
         ]
         # Who has no action, dead or padding, has no entropy.
-        drawn = logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        drawn = at_actions(logp, act)
         drawn = torch.where(later.any(dim=-1), drawn, 0.0)
         return soft_targets(
             -batch.rew / self.reward_scale,

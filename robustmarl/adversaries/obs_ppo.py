@@ -42,8 +42,9 @@ class ObsAdversaryPPO(Adversary):
         actor: the attack it trains.
         critic: V(s), (..., S) to (...).
         agents: names of the attacked agents; None is all.
-        optim: optimizer factory for both; None is Adam at 3e-4.
-        gamma: discount in [0, 1].
+        optim: optimizer factory for both; None is Adam at 3e-4: at 1e-6, the step size of the
+            release of [Zhou2025]_, it hardly moves.
+        gamma: discount in [0, 1]; this, ``gae_lambda``, ``clip`` and ``epochs`` are that release's.
         gae_lambda: in [0, 1].
         clip: PPO's clip, > 0.
         entropy_coef: >= 0.

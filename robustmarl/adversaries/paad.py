@@ -46,7 +46,8 @@ class PAAD(Directing):
         mixer: of its own, from the agents' values to the team's.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks, in [0, 1].
-        optim: optimizer factory; None is Adam at 5e-4.
+        optim: optimizer factory; None is Adam at 5e-4: all defaults are those of a team's own
+            Q-learning, :class:`~robustmarl.algorithms.value_based.ValueBased`.
         gamma: discount in [0, 1].
         td_lambda: 0 for one-step targets.
         target_update: copy online to target networks every so many units, >= 1.

@@ -48,7 +48,8 @@ class A2C(IPPO):
         critic: V(o, agent id).
         critic_input: what it reads.
         optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this and the weights of values and entropies are those of the
+            release of [Yang2018]_, whose actor-critic the opponents of the tables are.
         gae_lambda: in [0, 1]; 1 weighs actions by the returns of the whole episode.
         entropy_coef: :math:`c_e` >= 0.
         value_coef: :math:`c_v` >= 0.

@@ -16,6 +16,7 @@ from robustmarl.joint import (
     JointObs,
     StepContext,
     TeamSpec,
+    at_actions,
     joint_state,
 )
 from robustmarl.learning.base import TeamAlgorithm, build_network
@@ -116,7 +117,7 @@ class ActionCritics(TeamAlgorithm):
         policy = logp.exp()
         with torch.no_grad():
             advantage = advantages(policy)
-        logp_taken = logp.gather(-1, batch.act[batch.valid].unsqueeze(-1)).squeeze(-1)
+        logp_taken = at_actions(logp, batch.act[batch.valid])
         alive = obs.alive[:, :-1][batch.valid]
         entropy = masked_mean(-(policy * logp).sum(-1), alive)
         loss = -masked_mean(advantage * logp_taken, alive) - entropy_coef * entropy

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
-from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
@@ -132,7 +132,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             joint = torch.cat([act, logits[:, -1:].argmax(-1)], dim=1)
             joint[final] = logits[final].argmax(-1)
             q = self._target(self._state(obs), obs.seen, joint)
-            value = q.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
+            value = at_actions(q, joint)
             policy = torch.softmax(logits[final], dim=-1)
             value[final] = (policy * q[final]).sum(-1)
             later = value[:, 1:]
@@ -153,7 +153,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             if target is None:  # the dead earn on, and targets ask for it
                 target = self.targets(batch, outputs.logits.detach())[valid]
             q = self.critic(state, seen, act)
-            taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            taken = at_actions(q, act)
             loss = (taken - target).square().mean()
             self.critic_optim.step(loss)
             losses.append(loss.detach())
@@ -164,7 +164,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
 
         def advantages(policy: Tensor) -> Tensor:
             q = self.critic(state, seen, act)
-            taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            taken = at_actions(q, act)
             return taken - (policy * q).sum(-1)
 
         figures = self._actor_step(batch, outputs, advantages, self.entropy_coef)

@@ -105,7 +105,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         critic_input: ``"state"``, or ``"seen"`` for all agents' observations.
         optim: the actor's optimizer factory; None is Adam at 5e-4 (the authors: 1e-2 for both).
         critic_optim: the critic's; None is Adam at 1e-3: it must lead the actor.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this, ``tau`` and ``output_coef`` are the authors'.
         n_step: length of the returns before the target's value, >= 1.
         tau: share of the online weights taken over by the targets per update, in (0, 1].
         temperature: of the Gumbel-softmax, > 0.
@@ -280,7 +280,8 @@ class M3DDPG(MADDPG):
     longer one-hot. With ``epsilon=0`` it is :class:`MADDPG`, bit for bit.
 
     Args:
-        epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box).
+        epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box); 1e-3
+            is the authors' for opponents.
         settings: of :class:`MADDPG`.
     """
 

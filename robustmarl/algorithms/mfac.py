@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_int, check_number
 from robustmarl._seeding import generator
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, last_actions
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, last_actions
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
@@ -94,7 +94,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             nothing was played: probabilities of the target's policy stand for actions there.
         literal_eq8: weigh :math:`\log\pi` by the target's value of the next step, as Eq. (8) is
             printed, instead of by the advantage of the action taken.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this, ``entropy_coef`` and ``max_grad_norm`` are the release's.
         td_lambda: of TD(lambda) targets, in [0, 1]; 0 is the paper's one step.
         tau: share of the online weights taken over by the targets per step, in (0, 1].
         reward: ``"agents"`` for each agent's own, or ``"team"``.
@@ -261,9 +261,8 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def _step(self, samples: _MFACSamples) -> Tensor:
         """Take one step of critic, actor and targets; return the figures that `learn` names."""
-        taken = samples.act.unsqueeze(-1)
         q, _ = self.critic.unroll(samples.seen, None, {"mean_act": samples.critic_mean})
-        q_taken = q.gather(-1, taken).squeeze(-1)
+        q_taken = at_actions(q, samples.act)
         critic_loss = masked_mean((samples.target - q_taken).square(), samples.valued)
         self.critic_optim.step(critic_loss)
 
@@ -273,7 +272,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         policy = logp.exp()
         advantage = q_taken.detach() - (policy * q).sum(-1).detach()
         weight = samples.following if self.literal_eq8 else advantage
-        logp_taken = logp.gather(-1, taken).squeeze(-1)
+        logp_taken = at_actions(logp, samples.act)
         entropy = masked_mean(-(policy * logp).sum(-1), samples.acting)
         loss = -masked_mean(weight * logp_taken, samples.acting) - self.entropy_coef * entropy
         self.step_policy(

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_int, check_number
 from robustmarl._signatures import check_left
 from robustmarl.algorithms.ppo_based import PPOBased
-from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
@@ -116,7 +116,7 @@ class OwnActionValues(OnPolicyTeam):
         state = joint_state(obs.state, self.spec)[:, :-1][valid]
         seen, living = obs.seen[:, :-1][valid], batch.living[valid]
         for _ in range(self.action_critic_updates):
-            q = self.action_critic(state, seen).gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            q = at_actions(self.action_critic(state, seen), act)
             loss = masked_mean((q - returns).square(), living)
             self.action_critic_optim.step(loss)
         stats.metrics["action_critic_loss"] = float(loss.detach())

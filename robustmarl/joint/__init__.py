@@ -1,6 +1,6 @@
 """The joint arrays of a team: their sizes, one tick of them, and whole episodes."""
 
-from robustmarl.joint.batch import JointBatch, JointObs, joint_state, last_actions
+from robustmarl.joint.batch import JointBatch, JointObs, at_actions, joint_state, last_actions
 from robustmarl.joint.context import StepContext, rows_of
 from robustmarl.joint.describe import Described, describe
 from robustmarl.joint.engine import VectorEngine, check_flags, check_seeds, flagged
@@ -17,6 +17,7 @@ __all__ = [
     "StepContext",
     "TeamSpec",
     "VectorEngine",
+    "at_actions",
     "check_flags",
     "check_parallel",
     "check_seeds",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmarl.joint.spec import TeamSpec
 
-__all__ = ["JointBatch", "JointObs", "joint_state", "last_actions"]
+__all__ = ["JointBatch", "JointObs", "at_actions", "joint_state", "last_actions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +136,11 @@ class JointBatch:
 def joint_state(state: Tensor, spec: TeamSpec) -> Tensor:
     """Return a team's whole state, (..., S): of all agents where each has its own, (..., N, S)."""
     return state.flatten(-2) if spec.state_layout == "per_agent" else state
+
+
+def at_actions(values: Tensor, act: Tensor) -> Tensor:
+    """Return of ``values`` (..., A), one per action, those of the actions ``act``, (...,)."""
+    return values.gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
 
 def last_actions(act: Tensor, *, terminal: bool) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws, inverse
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import TeamSpec, at_actions
 from robustmarl.networks import Agents
 from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
 from robustmarl.policies.base import TeamPolicy
@@ -40,7 +40,7 @@ class ActorPolicy(TeamPolicy):
             act = logp.argmax(dim=-1)
         else:
             act = inverse(logp.exp(), draws.uniform(logp.shape[1]))
-        return act, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        return act, at_actions(logp, act)
 
     def _select_box(
         self, mean: Tensor, draws: Draws, training: bool
@@ -65,7 +65,7 @@ class ActorPolicy(TeamPolicy):
             each = gaussian_log_density(act, output, log_std)
             return self.without_padding(each, agents).sum(dim=-1)
         logp = torch.log_softmax(output, dim=-1)
-        return logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        return at_actions(logp, act)
 
     def entropy(self, output: Tensor, agents: Tensor | None = None) -> Tensor:
         """Return entropies (...,) in nats, over the action coordinates that each agent has.

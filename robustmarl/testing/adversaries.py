@@ -14,7 +14,7 @@ from robustmarl.adversaries import Adversary, Sample
 from robustmarl.algorithms.ppo_based import PPOBased
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import JointBatch
+from robustmarl.joint import JointBatch, at_actions
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.obs import ObsPerturber
@@ -171,7 +171,7 @@ def _check_play(perturber: Perturber, batch: JointBatch, continuous: bool) -> No
     if continuous:
         _require(bool(act[batch.living].isfinite().all()), "play finite actions")
         return
-    legal = batch.obs.mask[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+    legal = at_actions(batch.obs.mask[:, :-1], act)
     _require(bool(legal[batch.living].all()), "play actions that are available")
 
 

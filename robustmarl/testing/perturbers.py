@@ -17,7 +17,15 @@ from robustmarl._seeding import episode_key
 from robustmarl.algorithms import IPPO, MADDPG
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, JointBatch, StepContext, TeamSpec, spec_of, split_obs
+from robustmarl.joint import (
+    MASKED,
+    JointBatch,
+    StepContext,
+    TeamSpec,
+    at_actions,
+    spec_of,
+    split_obs,
+)
 from robustmarl.joint.boxes import in_box
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import ObsPerturber, Perturber, Place
@@ -178,7 +186,7 @@ class _Watched(Perturber):
                 zero = bool((executed[(~real).expand(executed.shape)] == 0).all())
                 _require(zero, "leave action coordinates at 0 that do not exist")
         else:
-            chosen = context.mask.gather(-1, executed.unsqueeze(-1)).squeeze(-1)
+            chosen = at_actions(context.mask, executed)
             _require(bool(chosen[~idle].all()), "execute available actions")
         return executed
 
