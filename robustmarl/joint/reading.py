@@ -88,8 +88,17 @@ class Roster:
         """Note who is left after a step.
 
         Raises:
-            ValueError: if the last agents leave without a flag that says how they ended.
+            ValueError: if the last agents leave without a flag that says how they ended, or had
+                ended before.
         """
+        if not self.left:
+            if agents:
+                raise ValueError(
+                    f"step must not be called after an episode's end, got one in {where()}. All "
+                    "had ended by their flags: reset, or let the environment remove them from "
+                    "agents when they end."
+                )
+            return
         before, self.left = self.left, frozenset(agents)
         ends = any(terminated.values()) or any(truncated.values())
         self.ended = _NOBODY

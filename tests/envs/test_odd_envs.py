@@ -156,6 +156,20 @@ def test_agents_that_stay_in_agents_are_gone_by_their_flags(end, deaths):
     ]
 
 
+def test_a_step_after_the_end_is_refused_where_agents_stay():
+    env = ObsAdversaryWrapper(Keeper(), NOISE)
+    env.reset(seed=0)
+    actions = dict.fromkeys(env.agents, 0)
+    for _ in range(4):
+        env.step(actions)
+    with pytest.raises(ValueError, match=r"after an episode's end, got one in scripted, step 5\."):
+        env.step(actions)
+    gone = ObsAdversaryWrapper(foraging(horizon=1), NOISE)
+    gone.reset(seed=0)
+    gone.step(dict.fromkeys(gone.agents, 0))
+    assert gone.step({}) == ({}, {}, {}, {}, {})
+
+
 def test_an_agent_that_left_may_come_again():
     def again(env):
         if env.t == 3:

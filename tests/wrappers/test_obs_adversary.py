@@ -3,10 +3,10 @@
 import copy
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
-import supersuit
 import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
@@ -303,7 +303,8 @@ def test_stacked_noise_draws_apart_and_keeps_the_truth():
     once = play(ObsAdversaryWrapper(Toy(), noise))
 
     assert (inner.place.depth, env.place.depth) == (0, 1)
-    assert ObsAdversaryWrapper(supersuit.dtype_v0(env, np.float32), noise).place.depth == 2
+    between = pytest.importorskip("supersuit").dtype_v0(env, np.float32)
+    assert ObsAdversaryWrapper(between, noise).place.depth == 2
     for (obs, *_), (obs_one, *_), (obs_two, *_, infos, _) in zip(
         truth, once, play(env), strict=True
     ):
@@ -324,16 +325,17 @@ def test_stacks_with_noise_below_and_pgd_above():
 
 
 @pytest.mark.parametrize(
-    "other",
+    "wrap",
     [
-        lambda env: supersuit.dtype_v0(env, np.float32),
-        lambda env: supersuit.pad_observations_v0(env),
-        lambda env: supersuit.frame_stack_v1(supersuit.pad_observations_v0(env), 2),
-        lambda env: supersuit.flatten_v0(env),
-        lambda env: supersuit.clip_reward_v0(env),
+        lambda supersuit, env: supersuit.dtype_v0(env, np.float32),
+        lambda supersuit, env: supersuit.pad_observations_v0(env),
+        lambda supersuit, env: supersuit.frame_stack_v1(supersuit.pad_observations_v0(env), 2),
+        lambda supersuit, env: supersuit.flatten_v0(env),
+        lambda supersuit, env: supersuit.clip_reward_v0(env),
     ],
 )
-def test_stacks_with_supersuit_in_any_order(other):
+def test_stacks_with_supersuit_in_any_order(wrap):
+    other = partial(wrap, pytest.importorskip("supersuit"))
     bare = play(other(Toy()))
     below = ObsAdversaryWrapper(other(Toy()), ATTACKS[0])
     above = other(ObsAdversaryWrapper(Toy(), ATTACKS[0]))

@@ -4,7 +4,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import supersuit
 import torch
 from doubles import Scripted
 from pettingzoo.utils import BaseParallelWrapper
@@ -414,7 +413,7 @@ def test_with_frames_stacked_between(slots):
 
     def below():
         inner = ObsAdversaryWrapper(plain(), NOISE)
-        framed = supersuit.frame_stack_v1(inner, 2)
+        framed = pytest.importorskip("supersuit").frame_stack_v1(inner, 2)
         return BayesianTypeWrapper(framed, "random", types=types(), slots=slots)
 
     env, same = ObsAdversaryWrapper(below(), NOISE), below()
