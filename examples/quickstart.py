@@ -17,15 +17,13 @@ import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from tianshou.algorithm.optim import TorchOptimizerFactory
 
 from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
 from robustmarl.budgets import LinfBall
-from robustmarl.envs.skirmish import picture, save_replay
-from robustmarl.perturbers import ObsPerturber, Perturber
+from robustmarl.perturbers import ObsPerturber
 
 SMALL_ROUNDS = training.OnPolicy(steps_per_round=500, batch_size=250)
 
@@ -125,25 +123,10 @@ def train(job):
     return team, seed, history
 
 
-class Camera(Perturber):
-    """Takes a picture of a battle in every step."""
-
-    def __init__(self, engine):
-        self.engine, self.frames = engine, []
-
-    def shown(self, context):
-        """See the battle as it is when the agents see it."""
-        self.frames.append(picture(self.engine))
-
-
 def film(team, task, attack, path):
     """Play the table's first battles again, attacked or not, and write them as a GIF."""
-    engine = task.make().make_engine(1)
-    camera = Camera(engine)
-    perturb = [camera] if attack is None else [attack, camera]
-    studio = SimpleNamespace(make_engine=lambda size: engine)
-    evaluation.rollout(team, studio, episodes=FILMED, perturb=perturb, num_envs=1)
-    save_replay(path, camera.frames, fps=6.0)
+    title = f"{path.stem}, {'no attack' if attack is None else f'PGD of size {task.epsilon:g}'}"
+    evaluation.replay(team, task.make, path, perturb=attack, episodes=FILMED, fps=6.0, title=title)
 
 
 def main():

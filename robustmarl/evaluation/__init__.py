@@ -11,6 +11,7 @@ from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.exports import marl_eval
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
+from robustmarl.evaluation.replay import replay
 from robustmarl.evaluation.report import Finding, Measured, WorstCase
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
@@ -58,6 +59,7 @@ __all__ = [
     "performance_profile",
     "probability_of_improvement",
     "quick",
+    "replay",
     "rollout",
     "signed_rank",
     "size_curves",
