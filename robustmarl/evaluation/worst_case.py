@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -33,7 +33,6 @@ from robustmarl.perturbers import (
     ObsPerturber,
     Perturber,
     SparingPerturber,
-    UrgencyMeter,
     ZeroedObs,
 )
 from robustmarl.training.progress import progress_bar
@@ -87,8 +86,8 @@ def worst_case(
         agents: attack so many only, the worst of each team: found by a cheap attack on the episodes
             of the choice, all subsets if they are at most twelve, else one agent after the other;
             None attacks all.
-        steps: attack in so many steps of an episode at most, those that matter most to the team
-            (:class:`~robustmarl.perturbers.SparingPerturber`); None attacks in all.
+        steps: attack in so many steps of an episode at most, those that cost the team most by its
+            own reckoning (:class:`~robustmarl.perturbers.SparingPerturber`); None attacks in all.
         episodes: per attack and training seed, >= 1.
         choice_episodes: others, on which the worst attack is chosen, >= 1.
         metric: ``"return"`` or one of the environment's metrics; None takes its first metric, or
@@ -215,7 +214,6 @@ class _Trial:
             case = replace(case, gradients=clean.vanished is not None, samples=samples)
         case = self._narrowed(case)
         self.attacked.setdefault(victim, {})[training_seed] = case.agents or self.spec.agents
-        sparing = self._sparing(case)
         for entry in self.suite.entries:
             begun = time.process_time()
             attacks = entry.build(case)
@@ -227,7 +225,7 @@ class _Trial:
                 if entry.longer and name not in self.longer:
                     self.longer.append(name)
                 with self._timed(victim, name, building / len(attacks)):
-                    self._measure(at, name, case.policy, sparing(attack))
+                    self._measure(at, name, case.policy, self._kept(case, attack))
             yield
 
     def report(self, base: CrossTable, title: str) -> WorstCase:
@@ -307,17 +305,16 @@ class _Trial:
 
         return replace(case, agents=worst_agents(case, self.agents, score))
 
-    def _sparing(self, case: Case) -> Callable[[ObsPerturber], Perturber]:
-        """Return what keeps an attack to its budget of steps."""
-        steps = self.steps
-        if steps is None:
-            return lambda attack: attack
-        meter = UrgencyMeter(agents=case.agents)
-        episodes = len(self._chosen_on(case.policy, [meter]))
-        met = torch.cat(meter.met)
-        share = min(1.0, steps * episodes / len(met))
+    def _kept(self, case: Case, attack: ObsPerturber) -> ObsPerturber:
+        """Return an attack that keeps to its budget of steps."""
+        if self.steps is None:
+            return attack
+        trial = SparingPerturber(attack, steps=0)
+        episodes = len(self._chosen_on(case.policy, [trial]))
+        met = torch.cat(trial.met)
+        share = min(1.0, self.steps * episodes / len(met))
         threshold = float(met.quantile(1.0 - share))
-        return lambda attack: SparingPerturber(attack, steps=steps, threshold=threshold)
+        return SparingPerturber(attack, steps=self.steps, threshold=threshold)
 
     def _measure(
         self, at: tuple[str, int], name: str, policy: Controller, attack: Perturber | None

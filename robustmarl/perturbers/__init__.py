@@ -8,7 +8,7 @@ from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.drawn import RandomAgents
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
-from robustmarl.perturbers.sparing import SparingPerturber, UrgencyMeter
+from robustmarl.perturbers.sparing import SparingPerturber
 from robustmarl.perturbers.stack import PerturberStack, places
 from robustmarl.perturbers.traitors import (
     AdversaryLike,
@@ -38,7 +38,6 @@ __all__ = [
     "RandomAgents",
     "SparingPerturber",
     "TypeDistribution",
-    "UrgencyMeter",
     "WorstOfPopulation",
     "ZeroedObs",
     "as_perturber",

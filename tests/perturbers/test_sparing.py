@@ -1,4 +1,4 @@
-"""Attacks that choose their steps: the urgent ones, and not too many."""
+"""Attacks that choose their steps: those that cost most, and not too many."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, as_controller
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import spec_of
-from robustmarl.perturbers import ObsPerturber, SparingPerturber, UrgencyMeter
+from robustmarl.perturbers import ObsPerturber, SparingPerturber
 
 LENGTH = 6
 
@@ -19,7 +19,7 @@ def game():
 
 
 def surer_later(obs):
-    """Logits 0, t / 10 and t / 5: how much a step matters grows with its number t."""
+    """Logits 0, t / 10 and t / 5: what the wrong action costs grows with the step's number t."""
     return obs[:, 1:2] * torch.tensor([0.0, 1.0, 2.0])
 
 
@@ -32,11 +32,23 @@ def shown(perturb, num_envs=3):
     return (batch.obs.seen != batch.obs.obs).any(-1)[:, :LENGTH], collector.stack.counters()
 
 
-def sparing(**settings):
-    return SparingPerturber(ObsPerturber(UniformNoise(ball=LinfBall(epsilon=0.01))), **settings)
+class Turn:
+    """Show the step's number with its sign turned: the best action is then the worst."""
+
+    ball, needs_victim = LinfBall(epsilon=9.0), False
+
+    def with_epsilon(self, epsilon):
+        return self
+
+    def __call__(self, view, obs, draws=None):
+        return torch.cat([obs[:, :1], -obs[:, 1:2], obs[:, 2:]], dim=-1)
 
 
-def test_the_first_steps_that_are_urgent_enough_are_attacked():
+def sparing(attack=None, **settings):
+    return SparingPerturber(ObsPerturber(attack or Turn()), **settings)
+
+
+def test_the_first_steps_that_matter_enough_are_attacked():
     for num_envs in (1, 3):
         moved, counters = shown(sparing(steps=2, threshold=0.5), num_envs)
         assert moved.all(-1).tolist() == [[False, False, False, True, True, False]] * 5
@@ -44,23 +56,28 @@ def test_the_first_steps_that_are_urgent_enough_are_attacked():
 
 
 def test_a_budget_that_lasts_and_one_of_nothing():
+    """In step 0 all actions are as good: nothing is lost there, and nothing done."""
     moved, _ = shown(sparing(steps=LENGTH))
-    assert bool(moved.all())
+    assert moved.all(-1).tolist() == [[False, True, True, True, True, True]] * 5
     moved, _ = shown(sparing(steps=0))
     assert not bool(moved.any())
 
 
-def test_urgency_is_the_range_of_the_logits():
-    meter = UrgencyMeter()
-    moved, _ = shown(meter)
+def test_what_was_met_is_what_the_actions_brought_about_would_cost():
+    perturber = sparing(steps=0)
+    shown(perturber)
+    met = torch.cat(perturber.met).sort().values
+    torch.testing.assert_close(met, torch.arange(LENGTH).repeat_interleave(5) / 5.0)
+
+
+def test_an_attack_that_changes_no_action_is_not_let_act():
+    moved, counters = shown(sparing(UniformNoise(ball=LinfBall(epsilon=0.01)), steps=LENGTH))
     assert not bool(moved.any())
-    met = torch.cat(meter.met).sort().values
-    want = torch.arange(LENGTH).repeat_interleave(5) / 5.0
-    torch.testing.assert_close(met, want)
+    assert counters == {"0/steps": 0.0}
 
 
 def test_rejects():
-    with pytest.raises(TypeError, match=r"SparingPerturber\.attack must be an ObsPerturber"):
+    with pytest.raises(TypeError, match=r"SparingPerturber\.inner must be an ObsPerturber"):
         SparingPerturber(UniformNoise(ball=LinfBall(epsilon=0.1)), steps=1)
     with pytest.raises(ValueError, match=r"SparingPerturber\.steps must be an int >= 0, got -1"):
         sparing(steps=-1)
