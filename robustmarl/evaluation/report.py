@@ -144,7 +144,8 @@ class WorstCase:
     def __str__(self) -> str:
         """Return the summary, a line per attack on each team, and the findings."""
         parts = [str(self.summary()), *(self._block(team) for team in self.teams)]
-        parts += [f"! {finding}" for finding in self.findings]
+        if self.findings:
+            parts.append("\n".join(f"! {finding}" for finding in self.findings))
         head = f"{self.suite}, {self.threat}; {self.seconds:.0f} CPU seconds"
         return "\n\n".join([*parts, head])
 

@@ -321,7 +321,8 @@ def _gaussian(case: Case, *, steps: int) -> dict[str, ObsPerturber]:
 
 def _transfer(case: Case) -> dict[str, ObsPerturber]:
     sources = [one.victim() for one in case.others]
-    source = next((victim for victim in sources if victim is not None), None)
+    able = (v for v in sources if v is not None and not v.acting_only)
+    source = next(able, None)
     if source is None:
         return {}
     attack = (

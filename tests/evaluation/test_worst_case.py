@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from doubles import Scripted
 
 from robustmarl.algorithms import QMIX
 from robustmarl.attacks import PGD, UniformNoise
@@ -250,3 +251,18 @@ def test_a_budget_of_steps():
     assert result.table.mean("it", "worst") == 2.0
     assert result.measured["it"]["PGD-10"].changed == 0.5
     assert "all agents at 2 steps of an episode" in result.threat
+
+
+def test_continuous_teams():
+    """Means are pushed from where they are, and to both ends; there are no actions to name."""
+
+    def make():
+        return Scripted(2, continuous=True, lengths=(3,), obs_sizes=(3, 3), action_sizes=(3, 3))
+
+    result = found({"it": torch.nn.Tanh()}, make=make, suite=standard())
+    names = {"noise", "APGD mse", "APGD mse, 60 steps", "target low", "target high"}
+    assert set(result.families) == names | {"random search", "square search"}
+    assert result.measured["it"]["target low"].flipped > 0.5
+    assert result.measured["it"]["none"].vanished == 0.0
+    low, high = (result.table.mean("it", f"target {end}") for end in ("low", "high"))
+    assert low < result.table.mean("it", "none") < high
