@@ -16,7 +16,10 @@ from robustmarl.data import RandomController, ScriptedController
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import (
     Case,
+    Cell,
+    CrossTable,
     Entry,
+    Measured,
     Suite,
     WorstCase,
     quick,
@@ -25,6 +28,7 @@ from robustmarl.evaluation import (
     worst_case,
 )
 from robustmarl.evaluation.threats import worst_agents
+from robustmarl.evaluation.validity import findings_of
 from robustmarl.joint import spec_of
 from robustmarl.typing import RobustnessWarning
 
@@ -100,7 +104,9 @@ def test_a_ball_too_small_is_said_to_be():
 
 
 def test_warnings_are_the_findings():
-    with pytest.warns(RobustnessWarning, match="no attack changed more than 0.000 of its actions"):
+    with pytest.warns(
+        RobustnessWarning, match="no attack changed more than 0.000 of the actions that it could"
+    ):
         worst_case({"it": plain}, game, LinfBall(epsilon=0.1), suite="quick", **SMALL)
 
 
@@ -180,6 +186,15 @@ def test_what_does_not_apply_is_left_out():
     assert result.chosen["script"] == {0: "transfer"}
     assert result.table.mean("script", "worst") == 0.0
     assert "director" not in result.table.cells["net"]
+
+
+def test_attacks_are_transferred_from_a_source():
+    transfer = standard().entries[-1]
+    script = ScriptedController(spec_of(game()), lambda context: context.seen.argmax(-1))
+    suite = Suite(name="transfer", version=1, entries=(transfer,))
+    result = found({"it": script}, suite=suite, sources=[plain])
+    assert result.chosen["it"] == {0: "transfer"}
+    assert result.table.mean("it", "worst") == 0.0
 
 
 def test_suites_extend():
@@ -266,3 +281,62 @@ def test_continuous_teams():
     assert result.measured["it"]["none"].vanished == 0.0
     low, high = (result.table.mean("it", f"target {end}") for end in ("low", "high"))
     assert low < result.table.mean("it", "none") < high
+
+
+def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, **left):
+    """Return the findings on a team of which attacks left these shares of 100 episodes."""
+
+    def cell(share):
+        return Cell({0: [1.0] * round(100 * share) + [0.0] * (100 - round(100 * share))})
+
+    families = {
+        "noise": "noise",
+        "short": "gradient",
+        "long": "gradient",
+        "search": "black box",
+        "director": "learned",
+    }
+    scores = {name: cell(left.get(name, clean)) for name in ("none", *families, "worst")}
+    cells = {
+        "random": {"none": cell(0.0)},
+        "it, zeroed": {"none": cell(zeroed)},
+        "it, another's": {"none": cell(0.1)},
+        "it": scores,
+    }
+    measured = {name: Measured(changed=1.0, flipped=flipped) for name in families}
+    measured["none"] = Measured(changed=0.0, flipped=0.0, vanished=vanished)
+    measured["zeroed"] = Measured(changed=1.0, flipped=seen)
+    result = WorstCase(
+        suite="own-1",
+        threat="",
+        table=CrossTable(cells=cells, baselines=[*cells][:3]),
+        choices=CrossTable(cells={"it": scores}),
+        chosen={"it": {0: "short"}},
+        families=families,
+        measured={"it": measured},
+        longer=("long",),
+    )
+    return [finding.check for finding in findings_of(result)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "doubts"),
+    [
+        ({}, []),
+        ({"short": 0.2, "long": 0.2, "search": 0.3, "noise": 0.8}, []),
+        ({"flipped": 0.005}, ["no flips"]),
+        ({"vanished": 0.9, "short": 0.1, "long": 0.1}, ["no gradient"]),
+        ({"vanished": None}, ["no gradient"]),
+        ({"short": 0.9, "long": 0.9, "search": 0.4}, ["black box"]),
+        ({"short": 0.9, "long": 0.9, "search": 0.4, "director": 0.1}, []),
+        ({"short": 0.5, "long": 0.5, "search": 0.49}, []),  # not beyond chance
+        ({"noise": 0.6, "short": 0.6, "long": 0.6}, ["noise"]),
+        ({"noise": 0.6, "short": 0.2, "long": 0.2}, []),
+        ({"short": 0.5, "long": 0.2}, ["steps"]),
+        ({"seen": 0.001}, ["ignores"]),
+        ({"zeroed": 0.6}, ["blind"]),
+        ({"clean": 0.0, "zeroed": 0.0}, []),  # nothing to keep
+    ],
+)
+def test_findings(figures, doubts):
+    assert judged(**figures) == doubts
