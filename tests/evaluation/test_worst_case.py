@@ -9,6 +9,7 @@ import pytest
 import torch
 from doubles import Scripted
 
+from robustmarl.adversaries import ObsAdversaryPPO
 from robustmarl.algorithms import QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
@@ -208,6 +209,14 @@ def test_suites_extend():
     two = Suite(name="two", version=1, entries=(mine, replace(mine, family="gradient")))
     with pytest.raises(ValueError, match=r"Entry\.build must be of one family, noise"):
         found({"it": plain}, suite=two)
+
+
+def test_what_cannot_be_trained_on_is_named():
+    spec = spec_of(game())
+    case = Case(policy=RandomController(spec), spec=spec, make_env=game, ball=BALL)
+    adversary = ObsAdversaryPPO.for_env(spec, BALL, hidden=(8,))
+    with pytest.raises(TypeError, match=r"AdversarialTraining\.team must be a robustmarl algori"):
+        case.trained(adversary, 40)
 
 
 def test_bad_arguments():
