@@ -136,6 +136,16 @@ TASKS = {
 }
 
 
+# No return is lower than 0 or higher than this.
+HIGHEST = {
+    "toy": 100.0,
+    "toy, last actions": 100.0,
+    "alternating toy": 100.0,
+    "4m_vs_3m": 20.0,
+    "foraging 12x12-4p-3f-c": 1.0,
+}
+
+
 def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
     """Return (team, its ``env_steps`` and ``learn`` of ``training.run``)."""
     common = {"seed": seed, "columns": task.columns}
@@ -358,7 +368,8 @@ def table_of(results: Results, task: str) -> CrossTable:
         if len(common) > 1:
             columns["mean of attacks"] = [name for name in common if name != "none"]
         for column, names in columns.items():
-            cell = Cell({one["seed"]: episodes(one, names) for one in found})
+            scores = {one["seed"]: episodes(one, names) for one in found}
+            cell = Cell(scores, limits=(0.0, HIGHEST[task]))
             cells.setdefault(method, {})[column] = cell
     return CrossTable(
         cells=cells,
@@ -405,7 +416,7 @@ def draw(results: Results, out: Path) -> None:
                 scores = {one["seed"]: episodes(one, [attack]) for one in found}
                 means = [sum(v) / len(v) for v in scores.values()]
                 every += means
-                mean = evaluation.interval(scores)
+                mean = evaluation.interval(scores, limits=(0.0, HIGHEST[task]))
                 axes.plot([mean.low, mean.high], [y, y], color=colour, linewidth=1.6)
                 axes.plot(means, [y] * len(means), "o", color=colour, ms=3, alpha=0.5)
                 (labels[label],) = axes.plot(mean.mean, y, "o", color=colour, ms=6)

@@ -380,6 +380,7 @@ def curves(results: Results, out: Path) -> None:
                 out / f"tram_curves_{learner.lower()}.png",
                 ylabel=names,
                 title=f"{learner}: tests without attack while one agent is poisoned in training",
+                limits={task: (0.0, 1.0) for task, name in names.items() if name != "return"},
             )
 
 
@@ -431,6 +432,7 @@ def adaptations(results: Results, out: Path) -> None:
         xlabel=f"environment steps since the attack began (it stops at {found[0]['stopped']:,})",
         ylabel=metric_of(found),
         title=f"{SWEEP_LEARNER} on {SWEEP_TASK}: variance attack on a trained team",
+        limits=None if metric_of(found) == "return" else (0.0, 1.0),
     )
 
 
