@@ -164,7 +164,8 @@ def test_the_teams_are_left_as_they_were_and_figures_repeat(learned):
         for name, values in team.policy.state_dict().items():
             assert torch.equal(values, teams[seed].policy.state_dict()[name])
     few = [e for e in standard(learning_steps=64).entries if e.family in ("noise", "learned")]
-    again = found({"QMIX": fresh}, suite=Suite(name="few", version=1, entries=few), num_envs=4)
+    suite = Suite(name="few", version=1, entries=tuple(few))
+    again = found({"QMIX": fresh}, suite=suite, num_envs=4)
     for name, cell in again.table.cells["QMIX"].items():
         assert name == "worst" or cell == result.table.cell("QMIX", name)
 
