@@ -141,6 +141,9 @@ def worst_case(
         )
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)
+    if not isinstance(sources, Sequence):
+        kind = type(sources).__name__
+        raise TypeError(f"worst_case.sources must be a sequence of teams, got {kind}.")
     further = playing("worst_case", {"sources": dict(enumerate(sources))}, spec)["sources"]
     if agents is not None:
         check_int("worst_case.agents", agents, 1, spec.num_agents)
@@ -271,7 +274,9 @@ class _Trial:
         return result
 
     def _threat(self) -> str:
-        who = "all agents" if self.agents is None else f"the worst {self.agents} agents"
+        who = f"the worst {self.agents} of {self.spec.num_agents} agents"
+        if self.agents is None:
+            who = "all agents"
         when = "every step" if self.steps is None else f"{self.steps} steps of an episode"
         return f"{self.ball!r}, {who} at {when}"
 

@@ -7,10 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from doubles import Scripted
+from doubles import Scripted, armies
 
 from robustmarl.adversaries import ObsAdversaryPPO
-from robustmarl.algorithms import QMIX
+from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController, ScriptedController
@@ -164,7 +164,8 @@ def test_the_teams_are_left_as_they_were_and_figures_repeat(learned):
         for name, values in team.policy.state_dict().items():
             assert torch.equal(values, teams[seed].policy.state_dict()[name])
     few = [e for e in standard(learning_steps=64).entries if e.family in ("noise", "learned")]
-    again = found({"QMIX": fresh}, suite=Suite(name="few", version=1, entries=few), num_envs=4)
+    suite = Suite(name="few", version=1, entries=tuple(few))
+    again = found({"QMIX": fresh}, suite=suite, num_envs=4)
     for name, cell in again.table.cells["QMIX"].items():
         assert name == "worst" or cell == result.table.cell("QMIX", name)
 
@@ -198,6 +199,29 @@ def test_attacks_are_transferred_from_a_source():
     assert result.table.mean("it", "worst") == 0.0
 
 
+def test_one_team_of_two_is_attacked():
+    """Also by what learns against it, on two of its agents and beside the other team."""
+
+    def two():
+        return armies(2)
+
+    spec = spec_of(two())
+    blue, red = (IPPO.for_env(spec, team=name, hidden=(8,)) for name in ("blue", "red"))
+    few = [e for e in standard(learning_steps=40).entries if e.family in ("noise", "learned")]
+    result = found(
+        {"IPPO": blue},
+        make=two,
+        suite=Suite(name="few", version=1, entries=tuple(few)),
+        team="blue",
+        opponents={"red": red},
+        agents=1,
+    )
+    assert set(result.families) == {"noise", "director", "ATLA"}
+    assert result.attacked["IPPO"][0] in {("a2",), ("a3",)}
+    noise, atla = (result.measured["IPPO"][name].changed for name in ("noise", "ATLA"))
+    assert noise == atla == 0.5
+
+
 def test_suites_extend():
     mine = Entry(family="noise", build=lambda case: {"mine": case.on(UniformNoise(ball=case.ball))})
     suite = quick().extended(mine, name="quick and mine")
@@ -226,6 +250,8 @@ def test_bad_arguments():
         worst_case({"it": plain}, game, 0.6)
     with pytest.raises(ValueError, match=r"worst_case\.ball must be larger than nothing"):
         worst_case({"it": plain}, game, LinfBall(epsilon=0.0))
+    with pytest.raises(TypeError, match=r"worst_case\.sources must be a sequence of teams"):
+        worst_case({"it": plain}, game, BALL, sources=plain, **SMALL)
     with pytest.raises(TypeError, match=r"worst_case\.victims must be a mapping from names"):
         worst_case(plain, game, BALL)
     with pytest.raises(ValueError, match=r"worst_case\.choice_episodes must be an int >= 1"):
@@ -251,7 +277,7 @@ def test_the_worst_agents_are_found():
         )
         assert result.attacked["it"][0] in attacked
         assert result.table.mean("it", "worst") < 4.0
-        assert f"the worst {count} agents at every step" in result.threat
+        assert f"the worst {count} of 3 agents at every step" in result.threat
 
 
 @pytest.mark.parametrize(("count", "tried"), [(1, 8), (3, 8 + 7 + 6), (7, 8)])
