@@ -3,9 +3,10 @@
 import difflib
 import math
 import operator
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import SupportsIndex, cast
+from types import UnionType
+from typing import SupportsIndex, TypeVar, cast
 
 import numpy as np
 import torch
@@ -14,21 +15,59 @@ __all__ = [
     "check",
     "check_choice",
     "check_device",
+    "check_each",
+    "check_flag",
+    "check_function",
+    "check_has",
     "check_index",
     "check_int",
+    "check_kind",
     "check_known",
     "check_names",
     "check_number",
     "check_seed",
+    "check_tensor",
+    "check_text",
     "check_usable",
+    "keep",
     "speaking_for",
 ]
+
+_T = TypeVar("_T")
+
+LONGEST = 200
+"""Of longer values the beginning is shown only: the rule must not be lost in them."""
+
+LONGEST_TEXT = 1000
+"""Of texts more is shown, which may say themselves what is wrong."""
 
 
 def check(good: bool, where: str, rule: str, value: object, remedy: str = "") -> None:
     """Raise ``ValueError`` in the house wording unless ``good``."""
     if not good:
         raise ValueError(_text(where, rule, value, remedy))
+
+
+def check_kind(
+    where: str, value: object, kind: type | UnionType, rule: str, remedy: str = ""
+) -> None:
+    """Raise ``TypeError`` in the house wording unless ``value`` is of ``kind``."""
+    if not isinstance(value, kind):
+        raise TypeError(_text(where, rule, value, remedy))
+
+
+def check_function(where: str, value: object, rule: str, remedy: str = "") -> None:
+    """Raise ``TypeError`` in the house wording unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(_text(where, rule, value, remedy))
+
+
+def check_has(
+    where: str, value: object, methods: Collection[str], rule: str, remedy: str = ""
+) -> None:
+    """Raise ``TypeError`` in the house wording unless ``value``, no class, has ``methods``."""
+    if isinstance(value, type) or not all(callable(getattr(value, m, None)) for m in methods):
+        raise TypeError(_text(where, rule, value, remedy))
 
 
 def check_number(
@@ -38,25 +77,68 @@ def check_number(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    infinite: bool = False,
     unit: str = "",
 ) -> float:
-    """Return ``value``, numpy's too, as a float in ``[low, high]``, or ``(low, high]``."""
-    bounds = _bounds(low, high, open_low)
-    rule = f"a number{bounds}{', ' + unit if unit else ''}"
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    """Return ``value``, numpy's or torch's too, as a float in ``[low, high]``, or ``(low, high]``.
+
+    It is finite unless ``infinite`` allows what is not.
+    """
+    value = _plain(value)
+    kept = f"{', ' + unit if unit else ''}"
+    rule = f"a number{_bounds(low, high, open_low)}{kept}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(_text(where, rule, value))
     inside = (low < value if open_low else low <= value) and value <= high
     check(bool(inside) and not math.isnan(value), where, rule, value)
-    return float(value)
+    check(infinite or not math.isinf(value), where, f"finite{kept}", value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(_text(where, f"finite{kept}", value)) from None
 
 
 def check_int(where: str, value: object, low: int = 1, high: float = math.inf) -> int:
     """Return ``value``, an int or one of numpy's in ``[low, high]``, as an int."""
+    value = _plain(value)
     rule = f"an int{_bounds(low, high, False)}"
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(_text(where, rule, value))
-    check(bool(low <= value <= high), where, rule, value)
-    return int(value)
+    check(low <= value <= high, where, rule, value)
+    return value
+
+
+def check_flag(where: str, value: object) -> bool:
+    """Return ``value``, a bool or one of numpy's, as a bool: a text is no answer to yes or no."""
+    value = _plain(value)
+    if not isinstance(value, bool):
+        raise TypeError(_text(where, "a bool", value))
+    return value
+
+
+def check_tensor(where: str, value: object, like: torch.Tensor | None = None) -> None:
+    """Raise unless ``value`` is a tensor, of the shape of ``like`` if that is given."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(_text(where, "a tensor", value))
+    if like is not None and value.shape != like.shape:  # which broadcasting would hide
+        raise ValueError(_text(where, f"of shape {tuple(like.shape)}", value))
+
+
+def check_each(
+    where: str, values: object, one: Callable[[str, object], _T], rule: str
+) -> tuple[_T, ...]:
+    """Return ``values``, a tuple, list, array or tensor, as a tuple of what ``one`` returns."""
+    if isinstance(values, np.ndarray | torch.Tensor) and values.ndim > 0:
+        values = values.tolist()
+    if not isinstance(values, tuple | list):
+        raise TypeError(_text(where, rule, values))
+    return tuple(one(where, value) for value in values)
+
+
+def keep(settings: object, **values: object) -> None:
+    """Give fields of a frozen dataclass the plain values that their checks returned."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
 
 
 def check_index(where: str, value: object) -> int:
@@ -67,16 +149,26 @@ def check_index(where: str, value: object) -> int:
         raise TypeError(_text(where, "an int", value)) from None
 
 
+def check_text(where: str, value: object) -> str:
+    """Return ``value``, a text, as Python's own."""
+    if not isinstance(value, str):
+        raise TypeError(_text(where, "a text", value))
+    return str(value)
+
+
 def check_seed(where: str, seed: object) -> int:
-    """Return ``seed``, an integer but not a bool, as an int."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(_text(where, "an int or None", seed))
-    return int(seed)
+    """Return ``seed``, an integer >= 0 but not a bool, as an int."""
+    seed = _plain(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(_text(where, "an int >= 0 or None", seed))
+    check(seed >= 0, where, "an int >= 0 or None", seed)
+    return seed
 
 
 def check_choice(where: str, value: object, choices: Collection[object]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    check(value in choices, where, f"one of {list(choices)}", value)
+    """Raise unless ``value`` is one of ``choices``, and of its kind."""
+    good = any(isinstance(value, type(one)) and value == one for one in choices)
+    check(good, where, f"one of {list(choices)}", value)
 
 
 def check_known(where: str, name: str, known: Collection[str]) -> None:
@@ -89,9 +181,12 @@ def check_known(where: str, name: str, known: Collection[str]) -> None:
 def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
     """Return ``names`` as a tuple, all of them known; a bare string is refused."""
     if isinstance(names, str) or not isinstance(names, Iterable):
-        remedy = f"Write [{names!r}]." if isinstance(names, str) else ""
+        remedy = f"Write [{str(names)!r}]." if isinstance(names, str) else ""
         raise TypeError(_text(where, "a collection of names", names, remedy))
     names = tuple(names)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(_text(where, "a collection of names", names))
+    names = tuple(str(name) for name in names)  # numpy's texts, too
     unknown = sorted(set(names).difference(known))
     check(not unknown, where, f"among {list(known)}", unknown)
     check(len(set(names)) == len(names), where, "without repetition", names)
@@ -106,11 +201,13 @@ def check_device(where: str, device: torch.device, expected: torch.device) -> No
 
 def check_usable(where: str, device: torch.device | str) -> torch.device:
     """Return ``device``, on which torch can make tensors here."""
+    rule = "a device that torch can use here"
+    check_kind(where, device, str | torch.device, rule)
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        rule, reason = "a device that torch can use here", str(error).partition("\n")[0]
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".") + "."
         raise ValueError(_text(where, rule, device, f"torch says: {reason}")) from error
     return found
 
@@ -123,17 +220,42 @@ def _bounds(low: float, high: float, open_low: bool) -> str:
     return f" in {'(' if open_low else '['}{low:g}, {high:g}]"
 
 
+def _plain(value: object) -> object:
+    """Return a number of numpy's, or an array or tensor that holds just one, as Python's own."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+        return value.item()
+    return value
+
+
 def _text(where: str, rule: str, value: object, remedy: str = "") -> str:
-    return f"{where} must be {rule}, got {value!r}.{' ' + remedy if remedy else ''}"
+    return f"{where} must be {rule}, got {_shown(value)}.{' ' + remedy if remedy else ''}"
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` as one line: of what is large, its kind and size alone."""
+    if isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 0:
+        shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+        return f"{type(value).__name__} of shape {shape} and dtype {dtype}"
+    text = repr(value)
+    longest = LONGEST_TEXT if isinstance(value, str) else LONGEST
+    if len(text) <= longest and "\n" not in text:
+        return text
+    return f"{type(value).__name__}: {text.partition(chr(10))[0][:longest]}..."
 
 
 @contextmanager
 def speaking_for(outer: object, inner: type) -> Iterator[None]:
-    """Let errors about ``inner``'s arguments name the class that the user gave them to."""
+    """Let errors about ``inner``'s arguments name what the user gave them to.
+
+    Args:
+        outer: the object that is being made, or the name of a function.
+        inner: the class to which it hands them on.
+    """
+    name = outer if isinstance(outer, str) else type(outer).__name__
     try:
         yield
     except (TypeError, ValueError) as error:
-        text = str(error).replace(f"{inner.__name__}.", f"{type(outer).__name__}.")
+        text = str(error).replace(f"{inner.__name__}.", f"{name}.")
         if text == str(error):
             raise
         raise type(error)(text) from error

@@ -9,10 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self, TypedDict, TypeGuard, Unpack, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_each,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+    keep,
+)
 from robustmarl._seeding import Draws
 from robustmarl.attacks.losses import (
     CrossEntropy,
@@ -21,7 +30,7 @@ from robustmarl.attacks.losses import (
     NegativeValue,
     SquaredError,
 )
-from robustmarl.budgets import LARGEST, Coordinates, LinfBall
+from robustmarl.budgets import Coordinates, LinfBall, check_coordinates
 from robustmarl.joint import MASKED
 from robustmarl.victims import OutputLoss, VictimView
 
@@ -146,20 +155,19 @@ class GradientAttack:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not isinstance(self.ball, LinfBall):
-            raise TypeError(f"{name}.ball must be a LinfBall, got {self.ball!r}.")
-        check_int(f"{name}.steps", self.steps)
-        check_int(f"{name}.restarts", self.restarts)
+        check_kind(f"{name}.ball", self.ball, LinfBall, "a LinfBall")
+        keep(
+            self,
+            steps=check_int(f"{name}.steps", self.steps),
+            restarts=check_int(f"{name}.restarts", self.restarts),
+            random_start=check_flag(f"{name}.random_start", self.random_start),
+            clean_if_own=check_flag(f"{name}.clean_if_own", self.clean_if_own),
+            target=self._checked_target(name),
+        )
         if self.step_size is not None:
-            sizes = self.step_size if isinstance(self.step_size, tuple) else (self.step_size,)
-            for size in sizes:
-                check_number(
-                    f"{name}.step_size", size, 0.0, open_low=True, unit="observation units"
-                )
-                rule = "finite in float32, observation units"
-                check(size <= LARGEST, f"{name}.step_size", rule, self.step_size)
+            size = check_coordinates(f"{name}.step_size", self.step_size, 0.0, open_low=True)
+            keep(self, step_size=size)
         self._check_loss(name)
-        self._check_target(name)
         aims = self.target is not None or callable(self.loss)
         fits = not self.clean_if_own or (aims and self.loss != "mse")
         check(fits, f"{name}.clean_if_own", _NO_TARGET, self.clean_if_own)
@@ -277,15 +285,14 @@ class GradientAttack:
         void = loss == "mse" and not self.random_start and self.target is None
         check(not void, f"{name}.loss", "able to move the observation", loss, _MSE_REMEDY)
 
-    def _check_target(self, name: str) -> None:
-        target = self.target
-        if isinstance(target, int):
-            check_int(f"{name}.target", target, 0)
-        elif target is not None and not isinstance(target, tuple) and not callable(target):
-            raise TypeError(
-                f"{name}.target must be an action's index, a tuple of floats, or a function of "
-                f"(view, obs), got {target!r}."
-            )
+    def _checked_target(self, name: str) -> Target | None:
+        target, where = self.target, f"{name}.target"
+        if target is None or callable(target):
+            return target
+        if isinstance(target, int | np.integer):
+            return check_int(where, target, 0)
+        rule = "an action's index, a tuple of floats, or a function of (view, obs)"
+        return check_each(where, target, check_number, rule)
 
     def _given_loss(
         self, loss: OutputLoss | LossFactory | Critic, view: VictimView, obs: Tensor

@@ -37,7 +37,7 @@ from robustmarl.data.staging import HostStaging, Staging, TensorStaging, Values,
 from robustmarl.data.stats import Tally, TeamCollectStats
 from robustmarl.joint import StepContext, TeamSpec, VectorEngine
 from robustmarl.perturbers.base import Perturber
-from robustmarl.perturbers.stack import PerturberStack
+from robustmarl.perturbers.stack import PerturberStack, listed
 
 __all__ = ["JointCollector"]
 
@@ -107,7 +107,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
         self._engine_device = env.tensors["obs"].device
         self._pick = Pick(env.spec, self.team, self._engine_device)
-        self.stack = PerturberStack(perturb)
+        self.stack = PerturberStack(listed("JointCollector.perturb", perturb))
         self.stack.bind(self.spec, self.controller.victim())
         together = self.device == self._engine_device
         on_cpu = self.device.type == "cpu"

@@ -16,9 +16,9 @@ from robustmarl.evaluation.tables import Cell, CrossTable
 from robustmarl.joint import TeamSpec
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import Perturber
+from robustmarl.perturbers.stack import listed
 from robustmarl.training import Attacks, Trainable
 from robustmarl.training.progress import progress_bar
-from robustmarl.training.settings import listed
 
 __all__ = ["TeamController", "crossplay"]
 

@@ -16,8 +16,8 @@ from robustmarl._seeding import mix, stream_id
 from robustmarl.data import AnyPolicy, JointCollector, as_controller
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
+from robustmarl.perturbers.stack import Attacks, listed
 from robustmarl.training import Trainable
-from robustmarl.training.settings import Attacks, listed
 from robustmarl.typing import RobustnessWarning
 
 __all__ = ["Playing", "Rollouts", "rollout"]

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_int, check_kind, keep
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack
-from robustmarl.losses.action import check_attack
-from robustmarl.losses.mixin import LossMixin
+from robustmarl.attacks.base import ObsAttack, check_attack
+from robustmarl.losses.mixin import LossMixin, check_term
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim
 
@@ -30,6 +29,7 @@ def lipschitz_loss(
     finds the maximum; gradients flow through :math:`f(\hat o)` and :math:`f(o)`, not through
     :math:`\hat o`.
     """
+    check_term("lipschitz_loss", victim, rows, attack)
     view = rows.view(victim)
     with torch.no_grad():
         moved = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
@@ -45,7 +45,7 @@ class LipschitzLoss:
 
     Args:
         attack: finds where outputs move most: ``attacks.LipschitzAttack`` in ERNIE.
-        weight: :math:`\lambda_R`, a number or a schedule; the release has 0.5.
+        weight: :math:`\lambda_R` >= 0, a number or a schedule; the release has 0.5.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
     """
 
@@ -55,9 +55,9 @@ class LipschitzLoss:
 
     def __post_init__(self) -> None:
         check_attack("LipschitzLoss.attack", self.attack)
-        object.__setattr__(self, "weight", as_schedule("LipschitzLoss.weight", self.weight))
+        keep(self, weight=as_schedule("LipschitzLoss.weight", self.weight, 0.0))
         if self.max_rows is not None:
-            check_int("LipschitzLoss.max_rows", self.max_rows, 1)
+            keep(self, max_rows=check_int("LipschitzLoss.max_rows", self.max_rows, 1))
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return :func:`lipschitz_loss` of the rows."""
@@ -76,5 +76,7 @@ class LipschitzRegularizer(LossMixin):
     """
 
     def __init__(self, *, lipschitz_loss: LipschitzLoss, **kwargs: Any) -> None:
+        where = f"{type(self).__name__}.lipschitz_loss"
+        check_kind(where, lipschitz_loss, LipschitzLoss, "a LipschitzLoss")
         super().__init__(**kwargs)
         self.add_term("lipschitz_loss", lipschitz_loss)

@@ -8,11 +8,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_int,
+    check_kind,
+    check_number,
+    check_tensor,
+    keep,
+)
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.base import ObsAttack, check_attack
 from robustmarl.joint import MASKED
-from robustmarl.losses.action import check_attack
 from robustmarl.losses.mixin import LossMixin
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim
@@ -48,6 +55,10 @@ def policy_loss(
         margin: c of the hinge, > 0.
         mask: the action coordinates that exist, bool (M, A), for ``mse``; None is all.
     """
+    check_choice("policy_loss.form", form, get_args(Form))
+    check_tensor("policy_loss.clean", clean)
+    check_tensor("policy_loss.perturbed", perturbed, clean)
+    margin = check_number("policy_loss.margin", margin, 0.0, open_low=True, unit="Q units")
     if form == "mse":
         square = (perturbed - clean).square()
         if mask is None:
@@ -72,7 +83,7 @@ class PolicyLoss:
     Args:
         attack: finds the perturbed observations with the present network: FGSM in the group's
             release, PGD with the margin loss in SA-DQN.
-        weight: :math:`\kappa`, a number or a schedule; ramp it, the paper reports instability.
+        weight: :math:`\kappa` >= 0, a number or a schedule; ramp it, the paper reports instability.
         form: see :func:`policy_loss`; ``mse`` for continuous actions only.
         margin: c of the hinge, > 0, in units of Q.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
@@ -86,11 +97,16 @@ class PolicyLoss:
 
     def __post_init__(self) -> None:
         check_attack("PolicyLoss.attack", self.attack)
-        object.__setattr__(self, "weight", as_schedule("PolicyLoss.weight", self.weight))
         check_choice("PolicyLoss.form", self.form, get_args(Form))
-        check_number("PolicyLoss.margin", self.margin, 0.0, open_low=True, unit="Q units")
+        keep(
+            self,
+            weight=as_schedule("PolicyLoss.weight", self.weight, 0.0),
+            margin=check_number(
+                "PolicyLoss.margin", self.margin, 0.0, open_low=True, unit="Q units"
+            ),
+        )
         if self.max_rows is not None:
-            check_int("PolicyLoss.max_rows", self.max_rows, 1)
+            keep(self, max_rows=check_int("PolicyLoss.max_rows", self.max_rows, 1))
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the mean of :func:`policy_loss` over rows with a choice to make."""
@@ -124,6 +140,7 @@ class PolicyRegularizer(LossMixin):
     """
 
     def __init__(self, *, policy_loss: PolicyLoss, **kwargs: Any) -> None:
+        check_kind(f"{type(self).__name__}.policy_loss", policy_loss, PolicyLoss, "a PolicyLoss")
         super().__init__(**kwargs)
         self.add_term("policy_loss", policy_loss)
         continuous = self.policy.action_type == "continuous"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_each, check_int
 from robustmarl.networks.calculus.plan import Input, OneHot, Plan, Vector
 from robustmarl.networks.protocol import Extra
 
@@ -51,13 +51,11 @@ class AgentSettings(TypedDict, total=False):
     columns: tuple[int, ...] | None
 
 
-def check_widths(where: str, hidden: object) -> None:
-    """Raise unless ``hidden`` is one width or more of hidden layers, each >= 1."""
-    if not isinstance(hidden, tuple | list):
-        raise TypeError(f"{where} must be a tuple of ints, got {hidden!r}.")
-    check(len(hidden) > 0, where, "at least one width", hidden)
-    for width in hidden:
-        check_int(where, width, 1)
+def check_widths(where: str, hidden: object) -> tuple[int, ...]:
+    """Return the widths of hidden layers as a tuple: one or more, each >= 1."""
+    widths = check_each(where, hidden, check_int, "a tuple of ints")
+    check(len(widths) > 0, where, "at least one width", hidden)
+    return widths
 
 
 def activation_of(name: Activation) -> nn.Module:

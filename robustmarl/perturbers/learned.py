@@ -9,10 +9,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl._seeding import Draws, mix, stream_id
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.networks.agents import check_widths
 from robustmarl.perturbers import Place
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
@@ -53,10 +54,11 @@ class GaussianObsAdversary(nn.Module):
     ) -> None:
         super().__init__()
         if max_std is not None:
-            check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
-        check_int("GaussianObsAdversary.obs_size", obs_size, 1)
-        if not isinstance(ball, LinfBall):
-            raise TypeError(f"GaussianObsAdversary.ball must be a LinfBall, got {ball!r}.")
+            max_std = check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
+        obs_size = check_int("GaussianObsAdversary.obs_size", obs_size, 1)
+        hidden = check_widths("GaussianObsAdversary.hidden", hidden)
+        seed = check_int("GaussianObsAdversary.seed", seed, 0)
+        check_kind("GaussianObsAdversary.ball", ball, LinfBall, "a LinfBall")
         ball.check_size("GaussianObsAdversary", obs_size)
         self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
         with torch.random.fork_rng(devices=[]):
@@ -137,6 +139,8 @@ class LearnedObsPerturber(ObsPerturber):
     def __init__(
         self, actor: GaussianObsAdversary, *, agents: Collection[str] | None = None
     ) -> None:
+        where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
+        check_kind(where, actor, GaussianObsAdversary, rule)
         super().__init__(actor, agents=agents)
         self.actor = actor
         self._real: Tensor | None = None

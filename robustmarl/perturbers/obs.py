@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_device, check_int, check_names, check_number
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.base import ObsAttack, check_attack
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
 from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
@@ -59,22 +59,19 @@ class ObsPerturber(Perturber):
         probability: float = 1.0,
         episodes: float = 1.0,
     ) -> None:
-        if not isinstance(attack, ObsAttack):
-            raise TypeError(
-                "ObsPerturber.attack must be an ObsAttack with `ball`, `with_epsilon` and "
-                f"`__call__`, got {attack!r}."
-            )
+        name = type(self).__name__
+        check_attack(f"{name}.attack", attack)
         self.attack = attack
-        self.every = check_int("ObsPerturber.every", every, 1)
-        self.probability = check_number("ObsPerturber.probability", probability, 0.0, 1.0)
-        self.episodes = check_number("ObsPerturber.episodes", episodes, 0.0, 1.0)
-        self.victim = None if victim is None else as_victim("ObsPerturber.victim", victim)
+        self.every = check_int(f"{name}.every", every, 1)
+        self.probability = check_number(f"{name}.probability", probability, 0.0, 1.0)
+        self.episodes = check_number(f"{name}.episodes", episodes, 0.0, 1.0)
+        self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
         self.agents: tuple[str, ...] | None = None
         if agents is not None:
-            self.agents = check_names("ObsPerturber.agents", agents, agents)
+            self.agents = check_names(f"{name}.agents", agents, agents)
             rule = "at least one name, or None for all"
-            check(len(self.agents) > 0, "ObsPerturber.agents", rule, agents)
+            check(len(self.agents) > 0, f"{name}.agents", rule, agents)
         self._remembers = False
         self._hidden: Tensor | None = None
         self._waits: bool | None = None  # whether to ask who is attacked; None: on the CPU only
@@ -255,9 +252,14 @@ class ObsPerturber(Perturber):
 
 
 def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
-    """Return a perturber; an attack becomes one on all agents at every step."""
+    """Return a perturber; an attack becomes one on all agents at every step.
+
+    Raises:
+        TypeError: for what is neither.
+    """
     if isinstance(perturbation, Perturber):
         return perturbation
+    check_attack("as_perturber.perturbation", perturbation)
     return ObsPerturber(perturbation)
 
 

@@ -19,12 +19,13 @@ from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
 from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.stack import listed
 from robustmarl.training.files import locked
 from robustmarl.training.fingerprint import fingerprint
 from robustmarl.training.history import History, Recorder
 from robustmarl.training.progress import progress_bar
 from robustmarl.training.resume import CHECKPOINT, HISTORY, RunState, checkpoint_of
-from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests, listed
+from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests
 from robustmarl.training.trainers import (
     EpisodeOffPolicyParams,
     EpisodeOffPolicyTrainer,

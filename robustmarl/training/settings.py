@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from tianshou.utils import BaseLogger
 
 from robustmarl._checks import check, check_int, check_number
-from robustmarl.attacks.base import ObsAttack
-from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.stack import Attacks, listed
 
-__all__ = ["Attacks", "Log", "OffPolicy", "OnPolicy", "Tests", "listed"]
-
-Attacks: TypeAlias = ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None
-"""An attack or a perturber, several that act in this order, or None."""
-
-
-def listed(where: str, attacks: Attacks) -> list[ObsAttack | Perturber]:
-    """Return ``attacks`` as a list, empty for None.
-
-    Raises:
-        TypeError: for anything that is neither an attack nor a perturber.
-    """
-    if attacks is None:
-        return []
-    several = list(attacks) if isinstance(attacks, Sequence) else [attacks]
-    for one in several:
-        if not isinstance(one, ObsAttack | Perturber):
-            raise TypeError(
-                f"{where} must be an attack, a perturber, several of them or None, got {one!r}."
-            )
-    return several
+__all__ = ["Attacks", "Log", "OffPolicy", "OnPolicy", "Tests"]
 
 
 @dataclass(frozen=True, kw_only=True)

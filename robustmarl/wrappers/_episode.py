@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
-from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
+from robustmarl.joint import StepContext, TeamSpec, check_parallel, describe, spec_of, split_obs
 from robustmarl.joint.masks import has_nan
 from robustmarl.perturbers import Place, places
 from robustmarl.typing import Actions, Env, Infos, Obs, Values, Wrapper
@@ -34,6 +34,7 @@ class PerturbingWrapper(Wrapper):
     place: Place
 
     def __init__(self, env: Env, kind: str) -> None:
+        check_parallel(f"{type(self).__name__}.env", env)
         super().__init__(env)
         kinds = [kind]
         below: object = env

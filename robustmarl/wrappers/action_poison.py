@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, speaking_for
+from robustmarl._checks import check, check_choice, check_text, speaking_for
 from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec
@@ -74,8 +74,8 @@ class ActionPoisonWrapper(PerturbingWrapper):
         name = type(self).__name__
         super().__init__(env, ActionPoisonPerturber.kind)
         spec = sizes_of(env)
-        known = agent in spec.agents
-        check(known, f"{name}.agent", f"one of {list(spec.agents)}", agent)
+        agent = check_text(f"{name}.agent", agent)
+        check_choice(f"{name}.agent", agent, spec.agents)
         check(
             not spec.continuous, f"{name}.env", "of discrete actions: the attack shifts logits", env
         )
