@@ -3,8 +3,10 @@
 import difflib
 import math
 import operator
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import UnionType
 from typing import SupportsIndex, TypeVar, cast
 
@@ -25,12 +27,16 @@ __all__ = [
     "check_known",
     "check_names",
     "check_number",
+    "check_path",
     "check_seed",
     "check_tensor",
     "check_text",
     "check_usable",
+    "flags_of",
     "keep",
+    "sizes_of",
     "speaking_for",
+    "writing",
 ]
 
 _T = TypeVar("_T")
@@ -116,12 +122,23 @@ def check_flag(where: str, value: object) -> bool:
     return value
 
 
-def check_tensor(where: str, value: object, like: torch.Tensor | None = None) -> None:
-    """Raise unless ``value`` is a tensor, of the shape of ``like`` if that is given."""
+def check_tensor(where: str, value: object, like: object = None) -> None:
+    """Raise unless ``value`` is a tensor, of the shape of ``like`` if that is one, too."""
     if not isinstance(value, torch.Tensor):
         raise TypeError(_text(where, "a tensor", value))
-    if like is not None and value.shape != like.shape:  # which broadcasting would hide
+    # Another shape would be hidden by broadcasting.
+    if isinstance(like, torch.Tensor) and value.shape != like.shape:
         raise ValueError(_text(where, f"of shape {tuple(like.shape)}", value))
+
+
+def sizes_of(name: str, **sizes: object) -> list[int]:
+    """Return ``sizes`` of ``name``, each an int >= 1, as ints."""
+    return [check_int(f"{name}.{key}", size, 1) for key, size in sizes.items()]
+
+
+def flags_of(name: str, **flags: object) -> list[bool]:
+    """Return ``flags`` of ``name``, as bools."""
+    return [check_flag(f"{name}.{key}", flag) for key, flag in flags.items()]
 
 
 def check_each(
@@ -154,6 +171,24 @@ def check_text(where: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(_text(where, "a text", value))
     return str(value)
+
+
+def check_path(where: str, path: object) -> Path:
+    """Return ``path``, a text or path, as a path."""
+    check_kind(where, path, str | os.PathLike, "a path")
+    return Path(cast("str | os.PathLike[str]", path))
+
+
+@contextmanager
+def writing(where: str, path: object) -> Iterator[None]:
+    """Say which argument named the file or folder that cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"The system says: {error.strerror}."
+        raise ValueError(
+            _text(where, "a place that can be written to", str(path), reason)
+        ) from error
 
 
 def check_seed(where: str, seed: object) -> int:
@@ -244,12 +279,12 @@ def _shown(value: object) -> str:
 
 
 @contextmanager
-def speaking_for(outer: object, inner: type) -> Iterator[None]:
+def speaking_for(outer: object, inner: type | Callable[..., object]) -> Iterator[None]:
     """Let errors about ``inner``'s arguments name what the user gave them to.
 
     Args:
         outer: the object that is being made, or the name of a function.
-        inner: the class to which it hands them on.
+        inner: the class or function to which it hands them on.
     """
     name = outer if isinstance(outer, str) else type(outer).__name__
     try:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_has,
+    check_int,
+    check_kind,
+    check_number,
+    check_tensor,
+    check_usable,
+    speaking_for,
+)
 from robustmarl._seeding import Draws, episode_keys, inverse, seeded, stream_id
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.directing import (
@@ -21,9 +31,11 @@ from robustmarl.adversaries.directing import (
     realised_share,
 )
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions, spec_of
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions
+from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
 from robustmarl.networks import AgentNetwork, Agents, FOPMixer, SeparateAgents
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import ActorPolicy
@@ -48,6 +60,9 @@ def soft_value(q: Tensor, mask: Tensor, alpha: float) -> Tensor:
         mask: available actions, bool (..., A).
         alpha: temperature, > 0.
     """
+    check_tensor("soft_value.q", q)
+    check_tensor("soft_value.mask", mask, q)
+    alpha = check_number("soft_value.alpha", alpha, 0.0, open_low=True)
     value = alpha * (q / alpha).masked_fill(~mask, MASKED).logsumexp(dim=-1)
     return torch.where(mask.any(dim=-1), value, 0.0)
 
@@ -61,6 +76,9 @@ def actor_objective(logp: Tensor, q: Tensor, mask: Tensor, alpha: float) -> Tens
         mask: available actions, bool (..., A).
         alpha: temperature, > 0.
     """
+    check_tensor("actor_objective.logp", logp)
+    check_tensor("actor_objective.q", q, logp)
+    alpha = check_number("actor_objective.alpha", alpha, 0.0, open_low=True)
     return torch.where(mask, logp.exp() * (alpha * logp - q), 0.0).sum(dim=-1)
 
 
@@ -92,11 +110,16 @@ def soft_targets(
         entropy: the director's, after each step, (B, T, N).
         bootstrap: c, as of :func:`~robustmarl.learning.returns.td_lambda_returns`.
         going_on: g, likewise.
-        gamma: discount.
-        lam: lambda.
-        alpha: temperature.
+        gamma: discount in [0, 1].
+        lam: lambda in [0, 1].
+        alpha: temperature >= 0.
         form: ``"exact"`` or ``"fop"``.
     """
+    check_choice("soft_targets.form", form, get_args(TargetForm))
+    check_tensor("soft_targets.reward", reward)
+    gamma = check_number("soft_targets.gamma", gamma, 0.0, 1.0)
+    lam = check_number("soft_targets.lam", lam, 0.0, 1.0)
+    alpha = check_number("soft_targets.alpha", alpha, 0.0)
     flags = bootstrap, going_on, gamma, lam
     if form == "fop":
         return td_lambda_returns(reward, q, *flags) - alpha * logp.mean(dim=-1)
@@ -116,6 +139,9 @@ class SoftCritic(nn.Module):
 
     def __init__(self, agents: Agents, mixer: FOPMixer) -> None:
         super().__init__()
+        rule = "a team's network, such as networks.AgentNetwork"
+        check_has("SoftCritic.agents", agents, ("plan", "extra", "step", "parameters"), rule)
+        check_kind("SoftCritic.mixer", mixer, FOPMixer, "a FOPMixer")
         self.agents, self.mixer = agents, mixer
 
     def forward(self, q: Tensor, mask: Tensor, act: Tensor, state: Tensor, alpha: float) -> Tensor:
@@ -191,25 +217,25 @@ class ATSA(Adversary):
         super().__init__()
         name = type(self).__name__
         self.seed = check_int(f"{name}.seed", seed, 0)
-        if not isinstance(director, ActorPolicy):
-            raise TypeError(f"{name}.director must be an ActorPolicy, got {director!r}.")
+        check_kind(f"{name}.director", director, ActorPolicy, "an ActorPolicy")
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
-        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha)
+        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha, 0.0)
         self.kappa = check_number(f"{name}.kappa", kappa, 0.0)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         check_choice(f"{name}.target", target, ("exact", "fop"))
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
         if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target, self.target_unit = target, target_unit
         self.director, self._critics = director, nn.ModuleList(critics)
         self._lagged = copy.deepcopy(self._critics).requires_grad_(False)
         self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
-        self._perturber = DirectedObsPerturber(
-            director, generator, explore=True, agents=agents, episodes=episodes
-        )
+        with speaking_for(self, DirectedObsPerturber):
+            self._perturber = DirectedObsPerturber(
+                director, generator, explore=True, agents=agents, episodes=episodes
+            )
         self._generator = generator
         own = optim or adam(5e-4), critic_optim or adam(5e-4)
         self.optim = self.create_optimizer(director.network, own[0], max_grad_norm)
@@ -238,14 +264,18 @@ class ATSA(Adversary):
             seed: of the initial weights and of the class.
             settings: of the class, and of the director's network, which the critics share.
         """
-        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        name = cls.__name__
+        check_settings(cls, settings, NetworkSettings)
+        spec, seed = team_spec(name, env, team), check_int(f"{name}.seed", seed, 0)
+        device = check_usable(f"{name}.device", device)
+        given = {"gradient": gradient, **settings}
 
         def critic() -> SoftCritic:
             sizes = spec.joint_state_size, spec.num_agents, spec.num_actions
             agents = director_network(cls.__name__, spec, dict(settings))
             return SoftCritic(agents, FOPMixer(*sizes, gradient=gradient)).to(device)
 
-        with seeded(seed, "atsa"):
+        with told_of(cls, given), seeded(seed, "atsa"):
             critics = critic(), critic()
             director = ActorPolicy(spec, director_network(cls.__name__, spec, settings))
         return cls(director.to(device), critics, generator, seed=seed, **settings)

@@ -10,7 +10,16 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+    check_usable,
+    speaking_for,
+)
 from robustmarl._seeding import seeded
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.directing import (
@@ -21,10 +30,12 @@ from robustmarl.adversaries.directing import (
     realised_share,
 )
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import TeamSpec, joint_state, last_actions, spec_of
+from robustmarl.joint import TeamSpec, joint_state, last_actions
+from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.q_learning import Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
 from robustmarl.networks import AgentValues, Mixer, QMIXMixer, VDNMixer
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import QPolicy
@@ -85,22 +96,24 @@ class PAAD(Adversary):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not isinstance(director, QPolicy):
-            raise TypeError(f"{name}.director must be a QPolicy, got {director!r}.")
+        check_kind(f"{name}.director", director, QPolicy, "a QPolicy")
+        check_kind(f"{name}.mixer", mixer, Mixer, "a Mixer")
+        double_q = check_flag(f"{name}.double_q", double_q)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
         if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q = target_unit, double_q
         self.director, self.mixer = director, mixer
         self.lagged_network = copy.deepcopy(director.network).requires_grad_(False)
         self.lagged_mixer = copy.deepcopy(mixer).requires_grad_(False)
         self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
-        self._perturber = DirectedObsPerturber(
-            director, generator, explore=True, agents=agents, episodes=episodes
-        )
+        with speaking_for(self, DirectedObsPerturber):
+            self._perturber = DirectedObsPerturber(
+                director, generator, explore=True, agents=agents, episodes=episodes
+            )
         self._generator = generator
         learned = Mixed(director.network, mixer)
         self.optim = self.create_optimizer(learned, optim or adam(5e-4), max_grad_norm)
@@ -131,10 +144,14 @@ class PAAD(Adversary):
             seed: of the initial weights.
             settings: of the class, and of the director's network.
         """
-        check_choice(f"{cls.__name__}.for_env.mixer", mixer, ("qmix", "vdn"))
-        spec = (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+        name = cls.__name__
+        check_settings(cls, settings, NetworkSettings)
+        check_choice(f"{name}.for_env.mixer", mixer, ("qmix", "vdn"))
+        spec, seed = team_spec(name, env, team), check_int(f"{name}.seed", seed, 0)
+        device = check_usable(f"{name}.device", device)
+        given = {"exploration": exploration, **settings}
         made: Mixer
-        with seeded(seed, "paad"):
+        with told_of(cls, given), seeded(seed, "paad"):
             director = QPolicy(spec, director_network(cls.__name__, spec, settings), exploration)
             if mixer == "vdn":
                 made = VDNMixer()

@@ -152,7 +152,7 @@ class Population(Adversary):
             distinct and len(members) > 0,
             where,
             "different adversaries, at least one",
-            len(members),
+            [type(member).__name__ for member in members],
         )
         self._members = nn.ModuleList(members)
         self.needs = frozenset(need for member in members for need in member.needs)

@@ -12,7 +12,7 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
@@ -168,6 +168,9 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         max_grad_norm: float | None = 20.0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, ExploringPolicy, "an ExploringPolicy")
+        check_kind(f"{name}.critic", critic, ActionCritic, "an ActionCritic")
+        check_kind(f"{name}.mixer", mixer, WeightedMixer, "a WeightedMixer")
         super().__init__(policy=policy)
         LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
@@ -181,7 +184,7 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critics = _Critics(critic, mixer)
         self._target = self._add_lagged_network(self.critics)
         network = policy.network

@@ -11,7 +11,14 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+)
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
@@ -75,6 +82,10 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, QPolicy, "a QPolicy")
+        if mixer is not None:
+            check_kind(f"{name}.mixer", mixer, Mixer, "a Mixer, or None")
+        double_q = check_flag(f"{name}.double_q", double_q)
         super().__init__(policy=policy)
         LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
@@ -84,7 +95,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check(reward == "team" or mixer is None, f"{name}.reward", "'team' with a mixer", reward)
         if max_grad_norm is not None:
-            check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q, self.reward = target_unit, double_q, reward
         self.mixer = mixer
         learned = Mixed(policy.network, mixer)

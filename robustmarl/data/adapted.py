@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_has, check_kind
 from robustmarl._seeding import Draws
 from robustmarl.data.controllers import (
     Controller,
@@ -49,6 +49,9 @@ class PolicyController:
     def __init__(
         self, victim: Victim, spec: TeamSpec, where: str = "PolicyController.victim"
     ) -> None:
+        rule = "a Victim, as victims.as_victim returns"
+        check_has(where, victim, ("at", "side"), rule)
+        check_kind("PolicyController.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
         self.spec, self._victim, self._where = spec, victim, where
         kinds = ("discrete", "continuous")
         rule = f"a policy for {kinds[spec.continuous]} actions"

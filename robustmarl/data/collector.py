@@ -17,7 +17,7 @@ from tianshou.env import BaseVectorEnv
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_has, check_int, check_kind, speaking_for
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.adapted import AnyPolicy, as_controller
@@ -82,7 +82,16 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         seed: int = 0,
         _deferred: bool | None = None,  # whether to keep the books on the device; for tests
     ) -> None:
-        rows = env.spec.team_indices(team)
+        rule, remedy = "an engine of environments", "Write envs.vector.vector_env(make_env, 8)."
+        check_has("JointCollector.env", env, ("begin", "advance", "close"), rule, remedy)
+        if buffer is not None:
+            rule = "an EpisodeBuffer, or None"
+            check_kind("JointCollector.buffer", buffer, EpisodeBuffer, rule)
+        if opponents is not None:
+            rule = "a mapping from teams to what plays them"
+            check_kind("JointCollector.opponents", opponents, Mapping, rule)
+        with speaking_for("JointCollector", TeamSpec):
+            rows = env.spec.team_indices(team)
         self.team = next(name for name, r in env.spec.teams.items() if r == rows)
         self.spec = env.spec.of_team(self.team)
         self.controller = as_controller("JointCollector.policy", policy, self.spec)

@@ -10,7 +10,14 @@ from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_number
+from robustmarl._checks import (
+    check_function,
+    check_has,
+    check_kind,
+    check_number,
+    check_tensor,
+    check_usable,
+)
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.typing import Unit
@@ -105,7 +112,10 @@ class SlowCopy(nn.Module):
     def __init__(self, learner: Any, tau: float = 0.01) -> None:
         super().__init__()
         self.tau = check_number("SlowCopy.tau", tau, 0.0, 1.0)
-        self._learner = [getattr(learner, "policy", learner)]  # a list: not a submodule
+        policy = getattr(learner, "policy", learner)
+        rule = "an algorithm or policy of a team"
+        check_has("SlowCopy.learner", policy, (*_ASKED, "parameters"), rule)
+        self._learner = [policy]  # a list: not a submodule
         self.policy = copy.deepcopy(self._learner[0]).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -156,6 +166,8 @@ class SlowCopy(nn.Module):
 
 def categorical(logits: Tensor, draws: Draws) -> Tensor:
     """Return indices (E, N) drawn from softmax(logits), (E, N, A), by inverse distribution."""
+    check_tensor("categorical.logits", logits)
+    check_kind("categorical.draws", draws, Draws, "Draws")
     cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
     point = draws.uniform(logits.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
     return (cumulative <= point).sum(dim=-1)
@@ -172,7 +184,9 @@ class RandomController:
     hidden_size = 0
 
     def __init__(self, spec: TeamSpec, device: torch.device | str = "cpu") -> None:
-        self.spec, self.device = spec, torch.device(device)
+        name = type(self).__name__
+        check_kind(f"{name}.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
+        self.spec, self.device = spec, check_usable(f"{name}.device", device)
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return flat logits (E, N, A)."""
@@ -218,6 +232,7 @@ class ScriptedController(RandomController):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(spec, device)
+        check_function("ScriptedController.script", script, "a function of a StepContext")
         self.script = script
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_index, check_int, check_kind, check_number
 
 __all__ = ["Estimate", "Scores", "SignedRank", "bootstrap", "iqm", "signed_rank", "wilson"]
 
@@ -96,7 +96,8 @@ def bootstrap(
         0.875
     """
     level = _check_level("bootstrap.level", level)
-    check_int("bootstrap.resamples", resamples, 1)
+    resamples = check_int("bootstrap.resamples", resamples, 1)
+    seed = check_int("bootstrap.seed", seed, 0)
     if not callable(statistic):
         check_choice("bootstrap.statistic", statistic, ("mean", "iqm"))
     seeds = _per_seed(scores)
@@ -138,8 +139,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
         level: nominal coverage, in (0, 1).
     """
     level = _check_level("wilson.level", level)
-    check_int("wilson.n", n, 1)
-    check_int("wilson.successes", successes, 0, n)
+    n = check_int("wilson.n", n, 1)
+    successes = check_int("wilson.successes", successes, 0, n)
     interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
     return Estimate(
         mean=successes / n,
@@ -161,7 +162,11 @@ def iqm(x: ArrayLike, axis: int = -1) -> Floats:
         x: values, any shape.
         axis: the axis to average over.
     """
-    means: Floats = stats.trim_mean(np.asarray(x, dtype=np.float64), 0.25, axis=axis)
+    values, axis = _floats("iqm.x", x), check_index("iqm.axis", axis)
+    check(values.size > 0, "iqm.x", "at least one number", x)
+    rule = f"one of the {values.ndim} axes"
+    check(-values.ndim <= axis < values.ndim, "iqm.axis", rule, axis)
+    means: Floats = stats.trim_mean(values, 0.25, axis=axis)
     return means
 
 
@@ -202,11 +207,12 @@ def signed_rank(a: ArrayLike, b: ArrayLike) -> SignedRank:
     Raises:
         ValueError: for samples of different lengths, empty ones, or values that are not finite.
     """
-    first, second = (np.asarray(x, dtype=np.float64) for x in (a, b))
-    same = first.ndim == 1 and first.shape == second.shape and first.size > 0
-    check(same, "signed_rank", "given two samples (K,)", (first.shape, second.shape))
-    finite = bool(np.isfinite([first, second]).all())
-    check(finite, "signed_rank", "given finite figures", (first.tolist(), second.tolist()))
+    first, second = _floats("signed_rank.a", a), _floats("signed_rank.b", b)
+    for where, sample in (("signed_rank.a", first), ("signed_rank.b", second)):
+        check(sample.ndim == 1 and sample.size > 0, where, "a sample (K,)", sample.tolist())
+        check(bool(np.isfinite(sample).all()), where, "finite", sample.tolist())
+    rule = f"{len(first)} numbers, as many as there are in a"
+    check(len(first) == len(second), "signed_rank.b", rule, second.tolist())
     difference = np.round(first - second, _DECIMALS)
     n = int(np.count_nonzero(difference))
     better = bool(difference.mean() > 0.0)
@@ -222,17 +228,20 @@ def signed_rank(a: ArrayLike, b: ArrayLike) -> SignedRank:
 
 
 def _per_seed(scores: Scores) -> list[Floats]:
+    rule = "one array of episodes per seed, a mapping or a sequence"
+    check_kind("bootstrap.scores", scores, Mapping | list | tuple | np.ndarray, rule)
     values = list(scores.values() if isinstance(scores, Mapping) else scores)
     if values and all(np.ndim(one) == 0 for one in values):
         raise TypeError(
-            "bootstrap.scores must be one array of episodes per seed, got bare numbers. "
+            "bootstrap.scores must be one array of episodes per seed, got bare numbers, "
+            f"{values!r}. "
             "Write [scores] for one seed, or [[score] for score in scores] for one per seed."
         )
-    seeds = [np.asarray(one, dtype=np.float64) for one in values]
+    seeds = [_floats("bootstrap.scores", one) for one in values]
     check(len(seeds) > 0, "bootstrap.scores", "non-empty", scores)
     for index, one in enumerate(seeds):
-        where = f"bootstrap.scores of seed number {index}"
-        check(one.ndim == 1 and one.size > 0, where, "of shape (M,) with M >= 1", one.shape)
+        where = f"bootstrap.scores, of seed number {index},"
+        check(one.ndim == 1 and one.size > 0, where, "of shape (M,) with M >= 1", one.tolist())
         bad = np.flatnonzero(~np.isfinite(one))
         check(bad.size == 0, where, "finite", f"{one[bad[:1]]} at episode {bad[:1]}")
     return seeds
@@ -246,6 +255,17 @@ def _resampled_means(episodes: Floats, count: int, rng: np.random.Generator) -> 
         for start in range(0, count, rows)
     ]
     return np.concatenate(found) if found else np.empty(0)
+
+
+def _floats(where: str, values: ArrayLike) -> Floats:
+    """Return numbers as an array."""
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or values is None:
+        raise TypeError(f"{where} must be numbers, got {values!r}.")
+    return found
 
 
 def _check_level(where: str, level: float) -> float:

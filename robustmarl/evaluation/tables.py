@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl._checks import check, check_choice, check_names
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_index,
+    check_kind,
+    check_names,
+    check_number,
+    check_path,
+    check_text,
+    speaking_for,
+)
 from robustmarl.evaluation.plots import heatmap
 from robustmarl.evaluation.statistics import Estimate, bootstrap
 
@@ -40,11 +50,15 @@ class Cell:
     """
 
     def __init__(self, scores: Mapping[int, ArrayLike], *, level: float = 0.95) -> None:
+        rule = "a mapping from training seeds to scores"
+        check_kind("Cell.scores", scores, Mapping, rule)
+        self.level = check_number("Cell.level", level, 0.0, 1.0)
+        with speaking_for("Cell", bootstrap):
+            bootstrap(list(scores.values()), level=self.level, resamples=1)  # refuses bad ones
         self.scores: dict[int, NDArray[np.float64]] = {
-            int(seed): np.array(values, dtype=np.float64) for seed, values in scores.items()
+            check_index("Cell.scores", seed): np.array(values, dtype=np.float64)
+            for seed, values in scores.items()
         }
-        self.level = level
-        self.estimate  # noqa: B018 - refuses bad scores here, where they are given
 
     @cached_property
     def estimate(self) -> Estimate:
@@ -95,6 +109,14 @@ class CrossTable:
     attacks: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        rule = "a mapping from victims to mappings from attacks to Cells"
+        check_kind("CrossTable.cells", self.cells, Mapping, rule)
+        for row in self.cells.values():
+            check_kind("CrossTable.cells", row, Mapping, rule)
+            for cell in row.values():
+                check_kind("CrossTable.cells", cell, Cell, rule)
+        self.metric = check_text("CrossTable.metric", self.metric)
+        self.title = check_text("CrossTable.title", self.title)
         self.cells = {victim: dict(row) for victim, row in self.cells.items()}
         self.victims = tuple(self.cells)
         self.attacks = tuple(dict.fromkeys(a for row in self.cells.values() for a in row))
@@ -218,21 +240,28 @@ class CrossTable:
         Args:
             source: a path, or the JSON text itself (a string that begins with a brace).
         """
+        where = "CrossTable.from_json.source"
+        check_path(where, source)
         inline = isinstance(source, str) and source.lstrip().startswith("{")
-        content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
-        cells = {
-            victim: {
-                attack: Cell({int(s): v for s, v in one["scores"].items()}, level=one["level"])
-                for attack, one in row.items()
+        try:
+            content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
+            cells = {
+                victim: {
+                    attack: Cell({int(s): v for s, v in one["scores"].items()}, level=one["level"])
+                    for attack, one in row.items()
+                }
+                for victim, row in content["cells"].items()
             }
-            for victim, row in content["cells"].items()
-        }
-        return cls(
-            cells=cells,
-            metric=content["metric"],
-            baselines=content["baselines"],
-            title=content["title"],
-        )
+            return cls(
+                cells=cells,
+                metric=content["metric"],
+                baselines=content["baselines"],
+                title=content["title"],
+            )
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            rule = "what to_json wrote, or the path of such a file"
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+            raise ValueError(f"{where} must be {rule}, got {str(source)!r}. {reason}.") from error
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Return :func:`robustmarl.evaluation.heatmap` of it, written to ``path`` if given."""

@@ -68,7 +68,8 @@ class AdversarialTraining(Algorithm[Any, Any]):
         name = type(self).__name__
         known = isinstance(team, TeamAlgorithm | TeamPolicy)
         if not known or (team_every is not None and isinstance(team, TeamPolicy)):
-            raise TypeError(f"{name}.team must be a robustmarl algorithm, got {team!r}.")
+            kind = type(team).__name__
+            raise TypeError(f"{name}.team must be a robustmarl algorithm, got {kind}.")
         every = [adversaries] if isinstance(adversaries, Adversary) else adversaries
         if isinstance(every, str) or not isinstance(every, Sequence):
             kind = type(every).__name__
@@ -78,9 +79,10 @@ class AdversarialTraining(Algorithm[Any, Any]):
                 kind = type(one).__name__
                 raise TypeError(f"{name}.adversaries must be adversaries, got {kind}.")
         distinct = len({id(one) for one in every}) == len(every) > 0
-        check(distinct, f"{name}.adversaries", "different adversaries, at least one", len(every))
+        kinds = [type(one).__name__ for one in every]
+        check(distinct, f"{name}.adversaries", "different adversaries, at least one", kinds)
         if team_every is not None:
-            check_int(f"{name}.team_every", team_every, 1)
+            team_every = check_int(f"{name}.team_every", team_every, 1)
         victim = team.policy if isinstance(team, TeamAlgorithm) else team
         super().__init__(policy=FrozenPolicy(victim) if team_every is None else victim)
         moving = isinstance(team, TeamAlgorithm) and team_every is not None

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from robustmarl._checks import writing
+
 __all__ = ["LOCK", "locked", "whole"]
 
 LOCK = "run.lock"
@@ -42,9 +44,11 @@ def locked(where: str, folder: Path, names: Sequence[str] = ()) -> Iterator[None
     Raises:
         ValueError: if another run writes to it. The lock of a process that is dead is taken over.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = (folder / LOCK).resolve()
-    while not _created(path):
+    with writing(where, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        created = _created(path)
+    while not created and not _created(path):
         text = path.read_text("utf-8") if path.exists() else ""
         if _alive(path, text):
             raise ValueError(

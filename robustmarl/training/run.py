@@ -12,7 +12,7 @@ from tianshou.trainer import OnPolicyTrainerParams
 from tianshou.utils import BaseLogger, LazyLogger, TensorboardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_function, check_int, check_kind, speaking_for
 from robustmarl._seeding import mix, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
@@ -100,10 +100,15 @@ def run(
     interval = math.ceil(env_steps / INTERVALS) if interval is None else interval
     interval = check_int("run.interval", interval, 1)
     learn, tests, log = _learn_of(algorithm, learn), _tests_of(tests), _log_of(log)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"run.callback must be a function of the history, got {callback!r}.")
+    if callback is not None:
+        check_function("run.callback", callback, "a function of the history, or None")
+    if opponents is not None:
+        rule = "a mapping from teams to what plays them"
+        check_kind("run.opponents", opponents, Mapping, rule)
     given = listed("run.perturb", perturb)
-    tested = {name: listed("run.tests", attacks) for name, attacks in tests.attacks.items()}
+    tested = {
+        name: listed(f"run.tests[{name!r}]", attacks) for name, attacks in tests.attacks.items()
+    }
     _check_apart([*given, *(one for several in tested.values() for one in several)])
     settings = fingerprint(
         seed=seed,
@@ -121,20 +126,23 @@ def run(
         if log.folder is not None:
             closing.enter_context(locked("Log.logdir", log.folder, (CHECKPOINT, HISTORY)))
         saved = checkpoint_of(log)
-        env = vector_env(make_env, num_envs)
-        closing.callback(env.close)
-        buffer = _buffer(learn, env.spec.of_team(team), algorithm, num_envs, seed)
+        with speaking_for("run", vector_env), speaking_for("run", TeamSpec):
+            env = vector_env(make_env, num_envs)
+            closing.callback(env.close)
+            spec = env.spec.of_team(team)
+        buffer = _buffer(learn, spec, algorithm, num_envs, seed)
         # The trainer is part of reference cycles: by itself the buffer's memory would go late.
         closing.callback(lambda: buffer.data.clear())
-        collector = JointCollector(
-            algorithm.policy,
-            env,
-            buffer,
-            team=team,
-            opponents=opponents,
-            perturb=[*given, *algorithm.perturbers()],
-            seed=_stream(seed, "train"),
-        )
+        with speaking_for("run", JointCollector):
+            collector = JointCollector(
+                algorithm.policy,
+                env,
+                buffer,
+                team=team,
+                opponents=opponents,
+                perturb=[*given, *algorithm.perturbers()],
+                seed=_stream(seed, "train"),
+            )
         testers: dict[str, JointCollector] = {}
         for name, attacks in tested.items():
             testers[name] = JointCollector(
@@ -195,7 +203,12 @@ def _learn_of(algorithm: Trainable, learn: OffPolicy | OnPolicy | None) -> OffPo
 def _tests_of(tests: Tests | Mapping[str, Attacks] | None) -> Tests:
     if isinstance(tests, Tests):
         return tests
-    return Tests({} if tests is None else tests)
+    rule = "Tests(...), a mapping from names to attacks, or None"
+    check_kind("run.tests", tests, Mapping | None, rule)
+    for name, attacks in (tests or {}).items():
+        check_kind("run.tests", name, str, rule)
+        listed(f"run.tests[{name!r}]", attacks)
+    return Tests(tests or {})
 
 
 def _log_of(log: Log | None) -> Log:

@@ -10,6 +10,10 @@ import numpy as np
 import torch
 
 
+class Reached(Exception):  # noqa: N818 - it tells of success
+    """Arguments were found good, and something is asked for: see ``evaluation.contract``."""
+
+
 class Made(NamedTuple):
     """A value that is made anew for each call: a network, a tensor, a folder.
 
@@ -72,6 +76,14 @@ class Subject:
         return self.named or owner(self.call).__name__
 
 
+def briefly(domains: dict[str, Domain]) -> dict[str, Domain]:
+    """Return the first values of each domain, for what shares its checks with another class."""
+    return {
+        name: Domain(domain.kinds[:2], domain.values[:2], domain.pairs[:1])
+        for name, domain in domains.items()
+    }
+
+
 def owner(call: Any) -> Any:
     """Return the class of a classmethod, or the callable itself."""
     if isinstance(call, functools.partial):
@@ -114,7 +126,7 @@ def integer(
     good = low + 1 if good is None else good
     kinds = ("2", 2.5, True, [2]) + (() if optional else (None,))
     values = (low - 1,) + ((int(high) + 1,) if high < math.inf else ())
-    pairs = (Pair(np.int64(good), good), Pair(np.uint8(good), good), Pair(np.array(good), good))
+    pairs = (Pair(np.int64(good), good), Pair(np.uint32(good), good), Pair(np.array(good), good))
     return Domain(kinds, values, pairs)
 
 

@@ -6,9 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from catalogue.kinds import Reached
+
+from robustmarl.envs._base import CheckedEnv
 
 LONG = 200
 """Values whose ``repr`` is longer, or has several lines, are shown by their kind."""
+
+
+AS_GIVEN = frozenset({"_made"})
+"""What objects keep of their arguments to hand on, unread."""
 
 
 def shown(value: Any) -> tuple[str, ...]:
@@ -20,9 +27,12 @@ def shown(value: Any) -> tuple[str, ...]:
         return (text, type(value).__name__, getattr(value, "__name__", text))
     if isinstance(value, torch.Tensor | np.ndarray):
         return (type(value).__name__, str(tuple(value.shape)), str(value.dtype))
-    several = value if isinstance(value, list | tuple) else ()  # of which one is at fault
+    if not isinstance(value, list | tuple | dict):
+        return (text, repr(str(value)), f"got {type(value).__name__}")
+    several = list(value.values() if isinstance(value, dict) else value)  # one is at fault
+    several += [one for part in several if isinstance(part, list) for one in part]
     kinds = {type(one).__name__ for one in (value, *several)}
-    return (text, *(f"got {kind}" for kind in kinds))
+    return (text, repr(several), *(repr(one) for one in several), *(f"got {k}" for k in kinds))
 
 
 def complaint(error: Exception, name: str, param: str, value: Any) -> str:
@@ -31,12 +41,12 @@ def complaint(error: Exception, name: str, param: str, value: Any) -> str:
     It names ``name.param``, says what that must be and what was given, in whole sentences.
     """
     message = str(error)
-    pattern = rf"(^|\W){re.escape(name)}\.(\w+\.)*{re.escape(param)}\b"
+    pattern = rf"(^|\W){re.escape(name)}(\.(\w+\.)*{re.escape(param)}\b|\['{param}'\])"
     if not re.search(pattern, message):
         return f"does not name {name}.{param}: {message}"
     if not re.search(r"\b(must|has no)\b", message):
         return f"states no rule: {message}"
-    part = message.partition("got ")[2].partition(". ")[0].rstrip(".")  # of a collection, one
+    part = message.partition("got ")[2].partition(". ")[0].strip(".[]()")  # of several, one
     if "got" in message and part not in repr(value) and not any(t in message for t in shown(value)):
         return f"does not show {value!r}: {message}"
     if "got" not in message and "has no" not in message:
@@ -54,6 +64,8 @@ def answer(
     """Return how ``call`` answers bad input: '' clearly, else what is wrong."""
     try:
         result = call()
+    except Reached:
+        return "taken silently"
     except Exception as error:
         if type(error) is not kind:
             return f"{type(error).__name__} in place of {kind.__name__}: {error}"
@@ -69,10 +81,12 @@ def same(one: Any, other: Any, depth: int = 5) -> bool:
         return torch.equal(one, other)
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
-    if isinstance(one, np.random.Generator):
+    if isinstance(one, np.random.Generator | np.random.RandomState):
         return True
     if isinstance(one, torch.nn.Module) and not same(one.state_dict(), other.state_dict()):
         return False
+    if isinstance(one, CheckedEnv):
+        return same(*((env.metadata, env.reset(seed=0), env.action_spaces) for env in (one, other)))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[k], other[k], depth - 1) for k in one)
     if isinstance(one, list | tuple):
@@ -82,4 +96,5 @@ def same(one: Any, other: Any, depth: int = 5) -> bool:
         return (isinstance(one, float) and np.isnan(one)) or bool(one == other)
     if callable(one) and hasattr(one, "__code__"):
         return True  # two functions of one definition, made twice
-    return same(vars(one), vars(other), depth - 1)
+    mine, theirs = ({k: v for k, v in vars(x).items() if k not in AS_GIVEN} for x in (one, other))
+    return same(mine, theirs, depth - 1)

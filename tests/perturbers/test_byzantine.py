@@ -159,7 +159,9 @@ def test_returns_that_do_not_fit_the_team_are_refused():
     with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*got"):
         distribution.update(torch.tensor(1.0))
     distribution.update([1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*got \[1\.0, 2\.0\]"):
+    with pytest.raises(
+        ValueError, match=r"update\.returns must be one number per agent.*got \[1\.0, 2\.0\]"
+    ):
         distribution.update([1.0, 2.0])
     text = r"TypeDistribution\.returns must be 4 numbers, one per agent, got 3"
     with pytest.raises(ValueError, match=text):
