@@ -1,6 +1,7 @@
 """Argument checks with one wording: ``Class.param must be <rule>, got <repr>. <Remedy>``."""
 
 import difflib
+import errno
 import math
 import operator
 import os
@@ -179,12 +180,27 @@ def check_path(where: str, path: object) -> Path:
     return Path(cast("str | os.PathLike[str]", path))
 
 
+_NO_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
 @contextmanager
 def writing(where: str, path: object) -> Iterator[None]:
     """Say which argument named the file or folder that cannot be written to."""
     try:
         yield
     except OSError as error:
+        if error.errno not in _NO_PLACE:  # a full disk is no fault of the argument's
+            raise
         reason = f"The system says: {error.strerror}."
         raise ValueError(
             _text(where, "a place that can be written to", str(path), reason)

@@ -164,6 +164,7 @@ def _check_parts(name: str, spec: TeamSpec, network: Agents) -> None:
     rule = "a team's network, such as networks.AgentNetwork"
     check_has(f"{name}.network", network, ("plan", "extra", "step", "parameters"), rule)
     wanted = spec.obs_size, spec.num_agents, spec.num_actions
-    found = network.obs_size, network.num_agents, network.num_actions
+    num_agents = getattr(network, "num_agents", spec.num_agents)  # one of your own need not say
+    found = network.obs_size, num_agents, network.num_actions
     rule = f"made for the team, of (obs_size, num_agents, num_actions) = {wanted}"
     check(found == wanted, f"{name}.network", rule, f"{type(network).__name__}{found}")
