@@ -211,7 +211,7 @@ def check_seed(where: str, seed: object) -> int:
     """Return ``seed``, an integer >= 0 but not a bool, as an int."""
     seed = _plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(_text(where, "an int >= 0 or None", seed))
+        raise TypeError(_text(where, "an int or None", seed))
     check(seed >= 0, where, "an int >= 0 or None", seed)
     return seed
 

@@ -61,7 +61,7 @@ def gae(
         gamma: discount in [0, 1].
         lam: the mixing parameter lambda, in [0, 1].
     """
-    _check_over_time("gae", reward, bootstrap=bootstrap, going_on=going_on)
+    check_over_time("gae", reward, bootstrap=bootstrap, going_on=going_on)
     check_tensor("gae.value", value)
     rule = f"of {reward.shape[1] + 1} steps, one more than there are rewards"
     check(value.shape[1:2] == (reward.shape[1] + 1,), "gae.value", rule, value)
@@ -93,7 +93,7 @@ def td_lambda_returns(
     ``lam=0`` it is the one-step target.
     """
     name = "td_lambda_returns"
-    _check_over_time(name, reward, next_value=next_value, bootstrap=bootstrap, going_on=going_on)
+    check_over_time(name, reward, next_value=next_value, bootstrap=bootstrap, going_on=going_on)
     gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
     lam = check_number(f"{name}.lam", lam, 0.0, 1.0)
     if lam == 0.0:
@@ -125,7 +125,7 @@ def n_step_returns(
     with the arguments of :func:`td_lambda_returns` and n = ``steps`` >= 1.
     """
     name = "n_step_returns"
-    _check_over_time(name, reward, next_value=next_value, bootstrap=bootstrap, going_on=going_on)
+    check_over_time(name, reward, next_value=next_value, bootstrap=bootstrap, going_on=going_on)
     gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
     steps = check_int(f"{name}.steps", steps, 1)
     target = reward + gamma * bootstrap * next_value
@@ -152,7 +152,7 @@ def _check_mask(name: str, x: object, mask: Tensor) -> None:
     check(mask.dtype == torch.bool, f"{name}.mask", "bool", mask)
 
 
-def _check_over_time(name: str, reward: Tensor, **others: Tensor) -> None:
+def check_over_time(name: str, reward: Tensor, **others: Tensor) -> None:
     """Raise unless all are (B, T, ...) with the same episodes and steps as ``reward``."""
     check_tensor(f"{name}.reward", reward)
     for key, values in others.items():

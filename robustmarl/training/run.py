@@ -101,7 +101,7 @@ def run(
     interval = check_int("run.interval", interval, 1)
     learn, tests, log = _learn_of(algorithm, learn), _tests_of(tests), _log_of(log)
     if callback is not None:
-        check_function("run.callback", callback, "a function of the history, or None")
+        check_function("run.callback", callback, "a function of the history")
     if opponents is not None:
         rule = "a mapping from teams to what plays them"
         check_kind("run.opponents", opponents, Mapping, rule)

@@ -52,6 +52,7 @@ from robustmarl.attacks import (
     UniformNoise,
     toward_adversary,
 )
+from robustmarl.attacks.base import check_attack
 from robustmarl.attacks.poison import (
     JAttack,
     RandomAttack,
@@ -88,6 +89,7 @@ from robustmarl.perturbers import (
     places,
     stor,
 )
+from robustmarl.perturbers.stack import listed
 from robustmarl.wrappers import ActionPoisonWrapper, BayesianTypeWrapper, ObsAdversaryWrapper
 
 
@@ -313,6 +315,20 @@ SUBJECTS = (
         as_perturber,
         lambda: {"perturbation": ATTACK},
         {"perturbation": instance(PGD, [ATTACK])},
+    ),
+    Subject(
+        lambda attack: check_attack("check_attack.attack", attack),
+        lambda: {"attack": ATTACK},
+        {"attack": instance(BALL)},
+        "check_attack",
+        check_attack,
+    ),
+    Subject(
+        lambda attacks: listed("listed.attacks", attacks),
+        lambda: {"attacks": ATTACK},
+        {"attacks": Domain((3, "noise", [3]), (), (Pair(ATTACK, [ATTACK]), Pair(None, [])))},
+        "listed",
+        listed,
     ),
     Subject(
         PerturberStack,

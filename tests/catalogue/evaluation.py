@@ -75,9 +75,7 @@ SCORES = Domain(
     (Pair(((1.0, 0.0), (1.0,)), [[1.0, 0.0], [1.0]]), Pair({0: (1, 0)}, {0: [1.0, 0.0]})),
 )
 LEVEL = Domain(("0.9", True, None), (0.0, 1.0, math.nan), (Pair(np.float32(0.5), 0.5),))
-SAMPLE = Domain(
-    ("high", None, ["a", "b"]), ([1.0], [], [1.0, math.nan]), (Pair((2, 4), [2.0, 4.0]),)
-)
+SAMPLE = Domain(("high", None, ["a", "b"]), ([], [1.0, math.nan]), (Pair((2, 4), [2.0, 4.0]),))
 ATTACKS = Domain(
     (3, "pgd", [3], Made(lambda: SharedObsAdversary(noise()), "adversary"), [BALL]),
     (),

@@ -494,12 +494,7 @@ SUBJECTS = (
     Subject(
         Population,
         lambda: {"members": [SharedObsAdversary(noise())]},
-        {
-            "members": Domain(
-                (3, None, "all", [3]),
-                ([], Made(lambda: [SharedObsAdversary(noise())] * 2, "twice")),
-            )
-        },
+        {"members": Domain((3, None, "all", [3]), ([],))},
     ),
     Subject(
         AdversarialTraining,

@@ -20,7 +20,7 @@ from catalogue.kinds import (
 )
 from catalogue.things import SPEC, game, network, tianshou_policy, vdn
 
-from robustmarl.budgets import LinfBall
+from robustmarl.budgets import LinfBall, check_coordinates
 from robustmarl.joint import (
     Described,
     check_flags,
@@ -74,6 +74,13 @@ SUBJECTS = (
         lambda: {"epsilon": 0.25},
         {"epsilon": BOUND},
         "LinfBall",
+    ),
+    Subject(
+        lambda value: check_coordinates("check_coordinates.value", value, 0.0),
+        lambda: {"value": 0.25},
+        {"value": BOUND | Domain((), (-0.5, ()))},
+        "check_coordinates",
+        check_coordinates,
     ),
     Subject(
         Constant,

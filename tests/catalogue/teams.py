@@ -19,10 +19,12 @@ from catalogue.kinds import (
 )
 from catalogue.things import ATTACK, BALL, SPEC, game, vdn, victim
 from learners import Arena
+from tianshou.algorithm.algorithm_base import Algorithm
 
 from robustmarl._seeding import Draws
 from robustmarl.adversaries.atsa import actor_objective, soft_targets, soft_value
 from robustmarl.algorithms import VDN
+from robustmarl.algorithms.dop import tree_backup
 from robustmarl.algorithms.maddpg import gumbel_softmax
 from robustmarl.data import (
     EpisodeBuffer,
@@ -36,7 +38,8 @@ from robustmarl.data import (
 from robustmarl.data.controllers import categorical
 from robustmarl.envs.vector import JointVectorEnv, vector_env
 from robustmarl.learning import adam
-from robustmarl.learning.base import build_network
+from robustmarl.learning.base import build_network, team_spec
+from robustmarl.learning.beliefs import BeliefLearner
 from robustmarl.learning.optim import check_factory
 from robustmarl.learning.returns import (
     gae,
@@ -49,7 +52,9 @@ from robustmarl.learning.returns import (
 )
 from robustmarl.learning.settings import check_settings
 from robustmarl.learning.values import state_critic
+from robustmarl.networks import BeliefNetwork
 
+BELIEF = BeliefNetwork(SPEC, hidden=(4,), memory=4)
 MASK = torch.ones(2, 3, dtype=torch.bool)
 SHARES = {"gamma": number(0.5, 0.0, 1.0), "lam": number(0.5, 0.0, 1.0)}
 OVER_TIME = {"reward": tensor(), "bootstrap": tensor((2, 4)), "going_on": tensor((2, 4))}
@@ -106,6 +111,48 @@ SUBJECTS = (
         {"shared": flag(), "hidden": widths()},
         "build_network",
         build_network,
+    ),
+    Subject(
+        lambda **given: team_spec("team_spec", **given),
+        lambda: {"env": SPEC},
+        {"env": instance(Arena), "team": Domain((), ("nobody", 3))},
+        "team_spec",
+        team_spec,
+    ),
+    Subject(
+        BeliefLearner,
+        lambda: {
+            "belief": BELIEF,
+            "optim": Algorithm.Optimizer(torch.optim.SGD(BELIEF.parameters(), 0.1), BELIEF),
+        },
+        {
+            "belief": instance(),
+            "optim": instance(adam(1e-3)),
+            "epochs": integer(2),
+            "minibatches": integer(2),
+            "chunk": integer(2, optional=True),
+        },
+    ),
+    Subject(
+        tree_backup,
+        lambda: (
+            episodes()
+            | {
+                "taken": torch.zeros(2, 3),
+                "expected": torch.zeros(2, 3),
+                "probability": torch.full((2, 3), 0.5),
+                "lam": 0.9,
+                "steps": 2,
+            }
+        ),
+        OVER_TIME
+        | SHARES
+        | {
+            "taken": tensor((2, 4)),
+            "expected": tensor((2, 4)),
+            "probability": tensor((2, 4)),
+            "steps": integer(2),
+        },
     ),
     Subject(
         lambda **given: state_critic(SPEC, hidden=(4,), **given),
