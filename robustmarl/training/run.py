@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from robustmarl._checks import check, check_function, check_int, check_kind, speaking_for
 from robustmarl._seeding import mix, stream_id
+from robustmarl._signatures import advised
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import EnvMaker, vector_env
@@ -47,6 +48,7 @@ SHORT_EPISODE = 4
 """A round counted in steps has room for episodes of so many steps; see ``_buffer``."""
 
 
+@advised(learn=(OffPolicy, OnPolicy), tests=(Tests,), log=(Log,))
 def run(
     algorithm: Trainable,
     make_env: EnvMaker,

@@ -11,6 +11,10 @@ from catalogue.kinds import Made, Reached, Subject, owner
 from catalogue.public import EXCEPTIONS, excepted, public
 from catalogue.wording import answer, same
 
+from robustmarl.adversaries import ATSA, PAAD, ByzantineAttacker, ObsAdversaryPPO
+from robustmarl.algorithms import VDN
+from robustmarl.training import run
+
 ROOMS = (rules, attacks, networks, teams, learners, envs, evaluation)
 SUBJECTS: tuple[Subject, ...] = tuple(one for room in ROOMS for one in room.SUBJECTS)
 ROWS = [(subject, param) for subject in SUBJECTS for param in subject.domains]
@@ -39,17 +43,38 @@ def test_bad_input_is_refused_where_it_is_given(subject, param):
     assert wrong == []
 
 
-@pytest.mark.parametrize(("subject", "param"), ROWS, ids=NAMES)
-def test_good_input_of_an_unusual_kind_is_the_plain_one(subject, param):
-    for pair in subject.domains[param].pairs:
-        given, plain = (called(subject, **{param: made(value)}) for value in pair)
-        assert same(given, plain), pair
-
-
 @pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
-def test_the_good_call_is_good(subject):
+def test_good_input_of_an_unusual_kind_is_the_plain_one(subject):
     with contextlib.suppress(Reached):
         called(subject)
+    for param, domain in subject.domains.items():
+        for pair in domain.pairs:
+            given, plain = (called(subject, **{param: made(value)}) for value in pair)
+            assert same(given, plain), (param, pair)
+
+
+@pytest.mark.parametrize(
+    ("call", "keyword", "advice"),
+    [
+        (run, "batch_size", "learn=OffPolicy(batch_size=...) or learn=OnPolicy(batch_size=...)"),
+        (run, "logdir", "log=Log(logdir=...)"),
+        (run, "episodes", "tests=Tests(episodes=...)"),
+        (run, "env_step", "Did you mean 'env_steps'?"),
+        (run, "lr", "It takes algorithm, make_env, env_steps"),
+        (VDN.for_env, "lr", "optim=adam(lr)"),
+        (VDN.for_env, "hiden", "Did you mean 'hidden'?"),
+        (VDN.for_env, "action_loss", "class MyVDN(ActionLossRegularizer, VDN)"),
+        (ObsAdversaryPPO.for_env, "lr", "optim=adam(lr)"),
+        (PAAD.for_env, "recurent", "Did you mean 'recurrent'?"),
+        (ATSA.for_env, "critic_lr", "critic_optim=adam(lr)"),
+        (ByzantineAttacker.against, "entropy", "Did you mean 'entropy_coef'?"),
+    ],
+)
+def test_a_keyword_that_nobody_has_is_answered_by_the_right_one(call, keyword, advice):
+    subject = next(one for one in SUBJECTS if one.call == call)
+    with pytest.raises(TypeError, match=rf"has no (setting|parameter) '{keyword}'") as caught:
+        called(subject, **{keyword: 1})
+    assert advice in str(caught.value)
 
 
 def test_every_public_callable_is_in_the_catalogue():
