@@ -1,4 +1,4 @@
-# make demo, test, lint, docs, bench, build, clean; see docs/installation.md.
+# make demo, test, test-lowest, lint, docs, bench, build, clean; see docs/installation.md.
 #
 # TORCH_INDEX: a further package index, for a CPU build of torch where the default one is not.
 
@@ -10,16 +10,18 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 INPUTS := pyproject.toml constraints.txt
+LOWEST := .venv-lowest
 
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
-.PHONY: help demo test lint docs bench build clean
+.PHONY: help demo test test-lowest lint docs bench build clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo    train, attack and plot a small team (examples/quickstart.py)"
 	@echo "make test    run the tests"
+	@echo "make test-lowest   the same with the lowest versions of everything (own environment)"
 	@echo "make lint    ruff, mypy, import contracts, spelling"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make bench   run the benchmarks"
@@ -31,6 +33,9 @@ demo: $(VENV)/.run  # make demo ARGS="--env spread"
 
 test: $(VENV)/.dev
 	$(PY) -m pytest $(ARGS)
+
+test-lowest: $(LOWEST)/.test
+	$(LOWEST)/bin/python -m pytest tests -p no:warnings $(ARGS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -50,7 +55,7 @@ build: $(VENV)/.dev
 	$(PY) -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/jupyter_execute
+	rm -rf $(VENV) $(LOWEST) build dist docs/_build docs/jupyter_execute
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -60,6 +65,14 @@ $(VENV)/.venv:
 	    "$$($(PYTHON) --version 2>/dev/null || echo missing). Try: make PYTHON=python3.11" >&2; exit 1; }
 	@echo "creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# old releases warn of what newer ones have mended, so that warnings are no errors there
+$(LOWEST)/.test: pyproject.toml constraints-lowest.txt
+	@echo "creating $(LOWEST) and installing the lowest versions (minutes, gigabytes)"
+	@$(PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet $(INDEX) \
+	  -c constraints-lowest.txt -e '.[mpe,foraging,supersuit,test]'
 	@touch $@
 
 # torch is resolved together with all else, so that the constraint and the index apply to it

@@ -65,7 +65,7 @@ def main():
     for name, game in GAMES.items():
         chance = earned(data.RandomController(spec_of(game())), game, episodes=1000)
         found[name] = {"random": {"0": chance.tolist()}}
-        print(f"{name:10} random           {evaluation.bootstrap([chance])}", flush=True)
+        print(f"{name:10} random           {evaluation.interval([chance])}", flush=True)
         for learner, kind in LEARNERS.items():
             for row, updates in ((f"untrained {learner}", 0), (learner, args.updates)):
                 by_seed = {
@@ -74,7 +74,7 @@ def main():
                 }
                 found[name][row] = by_seed
                 each = " ".join(f"{returns[0]:g}" for returns in by_seed.values())
-                print(f"{name:10} {row:16} {evaluation.bootstrap(by_seed)}  {each}", flush=True)
+                print(f"{name:10} {row:16} {evaluation.interval(by_seed)}  {each}", flush=True)
     if args.json is not None:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps({"updates": args.updates, "returns": found}) + "\n")

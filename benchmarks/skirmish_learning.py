@@ -72,7 +72,7 @@ def main():
             wins[seed] = won(name, args.algorithm, seed, args.steps, args.episodes)
             cpu = time.process_time() - begun
             print(f"{name}, seed {seed}: {wins[seed].mean():.2f}, {cpu:.0f} CPU-s", flush=True)
-        print(f"{name}: {evaluation.bootstrap(wins)}", flush=True)
+        print(f"{name}: {evaluation.interval(wins)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -428,6 +428,7 @@ def draw_beliefs(results: Results, out: Path) -> None:
             xlabel="step of the episode",
             ylabel="belief",
             title="EIR-MAPPO's belief that the first agent is the traitor, and it is or is not",
+            limits=(0.0, 1.0),
         )
 
 

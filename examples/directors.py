@@ -129,7 +129,7 @@ def main() -> None:
                 won.setdefault((row, name), {})[seed] = battles
     for (row, name), by_seed in won.items():
         each = " ".join(f"{sum(scores) / len(scores):.2f}" for scores in by_seed.values())
-        print(f"{row:16} {name:16} {evaluation.bootstrap(by_seed)}   by seed {each}")
+        print(f"{row:16} {name:16} {evaluation.interval(by_seed)}   by seed {each}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Train a team, attack it, defend it, compare: about two minutes on two cores.
 
-    python examples/quickstart.py                 # one training seed, StarCraft-like battles
-    python examples/quickstart.py --seeds 0 1 2   # what the README reports
-    python examples/quickstart.py --replay        # also animations of battles
-    python examples/quickstart.py --env foraging  # another task
-    python examples/quickstart.py --smoke         # seconds, to see that everything runs
+    python examples/quickstart.py                     # one training seed, foraging
+    python examples/quickstart.py --seeds 0 1 2 3 4   # what the README reports
+    python examples/quickstart.py --worst standard    # also the worst of a suite of attacks
+    python examples/quickstart.py --env 3m --replay   # StarCraft-like battles, with animations
+    python examples/quickstart.py --smoke             # seconds, to see that everything runs
 
 Trains a clean team and a defended team side by side, attacks both with noise, FGSM and PGD of
-the same size, and writes the table, its heat map and the learning curves into ``runs/``.
-Interrupted trainings continue where they were when the command is given again.
+the same size, sets them beside teams that are random, untrained or see nothing true, and writes
+the table, its heat map and the learning curves into ``runs/``. Interrupted trainings continue where
+they were when the command is given again.
 """
 
 import argparse
@@ -16,15 +17,13 @@ import multiprocessing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from tianshou.algorithm.optim import TorchOptimizerFactory
 
 from robustmarl import algorithms, attacks, envs, evaluation, losses, schedules, training
 from robustmarl.budgets import LinfBall
-from robustmarl.envs.skirmish import picture, save_replay
-from robustmarl.perturbers import ObsPerturber, Perturber
+from robustmarl.perturbers import ObsPerturber
 
 SMALL_ROUNDS = training.OnPolicy(steps_per_round=500, batch_size=250)
 
@@ -52,8 +51,11 @@ class Task:
     learner: dict = field(default_factory=dict)
 
 
-FORAGING = "Foraging-{}-2p-1f-coop-v3"
+# Without its mask, which tells even the blind where food and walls are. A cell is 1: who rounds
+# what it sees cannot be fooled by less than a half, so that there is something to be learnt.
+FORAGING = partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3", mask=False)
 TASKS = {
+    "foraging": Task(FORAGING, 0.45, 150_000),
     "3m": Task(
         partial(envs.skirmish, "3m"),
         0.25,
@@ -66,8 +68,6 @@ TASKS = {
             "entropy_coef": 0.003,
         },
     ),
-    "foraging": Task(partial(envs.foraging_from_id, FORAGING.format("5x5")), 1.0, 100_000),
-    "foraging-8x8": Task(partial(envs.foraging_from_id, FORAGING.format("8x8")), 1.0, 400_000),
     "spread": Task(envs.spread, 0.5, 200_000),
 }
 
@@ -84,15 +84,19 @@ def build(team, task, steps, seed):
     env = task.make()
     if team == "clean":
         return algorithms.MAPPO.for_env(env, seed=seed, **task.learner), None
-    ball = LinfBall(epsilon=task.epsilon)
+    attack = attacks.PGD(ball=LinfBall(epsilon=task.epsilon), steps=3)
     rounds = steps // task.learn.steps_per_round
     action_loss = losses.ActionLoss(
-        attack=attacks.PGD(ball=ball, steps=3),
+        attack=attack,
         weight=schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4),
     )
     algorithm = RobustMAPPO.for_env(env, seed=seed, action_loss=action_loss, **task.learner)
-    # Every other episode is attacked while training: learning from attacked ones alone is slow.
-    return algorithm, ObsPerturber(attacks.PGD(ball=ball, steps=3), episodes=0.5)
+    # Attacks grow once the team can do something, in every other episode: a team that is attacked
+    # from the start, or always, learns slowly if at all.
+    growing = schedules.Linear(
+        0.0, task.epsilon, over=3 * steps // 8, begin=steps // 4, unit="env_steps"
+    )
+    return algorithm, ObsPerturber(attack, episodes=0.5, epsilon=growing)
 
 
 def train(job):
@@ -119,25 +123,10 @@ def train(job):
     return team, seed, history
 
 
-class Camera(Perturber):
-    """Takes a picture of a battle in every step."""
-
-    def __init__(self, engine):
-        self.engine, self.frames = engine, []
-
-    def shown(self, context):
-        """See the battle as it is when the agents see it."""
-        self.frames.append(picture(self.engine))
-
-
 def film(team, task, attack, path):
     """Play the table's first battles again, attacked or not, and write them as a GIF."""
-    engine = task.make().make_engine(1)
-    camera = Camera(engine)
-    perturb = [camera] if attack is None else [attack, camera]
-    studio = SimpleNamespace(make_engine=lambda size: engine)
-    evaluation.rollout(team, studio, episodes=FILMED, perturb=perturb, num_envs=1)
-    save_replay(path, camera.frames, fps=6.0)
+    title = f"{path.stem}, {'no attack' if attack is None else f'PGD of size {task.epsilon:g}'}"
+    evaluation.replay(team, task.make, path, perturb=attack, episodes=FILMED, fps=6.0, title=title)
 
 
 def main():
@@ -149,6 +138,7 @@ def main():
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--episodes", type=int, default=200, help="test episodes per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder")
+    parser.add_argument("--worst", choices=("quick", "standard"), help="evaluate the worst case")
     parser.add_argument("--replay", action="store_true", help="write GIFs of a few battles, too")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, figures mean nothing")
     args = parser.parse_args()
@@ -193,6 +183,7 @@ def main():
         episodes=episodes,
         metric=metric,
         num_envs=50,
+        blind=True,
         title=f"{args.env}: {metric} under attacks of epsilon {task.epsilon}",
     )
     print(f"\n{table}\n")
@@ -205,7 +196,22 @@ def main():
         xlabel="environment steps",
         ylabel=f"{metric} while training",
         title=f"{args.env} (the defended team is attacked in half of its episodes)",
+        limits=None if metric == "return" else (0.0, 1.0),
     )
+    if args.worst:
+        worst = evaluation.worst_case(
+            teams,
+            task.make,
+            ball,
+            suite=args.worst,
+            episodes=episodes,
+            metric=metric,
+            title=f"{args.env}: {metric}, worst of {args.worst} at epsilon {task.epsilon}",
+            progress=True,
+        )
+        print(f"{worst}\n")
+        worst.to_json(folder / f"worst_{args.worst}.json")
+        (folder / f"worst_{args.worst}.md").write_text(worst.to_markdown())
     if args.replay:
         seed = args.seeds[0]
         film(teams["clean"][seed], task, None, folder / "clean.gif")

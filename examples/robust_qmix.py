@@ -253,6 +253,7 @@ def report(name, cells, folder):
         xlabel="epsilon of PGD with ten steps",
         ylabel="win rate",
         title=f"{name} (trained at epsilon {epsilon:g})",
+        limits=(0.0, 1.0),
     )
     costs = [c["cpu_seconds"] for c in cells if c["cpu_seconds"] and c["method"] in METHODS]
     cost = f"CPU seconds per training: {min(costs):.0f} to {max(costs):.0f}.\n" if costs else ""

@@ -13,8 +13,11 @@ from typing import SupportsIndex, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = [
+    "all_finite",
     "check",
     "check_choice",
     "check_device",
@@ -261,6 +264,26 @@ def check_usable(where: str, device: torch.device | str) -> torch.device:
         reason = str(error).partition("\n")[0].rstrip(".") + "."
         raise ValueError(_text(where, rule, device, f"torch says: {reason}")) from error
     return found
+
+
+def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
+    """Return whether no element of ``values`` is NaN or infinite.
+
+    A sum is finite only if all of its terms are, and is one number to look at; it may overflow,
+    however, where they are, which a second look tells. Of squares, as BLAS is fast and warns of
+    nothing.
+    """
+    if isinstance(values, Tensor) and values.device.type == "cpu":
+        values = values.detach().numpy()
+    if isinstance(values, np.ndarray):
+        numbers = cast(NDArray[np.float64], values)
+        total = float(np.vdot(numbers, numbers))
+    else:
+        total = float(values.sum())
+    if math.isfinite(total):
+        return True
+    finite = np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
+    return bool(finite.all())
 
 
 def _bounds(low: float, high: float, open_low: bool) -> str:

@@ -87,14 +87,14 @@ def episode_keys(seed: int | Tensor, episode: int | Tensor) -> Tensor:
     return _tensor(_finish(_finish(_native(seed) + _GOLDEN_S) + _GOLDEN_S + number))
 
 
-def stream_seed(seed: int, name: str) -> int:
-    """Return the seed, >= 0, of a library's own generator for the stream ``name``."""
-    return mix(seed, stream_id(name)) & (2**63 - 1)
+def stream_seed(*parts: int | str) -> int:
+    """Return the seed, >= 0, of a library's own generator: a hash of integers and names."""
+    return mix(*(stream_id(x) if isinstance(x, str) else x for x in parts)) & (2**63 - 1)
 
 
-def generator(seed: int, name: str) -> torch.Generator:
-    """Return a generator on the CPU for the stream ``name``."""
-    return torch.Generator().manual_seed(stream_seed(seed, name))
+def generator(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator that begins at :func:`stream_seed` of ``parts``."""
+    return torch.Generator(device).manual_seed(stream_seed(*parts))
 
 
 @contextmanager
@@ -137,6 +137,11 @@ def inverse(chance: Tensor, point: Tensor) -> Tensor:
         chance: >= 0, (..., A).
         point: uniform in [0, 1), (...,); its inverse of the distribution is returned.
     """
+    values = _native(chance.detach())
+    if isinstance(values, np.ndarray):  # as torch does it, which sums in doubles, too
+        summed = values.cumsum(axis=-1, dtype=np.float64).astype(values.dtype)
+        below = summed <= point.numpy()[..., None] * summed[..., -1:]
+        return torch.from_numpy(np.asarray(below.sum(axis=-1)))
     cumulative = chance.cumsum(dim=-1)
     return (cumulative <= point.unsqueeze(-1) * cumulative[..., -1:]).sum(dim=-1)
 
@@ -186,7 +191,9 @@ class Draws:
         self._calls += 1
         keys = _native(self.keys)
         index = _arange(self._calls << 32, size, keys) * _GOLDEN_S
-        bits = _tensor((_finish(keys[:, None] + index) >> 41) & ((1 << 23) - 1))
+        bits = (_finish(keys[:, None] + index) >> 41) & ((1 << 23) - 1)
+        if isinstance(bits, np.ndarray):
+            return torch.from_numpy(bits.astype(np.float32) * np.float32(2.0**-23))
         return bits.to(torch.float32).mul_(2.0**-23)
 
     def normal(self, size: int) -> Tensor:

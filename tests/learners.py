@@ -12,6 +12,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl.algorithms import IPPO, IQL, MAPPO, QMIX, VDN
 from robustmarl.data import EpisodeBuffer, JointCollector
+from robustmarl.envs import SignalMatching
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import JointBatch, JointObs, spec_of
 
@@ -194,3 +195,17 @@ class Shift:
     def __call__(self, view, obs, draws=None):
         self.calls.append((view, obs.clone()))
         return self.ball.project(obs + self.ball.radius(obs), obs)
+
+
+def reader(seed=0):
+    """Return a team whose Q-values are what it sees, a one-hot signal: it flips from 1/2 on."""
+    team = VDN.for_env(SignalMatching(), hidden=(2,), seed=seed)
+    network = team.policy.network
+    with torch.no_grad():
+        for values in network.parameters():
+            values.zero_()
+        network.first.weight.copy_(torch.eye(2))
+        network.first.bias.fill_(2.0)  # away from where ReLU is flat
+        network.rest[1].weight.copy_(torch.eye(2))
+        network.rest[1].bias.fill_(-2.0)
+    return team

@@ -1,9 +1,10 @@
-"""Numbers as arguments, whoever made them."""
+"""Numbers as arguments, whoever made them, and what is finite."""
 
 import numpy as np
 import pytest
+import torch
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import all_finite, check_int, check_number
 
 
 def test_numbers_of_numpy_are_returned_plain():
@@ -25,3 +26,14 @@ def test_what_is_no_int_is_refused(value):
 def test_numbers_of_numpy_keep_to_the_bounds(value):
     with pytest.raises(ValueError, match=r"Here\.size must be a number >= 0, got "):
         check_number("Here.size", value, 0.0)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_what_is_finite_is_so_although_its_sum_overflows(kind):
+    largest = np.finfo(np.float32).max
+    assert all_finite(kind(np.array([largest, largest], np.float32)))
+    assert all_finite(kind(np.array([1, 2])))
+    assert all_finite(kind(np.zeros((0, 3))))
+    for bad in (np.nan, np.inf, -np.inf):
+        assert not all_finite(kind(np.array([[largest, bad]], np.float32)))
+    assert not all_finite(kind(np.array([np.inf, -np.inf])))

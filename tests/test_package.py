@@ -10,11 +10,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import robustmarl
 
 PACKAGE = Path(robustmarl.__file__).parent
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+TRIED = ("mpe", "foraging", "supersuit", "test")
 HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging")
 MODULES = sorted(
     name
@@ -79,3 +83,17 @@ def test_never_prints(path):
     calls = [n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Call)]
     prints = [n.lineno for n in calls if isinstance(n.func, ast.Name) and n.func.id == "print"]
     assert prints == [], f"{path} prints"
+
+
+def test_the_lowest_versions_are_those_that_are_tried():
+    """What ``make test-lowest`` installs must be what pyproject.toml allows."""
+    project = tomllib.loads(PYPROJECT.read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(r for extra in TRIED for r in extras[extra])]
+    lowest = {}
+    for requirement in map(Requirement, wanted):
+        (bound,) = [s.version for s in requirement.specifier if s.operator in (">=", "==")]
+        lowest[canonicalize_name(requirement.name)] = Version(bound)
+    lines = PYPROJECT.with_name("constraints-lowest.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if not line.startswith("#")]
+    assert {canonicalize_name(name): Version(version) for name, version in pins} == lowest

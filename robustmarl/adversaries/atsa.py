@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -19,19 +18,11 @@ from robustmarl._checks import (
     check_number,
     check_tensor,
     check_usable,
-    speaking_for,
 )
 from robustmarl._seeding import Draws, episode_keys, inverse, seeded, stream_id
-from robustmarl.adversaries.base import Adversary, Sample
-from robustmarl.adversaries.directing import (
-    count_played,
-    directed,
-    director_network,
-    named_in,
-    realised_share,
-)
+from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, joint_state, last_actions
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, joint_state, last_actions
 from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
@@ -53,7 +44,8 @@ _ALPHA = Linear(0.5, 0.05, over=90_000, unit="env_steps")  # 0.5 - t / 200,000, 
 def soft_value(q: Tensor, mask: Tensor, alpha: float) -> Tensor:
     r"""Return :math:`\alpha \log \sum_a e^{Q(a)/\alpha}` over available actions, (...,).
 
-    0 where there is none.
+    It minimises ATSA, Eq. (9) [Zhou2025]_, for the director that draws by
+    :math:`\mathrm{softmax}(Q/\alpha)`; 0 where there is no action.
 
     Args:
         q: (..., A).
@@ -69,6 +61,8 @@ def soft_value(q: Tensor, mask: Tensor, alpha: float) -> Tensor:
 
 def actor_objective(logp: Tensor, q: Tensor, mask: Tensor, alpha: float) -> Tensor:
     r"""Return :math:`\sum_a h(a) [\alpha \log h(a) - Q(a)]`, (...,): what a director lowers.
+
+    ATSA, Eq. (10) [Zhou2025]_, with the mean over actions in place of drawn ones.
 
     Args:
         logp: log-probabilities of all actions, (..., A).
@@ -95,7 +89,7 @@ def soft_targets(
     alpha: float,
     form: TargetForm = "exact",
 ) -> Tensor:
-    r"""Return targets of the joint soft value, (B, T).
+    r"""Return targets of the joint soft value, (B, T): ATSA, Eq. (8) [Zhou2025]_, with TD(lambda).
 
     .. math:: G_t = r_t + \gamma c_t [(1 - \lambda g_t)(\bar Q_{t+1} - \alpha \sum_i \log h^i)
               + \lambda g_t (G_{t+1} + \alpha \sum_i H^i)]
@@ -130,7 +124,7 @@ def soft_targets(
 
 
 class SoftCritic(nn.Module):
-    """The agents' soft values and the mixer that makes the team's of them.
+    """The agents' soft values and the mixer that makes the team's of them: ATSA, Eq. (7).
 
     Args:
         agents: Q-values from clean observations, the director's last targets and ids.
@@ -146,14 +140,14 @@ class SoftCritic(nn.Module):
 
     def forward(self, q: Tensor, mask: Tensor, act: Tensor, state: Tensor, alpha: float) -> Tensor:
         """Return the joint soft value (...,) of ``act`` (..., N), given ``q`` (..., N, A)."""
-        taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        taken = at_actions(q, act)
         # Who has no action, dead or padding, has no advantage.
         value = torch.where(mask.any(dim=-1), soft_value(q, mask, alpha), taken)
         mixed: Tensor = self.mixer(taken, value, act, state)
         return mixed
 
 
-class ATSA(Adversary):
+class ATSA(Directing):
     r"""ATSA's stochastic adversary [Zhou2025]_: SDor, which directs STor.
 
     The director draws each agent's target from a policy :math:`h^i` over the victim's actions. It
@@ -165,7 +159,8 @@ class ATSA(Adversary):
               - \kappa\, \overline{\log h^i(a_v^i)}
 
     where :math:`a_v`, what the victim as it is now does on what it was shown, ties the director to
-    what can be achieved. It learns from the very episodes that the team drew for itself, the
+    what can be achieved. This is Eq. (10), (14) and (15), with the minus of a cross entropy, which
+    Eq. (14) is printed without. It learns from the very episodes that the team drew for itself, the
     director first, then the critics. Deployed it draws, unless ``deployed(greedy=True)``.
 
     Args:
@@ -174,24 +169,24 @@ class ATSA(Adversary):
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks, in [0, 1].
-        optim: optimizer factory of the director; None is Adam at 5e-4.
-        critic_optim: of the critics; None is Adam at 5e-4.
-        gamma: discount in [0, 1].
+        optim: optimizer factory of the director; None is Adam at 5e-4, the paper's step size.
+        critic_optim: of the critics; None is Adam at 5e-4, likewise.
+        gamma: discount in [0, 1]; .99 is the release's, as is .8 of ``td_lambda``.
         td_lambda: in [0, 1].
         alpha: temperature > 0 over time; what is counted are the director's own updates, episodes
             and steps.
-        kappa: weight of the loss that ties director and generator, >= 0; above 0 the victim must
-            be a team of this package.
+        kappa: weight of the loss that ties director and generator, >= 0, .005 of those that the
+            paper tried; above 0 the victim must be a team of this package.
         reward_scale: what the reward is divided by, > 0, so that ``alpha`` suits it.
         target: ``"exact"`` or ``"fop"``; see :func:`~robustmarl.adversaries.atsa.soft_targets`.
-        target_update: copy critics to target networks every so many units, >= 1.
+        target_update: copy critics to target networks every so many units, >= 1; 200 is the
+            paper's.
         target_unit: ``"episodes"`` that it played, or ``"updates"``.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         seed: of the targets that it draws in learning.
     """
 
-    needs = frozenset({"drawn"})
-    last_target_update: Tensor
+    director: ActorPolicy
 
     def __init__(
         self,
@@ -214,32 +209,29 @@ class ATSA(Adversary):
         max_grad_norm: float | None = 10.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         name = type(self).__name__
-        self.seed = check_int(f"{name}.seed", seed, 0)
         check_kind(f"{name}.director", director, ActorPolicy, "an ActorPolicy")
-        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
-        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        online = nn.ModuleList(critics)
+        super().__init__(
+            director,
+            generator,
+            online,
+            agents=agents,
+            episodes=episodes,
+            gamma=gamma,
+            td_lambda=td_lambda,
+            target_update=target_update,
+            target_unit=target_unit,
+        )
+        self.seed = check_int(f"{name}.seed", seed, 0)
         self.alpha_schedule = as_schedule(f"{name}.alpha", alpha, 0.0)
         self.kappa = check_number(f"{name}.kappa", kappa, 0.0)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
-        check_choice(f"{name}.target", target, ("exact", "fop"))
-        self.target_update = check_int(f"{name}.target_update", target_update, 1)
-        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
-        self.target, self.target_unit = target, target_unit
-        self.director, self._critics = director, nn.ModuleList(critics)
-        self._lagged = copy.deepcopy(self._critics).requires_grad_(False)
-        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
-        with speaking_for(self, DirectedObsPerturber):
-            self._perturber = DirectedObsPerturber(
-                director, generator, explore=True, agents=agents, episodes=episodes
-            )
-        self._generator = generator
-        own = optim or adam(5e-4), critic_optim or adam(5e-4)
-        self.optim = self.create_optimizer(director.network, own[0], max_grad_norm)
-        self.critic_optim = self.create_optimizer(self._critics, own[1], max_grad_norm)
+        check_choice(f"{name}.target", target, get_args(TargetForm))
+        self.target = target
+        self._critics = online
+        self.optim = self.create_optimizer(director.network, optim or adam(5e-4), max_grad_norm)
+        self.critic_optim = self.create_optimizer(online, critic_optim or adam(5e-4), max_grad_norm)
 
     @classmethod
     def for_env(
@@ -288,7 +280,7 @@ class ATSA(Adversary):
     @property
     def lagged(self) -> list[SoftCritic]:
         """Their target networks."""
-        return cast("list[SoftCritic]", list(self._lagged))
+        return cast("list[SoftCritic]", list(cast(nn.ModuleList, self._lagged)))
 
     @property
     def alpha(self) -> float:
@@ -296,90 +288,78 @@ class ATSA(Adversary):
         value = self.alpha_schedule(self.director.counted(self.alpha_schedule.unit))
         return check_number(f"{type(self).__name__}.alpha()", value, 0.0, open_low=True)
 
-    def perturber(self) -> DirectedObsPerturber:
-        """Return what plays while it learns: the director, which draws."""
-        return self._perturber
-
     def deployed(self, greedy: bool | None = None) -> DirectedObsPerturber:
         """Return a copy of the director at work: by draws unless ``greedy``."""
-        made = directed(self.director, self._generator, self._perturber.agents)
+        made = super().deployed(greedy)
         cast(ActorPolicy, made.director).deterministic_eval = bool(greedy)
         return made
 
-    def learn(self, sample: Sample) -> Mapping[str, float]:
-        """Learn from the episodes that the team drew; see the class."""
-        count_played(self.director, sample)
-        batch = sample.drawn
-        if batch is None:
-            return {}
-        target, played = named_in(self, batch)
+    def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:
+        """Take a step of the director, then one of the critics; see the class and the base."""
         alpha = self.alpha
         figures = self._step_director(batch, target, played, alpha)
         figures |= self._step_critics(batch, target, played, alpha)
-        self.director.count("updates", 1)
-        self._update_target()
-        self.step_schedulers()
-        found = {name: float(x) for name, x in figures.items()}
-        return found | {"alpha": alpha, "realised": realised_share(batch, target, played)}
+        values = torch.stack(list(figures.values())).tolist()
+        return dict(zip(figures, values, strict=True)) | {"alpha": alpha}
 
     def _step_director(
         self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
     ) -> dict[str, Tensor]:
         obs, mask = batch.obs.obs[:, :-1], batch.obs.mask[:, :-1]
-        last = last_actions(target, terminal=False)
-        logp = self._logp(obs, last, mask)
+        last_target = last_actions(target, terminal=False)
+        logp = self._logp(obs, last_target, mask)
         with torch.no_grad():
-            one, other = (critic.agents.unroll(obs, last)[0] for critic in self.critics)
+            one, other = (critic.agents.unroll(obs, last_target)[0] for critic in self.critics)
         rows = batch.living & played.unsqueeze(-1)
-        each = actor_objective(logp, torch.minimum(one, other), mask, alpha)
-        loss = policy_loss = masked_mean(each, rows)
+        objective = actor_objective(logp, torch.minimum(one, other), mask, alpha)
+        loss = policy_loss = masked_mean(objective, rows)
         figures = {"policy_loss": policy_loss.detach()}
         if self.kappa > 0.0:
-            own = self._victims_actions(batch).unsqueeze(-1)
-            alignment = masked_mean(-logp.gather(-1, own).squeeze(-1), rows)
+            own = self._victims_actions(batch)
+            alignment = masked_mean(-at_actions(logp, own), rows)
             figures["alignment"] = alignment.detach()
             loss = policy_loss + self.kappa * alignment
         self.optim.step(loss)
-        entropy = torch.where(mask, -logp.detach().exp() * logp.detach(), 0.0).sum(dim=-1)
-        return figures | {"entropy": masked_mean(entropy, rows)}
+        return figures | {"entropy": masked_mean(_entropy(logp.detach(), mask), rows)}
 
     def _step_critics(
         self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
     ) -> dict[str, Tensor]:
         obs, mask = batch.obs.obs, batch.obs.mask
-        state = joint_state(batch.obs.state, batch.obs.state.dim() == 4)
-        last = last_actions(target, terminal=True)
+        state = joint_state(batch.obs.state, self.director.spec)
+        last_target = last_actions(target, terminal=True)
         with torch.no_grad():
-            y = self._targets(batch, last, state, alpha)
+            y = self._targets(batch, last_target, state, alpha)
         losses = []
         for critic in self.critics:
-            q = critic.agents.unroll(obs[:, :-1], last[:, :-1])[0]
-            taken = critic(q, mask[:, :-1], target, state[:, :-1], alpha)
-            losses.append(masked_mean((taken - y).square(), played))
+            q = critic.agents.unroll(obs[:, :-1], last_target[:, :-1])[0]
+            joint = critic(q, mask[:, :-1], target, state[:, :-1], alpha)
+            losses.append(masked_mean((joint - y).square(), played))
         loss = losses[0] + losses[1]
         self.critic_optim.step(loss)
         return {"critic_loss": loss.detach(), "target": masked_mean(y, played)}
 
-    def _targets(self, batch: JointBatch, last: Tensor, state: Tensor, alpha: float) -> Tensor:
-        """Return what the critics learn, (B, T)."""
+    def _targets(
+        self, batch: JointBatch, last_target: Tensor, state: Tensor, alpha: float
+    ) -> Tensor:
+        """Return what the critics learn, (B, T), by actions drawn after each step."""
         obs, later = batch.obs.obs, batch.obs.mask[:, 1:]
-        logp = self._logp(obs, last, batch.obs.mask)[:, 1:]
-        chance = logp.exp()
-        keys = episode_keys(self.seed, torch.arange(len(batch), device=logp.device))
-        number = torch.tensor(self.director.counted("updates"), device=keys.device)
-        draws = Draws(keys).at(number, stream_id("atsa"))
-        act = inverse(chance, draws.uniform(logp[0, ..., 0].numel()).view(logp.shape[:-1]))
+        logp = self._logp(obs, last_target, batch.obs.mask)[:, 1:]
+        act = inverse(logp.exp(), self._uniform(logp[..., 0]))
         joint = [
-            critic(critic.agents.unroll(obs, last)[0][:, 1:], later, act, state[:, 1:], alpha)
+            critic(
+                critic.agents.unroll(obs, last_target)[0][:, 1:], later, act, state[:, 1:], alpha
+            )
             for critic in self.lagged
         ]
-        some = later.any(dim=-1)  # who has no action has no entropy
-        drawn = torch.where(some, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1), 0.0)
+        # Who has no action, dead or padding, has no entropy.
+        drawn = at_actions(logp, act)
+        drawn = torch.where(later.any(dim=-1), drawn, 0.0)
         return soft_targets(
             -batch.rew / self.reward_scale,
             torch.minimum(*joint),
             drawn,
-            torch.where(later, -chance * logp, 0.0).sum(dim=-1),
+            _entropy(logp, later),
             batch.bootstrap,
             batch.going_on,
             gamma=self.gamma,
@@ -388,9 +368,16 @@ class ATSA(Adversary):
             form=self.target,
         )
 
-    def _logp(self, obs: Tensor, last: Tensor, mask: Tensor) -> Tensor:
+    def _uniform(self, like: Tensor) -> Tensor:
+        """Return this update's numbers in [0, 1), of the shape of ``like`` (B, ...)."""
+        keys = episode_keys(self.seed, torch.arange(len(like), device=like.device))
+        update = torch.tensor(self.director.counted("updates"), device=keys.device)
+        draws = Draws(keys).at(update, stream_id("atsa"))
+        return draws.uniform(like[0].numel()).view(like.shape)
+
+    def _logp(self, obs: Tensor, last_target: Tensor, mask: Tensor) -> Tensor:
         """Return the director's log-probabilities of all targets, (B, T, N, A)."""
-        output = self.director.network.unroll(obs, last)[0]
+        output = self.director.network.unroll(obs, last_target)[0]
         return output.masked_fill(~mask, MASKED).log_softmax(dim=-1)
 
     @torch.no_grad()
@@ -404,14 +391,13 @@ class ATSA(Adversary):
         assert isinstance(network, AgentNetwork | SeparateAgents)
         side = batch.record("policy")  # without mean actions, which are not stored
         check(network.mean_table is None or "mean_act" in side, where, rule, self.kappa)
-        last = None
+        last_act = None
         if network.last_table is not None:
-            last = last_actions(batch.act, terminal=False)
-        output = network.unroll(batch.obs.seen[:, :-1], last, side)[0]
+            last_act = last_actions(batch.act, terminal=False)
+        output = network.unroll(batch.obs.seen[:, :-1], last_act, side)[0]
         return output.masked_fill(~batch.obs.mask[:, :-1], MASKED).argmax(dim=-1)
 
-    def _update_target(self) -> None:
-        now = self.director.counted(self.target_unit)
-        if now - int(self.last_target_update) >= self.target_update:
-            self._lagged.load_state_dict(self._critics.state_dict())
-            self.last_target_update.fill_(now)
+
+def _entropy(logp: Tensor, mask: Tensor) -> Tensor:
+    """Return the entropy (...,) in nats of log-probabilities (..., A), 0 without an action."""
+    return torch.where(mask, -logp.exp() * logp, 0.0).sum(dim=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,11 +13,12 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from robustmarl._checks import check
 from robustmarl.joint import JointBatch
-from robustmarl.learning.optim import check_factory
+from robustmarl.learning.optim import check_factory, check_max_grad_norm
 from robustmarl.perturbers.base import Perturber
 
-__all__ = ["Adversary", "Needs", "Sample"]
+__all__ = ["Adversary", "Needs", "Sample", "check_adversaries"]
 
 Needs = Literal["fresh", "drawn", "advantage"]
 
@@ -98,9 +99,11 @@ class Adversary(nn.Module, ABC):
         Args:
             module: whose parameters it changes.
             factory: makes it, and its scheduler if any.
-            max_grad_norm: global norm at which gradients are clipped, or None.
+            max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         """
-        check_factory(f"{type(self).__name__}.optim", factory)
+        name = type(self).__name__
+        check_factory(f"{name}.optim", factory)
+        check_max_grad_norm(f"{name}.max_grad_norm", max_grad_norm)
         made, scheduler = factory.create_instances(module)
         if scheduler is not None:
             self.lr_schedulers.append(scheduler)
@@ -127,3 +130,21 @@ class Adversary(nn.Module, ABC):
             optimizer.load_state_dict(values)
         for scheduler, values in zip(self.lr_schedulers, copied["schedulers"], strict=True):
             scheduler.load_state_dict(values)
+
+
+def check_adversaries(where: str, adversaries: object) -> list[Adversary]:
+    """Return a sequence of adversaries, at least one, as a list.
+
+    Raises:
+        TypeError: for anything else.
+        ValueError: for none, or the same object twice.
+    """
+    if isinstance(adversaries, str) or not isinstance(adversaries, Sequence):
+        raise TypeError(f"{where} must be adversaries, got {type(adversaries).__name__}.")
+    for one in adversaries:
+        if not isinstance(one, Adversary):
+            raise TypeError(f"{where} must be adversaries, got {type(one).__name__}.")
+    distinct = len({id(one) for one in adversaries}) == len(adversaries) > 0
+    kinds = [type(one).__name__ for one in adversaries]
+    check(distinct, where, "different adversaries, at least one", kinds)
+    return list(adversaries)

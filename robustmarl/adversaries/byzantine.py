@@ -91,9 +91,8 @@ class ByzantineAttacker(Adversary):
         normalize_value = check_flag(f"{name}.normalize_value", normalize_value)
         types.check_spec(policy.spec)
         check_choice(f"{name}.reward", reward, ("team", "agents"))
-        for key, bound in (("huber_delta", huber_delta), ("max_grad_norm", max_grad_norm)):
-            if bound is not None:
-                check_number(f"{name}.{key}", bound, 0.0, open_low=True)
+        if huber_delta is not None:
+            check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
         self.policy, self.critic, self.types = policy, critic, types
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
@@ -175,12 +174,12 @@ class ByzantineAttacker(Adversary):
         steps = sample.epochs if self.epochs is None else self.epochs
         rows, figures = byzantine_rows(batch, record), {}
         with torch.no_grad():
-            advantage, returns = self.valuation.advantages(batch)
-            gain = -standardize(advantage.expand(rows.shape), rows)[rows]
+            of_team, returns = self.valuation.advantages(batch)
+            advantage = -standardize(of_team.expand(rows.shape), rows)[rows]
         if bool(rows.any()):
             figures = ppo_steps(
                 played_as_byzantine(self.policy, batch, record, rows),
-                gain,
+                advantage,
                 steps=steps,
                 clip=self.clip,
                 entropy_coef=self.entropy_coef,

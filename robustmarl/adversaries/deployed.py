@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
 
 from robustmarl.perturbers.byzantine import ByzantinePerturber
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.perturbers.types import TypeDistribution
@@ -15,7 +15,7 @@ __all__ = ["deployed_actor", "deployed_policy"]
 
 
 def deployed_actor(
-    actor: GaussianObsAdversary, agents: Collection[str] | None, greedy: bool | None
+    actor: GaussianObsAdversary, agents: AttackedAgents, greedy: bool | None
 ) -> ObsPerturber:
     """Return a copy that perturbs observations: by its mean unless ``greedy`` is False.
 

@@ -1,14 +1,16 @@
-"""What adversaries with a director share: its network, what it named, its copy at work."""
+"""What adversaries with a director share: what it names, its lagged networks, its copy at work."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_choice, check_int, check_number, speaking_for
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import JointBatch, TeamSpec
@@ -19,7 +21,104 @@ from robustmarl.networks import Agents
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import TeamPolicy
 
-__all__ = ["count_played", "directed", "director_network", "named_in", "realised_share"]
+__all__ = ["Directing", "director_network"]
+
+
+class Directing(Adversary):
+    """A director names actions of the victim, and a generator pushes the victim towards them.
+
+    It learns from the very episodes that the team drew for itself, by one update per update of the
+    team: a subclass implements :meth:`update`.
+
+    Args:
+        director: who names actions; its schedules go by the episodes and steps that it played.
+        generator: pushes victims towards the actions named.
+        online: networks that learn, of which a lagged copy gives targets.
+        agents: names of the attacked agents; None is all.
+        episodes: share of the episodes in which it attacks, in [0, 1].
+        gamma: discount in [0, 1].
+        td_lambda: in [0, 1]; 0 for one-step targets.
+        target_update: copy online to lagged networks every so many units, >= 1.
+        target_unit: ``"episodes"`` that it played, or ``"updates"``.
+    """
+
+    needs = frozenset({"drawn"})
+    director: TeamPolicy
+    last_target_update: Tensor
+
+    def __init__(
+        self,
+        director: TeamPolicy,
+        generator: GradientAttack,
+        online: nn.Module,
+        *,
+        agents: Collection[str] | None,
+        episodes: float,
+        gamma: float,
+        td_lambda: float,
+        target_update: int,
+        target_unit: Literal["episodes", "updates"],
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
+        self.target_unit = target_unit
+        self.director = director
+        self._online = (online,)  # in a tuple, which torch does not look into: saved elsewhere
+        self._lagged = copy.deepcopy(online).requires_grad_(False)
+        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
+        self._generator = generator
+        with speaking_for(self, DirectedObsPerturber):
+            self._perturber = DirectedObsPerturber(
+                director, generator, explore=True, agents=agents, episodes=episodes
+            )
+
+    @abstractmethod
+    def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:
+        """Take an update's steps, and return figures by name.
+
+        Args:
+            batch: the episodes.
+            target: the actions that the director named, int64 (B, T, N).
+            played: the steps of episodes in which it attacked, bool (B, T).
+        """
+
+    def perturber(self) -> DirectedObsPerturber:
+        """Return what plays while it learns: the director, which explores."""
+        return self._perturber
+
+    def deployed(self, greedy: bool | None = None) -> DirectedObsPerturber:
+        """Return a copy of the director at work, which explores no more."""
+        copied = copy.deepcopy(self.director).requires_grad_(False).eval()
+        return DirectedObsPerturber(copied, self._generator, agents=self._perturber.agents)
+
+    def learn(self, sample: Sample) -> Mapping[str, float]:
+        """Learn from the episodes that the team drew; see the class."""
+        if sample.fresh is not None:
+            self.director.count("episodes", len(sample.fresh))
+            self.director.count("env_steps", int(sample.fresh.valid.sum()))
+        batch = sample.drawn
+        if batch is None:
+            return {}
+        record = self.recorded(batch)
+        where, remedy = f"{type(self).__name__}.learn.sample", "Collect with its perturber()."
+        check("target" in record, where, "of episodes that it played in", "others", remedy)
+        target, attacked = record["target"], record["attacked"].flatten(1).any(dim=1)
+        played = batch.valid & attacked.unsqueeze(-1)
+        figures = self.update(batch, target, played)
+        self.director.count("updates", 1)
+        self._update_lagged()
+        self.step_schedulers()
+        return figures | {"realised": _realised_share(batch, target, played)}
+
+    def _update_lagged(self) -> None:
+        now = self.director.counted(self.target_unit)
+        if now - int(self.last_target_update) >= self.target_update:
+            self._lagged.load_state_dict(self._online[0].state_dict())
+            self.last_target_update.fill_(now)
 
 
 def director_network(where: str, spec: TeamSpec, settings: dict[str, Any]) -> Agents:
@@ -32,41 +131,12 @@ def director_network(where: str, spec: TeamSpec, settings: dict[str, Any]) -> Ag
     """
     rule = "discrete: a director names one of the victim's actions"
     check(not spec.continuous, f"{where}.for_env.env", rule, "a Box of actions")
+    # The victim's own kind of network, a GRU of 64 as in PyMARL, fed with targets for last actions.
     default = NetworkSettings(hidden=(64,), recurrent=True, last_action=True)
     return build_network(spec, default | take(settings, NetworkSettings))
 
 
-def directed(
-    director: TeamPolicy, generator: GradientAttack, agents: Collection[str] | None
-) -> DirectedObsPerturber:
-    """Return a copy of the director at work, which explores no more.
-
-    Args:
-        director: who names actions.
-        generator: who pushes victims towards them.
-        agents: names of the attacked agents; None is all.
-    """
-    copied = copy.deepcopy(director).requires_grad_(False).eval()
-    return DirectedObsPerturber(copied, generator, agents=agents)
-
-
-def count_played(director: TeamPolicy, sample: Sample) -> None:
-    """Count the newest episodes as played by the director: its schedules go by them."""
-    if sample.fresh is not None:
-        director.count("episodes", len(sample.fresh))
-        director.count("env_steps", int(sample.fresh.valid.sum()))
-
-
-def named_in(adversary: Adversary, batch: JointBatch) -> tuple[Tensor, Tensor]:
-    """Return the actions named, (B, T, N), and the steps of episodes attacked, bool (B, T)."""
-    record = adversary.recorded(batch)
-    where, remedy = f"{type(adversary).__name__}.learn.sample", "Collect with its perturber()."
-    check("target" in record, where, "of episodes that it played in", "others", remedy)
-    attacked = record["attacked"].flatten(1).any(dim=1)
-    return record["target"], batch.valid & attacked.unsqueeze(-1)
-
-
-def realised_share(batch: JointBatch, target: Tensor, played: Tensor) -> float:
+def _realised_share(batch: JointBatch, target: Tensor, played: Tensor) -> float:
     """Return how often living agents took the action named for them, exploration included."""
     act = batch.act if batch.act_exec is None else batch.act_exec
     rows = batch.living & played.unsqueeze(-1)

@@ -50,13 +50,14 @@ class ObsAdversaryPPO(Adversary):
         actor: the attack it trains.
         critic: V(s), (..., S) to (...).
         agents: names of the attacked agents; None is all.
-        optim: optimizer factory for both; None is Adam at 3e-4.
-        gamma: discount in [0, 1].
+        optim: optimizer factory for both; None is Adam at 3e-4: at 1e-6, the step size of the
+            release of [Zhou2025]_, it hardly moves.
+        gamma: discount in [0, 1]; this, ``gae_lambda``, ``clip`` and ``epochs`` are that release's.
         gae_lambda: in [0, 1].
         clip: PPO's clip, > 0.
         entropy_coef: >= 0.
         epochs: passes over a batch, >= 1.
-        max_grad_norm: global norm at which gradients are clipped.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ObsAdversaryPPO(Adversary):
         clip: float = 0.2,
         entropy_coef: float = 1e-3,
         epochs: int = 10,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -83,7 +84,6 @@ class ObsAdversaryPPO(Adversary):
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
-        max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         with speaking_for(self, LearnedObsPerturber):
             self._perturber = LearnedObsPerturber(actor, agents=agents)
         learned = nn.ModuleList([actor, critic])
@@ -101,17 +101,26 @@ class ObsAdversaryPPO(Adversary):
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """Return the adversary with networks of the right sizes for ``env``'s ``team``."""
+        """Return the adversary with networks of the right sizes for ``env``'s ``team``.
+
+        Args:
+            env: an environment, or a spec.
+            ball: within which it perturbs observations.
+            team: whom of several teams it attacks.
+            hidden: widths of actor and critic.
+            device: where it learns.
+            seed: of the initial weights; torch's global generator is left as it was.
+            settings: of the class.
+        """
         check_settings(cls, settings)
         device = check_usable(f"{cls.__name__}.device", device)
         seed = check_int(f"{cls.__name__}.seed", seed, 0)
         spec = team_spec(cls.__name__, env, team)
         with speaking_for(cls.__name__, GaussianObsAdversary):
             actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
-        size = spec.state_size * (spec.num_agents if spec.state_layout == "per_agent" else 1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            critic = Critic(size, hidden=hidden, layer_norm=True)
+            critic = Critic(spec.joint_state_size, hidden=hidden, layer_norm=True)
         return cls(actor.to(device), critic.to(device), **settings)
 
     def perturber(self) -> LearnedObsPerturber:
@@ -133,13 +142,13 @@ class ObsAdversaryPPO(Adversary):
         rows = attacked_rows(batch, record)
         if not bool(rows.any()):
             return {}
-        state = batch.obs.state.flatten(2)
+        state = batch.obs.state.flatten(2)  # of all agents, where each has its own
         with torch.no_grad():
             value = self.critic(state)
             flags = batch.bootstrap, batch.going_on
-            advantage = gae(-batch.rew, value, *flags, self.gamma, self.gae_lambda)
-            returns = advantage + value[:, :-1]
-            gain = normalize(advantage.unsqueeze(-1).expand(rows.shape), rows)[rows]
+            raw = gae(-batch.rew, value, *flags, self.gamma, self.gae_lambda)
+            returns = raw + value[:, :-1]
+            advantage = normalize(raw.unsqueeze(-1).expand(rows.shape), rows)[rows]
 
         def value_loss() -> Tensor:
             error = (self.critic(state[:, :-1]) - returns).square()
@@ -147,7 +156,7 @@ class ObsAdversaryPPO(Adversary):
 
         figures = ppo_steps(
             played_on_obs(self._perturber, batch, record, rows),
-            gain,
+            advantage,
             steps=self.epochs,
             clip=self.clip,
             entropy_coef=self.entropy_coef,

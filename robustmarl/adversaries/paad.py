@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Mapping
-from typing import Any, Literal, Self
+from collections.abc import Collection
+from typing import Any, Literal, Self, cast
 
 import torch
 from tianshou.algorithm.optim import OptimizerFactory
@@ -16,38 +15,27 @@ from robustmarl._checks import (
     check_flag,
     check_int,
     check_kind,
-    check_number,
     check_usable,
-    speaking_for,
 )
 from robustmarl._seeding import seeded
-from robustmarl.adversaries.base import Adversary, Sample
-from robustmarl.adversaries.directing import (
-    count_played,
-    directed,
-    director_network,
-    named_in,
-    realised_share,
-)
+from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import TeamSpec, joint_state, last_actions
+from robustmarl.joint import JointBatch, TeamSpec, joint_state, last_actions
 from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
-from robustmarl.learning.q_learning import Mixed, following_values
+from robustmarl.learning.q_learning import EXPLORATION, MIXER_GAIN, Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
 from robustmarl.networks import AgentValues, Mixer, QMIXMixer, VDNMixer
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import QPolicy
-from robustmarl.schedules import Linear, Schedule
+from robustmarl.schedules import Schedule
 from robustmarl.typing import Env
 
 __all__ = ["PAAD"]
 
-_EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # the team's own, as in PyMARL
 
-
-class PAAD(Adversary):
+class PAAD(Directing):
     r"""PA-AD [Sun2022]_ against a team: a deterministic director of the victim's own kind.
 
     The director is a VDN or QMIX team over the victim's actions, which sees clean observations and
@@ -66,7 +54,8 @@ class PAAD(Adversary):
         mixer: of its own, from the agents' values to the team's.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks, in [0, 1].
-        optim: optimizer factory; None is Adam at 5e-4.
+        optim: optimizer factory; None is Adam at 5e-4: all defaults are those of a team's own
+            Q-learning, :class:`~robustmarl.algorithms.value_based.ValueBased`.
         gamma: discount in [0, 1].
         td_lambda: 0 for one-step targets.
         target_update: copy online to target networks every so many units, >= 1.
@@ -75,8 +64,7 @@ class PAAD(Adversary):
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
-    needs = frozenset({"drawn"})
-    last_target_update: Tensor
+    director: QPolicy
 
     def __init__(
         self,
@@ -94,29 +82,24 @@ class PAAD(Adversary):
         double_q: bool = True,
         max_grad_norm: float | None = 10.0,
     ) -> None:
-        super().__init__()
         name = type(self).__name__
         check_kind(f"{name}.director", director, QPolicy, "a QPolicy")
         check_kind(f"{name}.mixer", mixer, Mixer, "a Mixer")
         double_q = check_flag(f"{name}.double_q", double_q)
-        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
-        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
-        self.target_update = check_int(f"{name}.target_update", target_update, 1)
-        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
-        self.target_unit, self.double_q = target_unit, double_q
-        self.director, self.mixer = director, mixer
-        self.lagged_network = copy.deepcopy(director.network).requires_grad_(False)
-        self.lagged_mixer = copy.deepcopy(mixer).requires_grad_(False)
-        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
-        with speaking_for(self, DirectedObsPerturber):
-            self._perturber = DirectedObsPerturber(
-                director, generator, explore=True, agents=agents, episodes=episodes
-            )
-        self._generator = generator
-        learned = Mixed(director.network, mixer)
-        self.optim = self.create_optimizer(learned, optim or adam(5e-4), max_grad_norm)
+        online = Mixed(director.network, mixer)
+        super().__init__(
+            director,
+            generator,
+            online,
+            agents=agents,
+            episodes=episodes,
+            gamma=gamma,
+            td_lambda=td_lambda,
+            target_update=target_update,
+            target_unit=target_unit,
+        )
+        self.mixer, self.double_q = mixer, double_q
+        self.optim = self.create_optimizer(online, optim or adam(5e-4), max_grad_norm)
 
     @classmethod
     def for_env(
@@ -125,7 +108,7 @@ class PAAD(Adversary):
         generator: GradientAttack,
         *,
         mixer: Literal["qmix", "vdn"] = "qmix",
-        exploration: float | Schedule = _EXPLORATION,
+        exploration: float | Schedule = EXPLORATION,
         team: str | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -156,51 +139,36 @@ class PAAD(Adversary):
             if mixer == "vdn":
                 made = VDNMixer()
             else:
-                made = QMIXMixer(spec.joint_state_size, spec.num_agents, init_gain=0.1)
+                made = QMIXMixer(spec.joint_state_size, spec.num_agents, init_gain=MIXER_GAIN)
         return cls(director.to(device), generator, made.to(device), **settings)
 
-    def perturber(self) -> DirectedObsPerturber:
-        """Return what plays while it learns: the exploring director."""
-        return self._perturber
+    @property
+    def lagged(self) -> Mixed:
+        """The target networks."""
+        return cast(Mixed, self._lagged)
 
     def deployed(self, greedy: bool | None = None) -> DirectedObsPerturber:
         """Return a copy of the director at work, greedy; it cannot be asked to draw."""
         rule = "None or True: its director is deterministic"
         check(greedy is not False, f"{type(self).__name__}.deployed.greedy", rule, greedy)
-        return directed(self.director, self._generator, self._perturber.agents)
+        return super().deployed(greedy)
 
-    def learn(self, sample: Sample) -> Mapping[str, float]:
-        """Learn from the episodes that the team drew; see the class."""
-        count_played(self.director, sample)
-        batch = sample.drawn
-        if batch is None:
-            return {}
-        target, played = named_in(self, batch)
-        obs, state = batch.obs, joint_state(batch.obs.state, batch.obs.state.dim() == 4)
-        last = last_actions(target, terminal=True)
-        q = self.director.network.unroll(obs.obs, last)[0]
+    def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:
+        """Take a step of Q-learning on the reward turned; see the class and the base."""
+        obs, state = batch.obs, joint_state(batch.obs.state, self.director.spec)
+        last_target = last_actions(target, terminal=True)
+        q = self.director.network.unroll(obs.obs, last_target)[0]
         taken = self.mixer(AgentValues(q[:, :-1], obs.mask[:, :-1], target), state[:, :-1])
         with torch.no_grad():
-            lagged = self.lagged_network.unroll(obs.obs, last)[0]
-            later = q[:, 1:], lagged[:, 1:], obs.mask[:, 1:]
+            lagged_q = self.lagged.agents.unroll(obs.obs, last_target)[0]
+            later = q[:, 1:], lagged_q[:, 1:], obs.mask[:, 1:]
             following = following_values(*later, double_q=self.double_q)
-            value = self.lagged_mixer(following, state[:, 1:])
+            value = self.lagged(following, state[:, 1:])
             flags = batch.bootstrap, batch.going_on
             y = td_lambda_returns(-batch.rew, value, *flags, self.gamma, self.td_lambda)
         loss = masked_mean((taken - y).square(), played)
         self.optim.step(loss)
-        self.director.count("updates", 1)
-        self._update_target()
-        self.step_schedulers()
         return {
             "loss": float(loss.detach()),
             "q": float(masked_mean(taken.detach(), played)),
-            "realised": realised_share(batch, target, played),
         }
-
-    def _update_target(self) -> None:
-        now = self.director.counted(self.target_unit)
-        if now - int(self.last_target_update) >= self.target_update:
-            self.lagged_network.load_state_dict(self.director.network.state_dict())
-            self.lagged_mixer.load_state_dict(self.mixer.state_dict())
-            self.last_target_update.fill_(now)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.adversaries.base import Adversary, Sample
+from robustmarl.adversaries.base import Adversary, Sample, check_adversaries
 from robustmarl.joint import JointBatch, StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.victims import Victim
@@ -36,7 +36,7 @@ class PopulationPerturber(Perturber):
         rule = "at least one, which tell the learner the same kind of action"
         check(len(told) == 1, "PopulationPerturber.members", rule, sorted(told))
         self.members, self.act_told = list(members), told.pop()
-        self._named(Place(0, self.kind))
+        self._take_place(Place(0, self.kind))
 
     @property
     def changes_actions(self) -> bool:
@@ -45,14 +45,14 @@ class PopulationPerturber(Perturber):
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Prepare all of them for a team; see :class:`Perturber`."""
-        self._named(place)
+        self._take_place(place)
         # by name: in a population of populations each draws for itself
         self._stream = stream_id(f"{place.name}/{place.depth}")
         self._index = torch.zeros(0, dtype=torch.int64)
         for member, member_place in zip(self.members, self._places, strict=True):
             member.bind(spec, policy, member_place)
 
-    def _named(self, place: Place) -> None:
+    def _take_place(self, place: Place) -> None:
         self.place = place
         numbers = range(len(self.members))
         self._places = [Place(place.depth, f"{place.name}/{k}") for k in numbers]
@@ -66,7 +66,7 @@ class PopulationPerturber(Perturber):
         self._index = (once.uniform(1)[:, 0] * len(self.members)).long()
         seen, types = context.seen, context.types
         for number, member in enumerate(self.members):
-            step = self._of(context, number)
+            step = self._played_by(context, number)
             step.types = None
             seen = self._where(number, member.on_obs(step), seen)
             if step.types is not None:
@@ -78,15 +78,15 @@ class PopulationPerturber(Perturber):
     def shown(self, context: StepContext) -> None:
         """Let all of them take note of what was shown."""
         for number, member in enumerate(self.members):
-            member.shown(self._of(context, number))
+            member.shown(self._played_by(context, number))
 
     def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
         """Return the logits or means of the episode's own member, (E, N, A)."""
-        return self._each(context, logits, lambda member: member.on_logits)
+        return self._by_member(context, logits, lambda member: member.on_logits)
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
         """Return the executed actions of the episode's own member."""
-        return self._each(context, act, lambda member: member.on_act)
+        return self._by_member(context, act, lambda member: member.on_act)
 
     def record(self) -> Mapping[str, Tensor]:
         """Return ``index``, and what each member recorded as ``k/name``."""
@@ -105,7 +105,7 @@ class PopulationPerturber(Perturber):
             for name, value in member.counters().items()
         }
 
-    def _each(
+    def _by_member(
         self,
         context: StepContext,
         values: Tensor,
@@ -113,10 +113,12 @@ class PopulationPerturber(Perturber):
     ) -> Tensor:
         found = values
         for number, member in enumerate(self.members):
-            found = self._where(number, hook(member)(self._of(context, number), values), found)
+            found = self._where(
+                number, hook(member)(self._played_by(context, number), values), found
+            )
         return found
 
-    def _of(self, context: StepContext, number: int) -> StepContext:
+    def _played_by(self, context: StepContext, number: int) -> StepContext:
         """Return the step with those environments live that a member plays in."""
         return replace(context, live=context.live & (self._index == number))
 
@@ -140,20 +142,7 @@ class Population(Adversary):
 
     def __init__(self, members: Sequence[Adversary]) -> None:
         super().__init__()
-        where = f"{type(self).__name__}.members"
-        if isinstance(members, str) or not isinstance(members, Sequence):
-            kind = type(members).__name__
-            raise TypeError(f"{where} must be a sequence of adversaries, got {kind}.")
-        for member in members:
-            if not isinstance(member, Adversary):
-                raise TypeError(f"{where} must be adversaries, got {type(member).__name__}.")
-        distinct = len({id(member) for member in members}) == len(members)
-        check(
-            distinct and len(members) > 0,
-            where,
-            "different adversaries, at least one",
-            [type(member).__name__ for member in members],
-        )
+        members = check_adversaries(f"{type(self).__name__}.members", members)
         self._members = nn.ModuleList(members)
         self.needs = frozenset(need for member in members for need in member.needs)
         self._perturber = PopulationPerturber([member.perturber() for member in members])

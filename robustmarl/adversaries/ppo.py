@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class Played:
 
 def ppo_steps(
     played: Played,
-    gain: Tensor,
+    advantage: Tensor,
     *,
     steps: int,
     clip: float,
@@ -57,25 +58,26 @@ def ppo_steps(
 
     Args:
         played: what it did.
-        gain: :math:`\hat A`, (R,), without gradient.
+        advantage: :math:`\hat A`, (R,), without gradient.
         steps: >= 1.
         clip: c.
         entropy_coef: :math:`c_e`.
         step: takes an optimizer step on a loss.
         value_loss: :math:`L_V` of a critic that learns in the same step, or None.
     """
-    figures: list[dict[str, Tensor]] = []
+    figures: dict[str, list[Tensor]] = defaultdict(list)
     for _ in range(steps):
         logp, entropy = played.again()
-        policy_loss = -ppo_surrogate(logp, played.logp, gain, clip).mean()
+        policy_loss = -ppo_surrogate(logp, played.logp, advantage, clip).mean()
         loss = policy_loss - entropy_coef * entropy
         found = {"policy_loss": policy_loss, "entropy": entropy, "kl": (played.logp - logp).mean()}
         if value_loss is not None:
             found["value_loss"] = value_loss()
             loss = loss + found["value_loss"]
         step(loss)
-        figures.append({name: x.detach() for name, x in {"loss": loss, **found}.items()})
-    return {name: float(torch.stack([x[name] for x in figures]).mean()) for name in figures[0]}
+        for name, value in {"loss": loss, **found}.items():
+            figures[name].append(value.detach())
+    return {name: float(torch.stack(values).mean()) for name, values in figures.items()}
 
 
 def attacked_rows(batch: JointBatch, record: Mapping[str, Tensor]) -> Tensor:
@@ -105,11 +107,12 @@ def played_on_obs(
 ) -> Played:
     """Return what an actor did to the observations ``rows``, bool (B, T, N)."""
     actor = perturber.actor
-    obs, u = (x[rows][:, : actor.obs_size] for x in (batch.obs.obs[:, :-1], record["act"]))
+    obs = batch.obs.obs[:, :-1][rows][:, : actor.obs_size]
+    act = record["act"][rows][:, : actor.obs_size]
     real = perturber.real_rows(rows.nonzero()[:, 2])
 
     def again() -> tuple[Tensor, Tensor]:
-        return actor.log_prob(obs, u, real), actor.entropy(real)
+        return actor.log_prob(obs, act, real), actor.entropy(real)
 
     return Played(record["logp"][rows], again)
 

@@ -48,7 +48,7 @@ class SharedAdvantage(Adversary):
         clip: PPO's clip, > 0.
         entropy_coef: >= 0.
         epochs: its steps per pass of the team, >= 1.
-        max_grad_norm: global norm at which gradients are clipped, or None.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
     needs = frozenset({"fresh", "advantage"})
@@ -113,7 +113,7 @@ class SharedObsAdversary(SharedAdvantage):
         clip: PPO's clip, > 0.
         entropy_coef: >= 0.
         epochs: its steps per pass of the team, >= 1.
-        max_grad_norm: global norm at which gradients are clipped, or None.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class SharedByzantine(SharedAdvantage):
         clip: PPO's clip, > 0.
         entropy_coef: >= 0.
         epochs: its steps per pass of the team, >= 1.
-        max_grad_norm: global norm at which gradients are clipped, or None.
+        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
     type_returns: Tensor

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from robustmarl.algorithms.ippo import IPPO
 from robustmarl.joint import TeamSpec
-from robustmarl.learning.optim import adam
 from robustmarl.learning.settings import TeamSettings
 from robustmarl.learning.values import CriticInput, Reward
 from robustmarl.networks import Critic
@@ -49,7 +48,8 @@ class A2C(IPPO):
         critic: V(o, agent id).
         critic_input: what it reads.
         optim: optimizer factory for actor and critic together; None is Adam at 5e-4, eps 1e-5.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this and the weights of values and entropies are those of the
+            release of [Yang2018]_, whose actor-critic the opponents of the tables are.
         gae_lambda: in [0, 1]; 1 weighs actions by the returns of the whole episode.
         entropy_coef: :math:`c_e` >= 0.
         value_coef: :math:`c_v` >= 0.
@@ -81,7 +81,7 @@ class A2C(IPPO):
             policy=policy,
             critic=critic,
             critic_input=critic_input,
-            optim=optim or adam(5e-4, 1e-5),
+            optim=optim,
             gamma=gamma,
             gae_lambda=gae_lambda,
             entropy_coef=entropy_coef,

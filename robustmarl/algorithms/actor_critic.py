@@ -16,6 +16,7 @@ from robustmarl.joint import (
     JointObs,
     StepContext,
     TeamSpec,
+    at_actions,
     joint_state,
 )
 from robustmarl.learning.base import TeamAlgorithm, build_network
@@ -88,7 +89,7 @@ class ActionCritics(TeamAlgorithm):
         """
 
     def _state(self, obs: JointObs) -> Tensor:
-        return joint_state(obs.state, self.spec.state_layout == "per_agent")
+        return joint_state(obs.state, self.spec)
 
     def _outputs(self, obs: JointObs, act: Tensor) -> ActorOutputs:
         """Return what the actors make of the whole episodes, with gradient."""
@@ -100,7 +101,7 @@ class ActionCritics(TeamAlgorithm):
         self,
         batch: JointBatch,
         outputs: ActorOutputs,
-        advantage: Callable[[Tensor], Tensor],
+        advantages: Callable[[Tensor], Tensor],
         entropy_coef: float,
     ) -> Tensor:
         r"""Step on :math:`-\overline{A \log\pi} - c H`; return loss, entropy and mean |A|.
@@ -108,22 +109,22 @@ class ActionCritics(TeamAlgorithm):
         Args:
             batch: episodes, with R steps in all.
             outputs: what :meth:`_outputs` made of them, with gradient.
-            advantage: maps policies (R, N, A), no gradient, to those of the taken actions.
+            advantages: maps policies (R, N, A), no gradient, to those of the taken actions.
             entropy_coef: c.
         """
         obs = batch.obs
         logp = self.policy.log_policy(outputs.logits[:, :-1][batch.valid])
         policy = logp.exp()
         with torch.no_grad():
-            gain = advantage(policy)
-        logp_taken = logp.gather(-1, batch.act[batch.valid].unsqueeze(-1)).squeeze(-1)
+            advantage = advantages(policy)
+        logp_taken = at_actions(logp, batch.act[batch.valid])
         alive = obs.alive[:, :-1][batch.valid]
         entropy = masked_mean(-(policy * logp).sum(-1), alive)
-        loss = -masked_mean(gain * logp_taken, alive) - entropy_coef * entropy
+        loss = -masked_mean(advantage * logp_taken, alive) - entropy_coef * entropy
         self.step_policy(
             loss,
             lambda: self.loss_rows(
                 obs.obs, obs.mask, batch.living, outputs.last_act, outputs.before
             ),
         )
-        return torch.stack([loss, entropy, masked_mean(gain.abs(), alive)]).detach()
+        return torch.stack([loss, entropy, masked_mean(advantage.abs(), alive)]).detach()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
-from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.optim import adam
@@ -83,8 +83,6 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self._target = self._add_lagged_network(critic)
         self.register_buffer("critic_steps", torch.zeros((), dtype=torch.int64))
@@ -114,7 +112,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             logits: the team's, (E, N, A), masked.
             act: K joint actions per environment, int64 (K, E, N): what the others do.
         """
-        state = joint_state(context.state, self.spec.state_layout == "per_agent")
+        state = joint_state(context.state, self.spec)
         q = self.critic(state, context.seen, act)
         policy = torch.softmax(logits, dim=-1)
         return q - (policy * q).sum(-1, keepdim=True)
@@ -136,19 +134,13 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             joint = torch.cat([act, logits[:, -1:].argmax(-1)], dim=1)
             joint[final] = logits[final].argmax(-1)
             q = self._target(self._state(obs), obs.seen, joint)
-            value = q.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
+            value = at_actions(q, joint)
             policy = torch.softmax(logits[final], dim=-1)
             value[final] = (policy * q[final]).sum(-1)
-            bootstrap = batch.bootstrap.unsqueeze(-1)
-            reward = (self.reward_scale * batch.rew).unsqueeze(-1).expand(value[:, 1:].shape)
-            return td_lambda_returns(
-                reward,
-                value[:, 1:],
-                bootstrap,
-                batch.going_on.unsqueeze(-1),
-                self.gamma,
-                self.td_lambda,
-            )
+            later = value[:, 1:]
+            reward, bootstrap, going_on = batch.earned("team")
+            reward, lambdas = self.reward_scale * reward, (self.gamma, self.td_lambda)
+            return td_lambda_returns(reward, later, bootstrap, going_on, *lambdas)
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
@@ -163,7 +155,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             if target is None:  # the dead earn on, and targets ask for it
                 target = self.targets(batch, outputs.logits.detach())[valid]
             q = self.critic(state, seen, act)
-            taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            taken = at_actions(q, act)
             loss = (taken - target).square().mean()
             self.critic_optim.step(loss)
             losses.append(loss.detach())
@@ -172,12 +164,12 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
                 self._update_lagged_network_weights()
                 target = None
 
-        def advantage(policy: Tensor) -> Tensor:
+        def advantages(policy: Tensor) -> Tensor:
             q = self.critic(state, seen, act)
-            taken = q.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            taken = at_actions(q, act)
             return taken - (policy * q).sum(-1)
 
-        figures = self._actor_step(batch, outputs, advantage, self.entropy_coef)
+        figures = self._actor_step(batch, outputs, advantages, self.entropy_coef)
         self.policy.count("updates", 1)
         means = [*figures.tolist(), float(torch.stack(losses).mean())]
         names = ("policy_loss", "entropy", "advantage", "critic_loss")

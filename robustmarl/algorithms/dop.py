@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
-from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
 from robustmarl.learning.returns import check_over_time, td_lambda_returns
@@ -189,8 +189,6 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critics = _Critics(critic, mixer)
         self._target = self._add_lagged_network(self.critics)
         network = policy.network
@@ -228,7 +226,7 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             logits: the team's, (E, N, A), masked.
             act: K joint actions per environment, int64 (K, E, N).
         """
-        state = joint_state(context.state, self.spec.state_layout == "per_agent")
+        state = joint_state(context.state, self.spec)
         q, weights = self.critics(state, context.seen)
         policy = torch.softmax(logits, dim=-1)
         advantage = weights.unsqueeze(-1) * (q - (policy * q).sum(-1, keepdim=True))
@@ -248,8 +246,8 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             logits = self._outputs(obs, act).logits
         logp = torch.log_softmax(logits, dim=-1)
         q, weights = self._target(self._state(obs), obs.seen)
-        q_taken = q[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
-        logp_taken = logp[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        q_taken = at_actions(q[:, :-1], act)
+        logp_taken = at_actions(logp[:, :-1], act)
         expected = (weights * (logp.exp() * q).sum(-1)).sum(-1)
         return _Backup(
             taken=(weights[:, :-1] * q_taken).sum(-1),
@@ -285,36 +283,34 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         )
 
     def _critic_loss(self, batch: JointBatch, target: Tensor) -> Tensor:
+        """Return the mean of :math:`(Q_{tot} - y)^2` over steps, with ``target`` y (B, T)."""
         valid = batch.valid  # padding may be most of a batch: critics skip it
-        q, weights = self.critics(
-            self._state(batch.obs)[:, :-1][valid], batch.obs.seen[:, :-1][valid]
-        )
-        taken = q.gather(-1, batch.act[valid].unsqueeze(-1)).squeeze(-1)
+        state, seen = self._state(batch.obs)[:, :-1][valid], batch.obs.seen[:, :-1][valid]
+        q, weights = self.critics(state, seen)
+        taken = at_actions(q, batch.act[valid])
         return ((weights * taken).sum(-1) - target[valid]).square().mean()
 
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         recent, self._recent = self._recent, None
         outputs = self._outputs(recent.obs, recent.act)
-        target = self.on_policy_targets(recent, outputs.logits.detach())
-        off_target = None
-        if self.off_policy_weight > 0.0:
-            off_target = self.off_policy_targets(batch)
+        on_target = self.on_policy_targets(recent, outputs.logits.detach())
+        off_target = self.off_policy_targets(batch) if self.off_policy_weight > 0.0 else None
         for _ in range(self.critic_steps):
-            on_loss = self._critic_loss(recent, target)
+            on_loss = self._critic_loss(recent, on_target)
             off_loss = on_loss.new_zeros(())
             if off_target is not None:
                 off_loss = self._critic_loss(batch, off_target)
             self.critic_optim.step(on_loss + self.off_policy_weight * off_loss)
 
-        def advantage(policy: Tensor) -> Tensor:
-            obs, valid = recent.obs, recent.valid
-            state = self._state(obs)[:, :-1][valid]
-            q, weights = self.critics(state, obs.seen[:, :-1][valid])
-            taken = q.gather(-1, recent.act[valid].unsqueeze(-1)).squeeze(-1)
+        def advantages(policy: Tensor) -> Tensor:
+            valid = recent.valid
+            state, seen = self._state(recent.obs)[:, :-1][valid], recent.obs.seen[:, :-1][valid]
+            q, weights = self.critics(state, seen)
+            taken = at_actions(q, recent.act[valid])
             return weights * (taken - (policy * q).sum(-1))
 
-        figures = self._actor_step(recent, outputs, advantage, self.entropy_coef)
+        figures = self._actor_step(recent, outputs, advantages, self.entropy_coef)
         self.policy.count("updates", 1)
         if self.policy.counted("updates") % self.target_update == 0:
             self._update_lagged_network_weights()

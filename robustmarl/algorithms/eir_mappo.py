@@ -9,7 +9,7 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_flag, check_int, check_kind
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import stream_seed
 from robustmarl.adversaries import Sample, SharedByzantine
 from robustmarl.algorithms.eir_settings import PRESETS, EIRMAPPOSettings
 from robustmarl.algorithms.mappo import MAPPO
@@ -90,7 +90,7 @@ class EIRMAPPO(MAPPO):
         **settings: Any,
     ) -> None:
         super().__init__(policy=policy, **settings)
-        name, norm = type(self).__name__, settings.get("max_grad_norm", 10.0)
+        name = type(self).__name__
         check_kind(f"{name}.types", types, TypeDistribution, "a TypeDistribution")
         types.check_spec(policy.spec)
         check_int(f"{name}.adversary_epochs", adversary_epochs, 1)
@@ -105,11 +105,13 @@ class EIRMAPPO(MAPPO):
             clip=clip,
             entropy_coef=entropy,
             epochs=adversary_epochs,
-            max_grad_norm=norm,
+            max_grad_norm=self._max_grad_norm,
         )
         self.belief_learner = None
         if policy.belief is not None:
-            optim = self._create_optimizer(policy.belief, belief_optim or adam(5e-4, 1e-5), norm)
+            optim = self._create_optimizer(
+                policy.belief, belief_optim or adam(5e-4, 1e-5), self._max_grad_norm
+            )
             self.belief_learner = BeliefLearner(
                 policy.belief,
                 optim,
@@ -182,9 +184,12 @@ class EIRMAPPO(MAPPO):
         cls, spec: TeamSpec, settings: OpenSettings, hidden: tuple[int, ...]
     ) -> CriticParts:
         per_agent = spec.state_layout == "per_agent" or settings.get("reward") == "agents"
-        n = spec.num_agents
         critic = TypedCritic(
-            spec.state_size, n, num_agents=n if per_agent else 0, hidden=hidden, layer_norm=True
+            spec.state_size,
+            spec.num_agents,
+            num_agents=spec.num_agents if per_agent else 0,
+            hidden=hidden,
+            layer_norm=True,
         )
         return {"critic": critic, "critic_input": "state"}
 
@@ -233,12 +238,11 @@ class EIRMAPPO(MAPPO):
         stats.metrics.update({f"adversary/{name}": value for name, value in found.items()})
         if self.belief_learner is not None and memory is not None:
             stats.metrics["belief/loss"] = self.belief_learner.learn(
-                self._read(batch.obs)[:, :-1],
+                self._belief_inputs(batch.obs)[:, :-1],
                 self.adversary.types_in(batch),
                 batch.valid,
                 memory,
-                seed=mix(self.seed, self.policy.counted("updates"), stream_id("belief_parts"))
-                & (2**63 - 1),
+                seed=stream_seed(self.seed, self.policy.counted("updates"), "belief_parts"),
             )
         return stats
 
@@ -251,13 +255,14 @@ class EIRMAPPO(MAPPO):
         """
         if self.slot_kind == "zeros":
             return None, {}
-        steps, n, memory = batch.valid.shape[1], self.spec.num_agents, None
+        memory = None
         if self.belief is None:
             types = self.adversary.types_in(batch)[:, :1]  # the episode's
-            slots = types.to(batch.obs.seen.dtype).unsqueeze(2).expand(-1, steps + 1, n, n)
+            shape = (*batch.obs.alive.shape, self.spec.num_agents)
+            slots = types.to(batch.obs.seen.dtype).unsqueeze(2).expand(shape)
         else:
             with torch.no_grad():
-                logits, memory = self.belief.unroll(self._read(batch.obs))
+                logits, memory = self.belief.unroll(self._belief_inputs(batch.obs))
                 slots = self.policy.rounded(torch.sigmoid(logits))
         acted = batch.record("policy").get("slots")
         if acted is not None:
@@ -268,7 +273,7 @@ class EIRMAPPO(MAPPO):
     def _step_critic(self, loss: Tensor) -> None:
         self.optim.step(self.value_coef * loss)  # the actor has no gradient, and stays
 
-    def _read(self, obs: JointObs) -> Tensor:
+    def _belief_inputs(self, obs: JointObs) -> Tensor:
         """Return what the belief reads."""
         return obs.obs if self.policy.belief_reads == "clean" else obs.seen
 

@@ -23,7 +23,7 @@ from robustmarl._checks import (
     check_number,
     check_tensor,
 )
-from robustmarl._seeding import mix, stream_id
+from robustmarl._seeding import generator
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
@@ -43,8 +43,6 @@ from robustmarl.policies.exploring import ExploringPolicy
 from robustmarl.typing import Env
 
 __all__ = ["M3DDPG", "MADDPG", "M3DDPGSettings", "MADDPGSettings", "gumbel_softmax"]
-
-_GUMBEL = stream_id("gumbel")
 
 
 class MADDPGSettings(TeamSettings, ExplorationSettings, total=False):
@@ -119,7 +117,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         critic_input: ``"state"``, or ``"seen"`` for all agents' observations.
         optim: the actor's optimizer factory; None is Adam at 5e-4 (the authors: 1e-2 for both).
         critic_optim: the critic's; None is Adam at 1e-3: it must lead the actor.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this, ``tau`` and ``output_coef`` are the authors'.
         n_step: length of the returns before the target's value, >= 1.
         tau: share of the online weights taken over by the targets per update, in (0, 1].
         temperature: of the Gumbel-softmax, > 0.
@@ -158,8 +156,6 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         self.n_step = check_int(f"{name}.n_step", n_step, 1)
         self.temperature = check_number(f"{name}.temperature", temperature, 0.0, open_low=True)
         self.output_coef = check_number(f"{name}.output_coef", output_coef, 0.0)
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self._target = self._add_lagged_network(nn.ModuleList([policy.network, critic]))
         self.optim = self._create_optimizer(policy.network, optim or adam(5e-4), max_grad_norm)
@@ -200,7 +196,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def _state(self, obs: JointObs) -> Tensor:
         if self.critic_input == "seen":
             return obs.seen.flatten(-2)
-        return joint_state(obs.state, self.spec.state_layout == "per_agent")
+        return joint_state(obs.state, self.spec)
 
     def _vectors(self, act: Tensor, alive: Tensor) -> Tensor:
         """Return actions as the critic takes them, (..., N, A)."""
@@ -227,8 +223,7 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def _noise(self) -> torch.Generator:
         """Return the generator of this update's Gumbel noise."""
-        key = mix(self.seed, self.policy.counted("updates"), _GUMBEL)
-        return torch.Generator(self.device).manual_seed(key & (2**63 - 1))
+        return generator(self.seed, self.policy.counted("updates"), "gumbel", device=self.device)
 
     @torch.no_grad()
     def targets(self, batch: JointBatch) -> Tensor:
@@ -243,14 +238,8 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         joint = self._vectors(act, alive).unsqueeze(-3)
         state = self._state(obs)[:, 1:]
         value = critic(state, self.facing(critic, state, joint, alive))
-        return n_step_returns(
-            batch.rew.unsqueeze(-1),
-            value,
-            batch.bootstrap.unsqueeze(-1),
-            batch.going_on.unsqueeze(-1),
-            self.gamma,
-            self.n_step,
-        )
+        reward, bootstrap, going_on = batch.earned("team")
+        return n_step_returns(reward, value, bootstrap, going_on, self.gamma, self.n_step)
 
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
@@ -282,14 +271,14 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             counted = counted & mask
         elif (real := self.spec.action_mask(output.device)) is not None:
             chosen, counted = self.policy.without_padding(output), counted & real
-        n = self.spec.num_agents
-        chooses = torch.eye(n, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
+        agents = self.spec.num_agents
+        chooses = torch.eye(agents, dtype=torch.bool, device=chosen.device).unsqueeze(-1)
         joint = torch.where(chooses, chosen.unsqueeze(-3), taken.unsqueeze(-3))
         # The critic judges and does not learn here: no gradient for its parameters is computed.
-        frozen = {key: p.detach() for key, p in self.critic.named_parameters()}
+        frozen = {name: weight.detach() for name, weight in self.critic.named_parameters()}
         critic = partial(_call, self.critic, frozen)
-        gain = critic(state, self.facing(critic, state, joint, alive))
-        loss = -masked_mean(gain, alive)
+        value = critic(state, self.facing(critic, state, joint, alive))
+        loss = -masked_mean(value, alive)
         if self.output_coef > 0.0:
             loss = loss + self.output_coef * masked_mean(output.square(), counted)
         self.step_policy(
@@ -309,7 +298,8 @@ class M3DDPG(MADDPG):
     longer one-hot. With ``epsilon=0`` it is :class:`MADDPG`, bit for bit.
 
     Args:
-        epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box).
+        epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box); 1e-3
+            is the authors' for opponents.
         settings: of :class:`MADDPG`.
     """
 
@@ -336,8 +326,8 @@ class M3DDPG(MADDPG):
         with torch.enable_grad():
             (gradient,) = torch.autograd.grad(critic(state, point).sum(), point)
         gradient = self.policy.without_padding(gradient)
-        n = joint.shape[-2]
-        moved = ~torch.eye(n, dtype=torch.bool, device=joint.device) & alive.unsqueeze(-2)
+        oneself = torch.eye(joint.shape[-2], dtype=torch.bool, device=joint.device)
+        moved = ~oneself & alive.unsqueeze(-2)
         shift = self.epsilon * F.normalize(gradient, dim=-1)
         return joint - shift * moved.unsqueeze(-1)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Self, Unpack, cast, get_args
 
 import torch
@@ -12,12 +11,13 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_choice, check_flag, check_int, check_kind, check_number
-from robustmarl._seeding import mix
-from robustmarl.joint import MASKED, JointBatch, TeamSpec, last_actions
+from robustmarl._seeding import generator
+from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, last_actions
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.samples import Samples
 from robustmarl.learning.settings import NetworkSettings, TeamSettings, take
 from robustmarl.learning.values import Reward
 from robustmarl.networks import AgentNetwork, Agents
@@ -49,55 +49,19 @@ class MFACSettings(TeamSettings, total=False):
     max_grad_norm: float | None
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """What MFAC's steps learn from: B episodes of T steps, or B steps as episodes of one.
+@dataclass(frozen=True, kw_only=True)
+class _MFACSamples(Samples):
+    """What MFAC's steps learn from.
 
-    Args:
-        seen: what the agents acted on, (B, T, N, D).
-        clean: what they would have seen without an attack, (B, T, N, D).
-        mask: available actions, (B, T, N, A).
-        act: what they did, (B, T, N).
-        mean: the mean action that the actor reads, (B, T, N, A); None if it reads none.
+    Attributes:
         critic_mean: the mean action that the critic reads, (B, T, N, A).
         target: what the critic learns, (B, T, N).
         following: the target's value of the next step, 0 after a termination, (B, T, N).
-        acting: agent-steps that the actor learns from, bool (B, T, N).
-        valued: agent-steps that the critic learns from, bool (B, T, N).
-        last_act: the actions before each step, (B, T, N); None if agents do not see them.
     """
 
-    seen: Tensor
-    clean: Tensor
-    mask: Tensor
-    act: Tensor
-    mean: Tensor | None
     critic_mean: Tensor
     target: Tensor
     following: Tensor
-    acting: Tensor
-    valued: Tensor
-    last_act: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.seen)
-
-    @property
-    def side(self) -> Mapping[str, Tensor]:
-        """The actor's further input."""
-        return {} if self.mean is None else {"mean_act": self.mean}
-
-    def select(self, index: Tensor) -> _Samples:
-        """Return the episodes of these indices."""
-        return self._each(lambda values: values[index])
-
-    def steps(self, valid: Tensor) -> _Samples:
-        """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
-        return self._each(lambda values: values[valid].unsqueeze(1))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> _Samples:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(self, **{name: change(value) for name, value in given.items()})
 
 
 class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
@@ -131,7 +95,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             nothing was played: probabilities of the target's policy stand for actions there.
         literal_eq8: weigh :math:`\log\pi` by the target's value of the next step, as Eq. (8) is
             printed, instead of by the advantage of the action taken.
-        gamma: discount in [0, 1].
+        gamma: discount in [0, 1]; this, ``entropy_coef`` and ``max_grad_norm`` are the release's.
         td_lambda: of TD(lambda) targets, in [0, 1]; 0 is the paper's one step.
         tau: share of the online weights taken over by the targets per step, in (0, 1].
         reward: ``"agents"`` for each agent's own, or ``"team"``.
@@ -174,8 +138,6 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.seed = check_int(f"{name}.seed", seed, 0)
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.critic = critic
         self._target = self._add_lagged_network(nn.ModuleList([policy.network, critic]))
         network = policy.network
@@ -243,79 +205,70 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         return self.policy.neighbours.mean(vectors, alive, batch.obs.obs)
 
     @torch.no_grad()
-    def targets(self, batch: JointBatch) -> tuple[Tensor, Tensor, Tensor]:
+    def targets(
+        self, batch: JointBatch, means: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the critic learns, the next step's values in it, and what it reads.
 
         Args:
             batch: episodes.
+            means: its :meth:`mean_actions`, (B, T+1, N, A), where known.
 
         Returns:
             targets (B, T, N), bootstrapped next values (B, T, N), mean actions (B, T+1, N, A).
         """
-        mean = self.mean_actions(batch)
-        policy = self.target_policy(batch, mean)
+        means = self.mean_actions(batch) if means is None else means
+        policy = self.target_policy(batch, means)
         if self.critic_mean == "current":
-            mean = self.current_means(batch, policy)
+            means = self.current_means(batch, policy)
         _, critic = self._target_networks()
-        q, _ = critic.unroll(batch.obs.seen, None, {"mean_act": mean})
+        q, _ = critic.unroll(batch.obs.seen, None, {"mean_act": means})
         value = (policy * q).sum(-1)[:, 1:]
-        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        reward = batch.rew.unsqueeze(-1).expand(value.shape)
-        if self.reward == "agents":  # a dead agent earns nothing more
-            living = batch.obs.alive[:, 1:].float()
-            reward, bootstrap, going_on = batch.rew_agents, bootstrap * living, going_on * living
+        reward, bootstrap, going_on = batch.earned(self.reward)
         target = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
-        return target, bootstrap * value, mean
+        return target, bootstrap * value, means
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
-        seed = mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
-        generator = torch.Generator().manual_seed(seed)
+        order = generator(self.seed, self.policy.counted("updates"))
+        means = self.mean_actions(batch)
         figures: list[Tensor] = []
         for _ in range(epochs):
-            samples = self._samples(batch)  # of targets that have moved on since the last epoch
-            parts = 1
-            if minibatch is not None:
-                parts = min(max(1, round(int(batch.valid.sum()) / minibatch)), len(samples))
-            if parts == 1:
-                figures.append(self._step(samples))
-                continue
-            order = torch.randperm(len(samples), generator=generator).to(self.device)
-            figures += [self._step(samples.select(index)) for index in order.chunk(parts)]
+            samples = self._samples(batch, means)  # targets move on from one epoch to the next
+            parts = samples.minibatches(batch.valid, minibatch, order)
+            figures += [self._step(part) for part in parts]
         self.policy.count("updates", 1)
-        means = torch.stack(figures).mean(dim=0).tolist()
+        values = torch.stack(figures).mean(dim=0).tolist()
         names = ("policy_loss", "critic_loss", "entropy", "advantage")
-        return TeamTrainingStats(metrics=dict(zip(names, means, strict=True)))
+        return TeamTrainingStats(metrics=dict(zip(names, values, strict=True)))
 
-    def _samples(self, batch: JointBatch) -> _Samples:
+    def _samples(self, batch: JointBatch, means: Tensor) -> _MFACSamples:
+        """Return what is learned of ``batch``; ``means`` are its :meth:`mean_actions`."""
         obs, living = batch.obs, batch.living
-        target, following, critic_mean = self.targets(batch)
+        target, following, critic_mean = self.targets(batch, means)
         network = self.policy.network
-        reads = network.mean_table is not None
-        samples = _Samples(
+        reads_mean = network.mean_table is not None
+        samples = _MFACSamples(
             seen=obs.seen[:, :-1],
             clean=obs.obs[:, :-1],
             mask=obs.mask[:, :-1],
             act=batch.act,
-            mean=self.mean_actions(batch)[:, :-1] if reads else None,
+            acting=living,
+            # A team's reward goes on for its dead, and targets ask for their values.
+            valued=batch.earning(self.reward).expand_as(living),
+            last_act=self.last_act(batch.act, terminal=False),
+            side={"mean_act": means[:, :-1]} if reads_mean else {},
             critic_mean=critic_mean[:, :-1],
             target=target,
             following=following,
-            acting=living,
-            # A team's reward goes on for its dead, and targets ask for their values.
-            valued=living
-            if self.reward == "agents"
-            else batch.valid.unsqueeze(-1).expand_as(living),
-            last_act=self.last_act(batch.act, terminal=False),
         )
         # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
         return samples if network.recurrent else samples.steps(batch.valid)
 
-    def _step(self, samples: _Samples) -> Tensor:
+    def _step(self, samples: _MFACSamples) -> Tensor:
         """Take one step of critic, actor and targets; return the figures that `learn` names."""
-        taken = samples.act.unsqueeze(-1)
         q, _ = self.critic.unroll(samples.seen, None, {"mean_act": samples.critic_mean})
-        q_taken = q.gather(-1, taken).squeeze(-1)
+        q_taken = at_actions(q, samples.act)
         critic_loss = masked_mean((samples.target - q_taken).square(), samples.valued)
         self.critic_optim.step(critic_loss)
 
@@ -323,9 +276,9 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         logits, before = network.unroll(samples.seen, samples.last_act, samples.side)
         logp = torch.log_softmax(logits.masked_fill(~samples.mask, MASKED), dim=-1)
         policy = logp.exp()
-        gain = q_taken.detach() - (policy * q).sum(-1).detach()
-        weight = samples.following if self.literal_eq8 else gain
-        logp_taken = logp.gather(-1, taken).squeeze(-1)
+        advantage = q_taken.detach() - (policy * q).sum(-1).detach()
+        weight = samples.following if self.literal_eq8 else advantage
+        logp_taken = at_actions(logp, samples.act)
         entropy = masked_mean(-(policy * logp).sum(-1), samples.acting)
         loss = -masked_mean(weight * logp_taken, samples.acting) - self.entropy_coef * entropy
         self.step_policy(
@@ -340,5 +293,5 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             ),
         )
         self._update_lagged_network_weights()
-        advantage = masked_mean(gain.abs(), samples.acting)
-        return torch.stack([loss, critic_loss, entropy, advantage]).detach()
+        size = masked_mean(advantage.abs(), samples.acting)
+        return torch.stack([loss, critic_loss, entropy, size]).detach()

@@ -11,7 +11,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_int, check_number
 from robustmarl._signatures import check_left
 from robustmarl.algorithms.ppo_based import PPOBased
-from robustmarl.joint import JointBatch, StepContext, TeamSpec, joint_state
+from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
@@ -60,7 +60,7 @@ class OwnActionValues(OnPolicyTeam):
         self._check_learner()
         super().__init__(**settings)
         name = type(self).__name__
-        spec: TeamSpec = self.policy.spec
+        spec = self.spec
         check(not spec.continuous, f"{name}.env", "of discrete actions", "a Box of actions")
         where = f"{name}.action_critic_lr"
         action_critic_lr = check_number(where, action_critic_lr, 0.0, open_low=True)
@@ -68,7 +68,6 @@ class OwnActionValues(OnPolicyTeam):
         self.action_critic_updates = check_int(
             f"{name}.action_critic_updates", action_critic_updates, 1
         )
-        self._per_agent = spec.state_layout == "per_agent"
         sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
         self.action_critic = ActionCritic(*sizes, hidden=hidden)
         factory = adam(action_critic_lr)
@@ -97,7 +96,7 @@ class OwnActionValues(OnPolicyTeam):
     @torch.no_grad()
     def action_advantages(self, context: StepContext, logits: Tensor, act: Tensor) -> Tensor:
         """Return the advantage of every agent's every own action, (K, E, N, A)."""
-        state = joint_state(context.state, self._per_agent)
+        state = joint_state(context.state, self.spec)
         q = self.action_critic(state, context.seen)
         q = q - (torch.softmax(logits, dim=-1) * q).sum(-1, keepdim=True)
         return q.unsqueeze(0).expand(len(act), *q.shape)
@@ -117,10 +116,10 @@ class OwnActionValues(OnPolicyTeam):
         learn_from = super().learn_from  # type: ignore[misc]
         stats: TeamTrainingStats = learn_from(batch, advantage, returns, minibatch, epochs, side)
         returns, act = returns.expand(batch.living.shape)[valid], batch.act[valid]
-        state = joint_state(obs.state, self._per_agent)[:, :-1][valid]
+        state = joint_state(obs.state, self.spec)[:, :-1][valid]
         seen, living = obs.seen[:, :-1][valid], batch.living[valid]
         for _ in range(self.action_critic_updates):
-            q = self.action_critic(state, seen).gather(-1, act.unsqueeze(-1)).squeeze(-1)
+            q = at_actions(self.action_critic(state, seen), act)
             loss = masked_mean((q - returns).square(), living)
             self.action_critic_optim.step(loss)
         stats.metrics["action_critic_loss"] = float(loss.detach())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
@@ -11,12 +11,13 @@ from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import check_choice, check_flag, check_int, check_kind, check_number
-from robustmarl._seeding import mix
+from robustmarl._seeding import generator
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning import OnPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, normalize, ppo_surrogate, standardize
+from robustmarl.learning.samples import Samples
 from robustmarl.learning.settings import NetworkSettings, OpenSettings, PPOSettings, take
 from robustmarl.learning.values import CriticInput, Reward, Valuation
 from robustmarl.networks import Critic
@@ -34,53 +35,21 @@ class CriticParts(TypedDict):
     critic_input: CriticInput
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """What PPO's steps learn from: B episodes of T steps, or B steps as episodes of one.
+@dataclass(frozen=True, kw_only=True)
+class _PPOSamples(Samples):
+    """What PPO's steps learn from.
 
-    Args:
-        seen: what the agents acted on, (B, T, N, D).
-        clean: what they would have seen without an attack, (B, T, N, D).
-        mask: available actions, (B, T, N, A).
-        critic_inputs: what the critic reads, (B, T, K, ...).
-        act: what they did, (B, T, N) or (B, T, N, A).
-        logp: its log-probability when they acted, (B, T, N).
+    Attributes:
+        critic_inputs: what the critic reads beside ``side``, (B, T, K, ...).
+        logp: log-probability of ``act`` when it was drawn, (B, T, N).
         advantage: normalised, (B, T, N).
         returns: what the critic learns, (B, T, K).
-        acting: agent-steps that the actor learns from, bool (B, T, N).
-        valued: where the critic learns, bool (B, T, K).
-        last_act: the actions before each step, like ``act``; None if agents do not see them.
-        side: further inputs of actor and critic by name, (B, T, N, ...) each.
     """
 
-    seen: Tensor
-    clean: Tensor
-    mask: Tensor
     critic_inputs: Tensor
-    act: Tensor
     logp: Tensor
     advantage: Tensor
     returns: Tensor
-    acting: Tensor
-    valued: Tensor
-    last_act: Tensor | None
-    side: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(self.seen)
-
-    def select(self, index: Tensor) -> _Samples:
-        """Return the episodes of these indices."""
-        return self._each(lambda values: values[index])
-
-    def steps(self, valid: Tensor) -> _Samples:
-        """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
-        return self._each(lambda values: values[valid].unsqueeze(1))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> _Samples:
-        tensors = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        side = {name: change(values) for name, values in self.side.items()}
-        return replace(self, **tensors, side=side)
 
 
 class PPOBased(OnPolicyTeam):
@@ -145,8 +114,7 @@ class PPOBased(OnPolicyTeam):
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
         self.seed = check_int(f"{name}.seed", seed, 0)
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
+        self._max_grad_norm = max_grad_norm  # for what subclasses have learn beside
         if huber_delta is not None:
             huber_delta = check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
         self.critic = critic
@@ -252,19 +220,11 @@ class PPOBased(OnPolicyTeam):
                 "Collect it with the learner's own policy."
             )
         samples = self._samples(batch, batch.logp, advantage, returns, side or {})
-        parts = 1
-        if minibatch is not None:
-            parts = min(max(1, round(int(batch.valid.sum()) / minibatch)), len(samples))
-        generator = torch.Generator().manual_seed(
-            mix(self.seed, self.policy.counted("updates")) & (2**63 - 1)
-        )
+        order = generator(self.seed, self.policy.counted("updates"))
         figures: list[Tensor] = []
         for _ in range(epochs):
-            if parts == 1:
-                figures.append(self._step(samples))
-                continue
-            order = torch.randperm(len(samples), generator=generator).to(self.device)
-            figures += [self._step(samples.select(index)) for index in order.chunk(parts)]
+            parts = samples.minibatches(batch.valid, minibatch, order)
+            figures += [self._step(part) for part in parts]
         self.policy.count("updates", 1)
         means = torch.stack(figures).mean(dim=0).tolist()
         names = ("loss", "policy_loss", "value_loss", "entropy", "kl")
@@ -277,11 +237,11 @@ class PPOBased(OnPolicyTeam):
         advantage: Tensor,
         returns: Tensor,
         side: Mapping[str, Tensor],
-    ) -> _Samples:
+    ) -> _PPOSamples:
         """Return what is learned of ``batch``; the arguments are those of :meth:`learn_from`."""
         obs, acting = batch.obs, self.learning_rows(batch)
         valued = self.valuation.rows(batch, returns, acting)
-        samples = _Samples(
+        samples = _PPOSamples(
             seen=obs.seen[:, :-1],
             clean=obs.obs[:, :-1],
             mask=obs.mask[:, :-1],
@@ -298,7 +258,7 @@ class PPOBased(OnPolicyTeam):
         # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
         return samples if self.policy.network.recurrent else samples.steps(batch.valid)
 
-    def _step(self, samples: _Samples) -> Tensor:
+    def _step(self, samples: _PPOSamples) -> Tensor:
         """Take one step of actor and critic; return the figures that :meth:`learn_from` names."""
         acting, side = samples.acting, samples.side
         output, before = self.policy.network.unroll(samples.seen, samples.last_act, side)

@@ -6,6 +6,7 @@ from typing import Self, TypedDict, Unpack
 
 from robustmarl.algorithms.value_based import ValueBased
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.q_learning import MIXER_GAIN
 from robustmarl.learning.settings import OpenSettings, ValueBasedSettings, take
 from robustmarl.networks import QMIXMixer
 from robustmarl.typing import Env
@@ -40,6 +41,5 @@ class QMIX(ValueBased):
 
     @classmethod
     def _mixer(cls, spec: TeamSpec, settings: OpenSettings) -> QMIXMixer:
-        # The gain is ours: at the gain 1 of torch's draw first values are large, and diverge.
-        mixing = QMIXMixerSettings(init_gain=0.1) | take(settings, QMIXMixerSettings)
+        mixing = QMIXMixerSettings(init_gain=MIXER_GAIN) | take(settings, QMIXMixerSettings)
         return QMIXMixer(spec.joint_state_size, spec.num_agents, **mixing)

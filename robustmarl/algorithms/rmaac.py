@@ -65,7 +65,7 @@ class RMAAC(MAPPO):
             optim=noise_optim,
             clip=self.clip,
             entropy_coef=self.entropy_coef,
-            max_grad_norm=settings.get("max_grad_norm", 10.0),
+            max_grad_norm=self._max_grad_norm,
         )
 
     @classmethod

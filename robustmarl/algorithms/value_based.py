@@ -19,11 +19,11 @@ from robustmarl._checks import (
     check_kind,
     check_number,
 )
-from robustmarl.joint import JointBatch, TeamSpec
+from robustmarl.joint import JointBatch, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
-from robustmarl.learning.q_learning import Mixed, following_values
+from robustmarl.learning.q_learning import EXPLORATION, Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import (
     NetworkSettings,
@@ -34,12 +34,10 @@ from robustmarl.learning.settings import (
 from robustmarl.learning.values import Reward
 from robustmarl.networks import AgentValues, Mixer
 from robustmarl.policies.q import QPolicy
-from robustmarl.schedules import Linear, Schedule
+from robustmarl.schedules import Schedule
 from robustmarl.typing import Env
 
 __all__ = ["ValueBased"]
-
-_EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")  # as in PyMARL
 
 
 class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
@@ -94,8 +92,6 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         check(reward == "team" or mixer is None, f"{name}.reward", "'team' with a mixer", reward)
-        if max_grad_norm is not None:
-            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.target_unit, self.double_q, self.reward = target_unit, double_q, reward
         self.mixer = mixer
         learned = Mixed(policy.network, mixer)
@@ -112,7 +108,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
         rule = "discrete: value-based methods take argmax over actions"
         check(not spec.continuous, f"{cls.__name__}.for_env.env", rule, "a Box of actions")
-        exploration: float | Schedule = settings.pop("exploration", _EXPLORATION)
+        exploration: float | Schedule = settings.pop("exploration", EXPLORATION)
         policy = QPolicy(spec, build_network(spec, take(settings, NetworkSettings)), exploration)
         return cls(policy=policy, mixer=cls._mixer(spec, settings), **settings)
 
@@ -128,13 +124,13 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         last_act = self.last_act(act, terminal=True)
         q, before = network.unroll(obs.seen, last_act)
         values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
-        state = obs.state if obs.state.dim() == 3 else obs.state.flatten(2)
+        state = joint_state(obs.state, self.spec)
         with torch.no_grad():
             target = cast(Mixed, self._target.module)
-            q_target = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
-            later = q[:, 1:], q_target, obs.mask[:, 1:]
+            target_q = target.agents.unroll(obs.seen, last_act)[0][:, 1:]
+            later = q[:, 1:], target_q, obs.mask[:, 1:]
             following = following_values(*later, double_q=self.double_q)
-            y, learned = self._targets(batch, following, target.mixer, state[:, 1:])
+            y, learned = self._targets(batch, target(following, state[:, 1:]))
         taken = values.taken if self.mixer is None else self.mixer(values, state[:, :-1])
         loss = masked_mean((taken - y).square(), learned)
         self.step_policy(
@@ -145,31 +141,21 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         figures = torch.stack([loss.detach(), masked_mean(taken.detach(), learned)])
         return TeamTrainingStats(metrics=dict(zip(("loss", "q"), figures.tolist(), strict=True)))
 
-    def _targets(
-        self, batch: JointBatch, following: AgentValues, mixer: Mixer | None, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return targets and where they count: (B, T), or (B, T, N) without a mixer.
+    def _targets(self, batch: JointBatch, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return targets, and where they are learned: like ``value``.
 
         Args:
             batch: episodes.
-            following: the target's values of the next joint actions, (B, T, N).
-            mixer: the target's.
-            state: after each step, (B, T, S).
+            value: the target's of the next joint actions, (B, T), or (B, T, N) without a mixer.
         """
-        valid, going_on, bootstrap = batch.valid, batch.going_on, batch.bootstrap
-        if mixer is not None:
-            value, reward = mixer(following, state), batch.rew
+        if self.mixer is None:
+            reward, bootstrap, going_on = batch.earned(self.reward)
+            learned = batch.earning(self.reward).expand_as(value)
         else:
-            value = following.taken
-            valid = valid.unsqueeze(-1).expand_as(value)
-            bootstrap, going_on = bootstrap.unsqueeze(-1), going_on.unsqueeze(-1)
-            if self.reward == "team":  # which the dead go on to earn
-                reward = batch.rew.unsqueeze(-1).expand_as(value)
-            else:
-                reward, valid = batch.rew_agents, valid & batch.obs.alive[:, :-1]
-                bootstrap = bootstrap * batch.obs.alive[:, 1:].float()
-        y = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
-        return y, valid
+            reward, bootstrap, going_on = batch.rew, batch.bootstrap, batch.going_on
+            learned = batch.valid
+        lambdas = self.gamma, self.td_lambda
+        return td_lambda_returns(reward, value, bootstrap, going_on, *lambdas), learned
 
     def _update_target(self) -> None:
         now = self.policy.counted(self.target_unit)

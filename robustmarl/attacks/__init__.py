@@ -1,6 +1,10 @@
 """Attacks: small value objects of settings, called with the victim's view."""
 
+from robustmarl.attacks.aimed import AimedAttack
+from robustmarl.attacks.apgd import APGD
+from robustmarl.attacks.averaged import AveragedView
 from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.black_box import RandomSearch, SquareSearch
 from robustmarl.attacks.gradient import PGD, GradientAttack, Walk
 from robustmarl.attacks.imitation import (
     AdversaryOutputs,
@@ -11,10 +15,13 @@ from robustmarl.attacks.imitation import (
 from robustmarl.attacks.lipschitz import LipschitzAttack
 from robustmarl.attacks.losses import (
     CrossEntropy,
+    Divergence,
+    ExpectedChange,
     FunctionLoss,
     LabelLoss,
     Margin,
     NegativeValue,
+    ScaledMargin,
     SquaredError,
 )
 from robustmarl.attacks.momentum import MIFGSM
@@ -29,11 +36,16 @@ from robustmarl.attacks.poison import (
 )
 
 __all__ = [
+    "APGD",
     "MIFGSM",
     "PGD",
     "AdversaryOutputs",
+    "AimedAttack",
+    "AveragedView",
     "ByzantineOutputs",
     "CrossEntropy",
+    "Divergence",
+    "ExpectedChange",
     "FunctionLoss",
     "GaussianNoise",
     "GradientAttack",
@@ -48,6 +60,9 @@ __all__ = [
     "PoisonAttack",
     "PoisonView",
     "RandomAttack",
+    "RandomSearch",
+    "ScaledMargin",
+    "SquareSearch",
     "SquaredError",
     "UniformNoise",
     "VarianceAttack",

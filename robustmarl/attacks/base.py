@@ -11,15 +11,15 @@ from robustmarl._seeding import Draws
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.victims import VictimView
 
-__all__ = ["ObsAttack", "check_attack"]
+__all__ = ["ObsAttack", "check_attack", "needs_victim"]
 
 
 @runtime_checkable
 class ObsAttack(Protocol):
     """A small value object of settings, called with the victim's view.
 
-    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``;
-    it can then be used where there is none.
+    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``
+    (see :func:`needs_victim`); it can then be used where there is none.
     """
 
     @property
@@ -46,3 +46,8 @@ def check_attack(where: str, attack: object) -> None:
     """Raise ``TypeError`` unless ``attack`` is an :class:`ObsAttack`."""
     rule = "an ObsAttack with `ball`, `with_epsilon` and `__call__`"
     check_kind(where, attack, ObsAttack, rule)
+
+
+def needs_victim(attack: ObsAttack) -> bool:
+    """Return whether ``attack`` asks the victim, as those do that do not say otherwise."""
+    return bool(getattr(attack, "needs_victim", True))

@@ -55,7 +55,7 @@ class Imitation(GradientAttack):
     """The attack that :func:`toward_adversary` makes: steps of a third of the radius."""
 
     def step_length(self, walk: Walk) -> float | Tensor:
-        """Return a third of the radius [Li2024]_, however many steps there are."""
+        """Return a third of the radius [Li2024]_, one number or (D,), however many steps."""
         radius = self.ball.epsilon
         return self.ball.radius(walk.clean) / 3 if isinstance(radius, tuple) else radius / 3
 

@@ -46,11 +46,11 @@ class LipschitzAttack(GradientAttack):
         keep(self, start_radius=radius)
 
     def output_loss(self, view: VictimView, obs: Tensor) -> OutputLoss:
-        """Return the squared distance from the clean output, which grows with the distance."""
+        """Return the squared distance from the clean output, one per row, (M,)."""
         return SquaredError(view.output(obs), mask=view.mask)
 
     def start(self, view: VictimView, obs: Tensor, draws: Draws | None) -> Tensor:
-        """Return observations moved by up to ``start_radius``, inside the ball."""
+        """Return observations (M, D) moved by up to ``start_radius``, inside the ball."""
         assert draws is not None  # the start is random
         noise = draws.uniform(obs.shape[-1]).to(obs.dtype) * 2.0 - 1.0
         return self.ball.project(obs + self.start_radius * noise, obs)

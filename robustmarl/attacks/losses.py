@@ -20,12 +20,18 @@ from robustmarl.victims import VictimView
 
 __all__ = [
     "CrossEntropy",
+    "Divergence",
+    "ExpectedChange",
     "FunctionLoss",
     "LabelLoss",
     "Margin",
     "NegativeValue",
+    "ScaledMargin",
     "SquaredError",
 ]
+
+
+_NARROW = 1e-12  # what AutoAttack adds to DLR's denominator, which may be 0
 
 
 class LabelLoss(ABC):
@@ -131,6 +137,99 @@ class Margin(LabelLoss):
         return self._turned(gradient.sub_(self._code(output)[2]), output)
 
 
+class ScaledMargin(LabelLoss):
+    r"""The margin free of scale: the difference of logits ratio, DLR [Croce2020]_.
+
+    .. math:: \frac{\max_{j \ne y} z_j - z_y}{z_{(1)} - z_{(3)}}
+
+    with :math:`z_{(k)}` the k-th largest logit of an available action. Multiplying all logits by
+    a positive number changes nothing, so that runs and rows compare whatever the victim's scale.
+    Of a target the denominator is :math:`z_{(1)} - (z_{(3)} + z_{(4)})/2`, and the numerator has
+    the best other action where the paper has the true class. With three available actions the
+    target's denominator is that above, with fewer it is 1: nothing is left that has a scale.
+
+    Args:
+        label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
+        targeted: raise it turned round; rows whose label is unavailable get zero gradient.
+    """
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+        return self._signed(self._ratio(output)[0])
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return d loss / d logits times the denominator, (M, A)."""
+        best = self._other_logits(output).argmax(dim=-1, keepdim=True)
+        ratio, slope = self._ratio(output)
+        gradient = torch.zeros_like(output).scatter_(-1, best, 1.0).sub_(self._code(output)[2])
+        return self._turned(gradient.sub_(ratio.unsqueeze(-1) * slope), output)
+
+    def _ratio(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of no target, (M,), and d denominator / d logits, (M, A)."""
+        fourth = [1.0, 0.0, -0.5, -0.5] if self.targeted else [1.0, 0.0, -1.0, 0.0]
+        # Weights of the four largest logits, by how many actions are available.
+        by_count = output.new_tensor([[0.0] * 4] * 3 + [[1.0, 0.0, -1.0, 0.0], fourth])
+        count = (output > MASKED / 2).sum(dim=-1)
+        largest, index = output.topk(min(4, output.shape[-1]), dim=-1)
+        weight = by_count[count.clamp(max=4), : largest.shape[-1]]
+        width = (largest * weight).sum(dim=-1).clamp_min(_NARROW)
+        width = torch.where(count < 3, 1.0, width)
+        best = self._other_logits(output).amax(dim=-1)
+        slope = torch.zeros_like(output).scatter_(-1, index, weight)
+        return (best - self._label_logit(output)) / width, slope
+
+
+class Divergence:
+    r"""How far the policy moved from the clean one: :math:`KL(\pi(o) \,\|\, \pi(\hat o))`.
+
+    The cross entropy of the actions that a stochastic actor draws, in expectation, up to a
+    constant. Its gradient is zero at the clean observation.
+
+    Args:
+        clean: logits on the clean observations, (M, A), ``MASKED`` where unavailable.
+    """
+
+    def __init__(self, clean: Tensor) -> None:
+        check_tensor("Divergence.clean", clean)
+        self._log_clean = clean.log_softmax(dim=-1)
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+        change = self._log_clean - output.log_softmax(dim=-1)
+        return (self._log_clean.exp() * change).sum(dim=-1)
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return the direction of d loss / d logits, (M, A)."""
+        return _balanced(output.softmax(dim=-1) - self._log_clean.exp(), output)
+
+
+class ExpectedChange:
+    r"""The probability that an action drawn under attack is not the one drawn without it.
+
+    .. math:: 1 - \sum_a \pi(a \mid o)\, \pi(a \mid \hat o)
+
+    the expectation, over the actions that a stochastic actor samples, of what an attack on its
+    most likely action counts.
+
+    Args:
+        clean: logits on the clean observations, (M, A), ``MASKED`` where unavailable.
+    """
+
+    def __init__(self, clean: Tensor) -> None:
+        check_tensor("ExpectedChange.clean", clean)
+        self._clean = clean.softmax(dim=-1)
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+        return 1.0 - (self._clean * output.softmax(dim=-1)).sum(dim=-1)
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return the direction of d loss / d logits, (M, A)."""
+        policy = output.softmax(dim=-1)
+        same = (self._clean * policy).sum(dim=-1, keepdim=True)
+        return _balanced(policy * (same - self._clean), output)
+
+
 class SquaredError:
     r"""Mean squared distance of the output from ``target``: :math:`\|\mu - a\|^2 / A`.
 
@@ -230,3 +329,16 @@ class NegativeValue(FunctionLoss):
 
     def _negative_value(self, means: Tensor) -> Tensor:
         return -self.critic(self.view, self.obs, means).reshape(len(means))
+
+
+def _balanced(gradient: Tensor, output: Tensor) -> Tensor:
+    """Return ``gradient`` (M, A), whose rows sum to 0, with largest entry 1 and full precision.
+
+    That of the most likely action is a difference of numbers near 1 where the softmax saturates;
+    it is minus the sum of the others, which are small and exact.
+    """
+    top = output.argmax(dim=-1, keepdim=True)
+    others = gradient.scatter(-1, top, 0.0)
+    balanced = others.scatter(-1, top, -others.sum(dim=-1, keepdim=True))
+    size = balanced.abs().amax(dim=-1, keepdim=True)
+    return balanced / size.clamp_min(torch.finfo(size.dtype).tiny)

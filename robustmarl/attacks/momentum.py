@@ -22,7 +22,8 @@ class MIFGSM(GradientAttack):
     with :math:`\beta = \epsilon / U` in each of U steps unless ``step_size`` says otherwise.
 
     Args:
-        decay: :math:`\mu` >= 0; 0 is PGD with these steps. Further ones: ``GradientAttack``.
+        decay: :math:`\mu` >= 0, 1 in the paper; 0 is PGD with these steps.
+            Further ones: ``GradientAttack``.
     """
 
     reach: ClassVar[float] = 1.0
@@ -33,7 +34,7 @@ class MIFGSM(GradientAttack):
         keep(self, decay=check_number("MIFGSM.decay", self.decay, 0.0))
 
     def direction(self, walk: Walk) -> Tensor:
-        """Return the sign of the accumulated gradients, each of norm 1 per row."""
+        """Return the sign of the accumulated gradients, (M, D), each of norm 1 per row."""
         norm = walk.gradient.abs().sum(dim=-1, keepdim=True)
         unit = walk.gradient / norm.clamp_min(torch.finfo(norm.dtype).tiny)  # zero rows stay zero
         walk.memory["momentum"] = self.decay * walk.memory.get("momentum", 0.0) + unit

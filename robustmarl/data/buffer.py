@@ -32,7 +32,7 @@ class EpisodeBuffer(ReplayBuffer):
 
     Args:
         spec: the team's.
-        episodes: capacity in episodes, >= 1.
+        episodes: capacity in episodes, >= 1; 5000 is what PyMARL keeps.
         max_bytes: capacity in bytes instead; None uses ``episodes``.
         device: where the tensors live.
         seed: of the sampling stream.
@@ -54,19 +54,19 @@ class EpisodeBuffer(ReplayBuffer):
         check_kind("EpisodeBuffer.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
         seed = check_int("EpisodeBuffer.seed", seed, 0)
         self.spec, self.device = spec, check_usable("EpisodeBuffer.device", device)
-        each = self.bytes_per_episode(spec)
+        episode_bytes = self.bytes_per_episode(spec)
         if max_bytes is not None:
             max_bytes = check_int("EpisodeBuffer.max_bytes", max_bytes, 1)
-            rule = f">= {each}, one episode of {spec.horizon} steps"
-            check(max_bytes >= each, "EpisodeBuffer.max_bytes", rule, max_bytes)
-            episodes = max_bytes // each
+            rule = f">= {episode_bytes}, one episode of {spec.horizon} steps"
+            check(max_bytes >= episode_bytes, "EpisodeBuffer.max_bytes", rule, max_bytes)
+            episodes = max_bytes // episode_bytes
         self.capacity = episodes = check_int("EpisodeBuffer.episodes", episodes, 1)
         free = _free_bytes(self.device)
         check(
-            each * episodes <= free,
+            episode_bytes * episodes <= free,
             "EpisodeBuffer.episodes",
-            f"at most {free // each} here: an episode takes {each / 2**10:.1f} KiB and "
-            f"{free / 2**30:.1f} GiB are free on {self.device}",
+            f"at most {free // episode_bytes} here: an episode takes "
+            f"{episode_bytes / 2**10:.1f} KiB and {free / 2**30:.1f} GiB are free on {self.device}",
             episodes,
             "Give fewer episodes, or max_bytes.",
         )
@@ -81,9 +81,9 @@ class EpisodeBuffer(ReplayBuffer):
     @staticmethod
     def bytes_per_episode(spec: TeamSpec) -> int:
         """Return what one episode of ``spec.horizon`` steps takes, attacked and on-policy."""
-        one = spec.empty(1)
-        more = one["obs"].nbytes + one["rew_agents"].nbytes  # seen, logp
-        return (sum(t.nbytes for t in one.values()) + more) * (spec.horizon + 1)
+        step = spec.empty(1)
+        seen, logp = step["obs"].nbytes, step["rew_agents"].nbytes  # of the same sizes
+        return (sum(values.nbytes for values in step.values()) + seen + logp) * (spec.horizon + 1)
 
     def __len__(self) -> int:
         return self._count
@@ -134,21 +134,22 @@ class EpisodeBuffer(ReplayBuffer):
             zip(slots.tolist(), rows.tolist(), first.tolist(), lengths.tolist(), strict=True)
         )
         for key, values in ring.items():
-            more = int(key in OBS_KEYS)
+            last = int(key in OBS_KEYS)  # one entry more than steps
             if key not in self.data:
                 self.data[key] = self._allocate(values)
             if on_cpu and isinstance(values, np.ndarray):  # slices cost a fraction of index lists
                 held = self.data[key].numpy()
                 for slot, row, begin, length in places:
-                    here = min(length + more, len(values) - begin)
-                    held[slot, :here] = values[begin : begin + here, row]
-                    if here < length + more:
-                        held[slot, here : length + more] = values[: length + more - here, row]
+                    entries = length + last
+                    unbroken = min(entries, len(values) - begin)  # to the end of the ring
+                    held[slot, :unbroken] = values[begin : begin + unbroken, row]
+                    if unbroken < entries:
+                        held[slot, unbroken:entries] = values[: entries - unbroken, row]
             else:
-                end = int(lengths.max()) + more
-                ticks = (first[:, None] + np.arange(end)) % len(values)
+                entries = int(lengths.max()) + last
+                ticks = (first[:, None] + np.arange(entries)) % len(values)
                 episodes = torch.as_tensor(values[ticks, rows[:, None]])
-                self.data[key][slots, :end] = episodes.to(self.device)
+                self.data[key][slots, :entries] = episodes.to(self.device)
         for key, array in (whole or {}).items():
             if key not in self.data:
                 self.data[key] = self._allocate(array)
@@ -197,7 +198,7 @@ class EpisodeBuffer(ReplayBuffer):
         lengths = self.lengths[index]
         steps = int(lengths.max())
         obs: dict[str, Tensor] = {}
-        rest: dict[str, Tensor] = {}
+        of_steps: dict[str, Tensor] = {}
         records: dict[str, dict[str, Tensor]] = {}
         for key, values in self.data.items():
             if key == "seen" and not self._perturbed:
@@ -208,10 +209,10 @@ class EpisodeBuffer(ReplayBuffer):
             elif slash:
                 records.setdefault(perturber, {})[name] = values[:, :steps][index]
             else:
-                rest[key] = values[:, :steps][index]
+                of_steps[key] = values[:, :steps][index]
         obs.setdefault("seen", obs["obs"])
         valid = torch.arange(steps, device=self.device) < lengths[:, None]
-        return JointBatch(obs=JointObs(**obs), valid=valid, records=records, **rest)
+        return JointBatch(obs=JointObs(**obs), valid=valid, records=records, **of_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the held episodes, oldest first, and the sampling stream."""
@@ -222,7 +223,7 @@ class EpisodeBuffer(ReplayBuffer):
             "lengths": self.lengths[order],
             "perturbed": self._perturbed,
             "next": self._next,
-            "rng": _plain(self._rng.bit_generator.state),
+            "rng": _integers_as_text(self._rng.bit_generator.state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -237,14 +238,16 @@ class EpisodeBuffer(ReplayBuffer):
             self.data[key] = self._allocate(values)
             self.data[key][slots] = values.to(self.device)
         self.lengths[slots] = state["lengths"].to(self.device)
-        self._rng.bit_generator.state = cast("dict[str, Any]", _integers(state["rng"]))
+        self._rng.bit_generator.state = cast("dict[str, Any]", _text_as_integers(state["rng"]))
 
     def _allocate(self, like: NDArray[np.generic] | Tensor) -> Tensor:
+        """Return zeros (capacity, T+1, ...) for values of which ``like`` are some, (K, T, ...)."""
         shape = (self.capacity, self.spec.horizon + 1, *like.shape[2:])
         return torch.zeros(shape, dtype=torch.as_tensor(like).dtype, device=self.device)
 
 
 def _free_bytes(device: torch.device) -> int:
+    """Return how much memory may be taken on ``device``, bytes; a guess where nobody says."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")  # "available" counts the cache that the system gives back
@@ -257,14 +260,15 @@ def _free_bytes(device: torch.device) -> int:
     return sys.maxsize
 
 
-def _plain(state: object) -> object:
+def _integers_as_text(state: object) -> object:
     """Return generator state with its 128-bit integers as text, which weights_only loads."""
     if isinstance(state, dict):
-        return {key: _plain(value) for key, value in state.items()}
+        return {key: _integers_as_text(value) for key, value in state.items()}
     return str(state) if isinstance(state, int) else state
 
 
-def _integers(state: object) -> object:
+def _text_as_integers(state: object) -> object:
+    """Return generator state as it was before :func:`_integers_as_text`."""
     if isinstance(state, dict):
-        return {key: _integers(value) for key, value in state.items()}
+        return {key: _text_as_integers(value) for key, value in state.items()}
     return int(state) if isinstance(state, str) and state.isdigit() else state

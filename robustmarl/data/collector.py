@@ -22,7 +22,7 @@ from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.data.buffer import EpisodeBuffer
-from robustmarl.data.controllers import Counting, Rated
+from robustmarl.data.controllers import Counting
 from robustmarl.data.guards import DeviceGuards, Guards, HostGuards
 from robustmarl.data.ledger import (
     TICKS_PER_READING,
@@ -38,6 +38,7 @@ from robustmarl.data.stats import Tally, TeamCollectStats
 from robustmarl.joint import StepContext, TeamSpec, VectorEngine
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.stack import PerturberStack, listed
+from robustmarl.victims import Rated
 
 __all__ = ["JointCollector"]
 
@@ -91,8 +92,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             rule = "a mapping from teams to what plays them"
             check_kind("JointCollector.opponents", opponents, Mapping, rule)
         with speaking_for("JointCollector", TeamSpec):
-            rows = env.spec.team_indices(team)
-        self.team = next(name for name, r in env.spec.teams.items() if r == rows)
+            indices = env.spec.team_indices(team)
+        self.team = next(name for name, members in env.spec.teams.items() if members == indices)
         self.spec = env.spec.of_team(self.team)
         self.controller = as_controller("JointCollector.policy", policy, self.spec)
         # of its environment Tianshou asks nothing here but what an action is
@@ -112,8 +113,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         # looked up once: a protocol's isinstance asks a module for every name
         self._rated = self.controller if isinstance(self.controller, Rated) else None
         self.controller.check_spec(self.spec)
-        if buffer is not None and (diff := buffer.spec.describe_difference(self.spec)):
-            raise ValueError(f"JointCollector.buffer must be for this team, got {diff}.")
+        if buffer is not None and (difference := buffer.spec.describe_difference(self.spec)):
+            raise ValueError(f"JointCollector.buffer must be for this team, got {difference}.")
         self._engine_device = env.tensors["obs"].device
         self._pick = Pick(env.spec, self.team, self._engine_device)
         self.stack = PerturberStack(listed("JointCollector.perturb", perturb))
@@ -123,9 +124,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._deferred = together and not on_cpu if _deferred is None else _deferred
         self._in_numpy = on_cpu and not self._deferred
         self._unmoved = together and self._in_numpy  # asking a tensor whether it is here is dear
-        where = self._engine_device
-        others = dict(opponents or {})
-        self._opponents = Opponents(others, env.spec, self.team, len(env), where, self._new_guards)
+        self._opponents = Opponents(
+            opponents or {}, env.spec, self.team, len(env), self._engine_device, self._new_guards
+        )
         self._allocate()
         # Between two steps of an engine a call finds nothing of its code in the caches: numpy's
         # then take a few microseconds, torch's fifty. On the CPU, views do most of the work.
@@ -150,9 +151,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._keys = torch.zeros(size, dtype=torch.int64, device=device)
         self._lived = torch.zeros(size, self.spec.num_agents, dtype=torch.bool, device=device)
         self._last_act = self.spec.empty(size, device=device)["act"]
-        width = self.controller.hidden_size
-        shape = (size, self.spec.num_agents, width)
-        self._hidden: Tensor | None = torch.zeros(shape, device=device) if width else None
+        shape = (size, self.spec.num_agents, self.controller.hidden_size)
+        remembers = self.controller.hidden_size > 0
+        self._hidden: Tensor | None = torch.zeros(shape, device=device) if remembers else None
         self._training = False
 
     def _new_guards(self, spec: TeamSpec) -> Guards:
@@ -166,9 +167,9 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
         """Take one of the two; steps need be no multiple of E, since episodes are whole."""
-        one = (n_step is None) != (n_episode is None)
+        either = (n_step is None) != (n_episode is None)
         rule = "given either n_step or n_episode"
-        check(one, "JointCollector.collect", rule, {"n_step": n_step, "n_episode": n_episode})
+        check(either, "JointCollector.collect", rule, {"n_step": n_step, "n_episode": n_episode})
         name = "n_episode" if n_step is None else "n_step"
         check_int(f"JointCollector.collect.{name}", n_episode if n_step is None else n_step, 1)
 
@@ -234,11 +235,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         gym_reset_kwargs: dict[str, Any] | None = None,
     ) -> TeamCollectStats:
         self._training = bool(getattr(self.controller, "is_within_training_step", False))
-        most = n_episode
-        if most is None and self._store is not None:
-            most = self._store.capacity  # none of them may push out another
+        limit = n_episode
+        if limit is None and self._store is not None:
+            limit = self._store.capacity  # none of them may push out another
         ledger, self._tally = self._ledger, Tally()
-        ledger.open(Plan(self.seed, self.episodes_begun, most, n_step))
+        ledger.open(Plan(self.seed, self.episodes_begun, limit, n_step))
         self._guards.open()
         self._opponents.open()
         while True:
@@ -274,8 +275,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         if self._hidden is not None:
             self._hidden = restarted(self._hidden, mask, 0)
         self._opponents.begin(begun.mask)
-        where = self._engine_device
-        self.engine.begin(begun.mask.to(where), begun.seeds.to(where))
+        device = self._engine_device
+        self.engine.begin(begun.mask.to(device), begun.seeds.to(device))
 
     def _tick(self) -> None:
         """Show all environments, hand over those that have ended, and step the others."""
@@ -310,12 +311,10 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         draws = Draws(self._keys).at(context.step, _SELECT)
         act, logp = self.controller.select(output, context.mask, draws, self._training)
         executed = self.stack.on_act(context, act)
-        told = act
-        if self.stack.told_executed:
-            told = executed
-            differs = output is not unchanged or executed is not act
-            if logp is not None and differs and self._rated is not None:
-                logp = self._rated.log_prob(unchanged, told)
+        told = self.stack.told
+        differs = output is not unchanged or told is not act
+        if self.stack.told_executed and differs and logp is not None and self._rated is not None:
+            logp = self._rated.log_prob(unchanged, told)
         joint = executed
         if len(self._opponents):
             joint = self._opponents.joint_act(executed, self._context)
@@ -332,7 +331,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
                 arrays["logp"] = logp
             if self.stack.acts_differ:
                 arrays["act_intended"], arrays["act_exec"] = act, executed
-            arrays |= {f"policy/{key}": kept for key, kept in self.controller.record().items()}
+            record = self.controller.record()
+            arrays |= {f"policy/{key}": values for key, values in record.items()}
             arrays |= self.stack.records()
         self._staging.put(arrays)
         self._last_act = told

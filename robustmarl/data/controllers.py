@@ -18,7 +18,7 @@ from robustmarl._checks import (
     check_tensor,
     check_usable,
 )
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.typing import Unit
 from robustmarl.victims import Victim
@@ -27,7 +27,6 @@ __all__ = [
     "Controller",
     "Counting",
     "RandomController",
-    "Rated",
     "ScriptedController",
     "SlowCopy",
     "categorical",
@@ -65,14 +64,6 @@ class Controller(Protocol):
 
 
 @runtime_checkable
-class Rated(Protocol):
-    """A controller that says how likely it was to act as it did."""
-
-    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
-        """Return log-probabilities (E, N) of actions, given what :meth:`Controller.infer` said."""
-
-
-@runtime_checkable
 class Counting(Protocol):
     """A controller that counts what it was trained on."""
 
@@ -82,18 +73,18 @@ class Counting(Protocol):
 
 def found_controller(policy: object) -> Controller | None:
     """Return a controller, or the policy, which is one, of an algorithm; None if there is none."""
-    if _plays(policy):
+    if _is_controller(policy):
         return policy
     inner: object = getattr(policy, "policy", policy)
-    return inner if _plays(inner) else None
+    return inner if _is_controller(inner) else None
 
 
-# What tells a controller from other things.
-_ASKED = ("infer", "select", "record", "victim", "check_spec")
+_METHODS = ("infer", "select", "record", "victim", "check_spec")
 
 
-def _plays(policy: object) -> TypeGuard[Controller]:
-    return all(hasattr(policy, name) for name in _ASKED)
+def _is_controller(policy: object) -> TypeGuard[Controller]:
+    """Return whether ``policy`` has a controller's methods, by which it is told from others."""
+    return all(hasattr(policy, name) for name in _METHODS)
 
 
 class SlowCopy(nn.Module):
@@ -114,7 +105,7 @@ class SlowCopy(nn.Module):
         self.tau = check_number("SlowCopy.tau", tau, 0.0, 1.0)
         policy = getattr(learner, "policy", learner)
         rule = "an algorithm or policy of a team"
-        check_has("SlowCopy.learner", policy, (*_ASKED, "parameters"), rule)
+        check_has("SlowCopy.learner", policy, (*_METHODS, "parameters"), rule)
         self._learner = [policy]  # a list: not a submodule
         self.policy = copy.deepcopy(self._learner[0]).requires_grad_(False).eval()
 
@@ -122,10 +113,10 @@ class SlowCopy(nn.Module):
     def follow(self) -> None:
         """Move towards the learner by one round; counters and other buffers are copied."""
         learner = self._learner[0]
-        for own, new in zip(self.policy.parameters(), learner.parameters(), strict=True):
-            own.lerp_(new, self.tau)
-        for own, new in zip(self.policy.buffers(), learner.buffers(), strict=True):
-            own.copy_(new)
+        for slow, live in zip(self.policy.parameters(), learner.parameters(), strict=True):
+            slow.lerp_(live, self.tau)
+        for slow, live in zip(self.policy.buffers(), learner.buffers(), strict=True):
+            slow.copy_(live)
 
     @property
     def hidden_size(self) -> int:
@@ -138,18 +129,18 @@ class SlowCopy(nn.Module):
         return cast(torch.device, self.policy.device)
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
-        """Return the copy's outputs."""
+        """Return the copy's outputs (E, N, A) and its next hidden state."""
         return cast("tuple[Tensor, Tensor | None]", self.policy.infer(context))
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the copy's actions."""
+        """Return the copy's actions, (E, N) or (E, N, A), and their log-probabilities."""
         chosen = self.policy.select(output, mask, draws, training)
         return cast("tuple[Tensor, Tensor | None]", chosen)
 
     def record(self) -> Mapping[str, Tensor]:
-        """Return what the copy acted on beside observations."""
+        """Return what the copy acted on beside observations, (E, ...) each."""
         return cast("Mapping[str, Tensor]", self.policy.record())
 
     def victim(self) -> Victim | None:
@@ -158,9 +149,9 @@ class SlowCopy(nn.Module):
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless sizes are the learner's; names may differ."""
-        own = self.policy.spec
-        renamed = replace(spec, agents=own.agents, teams=own.teams)
-        if difference := own.describe_difference(renamed):
+        learned = self.policy.spec
+        renamed = replace(spec, agents=learned.agents, teams=learned.teams)
+        if difference := learned.describe_difference(renamed):
             raise ValueError(f"SlowCopy.learner must have this team's spaces, got {difference}.")
 
 
@@ -168,9 +159,7 @@ def categorical(logits: Tensor, draws: Draws) -> Tensor:
     """Return indices (E, N) drawn from softmax(logits), (E, N, A), by inverse distribution."""
     check_tensor("categorical.logits", logits)
     check_kind("categorical.draws", draws, Draws, "Draws")
-    cumulative = torch.softmax(logits, dim=-1).cumsum(dim=-1)
-    point = draws.uniform(logits.shape[1]).unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= point).sum(dim=-1)
+    return inverse(torch.softmax(logits, dim=-1), draws.uniform(logits.shape[1]))
 
 
 class RandomController:
@@ -195,7 +184,7 @@ class RandomController:
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return uniform actions."""
+        """Return uniform actions, (E, N) or (E, N, A)."""
         if self.spec.continuous:
             unit = draws.uniform(output.shape[1] * output.shape[2]).view(output.shape)
             return unit * 2.0 - 1.0, None
@@ -236,7 +225,7 @@ class ScriptedController(RandomController):
         self.script = script
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
-        """Return the script's actions as logits with all mass on one action, or as means."""
+        """Return the script's actions as logits with all mass on one, or as means, (E, N, A)."""
         act = self.script(context)
         if self.spec.continuous:
             return act, None
@@ -246,5 +235,5 @@ class ScriptedController(RandomController):
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the scripted actions."""
+        """Return the scripted actions, (E, N) or (E, N, A)."""
         return (output if self.spec.continuous else output.argmax(dim=-1)), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeAlias
 
@@ -10,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustmarl._checks import all_finite
 from robustmarl.joint import StepContext, TeamSpec
 
 __all__ = ["DeviceGuards", "Guards", "HostGuards"]
 
 
 _Refuse: TypeAlias = Callable[[TeamSpec, Tensor, int, int, int], NoReturn]
+"""Raises, given the team, its agent's output (A,), environment, agent and step."""
 
 
 class Guards(Protocol):
@@ -66,16 +67,12 @@ class HostGuards:
         self._refuse(output, context, _refuse_changed)
 
     def _refuse(self, output: Tensor, context: StepContext, refuse: _Refuse) -> None:
-        # one sum is finite only if all its terms are, and costs less than looking at each; it may
-        # overflow without one that is not, which the second look tells
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = output.numpy().sum() if self._on_cpu else float(output.sum())
-        if math.isfinite(total):
+        if all_finite(output):
             return
         bad = _not_finite(output, context)
         if bool(bad.any()):
-            e, i = bad.nonzero()[0].tolist()
-            refuse(self._spec, output[e, i], e, i, int(context.step[e]))
+            env, agent = bad.nonzero()[0].tolist()
+            refuse(self._spec, output[env, agent], env, agent, int(context.step[env]))
 
     def mask(self, context: StepContext) -> None:
         """See :class:`Guards`."""
@@ -83,8 +80,8 @@ class HostGuards:
             return
         bad = _without_action(context)
         if bool(bad.any()):
-            e, i = bad.nonzero()[0].tolist()
-            _refuse_mask(self._spec, e, i, int(context.step[e]))
+            env, agent = bad.nonzero()[0].tolist()
+            _refuse_mask(self._spec, env, agent, int(context.step[env]))
 
     def horizon(self, late: Tensor) -> None:
         """See :class:`Guards`."""
@@ -150,55 +147,57 @@ class DeviceGuards:
     def settle(self) -> None:
         """Wait for the device, and raise for the first step in which something was wrong."""
         ticks, self._tick = self._tick, 0
-        noted = (self._bad_output, self._bad_mask, self._bad_changed, self._late)
+        noted = (self._bad_output, self._bad_mask, self._bad_changed, self._late)  # as in a step
         wrong = torch.stack([flags[:ticks].flatten(1).any(1) for flags in noted], dim=1)
         kinds = wrong.cpu().numpy() if ticks else np.zeros((0, len(noted)), np.bool_)
         if not kinds.any():
             return
         tick = int(kinds.any(1).argmax())
-        kind = int(kinds[tick].argmax())
-        e, *agent = noted[kind][tick].cpu().nonzero()[0].tolist()
-        if kind == 3:
-            _refuse_length(self._spec, e)
-        (i,), step = agent, int(self._steps[tick, e])
-        if kind == 0:
-            _refuse_output(self._spec, self._output[tick, e, i], e, i, step)
-        if kind == 2:
-            _refuse_changed(self._spec, self._changed[tick, e, i], e, i, step)
-        _refuse_mask(self._spec, e, i, step)
+        flags = noted[int(kinds[tick].argmax())]
+        env, *rest = flags[tick].cpu().nonzero()[0].tolist()
+        if flags is self._late:
+            _refuse_length(self._spec, env)
+        (agent,), step = rest, int(self._steps[tick, env])
+        if flags is self._bad_output:
+            _refuse_output(self._spec, self._output[tick, env, agent], env, agent, step)
+        if flags is self._bad_changed:
+            _refuse_changed(self._spec, self._changed[tick, env, agent], env, agent, step)
+        _refuse_mask(self._spec, env, agent, step)
 
 
 def _not_finite(output: Tensor, context: StepContext) -> Tensor:
+    """Return whose outputs are not finite in environments that play, bool (E, N)."""
     return (~torch.isfinite(output)).flatten(2).any(-1) & context.live[:, None]
 
 
 def _without_action(context: StepContext) -> Tensor:
+    """Return who has no available action in environments that play, bool (E, N)."""
     return ~context.mask.any(dim=-1) & context.live[:, None]
 
 
-def _refuse_output(spec: TeamSpec, output: Tensor, e: int, i: int, step: int) -> NoReturn:
+def _refuse_output(spec: TeamSpec, output: Tensor, env: int, agent: int, step: int) -> NoReturn:
     raise ValueError(
-        f"logits must be finite, got {output.tolist()} in environment {e}, agent "
-        f"{spec.agents[i]!r}, step {step}. Has training diverged?"
+        f"logits must be finite, got {output.tolist()} in environment {env}, agent "
+        f"{spec.agents[agent]!r}, step {step}. Has training diverged?"
     )
 
 
-def _refuse_changed(spec: TeamSpec, output: Tensor, e: int, i: int, step: int) -> NoReturn:
+def _refuse_changed(spec: TeamSpec, output: Tensor, env: int, agent: int, step: int) -> NoReturn:
     raise ValueError(
-        f"logits that perturbers return must be finite, got {output.tolist()} in environment {e}, "
-        f"agent {spec.agents[i]!r}, step {step}. Check their on_logits."
+        f"logits that perturbers return must be finite, got {output.tolist()} in environment "
+        f"{env}, agent {spec.agents[agent]!r}, step {step}. Check their on_logits."
     )
 
 
-def _refuse_mask(spec: TeamSpec, e: int, i: int, step: int) -> NoReturn:
+def _refuse_mask(spec: TeamSpec, env: int, agent: int, step: int) -> NoReturn:
     raise ValueError(
-        f"action mask must leave an action, got none in environment {e}, agent "
-        f"{spec.agents[i]!r}, step {step}."
+        f"action mask must leave an action, got none in environment {env}, agent "
+        f"{spec.agents[agent]!r}, step {step}."
     )
 
 
-def _refuse_length(spec: TeamSpec, e: int) -> NoReturn:
+def _refuse_length(spec: TeamSpec, env: int) -> NoReturn:
     raise ValueError(
-        f"environment {e} must end within its stated horizon of {spec.horizon} steps. "
+        f"environment {env} must end within its stated horizon of {spec.horizon} steps. "
         "State the right one: envs.describe(env, horizon=...)."
     )

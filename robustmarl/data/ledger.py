@@ -24,7 +24,7 @@ __all__ = ["TICKS_PER_READING", "Begun", "DeviceLedger", "HostLedger", "Ledger",
 # and the ring of ticks is that much longer than an episode; a wait costs about as much as a tick.
 TICKS_PER_READING = 8
 
-_SEED_BITS = 0x7FFFFFFF  # what every library takes as a seed
+_SEED_BITS = 0x7FFFFFFF  # 31: what every library takes as a seed, signed 32-bit ones too
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class HostLedger:
     def __init__(self, engine: VectorEngine) -> None:
         size = len(engine)
         self.played, self.begun, self.over = 0, 0, True
-        self._plan = Plan(0, 0, 0, None)
+        self._plan, self._size, self._busy = Plan(0, 0, 0, None), size, 0  # how many are live
         self._live = np.zeros(size, np.bool_)
         self._terminal = np.zeros(size, np.bool_)
         self._steps, self._first = np.zeros(size, np.int64), np.zeros(size, np.int64)
@@ -122,25 +122,27 @@ class HostLedger:
         """See :class:`Ledger`."""
         self._plan, self.played, self.begun, self.over = plan, 0, 0, False
         self._live[:] = self._terminal[:] = False
+        self._busy = 0
 
     def admit(self, now: int) -> Begun | None:
         """See :class:`Ledger`."""
-        if np.count_nonzero(self._live) == len(self._live):  # in most ticks
+        if self._busy == self._size:  # in most ticks
             return None
         free, plan = (~self._live).nonzero()[0], self._plan
         wanted = len(free) if plan.steps is None or self.played < plan.steps else 0
         if plan.episodes is not None:
             wanted = min(wanted, plan.episodes - self.begun)
         if wanted <= 0:
-            self.over = len(free) == len(self._live)
+            self.over = self._busy == 0
             return None
         rows = free[:wanted]
         self._numbers[rows] = plan.first + self.begun + np.arange(wanted)
         self.begun += wanted
-        mask = np.zeros(len(self._live), np.bool_)
+        self._busy += wanted
+        mask = np.zeros(self._size, np.bool_)
         mask[rows] = True
-        seeds = _seeds(plan.seed, torch.from_numpy(self._numbers))
-        np.copyto(self._keys, _keys(seeds).numpy(), where=mask)
+        seeds = _reset_seeds(plan.seed, torch.from_numpy(self._numbers))
+        np.copyto(self._keys, _keys_of_first(seeds).numpy(), where=mask)
         self._steps[rows], self._first[rows] = 0, now
         self._live[rows] = True
         return Begun(torch.from_numpy(mask), seeds)
@@ -154,9 +156,10 @@ class HostLedger:
         rows = self._terminal.nonzero()[0]
         if not len(rows):
             return None
-        terminated, truncated = self._told()
+        terminated, truncated = self._ends()
         metrics = self._engine.tensors["metrics"].cpu().numpy()
         self._live[rows] = self._terminal[rows] = False
+        self._busy -= len(rows)
         return Ended(
             rows=rows,
             first=self._first[rows],
@@ -169,18 +172,18 @@ class HostLedger:
 
     def any_playing(self) -> bool:
         """See :class:`Ledger`."""
-        return bool(np.count_nonzero(self._live))
+        return self._busy > 0
 
     def count_step(self, horizon: int) -> Tensor:
         """See :class:`Ledger`."""
-        terminated, truncated = self._told()
+        terminated, truncated = self._ends()
         playing, done = self._live, terminated | truncated
         self._steps += playing
-        self.played += int(np.count_nonzero(playing))
+        self.played += self._busy
         np.logical_and(playing, done, out=self._terminal)
-        return torch.from_numpy((self._steps >= horizon) & playing & ~done)
+        return torch.from_numpy((self._steps >= horizon) & (playing > done))
 
-    def _told(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def _ends(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which environments the engine says are terminated, and truncated."""
         if self._views is not None:
             return self._views
@@ -212,7 +215,7 @@ class DeviceLedger:
         self._noted, ticks = 0, TICKS_PER_READING
         self._log_ended = torch.zeros(ticks, size, dtype=torch.bool, device=device)
         self._log_numbers = numbers(ticks, 3, size)  # first tick, length, number of the episode
-        self._log_told = {
+        self._log_ends = {
             key: values.new_zeros(ticks, *values.shape)
             for key, values in engine.tensors.items()
             if key in ("terminated", "truncated", "metrics")
@@ -239,8 +242,8 @@ class DeviceLedger:
         numbers = rank + (self._begun + (plan.first - 1))
         self._numbers = torch.where(mask, numbers, self._numbers)
         self._begun += mask.sum()
-        seeds = _seeds(plan.seed, numbers)
-        self.keys = torch.where(mask, _keys(seeds), self.keys)
+        seeds = _reset_seeds(plan.seed, numbers)
+        self.keys = torch.where(mask, _keys_of_first(seeds), self.keys)
         self._steps = self._steps.masked_fill(mask, 0)
         self._first = self._first.masked_fill(mask, now)
         self.live |= mask
@@ -255,7 +258,7 @@ class DeviceLedger:
         tick = self._noted
         self._log_ended[tick] = self.terminal
         self._log_numbers[tick] = torch.stack([self._first, self._steps, self._numbers])
-        for key, log in self._log_told.items():
+        for key, log in self._log_ends.items():
             log[tick] = self._tensors[key]
         self.live &= ~self.terminal
         self.terminal.zero_()
@@ -284,15 +287,18 @@ class DeviceLedger:
         self.over = living == 0 and not more
         ticks, rows = self._log_ended.cpu().numpy().nonzero()
         first, lengths, numbers = self._log_numbers.cpu().numpy()[ticks, :, rows].T
-        told = {key: log.cpu().numpy()[ticks, rows] for key, log in self._log_told.items()}
-        return Ended(rows=rows, first=first, lengths=lengths, numbers=numbers, **told)
+        ends = {key: log.cpu().numpy()[ticks, rows] for key, log in self._log_ends.items()}
+        return Ended(rows=rows, first=first, lengths=lengths, numbers=numbers, **ends)
 
 
-def _seeds(seed: int, numbers: Tensor) -> Tensor:
-    """Return the environments' seeds of the episodes of these numbers."""
+def _reset_seeds(seed: int, numbers: Tensor) -> Tensor:
+    """Return the seeds with which environments are reset for the episodes ``numbers``, (E,)."""
     return episode_keys(seed, numbers) & _SEED_BITS
 
 
-def _keys(seeds: Tensor) -> Tensor:
-    """Return the episodes' keys: those of a wrapper that is reset with such a seed."""
+def _keys_of_first(seeds: Tensor) -> Tensor:
+    """Return the keys of a wrapper's first episodes after resets with these seeds, int64 (E,).
+
+    A collector resets for each episode: every one of its episodes is the first of its seed.
+    """
     return episode_keys(seeds, 0)

@@ -30,23 +30,24 @@ class Pick:
     """
 
     def __init__(self, spec: TeamSpec, team: str, device: torch.device) -> None:
-        own = spec.of_team(team)
-        self.whole = own is spec
-        self._rows = torch.tensor(spec.team_indices(team), device=device)
-        self._obs, self._act = own.obs_size, own.num_actions
+        of_team = spec.of_team(team)
+        self.whole = of_team is spec
+        self._agents = torch.tensor(spec.team_indices(team), device=device)
+        self._obs_size, self._num_actions = of_team.obs_size, of_team.num_actions
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return the team's slice of ``values``."""
+        """Return the team's slice of ``values``: observations, masks (bool), or flags (E, N)."""
         if self.whole:
             return values
-        own = values[:, self._rows]
-        if values.dim() == 3:
-            own = own[..., : self._act if values.dtype == torch.bool else self._obs]
-        return own
+        picked = values[:, self._agents]
+        if values.dim() == 2:
+            return picked
+        size = self._num_actions if values.dtype == torch.bool else self._obs_size
+        return picked[..., :size]
 
     def state(self, state: Tensor) -> Tensor:
         """Return the team's rows of states (E, N, S); all of a global one (E, S)."""
-        return state if self.whole or state.dim() == 2 else state[:, self._rows]
+        return state if self.whole or state.dim() == 2 else state[:, self._agents]
 
 
 ContextOf: TypeAlias = Callable[[Pick, Tensor, "Tensor | None"], StepContext]
@@ -60,23 +61,23 @@ class _Opponent:
         self,
         spec: TeamSpec,
         team: str,
-        given: AnyPolicy,
+        policy: AnyPolicy,
         size: int,
         device: torch.device,
         guards: Callable[[TeamSpec], Guards],
     ) -> None:
-        own = spec.of_team(team)
+        of_team = spec.of_team(team)
         where = f"JointCollector.opponents[{team!r}]"
-        self.controller = controller = as_controller(where, given, own)
-        controller.check_spec(own)
+        self.controller = controller = as_controller(where, policy, of_team)
+        controller.check_spec(of_team)
         self.on_cpu = controller.device.type == "cpu"
-        self.guards = guards(own)
-        self.rows = torch.tensor(spec.team_indices(team), device=controller.device)
+        self.guards = guards(of_team)
+        self.agents = torch.tensor(spec.team_indices(team), device=controller.device)
         self.pick = Pick(spec, team, device)
-        self.last_act = own.empty(size, device=controller.device)["act"]
-        width = controller.hidden_size
-        shape = (size, own.num_agents, width)
-        self.hidden = torch.zeros(shape, device=controller.device) if width else None
+        self.last_act = of_team.empty(size, device=controller.device)["act"]
+        shape = (size, of_team.num_agents, controller.hidden_size)
+        remembers = controller.hidden_size > 0
+        self.hidden = torch.zeros(shape, device=controller.device) if remembers else None
 
 
 class Opponents:
@@ -107,8 +108,8 @@ class Opponents:
         rule = f"a controller for each of the other teams {sorted(others)}"
         check(set(controllers) == others, "JointCollector.opponents", rule, sorted(controllers))
         self._spec = spec
-        self._own = spec.team_indices(team)
-        self._own_rows: Tensor | None = None
+        self._indices = spec.team_indices(team)
+        self._agents: Tensor | None = None  # the same, where the actions are
         self._teams = [
             _Opponent(spec, name, controller, size, device, guards)
             for name, controller in controllers.items()
@@ -135,13 +136,13 @@ class Opponents:
             if team.hidden is not None:
                 team.hidden = restarted(team.hidden, begun, 0)
 
-    def joint_act(self, own: Tensor, context_of: ContextOf) -> Tensor:
-        """Return the actions of all agents, of which ``own`` are given."""
-        if self._own_rows is None:
-            self._own_rows = torch.tensor(self._own, device=own.device)
-        shape = (len(own), *self._spec.action_shape())
-        joint = torch.zeros(shape, dtype=own.dtype, device=own.device)
-        _put(joint, self._own_rows, own)
+    def joint_act(self, act: Tensor, context_of: ContextOf) -> Tensor:
+        """Return the actions of all agents, (E, N) or (E, N, A), given those of the one team."""
+        if self._agents is None:
+            self._agents = torch.tensor(self._indices, device=act.device)
+        shape = (len(act), *self._spec.action_shape())
+        joint = torch.zeros(shape, dtype=act.dtype, device=act.device)
+        _write_actions(joint, self._agents, act)
         for number, team in enumerate(self._teams):
             context = context_of(team.pick, team.last_act, team.hidden)
             output, hidden = team.controller.infer(context)
@@ -150,23 +151,24 @@ class Opponents:
                 team.guards.mask(context)
                 output = masked(output, context.mask, team.on_cpu)
             draws = Draws(context.keys).at(context.step, _OPPONENT + number)
-            act, _ = team.controller.select(output, context.mask, draws, training=False)
-            team.last_act = act
+            theirs, _ = team.controller.select(output, context.mask, draws, training=False)
+            team.last_act = theirs
             team.hidden = hidden if team.hidden is not None else None
-            _put(joint, team.rows, act)
+            _write_actions(joint, team.agents, theirs)
             team.guards.turn()
         return joint
 
 
-def _put(joint: Tensor, rows: Tensor, act: Tensor) -> None:
+def _write_actions(joint: Tensor, agents: Tensor, act: Tensor) -> None:
+    """Write the actions of some agents into those of all, (E, N) or padded (E, N, A)."""
     if joint.dim() == 3:
-        joint[:, rows, : act.shape[-1]] = act
+        joint[:, agents, : act.shape[-1]] = act
     else:
-        joint[:, rows] = act
+        joint[:, agents] = act
 
 
 def masked(output: Tensor, mask: Tensor, on_cpu: bool) -> Tensor:
-    """Return logits with those of unavailable actions at ``MASKED``; numpy's on the CPU.
+    """Return logits (E, N, A), those of unavailable actions ``MASKED``; by numpy on the CPU.
 
     Told where they are: between two steps of an engine, asking a tensor takes longer than this.
     """

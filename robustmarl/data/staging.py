@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustmarl._checks import all_finite
 from robustmarl.data.buffer import EpisodeBuffer
 from robustmarl.joint import TeamSpec
 
@@ -21,7 +22,7 @@ Values: TypeAlias = "Tensor | NDArray[np.generic]"
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """Episodes that ended, K of them, as told on the host.
+    """Episodes that ended, K of them, in arrays on the host.
 
     Attributes:
         rows: the environments that played them, (K,).
@@ -76,10 +77,10 @@ class HostStaging:
     def put(self, arrays: Mapping[str, Values]) -> None:
         """See :class:`Staging`."""
         for key, values in arrays.items():
-            new = values.numpy() if isinstance(values, Tensor) else values
+            array = values.numpy() if isinstance(values, Tensor) else values
             if key not in self.ring:
-                self.ring[key] = np.zeros((self._ticks, *new.shape), new.dtype)
-            self.ring[key][self.now] = new
+                self.ring[key] = np.zeros((self._ticks, *array.shape), array.dtype)
+            self.ring[key][self.now] = array
 
     def turn(self) -> None:
         """See :class:`Staging`."""
@@ -87,7 +88,9 @@ class HostStaging:
 
     def rewards(self, ended: Ended) -> NDArray[np.float32]:
         """See :class:`Staging`."""
-        return self.ring["rew_agents"][_where(ended, self._ticks)].astype(np.float32, copy=False)
+        return self.ring["rew_agents"][_ticks_and_rows(ended, self._ticks)].astype(
+            np.float32, copy=False
+        )
 
 
 class TensorStaging:
@@ -104,10 +107,10 @@ class TensorStaging:
     def put(self, arrays: Mapping[str, Values]) -> None:
         """See :class:`Staging`."""
         for key, values in arrays.items():
-            new = torch.as_tensor(values)
+            tensor = torch.as_tensor(values)
             if key not in self.ring:
-                self.ring[key] = new.new_zeros((self._ticks, *new.shape))
-            self.ring[key][self.now] = new
+                self.ring[key] = tensor.new_zeros((self._ticks, *tensor.shape))
+            self.ring[key][self.now] = tensor
 
     def turn(self) -> None:
         """See :class:`Staging`."""
@@ -115,14 +118,13 @@ class TensorStaging:
 
     def rewards(self, ended: Ended) -> NDArray[np.float32]:
         """See :class:`Staging`."""
-        ticks, rows = _where(ended, self._ticks)
-        held = self.ring["rew_agents"]
-        at = [torch.from_numpy(index).to(held.device) for index in (ticks, rows)]
-        earned: NDArray[np.float32] = held[at[0], at[1]].cpu().numpy()
+        rewards, places = self.ring["rew_agents"], _ticks_and_rows(ended, self._ticks)
+        ticks, rows = (torch.from_numpy(index).to(rewards.device) for index in places)
+        earned: NDArray[np.float32] = rewards[ticks, rows].cpu().numpy()
         return earned
 
 
-def _where(ended: Ended, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _ticks_and_rows(ended: Ended, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the ticks (K, T) and rows (K, 1) of these episodes in a ring of ``size``."""
     ticks = (ended.first[:, None] + np.arange(ended.lengths.max())) % size
     return ticks, ended.rows[:, None]
@@ -132,26 +134,26 @@ def flush(
     staging: Staging, ended: Ended, spec: TeamSpec, store: EpisodeBuffer | None
 ) -> NDArray[np.float64]:
     """Copy episodes that ended into the buffer, if any; return what each of them earned, (K,)."""
-    earned, each = staging.rewards(ended), np.arange(len(ended.rows))
+    earned, episodes = staging.rewards(ended), np.arange(len(ended.rows))
     with np.errstate(over="ignore", invalid="ignore"):
         rew = earned.sum(axis=-1)
         if spec.team_reward == "mean":
             rew /= earned.shape[-1]
         last = ended.lengths - 1
-        returns: NDArray[np.float64] = rew.cumsum(axis=1, dtype=np.float64)[each, last]
-    if not np.isfinite(returns).all():
-        k = int((~np.isfinite(returns)).argmax())
-        step = int((~np.isfinite(rew[k])).argmax())
+        returns: NDArray[np.float64] = rew.cumsum(axis=1, dtype=np.float64)[episodes, last]
+    if not all_finite(returns):
+        bad = int((~np.isfinite(returns)).argmax())
+        step = int((~np.isfinite(rew[bad])).argmax())
         raise ValueError(
-            f"reward of the team must be finite, got {rew[k, step]} in environment "
-            f"{ended.rows[k]}, step {step + 1}: its agents {list(spec.agents)} earned "
-            f"{earned[k, step].tolist()}. Scale the rewards down."
+            f"reward of the team must be finite, got {rew[bad, step]} in environment "
+            f"{ended.rows[bad]}, step {step + 1}: its agents {list(spec.agents)} earned "
+            f"{earned[bad, step].tolist()}. Scale the rewards down."
         )
     if store is not None:
         whole: dict[str, NDArray[np.generic]] = {"rew": rew}
         for key, flags in (("terminated", ended.terminated), ("truncated", ended.truncated)):
             at_the_end = np.zeros(rew.shape, np.bool_)
-            at_the_end[each, last] = flags
+            at_the_end[episodes, last] = flags
             whole[key] = at_the_end
         store.add_episodes(staging.ring, ended.rows, ended.first, ended.lengths, whole)
     return returns

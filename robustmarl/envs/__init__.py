@@ -10,7 +10,7 @@ from robustmarl.envs.particles import formation, gather, tram_spread
 from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
 from robustmarl.envs.smac import smac
 from robustmarl.envs.toy import ToyEngine, ToyGame
-from robustmarl.joint import describe
+from robustmarl.joint import describe, flatten_obs
 
 __all__ = [
     "MatrixGame",
@@ -23,6 +23,7 @@ __all__ = [
     "UnitType",
     "climbing",
     "describe",
+    "flatten_obs",
     "foraging",
     "foraging_from_id",
     "formation",

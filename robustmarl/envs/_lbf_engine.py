@@ -51,6 +51,8 @@ class IndexedPlayer(Player):
 class Engine(ForagingEnv):
     """The game of lbforaging 2.0; only what the players see is computed otherwise.
 
+    A game that would begin without food, which lbforaging counts as won, is drawn again.
+
     Args:
         share_cells: collisions are those of EIR-MAPPO's code [Li2024]_: of the players that would
             enter one cell the first does, whoever is there already, and the others stay.
@@ -69,6 +71,15 @@ class Engine(ForagingEnv):
     def reset(
         self, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[Array, dict[str, object]]:
+        told = self._placed(seed, options)
+        while not self.field.any():
+            told = self._placed(None, options)  # goes on with the same random numbers
+        return told
+
+    def _placed(
+        self, seed: int | None, options: dict[str, object] | None
+    ) -> tuple[Array, dict[str, object]]:
+        """Return what lbforaging's reset does; it may find no place for food."""
         for player in self.players:  # else the last episode's positions block new ones
             player.position = None
         seed = None if seed is None else check_seed("reset.seed", seed)

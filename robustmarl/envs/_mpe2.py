@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,16 @@ from numpy.typing import NDArray
 from robustmarl.envs._base import Spaces
 from robustmarl.typing import Array
 
-__all__ = ["ACCELERATION", "MOVES", "RawEnv", "World", "prepare_display"]
+__all__ = [
+    "ACCELERATION",
+    "MOVES",
+    "Packed",
+    "RawEnv",
+    "World",
+    "packed",
+    "prepare_display",
+    "unpacked",
+]
 
 # SimpleEnv._set_action: what an action does to an agent's motor, [x, y], ...
 MOVES = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
@@ -82,6 +92,38 @@ class RawEnv(Protocol):
     def render(self) -> NDArray[np.uint8] | None: ...
     def close(self) -> None: ...
     def _execute_world_step(self) -> None: ...
+
+
+# What pygame made for a RawEnv to draw on, which no copy can have.
+_DRAWING = frozenset({"viewer", "screen", "game_font", "renderOn", "clock"})
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A ``RawEnv`` as it is, its drawing aside: how it was made, and what became of it since."""
+
+    kind: type[RawEnv]
+    args: tuple[object, ...]
+    settings: dict[str, object]
+    attributes: dict[str, object]
+
+
+def packed(raw: RawEnv) -> Packed:
+    """Return what :func:`unpacked` makes a copy of ``raw`` from.
+
+    mpe2's environments are of gymnasium's ``EzPickle``, whose copies begin a game of their own.
+    """
+    kept = vars(raw)
+    attributes = {name: value for name, value in kept.items() if name not in _DRAWING}
+    return Packed(type(raw), kept["_ezpickle_args"], kept["_ezpickle_kwargs"], attributes)
+
+
+def unpacked(packed: Packed) -> RawEnv:
+    """Return a copy in the same state."""
+    prepare_display()
+    raw = packed.kind(*packed.args, **packed.settings)
+    vars(raw).update(packed.attributes)
+    return raw
 
 
 def prepare_display() -> None:

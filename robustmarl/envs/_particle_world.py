@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from gymnasium.utils import EzPickle
 from mpe2._mpe_utils.core import Agent, Landmark, World
 from mpe2._mpe_utils.scenario import BaseScenario
 from mpe2._mpe_utils.simple_env import SimpleEnv
@@ -71,7 +72,7 @@ class _Scenario(BaseScenario):
         return np.concatenate([here, *seen])
 
 
-class ParticleRawEnv(SimpleEnv):
+class ParticleRawEnv(SimpleEnv, EzPickle):
     """mpe2's environment of one task; everybody earns the team's reward.
 
     Pictures are to scale, and show at least the square.
@@ -84,6 +85,7 @@ class ParticleRawEnv(SimpleEnv):
     """
 
     def __init__(self, task: Task, *, grid: bool, horizon: int, render_mode: str | None) -> None:
+        EzPickle.__init__(self, task, grid=grid, horizon=horizon, render_mode=render_mode)
         scenario = _Scenario(task, grid)
         super().__init__(
             scenario=scenario,

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias, cast
 
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl._checks import check
 from robustmarl.joint import TeamSpec, spec_of, split_obs
-from robustmarl.joint.masks import has_nan
-from robustmarl.typing import Array, Env
+from robustmarl.joint.boxes import in_box
+from robustmarl.joint.reading import (
+    Roster,
+    infos_of,
+    kind_of,
+    mask_of,
+    metadata_of,
+    number_of,
+    row_of,
+    state_of,
+)
+from robustmarl.typing import Array, Env, Obs, Values
 
 __all__ = ["JointEnv"]
 
@@ -28,9 +38,13 @@ class JointEnv:
 
     Agents that are dead or not yet there have zero observations, ``alive`` False and only the
     no-op (action 0) available; so have those that stay although their infos say ``alive`` False.
-    An episode ends when no agent is left: as a termination if all of the last agents terminated,
-    else as a truncation. Every episode gets a seed, unless ``metadata["relaunches_to_seed"]`` of
-    ``env`` is true: then only the first one does, and those after it go on from there.
+    An episode ends when no agent is left, which the flags decide: who was terminated or truncated
+    is gone, also from an environment that keeps it in ``agents``. It ends as a termination if all
+    of the last agents terminated, else as a truncation; there values bootstrap from the last
+    observations, where the environment shows none from those before.
+
+    Every episode gets a seed, unless ``metadata["relaunches_to_seed"]`` of ``env`` is true: then
+    only the first one does, and those after it go on from there.
 
     Args:
         env: a parallel environment.
@@ -40,8 +54,10 @@ class JointEnv:
         number: which of the environments it is, for messages.
 
     Raises:
-        ValueError: if ``env`` does not fit ``spec``; when stepped, if an observation or an action
-            mask has another length than the agent's space.
+        ValueError: if ``env`` does not fit ``spec``; when stepped, naming environment, agent and
+            step, if an observation, a state or an action mask has another shape than its space, a
+            reward is no number, an agent is unknown, nobody is there after a reset, or the last
+            agents leave without a flag.
     """
 
     def __init__(self, env: Env, row: Row, spec: TeamSpec, number: int = 0) -> None:
@@ -62,12 +78,13 @@ class JointEnv:
         self._says_all = False
         padded = len(set(spec.obs_sizes)) > 1
         self._plain_state = spec.state_layout == "concatenated" and not padded
-        self._low = [np.asarray(low, np.float32) for low in spec.action_low]
-        self._high = [np.asarray(high, np.float32) for high in spec.action_high]
+        self._shapes = [(size,) for size in spec.obs_sizes]
+        self._boxes = [cast(Box, env.action_space(agent)) for agent in spec.agents]  # if continuous
+        self._roster = Roster()
         self.steps = 0
         self.infos: Infos = {}
         # a game that has to be launched anew for a seed is seeded for its first episode only
-        self._seed_once = bool(env.metadata.get("relaunches_to_seed", False))
+        self._seed_once = bool(metadata_of(env).get("relaunches_to_seed", False))
         self._seeded = False
 
     def begin(self, seed: int) -> None:
@@ -78,7 +95,9 @@ class JointEnv:
         self._row["rew_agents"][:] = 0.0
         obs, infos = self.env.reset(seed=None if self._seed_once and self._seeded else seed)
         self._seeded = True
-        self._write(obs, infos, _living(self.env.agents, infos))
+        self._roster.begin(self.env.agents, self._where)
+        infos = infos_of(infos)
+        self._write(obs, infos, _living(self._roster.left, infos))
 
     def advance(self, act: Sequence[Action]) -> None:
         """Step with one joint action: N indices, or N vectors in [-1, 1]."""
@@ -89,18 +108,18 @@ class JointEnv:
         else:
             actions = {a: act[self._index[a]] for a in self.env.agents}
         obs, rewards, terminated, truncated, infos = self.env.step(actions)
-        rew = self._row["rew_agents"]
-        rew[:] = 0.0
-        for agent, reward in rewards.items():
-            rew[self._index[agent]] = reward
-        alive = frozenset(self.env.agents)
+        infos = infos_of(infos)
+        self._reward(rewards)
+        roster = self._roster
+        roster.step(self.env.agents, terminated, truncated, self._where)
+        alive = roster.left
         if not alive:
-            ended = [a for a in obs if terminated.get(a) or truncated.get(a)]
-            all_terminated = all(terminated.get(a) for a in ended) if ended else True
+            all_terminated = all(terminated.get(a) for a in roster.ended)
             self._row["terminated"][0] = all_terminated
             self._row["truncated"][0] = not all_terminated
-            alive = frozenset(a for a in ended if not terminated.get(a))
+            alive = frozenset(a for a in roster.ended if not terminated.get(a))
             self.infos = infos
+            obs = self._with_last(obs, alive)
         self._write(obs, infos, _living(alive, infos))
 
     def metric(self, name: str) -> float:
@@ -111,8 +130,7 @@ class JointEnv:
                 the episodes that do not report it, a success rate would be 1 whatever happens.
         """
         values = [info[name] for info in self.infos.values() if name in info]
-        kind = self.env.metadata.get("name", type(self.env).__name__)
-        where = f"environment {self._number} ({kind}), step {self.steps}"
+        where = self._where()
         if not values:
             known = sorted({str(key) for info in self.infos.values() for key in info})
             raise ValueError(
@@ -128,15 +146,35 @@ class JointEnv:
             raise ValueError(f"metric {name!r} must be a finite number, got {values} from {where}.")
         return mean
 
-    def _to_box(self, i: int, act: Sequence[Action]) -> Array:
-        low, high = self._low[i], self._high[i]
-        own = np.asarray(act[i], np.float32)[: len(low)]  # the rest is padding
-        unit = np.clip(own, -1.0, 1.0)
-        box: Array = low + (unit + 1.0) * 0.5 * (high - low)
-        return box
+    def _where(self) -> str:
+        return f"environment {self._number} ({kind_of(self.env)}), step {self.steps}"
+
+    def _to_box(self, i: int, act: Sequence[Action]) -> Values:
+        own = np.asarray(act[i], np.float32)[: self.spec.action_sizes[i]]  # the rest is padding
+        return in_box(own, self._boxes[i])
+
+    def _reward(self, rewards: Mapping[str, ArrayLike]) -> None:
+        rew = self._row["rew_agents"]
+        rew[:] = 0.0
+        for agent, reward in rewards.items():
+            if (i := self._index.get(agent)) is None:
+                self._refuse_agent("rewards", agent)
+            plain = type(reward) is float  # the usual case, told at once
+            rew[i] = reward if plain else number_of(agent, reward, self._where)
+
+    def _with_last(self, obs: Obs, cut: frozenset[str]) -> Obs:
+        """Return last observations, of agents ``cut`` off that show none those before."""
+        stand_ins = {}
+        for agent in cut.difference(obs):
+            i = self._index[agent]
+            stand_ins[agent] = {
+                "observation": self._row["obs"][i, : self.spec.obs_sizes[i]].copy(),
+                "action_mask": self._row["mask"][i, : self.spec.action_sizes[i]].copy(),
+            }
+        return {**obs, **stand_ins} if stand_ins else obs
 
     def _write(self, obs: Mapping[str, ArrayLike], infos: Infos, alive: frozenset[str]) -> None:
-        row, index, sizes = self._row, self._index, self.spec.obs_sizes
+        row, index, shapes, sizes = self._row, self._index, self._shapes, self.spec.obs_sizes
         everyone = len(obs) == len(index) and len(alive) == len(index)
         joint_obs, mask = row["obs"], row["mask"]
         if not everyone:
@@ -149,16 +187,12 @@ class JointEnv:
             mask[:] = self._every_action
             self._says_all = True
         for agent, raw in obs.items():
-            i = index[agent]
+            if (i := index.get(agent)) is None:
+                self._refuse_agent("observations", agent)
             seen, available = split_obs(raw)
-            try:
-                joint_obs[i, : sizes[i]] = seen
-            except (ValueError, TypeError) as error:
-                shape = np.shape(seen)
-                raise ValueError(
-                    f"observation of {agent!r} must keep the shape ({sizes[i]},) of its space, "
-                    f"got {shape} at step {self.steps}. The environment's spaces may not change."
-                ) from error
+            if not (isinstance(seen, np.ndarray) and seen.shape == shapes[i]):
+                seen = row_of(agent, seen, shapes[i], self._where)
+            joint_obs[i, : sizes[i]] = seen
             if agent in alive:
                 if not everyone:
                     row["alive"][i] = True
@@ -166,14 +200,8 @@ class JointEnv:
                 if available is None and agent in infos:
                     available = infos[agent].get("action_mask")
                 if available is not None:
-                    if len(available) != self.spec.action_sizes[i]:
-                        self._refuse_mask(agent, np.shape(available))
-                    if has_nan(available):
-                        where = f"environment {self._number}, step {self.steps}"
-                        raise ValueError(
-                            f"action_mask of {agent!r} must be flags, got NaN in {where}."
-                        )
-                    mask[i, : len(available)] = available
+                    size = self.spec.action_sizes[i]
+                    mask[i, :size] = mask_of(agent, available, size, self._where)
                     self._says_all = False  # the next step may leave the mask out
         state = row["state"]
         if self._plain_state:
@@ -181,16 +209,14 @@ class JointEnv:
         elif self.spec.state_layout == "concatenated":
             state[:] = np.concatenate([joint_obs[i, :size] for i, size in enumerate(sizes)])
         else:
-            state[:] = self.env.state()
+            found = self.env.state()
+            plain = isinstance(found, np.ndarray) and found.shape == state.shape
+            state[:] = found if plain else state_of(found, state.shape, self._where)
 
-    def _refuse_mask(self, agent: str, shape: tuple[int, ...]) -> None:
-        size = self.spec.action_sizes[self._index[agent]]
-        check(
-            False,
-            f"action_mask of {agent!r} in environment {self._number}, step {self.steps},",
-            f"of shape ({size},), one flag for each of the agent's {size} actions",
-            shape,
-            "Let the environment mask all of its actions, or correct its action_space.",
+    def _refuse_agent(self, what: str, agent: str) -> NoReturn:
+        raise ValueError(
+            f"{what} must be of agents among {list(self.spec.agents)}, got {agent!r} in "
+            f"{self._where()}. Let possible_agents name all that ever appear."
         )
 
 

@@ -19,7 +19,6 @@ from robustmarl._checks import (
     check_int,
     check_number,
     flags_of,
-    sizes_of,
 )
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
@@ -61,10 +60,11 @@ class _Settings(TypedDict, total=False):
     grid_observation: bool
     observe_agent_levels: bool
     share_cells: bool
+    mask: bool
     render_mode: str | None
 
 
-class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
+class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsInt]):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -73,11 +73,14 @@ class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
 
     Args:
         engine: the game, from :func:`foraging`.
+        mask: observations come with an action mask; else each is its vector alone.
         render_mode: ``"rgb_array"`` or None.
     """
 
-    def __init__(self, engine: Engine, *, render_mode: str | None = None) -> None:
-        self.engine, self.render_mode = engine, render_mode
+    def __init__(
+        self, engine: Engine, *, mask: bool = True, render_mode: str | None = None
+    ) -> None:
+        self.engine, self.render_mode, self._has_mask = engine, render_mode, mask
         self.metadata = {
             "name": "foraging",
             "render_modes": ["rgb_array"],
@@ -92,6 +95,8 @@ class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
         seen = Box(box.low, box.high, dtype=np.float32)
         spaces = masked_spaces(self.possible_agents, seen, _NUM_ACTIONS)
         self.observation_spaces, self.action_spaces = spaces
+        if not mask:
+            self.observation_spaces = dict.fromkeys(self.possible_agents, seen)
 
     @override
     def reset(
@@ -145,7 +150,11 @@ class ForagingParallelEnv(CheckedEnv[MaskedObs, SupportsInt]):
             picture[top : top + size, left : left + size] = colour
         return picture
 
-    def _observe(self, obs: NDArray[np.float32]) -> dict[str, MaskedObs]:
+    def _observe(
+        self, obs: NDArray[np.float32]
+    ) -> dict[str, NDArray[np.float32]] | dict[str, MaskedObs]:
+        if not self._has_mask:
+            return dict(zip(self.possible_agents, obs, strict=True))
         mask = self.engine.mask
         return {
             agent: {"observation": row, "action_mask": available}
@@ -170,14 +179,15 @@ def foraging(
     grid_observation: bool = False,
     observe_agent_levels: bool = True,
     share_cells: bool = False,
+    mask: bool = True,
     render_mode: str | None = None,
 ) -> Env:
     """Return level-based foraging.
 
     Args:
         size: edge of the field, or its rows and columns, cells, >= 3.
-        players: number of agents, >= 1.
-        foods: most pieces of food, >= 1; fewer where the field has no room for them.
+        players: number of agents, >= 1, fewer than cells.
+        foods: most pieces of food, >= 1; fewer, but not none, where there is no room for them.
         coop: food so strong that it takes the (up to three) weakest players together.
         sight: how many cells agents see around them, >= 1; None is the whole field.
         max_player_level: strongest player, for all or one each.
@@ -193,6 +203,9 @@ def foraging(
         observe_agent_levels: observations tell the players' levels.
         share_cells: of several players that would enter a cell the first does, and cells hold any
             number, so that nobody can stand in another's way [Li2024]_; else nobody moves.
+        mask: observations come with a mask of the actions that do something, which tells where
+            food and walls are even to a team whose observations are false; without it what cannot
+            be done does nothing.
         render_mode: ``"rgb_array"`` or None; needs no display.
 
     Raises:
@@ -202,7 +215,8 @@ def foraging(
     """
     rows, cols = (check_int("foraging.size", edge, 3) for edge in _ints("foraging.size", size, 2))
     shape = rows, cols
-    players, foods = sizes_of("foraging", players=players, foods=foods)
+    players = check_int("foraging.players", players, 1, rows * cols - 1)
+    foods = check_int("foraging.foods", foods, 1)
     coop, normalize_reward, grid_observation, observe_agent_levels, share_cells = flags_of(
         "foraging",
         coop=coop,
@@ -237,7 +251,7 @@ def foraging(
         penalty=penalty,
         share_cells=share_cells,
     )
-    return ForagingParallelEnv(engine, render_mode=render_mode)
+    return ForagingParallelEnv(engine, mask=mask, render_mode=render_mode)
 
 
 def foraging_from_id(

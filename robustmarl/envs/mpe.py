@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
@@ -24,7 +24,15 @@ from robustmarl._checks import (
 )
 from robustmarl.envs._base import CheckedEnv
 from robustmarl.envs._extras import require
-from robustmarl.envs._mpe2 import ACCELERATION, MOVES, RawEnv, World, prepare_display
+from robustmarl.envs._mpe2 import (
+    ACCELERATION,
+    MOVES,
+    RawEnv,
+    World,
+    packed,
+    prepare_display,
+    unpacked,
+)
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
 __all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
@@ -72,6 +80,12 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
         spaces = [raw.action_spaces[agent] for agent in self.possible_agents]
         self._sizes = [int(space.n) for space in spaces if isinstance(space, Discrete)]
         self._bounds = [(space.low, space.high) for space in spaces if isinstance(space, Box)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "raw": packed(self.raw)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "raw": unpacked(state["raw"])}
 
     @override
     def reset(

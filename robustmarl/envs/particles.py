@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,10 @@ class ParticleEngine:
 
     def __len__(self) -> int:
         return len(self.places)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}  # views again
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, SupportsIndex
+from typing import NoReturn, Protocol, SupportsIndex
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -131,6 +131,12 @@ class SmacParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         self._begun = False  # whether this game has been reset
         self._goes_on = False  # whether it can be reset again
         self._illegal = 0
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "smac's environment cannot be pickled or copied: StarCraft II is a process of its own. "
+            "Make another by envs.smac(...); envs.skirmish plays the same maps in this process."
+        )
 
     @override
     def reset(

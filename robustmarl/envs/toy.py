@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -138,6 +138,10 @@ class ToyEngine:
 
     def __len__(self) -> int:
         return len(self._game_state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}  # views again
 
     def begin(self, mask: Tensor, seeds: Tensor) -> None:
         """Start new episodes where ``mask``, bool (E,), from ``seeds``, int64 (E,), >= 0."""

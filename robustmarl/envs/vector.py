@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, cast
+from typing import NoReturn, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import check, check_function, check_int
+from robustmarl._checks import all_finite, check, check_function, check_int
 from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
 from robustmarl.typing import Array, Env
@@ -76,6 +76,12 @@ class JointVectorEnv:
     def __len__(self) -> int:
         return len(self.joint)
 
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            "JointVectorEnv cannot be pickled or copied: its environments write into its arrays. "
+            "Make another, JointVectorEnv(make_env, num_envs); episodes follow from their seeds."
+        )
+
     def begin(self, mask: Tensor, seeds: Tensor) -> None:
         """Start new episodes where ``mask``, bool (E,), from ``seeds``, int64 (E,)."""
         rows = flagged("JointVectorEnv.begin.mask", mask, len(self))
@@ -107,11 +113,7 @@ class JointVectorEnv:
                 joint.env.close()
 
     def _check_finite(self, values: Array, what: str) -> None:
-        # one sum is finite only if all its terms are, and costs a third of looking at each; it may
-        # overflow without one that is not, which the second look tells
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = values.sum()
-        if np.isfinite(total) or np.isfinite(values).all():
+        if all_finite(values):
             return
         place: NDArray[np.int64] = np.argwhere(~np.isfinite(values))[0]
         e = int(place[0])

@@ -1,37 +1,70 @@
 """Cross-play tables, statistics over training seeds, and plots."""
 
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
-from robustmarl.evaluation.crossplay import TeamController, crossplay
+from robustmarl.evaluation.aggregates import Profile, performance_profile, task_iqm
+from robustmarl.evaluation.blind import blindfolds
+from robustmarl.evaluation.cells import Cell
+from robustmarl.evaluation.certified import Certificates, certified
+from robustmarl.evaluation.comparisons import SignedRank, probability_of_improvement, signed_rank
+from robustmarl.evaluation.crossplay import crossplay
+from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
+from robustmarl.evaluation.exports import marl_eval
+from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
+from robustmarl.evaluation.replay import replay
+from robustmarl.evaluation.report import Finding, Measured, WorstCase
 from robustmarl.evaluation.rollouts import Rollouts, rollout
-from robustmarl.evaluation.statistics import (
-    Estimate,
-    SignedRank,
-    bootstrap,
-    iqm,
-    signed_rank,
-    wilson,
-)
+from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
+from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
 from robustmarl.evaluation.suites import byzantine_attacks
-from robustmarl.evaluation.tables import Cell, CrossTable
+from robustmarl.evaluation.sweep import Sweep, sweep
+from robustmarl.evaluation.tables import Average, CrossTable
+from robustmarl.evaluation.teams import TeamController
+from robustmarl.evaluation.worst_case import worst_case
 
 __all__ = [
     "Adaptation",
+    "Average",
+    "Case",
     "Cell",
+    "Certificates",
     "CrossTable",
+    "Curve",
+    "Entry",
     "Estimate",
+    "Finding",
+    "Measured",
+    "Profile",
+    "Reading",
     "Rollouts",
     "SignedRank",
+    "Suite",
+    "Sweep",
     "TeamController",
+    "WorstCase",
     "adaptation",
+    "blindfolds",
     "bootstrap",
     "byzantine_attacks",
+    "certified",
+    "clopper_pearson",
     "crossplay",
     "curve_panels",
+    "feature_bars",
     "heatmap",
+    "interval",
     "iqm",
     "learning_curves",
+    "marl_eval",
+    "performance_profile",
+    "probability_of_improvement",
+    "quick",
+    "replay",
     "rollout",
     "signed_rank",
-    "wilson",
+    "size_curves",
+    "standard",
+    "sweep",
+    "task_iqm",
+    "worst_case",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,34 +16,21 @@ from robustmarl._checks import (
     sizes_of,
     speaking_for,
 )
-from robustmarl.data import AnyPolicy, Controller, RandomController, as_controller
-from robustmarl.envs.vector import EnvMaker, vector_env
+from robustmarl.data import AnyPolicy, Controller, RandomController
+from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
+from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.rollouts import rollout
-from robustmarl.evaluation.tables import Cell, CrossTable
-from robustmarl.joint import TeamSpec
+from robustmarl.evaluation.statistics import Limits
+from robustmarl.evaluation.tables import CrossTable
+from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import Perturber
 from robustmarl.perturbers.stack import listed
-from robustmarl.training import Attacks, Trainable
+from robustmarl.training import Attacks
 from robustmarl.training.progress import progress_bar
 
-__all__ = ["TeamController", "crossplay"]
-
-
-@runtime_checkable
-class TeamController(Controller, Protocol):
-    """A controller that says which team it plays: a policy, or a random team."""
-
-    @property
-    def spec(self) -> TeamSpec:
-        """The team's."""
-
-
-Victim: TypeAlias = Trainable | AnyPolicy
-"""What is attacked: an algorithm, or whatever can play the team."""
-
-Victims: TypeAlias = Victim | Sequence[Victim] | Mapping[int, Victim]
-"""One, or one per training seed."""
+__all__ = ["crossplay"]
 
 
 def crossplay(
@@ -59,6 +45,8 @@ def crossplay(
     team: str | None = None,
     opponents: Mapping[str, AnyPolicy] | None = None,
     baselines: bool = True,
+    blind: bool = False,
+    limits: Limits | None = None,
     title: str = "",
     progress: bool | str = False,
 ) -> CrossTable:
@@ -82,6 +70,9 @@ def crossplay(
         team: name of the team that the victims play, where there are several.
         opponents: what plays the other teams, the same in all cells.
         baselines: add the random team, and an untrained one of the first victim's kind.
+        blind: add each victim without its eyes, as baselines: with observations ``zeroed``, and
+            with ``another's``, those of another episode.
+        limits: the range of the metric; see :func:`~robustmarl.evaluation.interval`.
         title: printed above the table.
         progress: show a bar over the cells' seeds; a text names it.
 
@@ -91,7 +82,8 @@ def crossplay(
             not fit the team, or one without a gradient under an attack that follows it.
 
     Warns:
-        RobustnessWarning: if an attack changed no observation of a victim.
+        RobustnessWarning: if an attack changed no observation of a victim, or if one that is
+            blind keeps most of what it gains over the random team without attack.
     """
     for where, given in (("victims", victims), ("attacks", attacks)):
         if not isinstance(given, Mapping):
@@ -113,13 +105,10 @@ def crossplay(
         taken = sorted({"random", "untrained"}.intersection(victims))
         remedy = "Rename it, or pass baselines=False."
         check(not taken, "crossplay.victims", "named unlike the baselines", taken, remedy)
-    by_name = {name: _by_seed(name, given) for name, given in victims.items()}
+    by_name = {n: by_seed(f"crossplay.victims[{n!r}]", v) for n, v in victims.items()}
     first = next(iter(by_name.values()))
-    spec = _team_spec(by_name, make_env, team)
-    played = {
-        name: {s: _playing(name, victim, spec) for s, victim in by_seed.items()}
-        for name, by_seed in by_name.items()
-    }
+    spec = team_spec(by_name, make_env, team)
+    played = playing("crossplay.victims", by_name, spec)
     known = ("return", *spec.metrics)
     figure = metric or (*spec.metrics, "return")[0]
     check(figure in known, "crossplay.metric", f"one of {list(known)}", metric)
@@ -138,20 +127,20 @@ def crossplay(
             )
         return rollouts.figure(figure)
 
-    flagged: list[str] = []
-    on_random: dict[str, list[Perturber]] = {}
+    rows, trained = {**played}, [*played]
     if baselines:
-        on_random = {name: _on_actions(attack) for name, attack in attacks.items()}
-        flagged.append("random")
         learners = {s: one for s, one in first.items() if isinstance(one, TeamAlgorithm)}
         if len(learners) == len(first):
             fresh = {s: one.untrained(seed=s) for s, one in learners.items()}
-            playing = {s: _playing("untrained", one, spec) for s, one in fresh.items()}
-            played = {"untrained": playing, **played}
-            flagged.append("untrained")
+            rows = {**playing("crossplay.victims", {"untrained": fresh}, spec), **rows}
+    acting = {name: _on_actions(attack) for name, attack in attacks.items()}
+    unseeing = 1 + sum(map(bool, acting.values()))
+    total = len(attacks) * sum(len(seeds) for seeds in rows.values())
+    if baselines:
+        total += unseeing * len(first)
+    if blind:
+        total += 2 * unseeing * sum(len(seeds) for seeds in played.values())
     cells: dict[str, dict[str, Cell]] = {}
-    total = len(attacks) * sum(len(by_seed) for by_seed in played.values())
-    total += len(first) * (bool(on_random) + sum(map(bool, on_random.values())))
     desc = progress if isinstance(progress, str) else "crossplay"
     with progress_bar(total=total, desc=desc, unit="cell", disable=not progress) as bar:
 
@@ -160,60 +149,58 @@ def crossplay(
             bar.update()
             return scores
 
+        def without_eyes(cell: Callable[[Sequence[Perturber]], Cell]) -> dict[str, Cell]:
+            """Return a row in which only what changes actions makes a difference."""
+            clean = cell(())
+            return {name: cell(those) if those else clean for name, those in acting.items()}
+
+        def blind_row(
+            seeds: Mapping[int, Controller], folds: Mapping[int, Perturber]
+        ) -> dict[str, Cell]:
+            return without_eyes(
+                lambda those: Cell(
+                    {s: scores_of(one, [*those, folds[s]], seed) for s, one in seeds.items()},
+                    limits=limits,
+                )
+            )
+
         if baselines:
-            model = next(iter(next(iter(played.values())).values()))
+            model = next(iter(next(iter(rows.values())).values()))
             random = RandomController(spec, model.device)
-
-            def random_cell(attack: Attacks) -> Cell:
-                # A random team has no training seeds: other episodes stand for another seed.
-                return Cell({s: scores_of(random, attack, seed + i) for i, s in enumerate(first)})
-
-            # It does not look at observations: only what changes its actions changes its play.
-            clean = random_cell(None)
-            cells["random"] = {
-                name: random_cell(acting) if acting else clean for name, acting in on_random.items()
-            }
-        for name, by_seed in played.items():
+            # A random team has no training seeds: other episodes stand for another seed.
+            cells["random"] = without_eyes(
+                lambda those: Cell(
+                    {s: scores_of(random, [*those], seed + i) for i, s in enumerate(first)},
+                    limits=limits,
+                )
+            )
+        if blind:
+            for name, seeds in played.items():
+                folded = {
+                    s: blindfolds(
+                        one, make_env, spec, num_envs=num_envs, team=team, opponents=opponents
+                    )
+                    for s, one in seeds.items()
+                }
+                for fold in FOLDS:
+                    folds = {s: made[fold] for s, made in folded.items()}
+                    cells[f"{name}, {fold}"] = blind_row(seeds, folds)
+        for name, seeds in rows.items():
             cells[name] = {
-                attack_name: Cell({s: scores_of(one, attack, seed) for s, one in by_seed.items()})
+                attack_name: Cell(
+                    {s: scores_of(one, attack, seed) for s, one in seeds.items()}, limits=limits
+                )
                 for attack_name, attack in attacks.items()
             }
-    return CrossTable(cells=cells, metric=figure, baselines=tuple(flagged), title=title)
+    flagged = tuple(name for name in cells if name not in trained)
+    table = CrossTable(cells=cells, metric=figure, baselines=flagged, title=title)
+    clean = next((name for name, attack in attacks.items() if attack is None), None)
+    if blind and baselines and clean is not None:
+        warn_of_blind(table, trained, clean)
+    return table
 
 
 def _on_actions(attack: Attacks) -> list[Perturber]:
     """Return those of an attack's perturbers that change actions, whatever a team observes."""
     perturbers = (one for one in listed("crossplay.attacks", attack) if isinstance(one, Perturber))
     return [perturber for perturber in perturbers if perturber.changes_actions]
-
-
-def _by_seed(name: str, given: Victims) -> Mapping[int, Victim]:
-    if isinstance(given, Mapping):
-        by_seed = {int(seed): victim for seed, victim in given.items()}
-    elif isinstance(given, Sequence):
-        by_seed = dict(enumerate(given))
-    else:
-        by_seed = {0: given}
-    check(len(by_seed) > 0, f"crossplay.victims[{name!r}]", "at least one algorithm", given)
-    return by_seed
-
-
-def _team_spec(
-    by_name: Mapping[str, Mapping[int, Victim]], make_env: EnvMaker, team: str | None
-) -> TeamSpec:
-    """Return the team's spec, which policies of this package know; else the environment's."""
-    for by_seed in by_name.values():
-        for victim in by_seed.values():
-            if isinstance(victim, Trainable | TeamController):
-                return victim.spec
-    with speaking_for("crossplay", vector_env):
-        env = vector_env(make_env, 1)
-    try:
-        with speaking_for("crossplay", TeamSpec):
-            return env.spec.of_team(team)
-    finally:
-        env.close()
-
-
-def _playing(name: str, victim: Victim, spec: TeamSpec) -> Controller:
-    return as_controller(f"crossplay.victims[{name!r}]", cast(AnyPolicy, victim), spec)

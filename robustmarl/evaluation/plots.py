@@ -28,19 +28,28 @@ from robustmarl._checks import (
     check_text,
     writing,
 )
-from robustmarl.evaluation.statistics import bootstrap
+from robustmarl.evaluation.statistics import Limits, t_band
 
 if TYPE_CHECKING:
     from robustmarl.evaluation.tables import CrossTable
 
-__all__ = ["curve_panels", "heatmap", "learning_curves"]
+__all__ = [
+    "COLOURS",
+    "DPI",
+    "INK",
+    "curve_panels",
+    "heatmap",
+    "label_axes",
+    "learning_curves",
+    "saved",
+]
 
 # Okabe and Ito's palette: distinct under the common kinds of colour blindness
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
-_DPI = 160
+DPI = 160
 Colour = tuple[float, float, float, float]
-_INK, _FAINT = "#222222", "#777777"
+INK, _FAINT = "#222222", "#777777"
 
 
 def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
@@ -68,7 +77,7 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
     longest = max(len(victim) for victim in table.victims)
     figure = Figure(
         figsize=(1.7 + 0.08 * longest + 1.3 * columns, 1.4 + 0.66 * height),
-        dpi=_DPI,
+        dpi=DPI,
         layout="constrained",
     )
     FigureCanvasAgg(figure)
@@ -92,24 +101,24 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
                 axes.text(*place, text, ha="center", va="center", fontsize=size, color=ink)
     for end in ends:
         y = tops[end] - gap / 2
-        axes.plot([-0.02, columns + 0.02], [y, y], color=_INK, linewidth=1.0, clip_on=False)
+        axes.plot([-0.02, columns + 0.02], [y, y], color=INK, linewidth=1.0, clip_on=False)
     axes.set(xlim=(0, columns), ylim=(height, 0))
     axes.set_xticks([c + 0.5 for c in range(columns)], table.attacks)
     axes.set_yticks([top + 0.5 for top in tops], table.victims)
     for label, victim in zip(axes.get_yticklabels(), table.victims, strict=True):
         label.set_fontstyle("italic" if table.is_baseline(victim) else "normal")
     axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelsize=10, labelcolor=_INK)
+    axes.tick_params(length=0, labelsize=10, labelcolor=INK)
     axes.spines[:].set_visible(False)
     if table.title:
-        axes.set_title(table.title, fontsize=12, color=_INK, loc="left", pad=12)
+        axes.set_title(table.title, fontsize=12, color=INK, loc="left", pad=12)
     bar = figure.colorbar(_mappable(norm), ax=axes, fraction=0.035, pad=0.02, aspect=18)
-    bar.set_label(table.metric, color=_INK)
+    bar.set_label(table.metric, color=INK)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, labelcolor=_INK)
+    bar.ax.tick_params(labelsize=8, labelcolor=INK)
     footer = textwrap.fill(table.footer, int(16 * figure.get_figwidth()))
     figure.supxlabel(footer, fontsize=7, color=_FAINT)
-    return _saved("heatmap.path", figure, path)
+    return saved("heatmap.path", figure, path)
 
 
 def learning_curves(
@@ -119,12 +128,13 @@ def learning_curves(
     xlabel: str = "environment steps",
     ylabel: str = "return",
     title: str = "",
+    limits: Limits | None = None,
 ) -> Figure:
     """Return mean learning curves with bands over training seeds and a thin line per seed.
 
     Seeds may be logged at different places: they are interpolated linearly onto the points of
-    the first seed that all of them reach. The band is the 95 % bootstrap interval over seeds;
-    a single seed has none.
+    the first seed that all of them reach. The band holds Student's 95 % intervals over seeds, point
+    by point; a single seed has none.
 
     Args:
         curves: label to one (x, y) pair of arrays (P,) per training seed, x increasing.
@@ -132,6 +142,7 @@ def learning_curves(
         xlabel: what x is.
         ylabel: what y is.
         title: above the axes.
+        limits: the range of y, (0, 1) for shares, to which bands are cut; None is no limit.
 
     Raises:
         ValueError: if there is no curve, arrays of unequal length, x that does not increase,
@@ -139,13 +150,13 @@ def learning_curves(
     """
     check_text("learning_curves.title", title)
     path = None if path is None else check_path("learning_curves.path", path)
-    figure = Figure(figsize=(6.4, 3.8), dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=(6.4, 3.8), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw(axes, "learning_curves.curves", curves)
-    _label(axes, title, xlabel, ylabel)
+    _draw(axes, "learning_curves.curves", curves, limits)
+    label_axes(axes, title, xlabel, ylabel)
     axes.legend(frameon=False, fontsize=9)
-    return _saved("learning_curves.path", figure, path)
+    return saved("learning_curves.path", figure, path)
 
 
 def curve_panels(
@@ -156,6 +167,7 @@ def curve_panels(
     xlabel: str = "environment steps",
     ylabel: str | Mapping[str, str] = "return",
     title: str = "",
+    limits: Limits | Mapping[str, Limits] | None = None,
 ) -> Figure:
     """Return the curves of :func:`learning_curves` for several tasks, a panel each, one legend.
 
@@ -166,6 +178,7 @@ def curve_panels(
         xlabel: what x is.
         ylabel: what y is, or per panel.
         title: above all.
+        limits: the range of y to which bands are cut, or per panel; None is no limit.
 
     Raises:
         ValueError: see :func:`learning_curves`; or if there is no panel.
@@ -179,16 +192,17 @@ def curve_panels(
     columns = min(check_int("curve_panels.columns", columns, 1), len(panels))
     rows = -(-len(panels) // columns)
     size = (3.4 * columns + 0.4, 2.7 * rows + 0.7)
-    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     labels = tuple(dict.fromkeys(label for curves in panels.values() for label in curves))
     handles: dict[str, Artist] = {}
     for index, (name, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
-        _draw(axes, f"curve_panels.panels[{name!r}]", curves, labels)
+        of_panel = limits.get(name) if isinstance(limits, Mapping) else limits
+        _draw(axes, f"curve_panels.panels[{name!r}]", curves, of_panel, labels)
         below = index + columns >= len(panels)
         of_y = ylabel if isinstance(ylabel, str) else ylabel.get(name, "")
-        _label(axes, name, xlabel if below else "", of_y)
+        label_axes(axes, name, xlabel if below else "", of_y)
         handles |= dict(zip(curves, axes.get_legend_handles_labels()[0], strict=True))
     figure.legend(
         [handles[label] for label in labels],
@@ -200,45 +214,52 @@ def curve_panels(
     )
     if title:
         title = textwrap.fill(title, int(11 * figure.get_figwidth()))
-        figure.suptitle(title, fontsize=12, color=_INK)
-    return _saved("curve_panels.path", figure, path)
+        figure.suptitle(title, fontsize=12, color=INK)
+    return saved("curve_panels.path", figure, path)
 
 
 def _draw(
     axes: Axes,
     where: str,
     curves: Mapping[str, Sequence[tuple[ArrayLike, ArrayLike]]],
+    limits: Limits | None,
     labels: Sequence[str] | None = None,
 ) -> None:
     """Draw means, bands and seeds; a label's place in ``labels`` decides its style."""
     check_kind(where, curves, Mapping, "a mapping from labels to one (x, y) per seed")
     check(len(curves) > 0, where, "non-empty", curves)
     order = list(curves) if labels is None else labels
+    lowest, highest = np.inf, -np.inf
     for label, seeds in curves.items():
         x, y = _common(f"{where}[{label!r}]", seeds)
+        lowest, highest = min(lowest, y.min()), max(highest, y.max())
         index = order.index(label)
-        colour = _COLOURS[index % len(_COLOURS)]
-        dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
+        colour = COLOURS[index % len(COLOURS)]
+        dash = _DASHES[index // len(COLOURS) % len(_DASHES)]
         if len(y) > 1:
-            band = [bootstrap(column[:, None]) for column in y.T]
-            low, high = [e.low for e in band], [e.high for e in band]
-            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+            band = t_band(y) if limits is None else t_band(y).clip(*limits)
+            axes.fill_between(x, *band, color=colour, alpha=0.16, linewidth=0)
             for one in y:
                 axes.plot(x, one, dash, linewidth=0.6, alpha=0.45, color=colour)
         name = f"{label} ({len(y)} seed{'s' if len(y) > 1 else ''})"
         axes.plot(x, y.mean(axis=0), dash, linewidth=2.0, label=name, color=colour)
+    # Of two seeds a band is so wide that what it is about could not be seen beside it.
+    room, (bottom, top) = highest - lowest, axes.get_ylim()
+    if room > 0.0:
+        axes.set_ylim(max(bottom, lowest - room), min(top, highest + room))
 
 
-def _label(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_xlabel(xlabel, color=_INK)
-    axes.set_ylabel(ylabel, color=_INK)
+def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Name and style the axes of a figure of this package."""
+    axes.set_xlabel(xlabel, color=INK)
+    axes.set_ylabel(ylabel, color=INK)
     if title:
-        axes.set_title(title, fontsize=12, color=_INK, loc="left")
+        axes.set_title(title, fontsize=12, color=INK, loc="left")
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#bbbbbb")
-    axes.tick_params(colors="#bbbbbb", labelcolor=_INK, labelsize=9)
+    axes.tick_params(colors="#bbbbbb", labelcolor=INK, labelsize=9)
     if axes.get_xlim()[1] >= 1000.0:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)
@@ -279,8 +300,10 @@ def _luminance(colour: Colour) -> float:
     return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
 
 
-def _saved(where: str, figure: Figure, path: Path | None) -> Figure:
+def saved(where: str, figure: Figure, path: str | Path | None) -> Figure:
+    """Return ``figure``, written to ``path`` if there is one, which was given as ``where``."""
     if path is not None:
+        path = check_path(where, path)
         known = figure.canvas.get_supported_filetypes()
         kind = path.suffix.removeprefix(".").lower()
         rule = "a file name that ends in .png, .pdf or .svg"

@@ -7,78 +7,55 @@ import html
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from robustmarl._checks import (
     check,
     check_choice,
-    check_index,
     check_kind,
     check_names,
-    check_number,
     check_path,
     check_text,
-    speaking_for,
 )
+from robustmarl.evaluation.cells import Cell
+from robustmarl.evaluation.comparisons import signed_rank
+from robustmarl.evaluation.exports import latex, marl_eval, written
 from robustmarl.evaluation.plots import heatmap
-from robustmarl.evaluation.statistics import Estimate, bootstrap
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["Cell", "CrossTable"]
+__all__ = ["Average", "CrossTable"]
 
 _CSV = ("victim", "attack", "baseline", "metric", "mean", "low", "high", "seeds", "episodes")
 
 
-class Cell:
-    """Scores of one victim under one attack.
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """A row's figures in one, as papers print it: over attacks, not over seeds.
 
-    Args:
-        scores: per training seed the episodes' scores, (M,).
-        level: nominal coverage of the interval, in (0, 1).
+    Attributes:
+        mean: of the means under each attack.
+        deviation: of these means, the population's: how far apart attacks are.
+        star: whether the reference is better, and significantly so.
 
-    Raises:
-        ValueError: if there is no seed, a seed without episodes, or a score that is not finite.
+    Example:
+        >>> print(Average(mean=0.207, deviation=0.36, star=True))
+        0.21 ± 0.36*
     """
 
-    def __init__(self, scores: Mapping[int, ArrayLike], *, level: float = 0.95) -> None:
-        rule = "a mapping from training seeds to scores"
-        check_kind("Cell.scores", scores, Mapping, rule)
-        self.level = check_number("Cell.level", level, 0.0, 1.0)
-        with speaking_for("Cell", bootstrap):
-            bootstrap(list(scores.values()), level=self.level, resamples=1)  # refuses bad ones
-        self.scores: dict[int, NDArray[np.float64]] = {
-            check_index("Cell.scores", seed): np.array(values, dtype=np.float64)
-            for seed, values in scores.items()
-        }
+    mean: float
+    deviation: float
+    star: bool
 
-    @cached_property
-    def estimate(self) -> Estimate:
-        """The mean over seeds with its bootstrap interval."""
-        return bootstrap(self.scores, level=self.level)
-
-    def __repr__(self) -> str:
-        sizes = {seed: len(values) for seed, values in self.scores.items()}
-        return f"Cell({self.estimate}, episodes={sizes})"
-
-    def __eq__(self, other: object) -> bool:
-        """Return whether raw scores and level are the same."""
-        if not isinstance(other, Cell):
-            return NotImplemented
-        same_seeds = self.scores.keys() == other.scores.keys() and self.level == other.level
-        return same_seeds and all(
-            np.array_equal(values, other.scores[seed]) for seed, values in self.scores.items()
-        )
-
-    __hash__ = None  # type: ignore[assignment]  # holds arrays
+    def __str__(self) -> str:
+        """Return ``mean ± deviation`` with the star, if any."""
+        return f"{self.mean:.2f} ± {self.deviation:.2f}{'*' if self.star else ''}"
 
 
 @dataclass(kw_only=True)
@@ -91,9 +68,13 @@ class CrossTable:
         metric: what the scores are, e.g. ``"return"`` or ``"success"``.
         baselines: victims that were never trained, such as ``random`` and ``untrained``.
         title: printed above the table; empty for none.
+        averaged: attacks over which a column AVG is printed; none prints none. See
+            :meth:`with_average`.
+        reference: the row that stars compare with; None prints no stars.
 
     Raises:
-        ValueError: if there is no cell at all, or ``baselines`` names an unknown victim.
+        ValueError: if there is no cell at all, or ``baselines``, ``averaged`` or ``reference`` name
+            an unknown victim or attack.
 
     Example:
         >>> table = CrossTable(metric="success", cells={"QMIX": {"none": Cell({0: [1.0, 1.0]})}})
@@ -105,6 +86,8 @@ class CrossTable:
     metric: str = "return"
     baselines: Sequence[str] = ()
     title: str = ""
+    averaged: Sequence[str] = ()
+    reference: str | None = None
     victims: tuple[str, ...] = field(init=False)
     attacks: tuple[str, ...] = field(init=False)
 
@@ -123,6 +106,12 @@ class CrossTable:
         some = len(self.attacks) > 0
         check(some, "CrossTable.cells", "given at least one cell", self.cells)
         self.baselines = check_names("CrossTable.baselines", self.baselines, self.victims)
+        self.averaged = check_names("CrossTable.averaged", self.averaged, self.attacks)
+        if self.reference is not None:
+            check_choice("CrossTable.reference", self.reference, self.victims)
+            complete = set(self.averaged) <= set(self.cells[self.reference])
+            rule = "a row with all averaged attacks"
+            check(complete, "CrossTable.reference", rule, self.reference)
 
     def cell(self, victim: str, attack: str) -> Cell:
         """Return one cell.
@@ -143,6 +132,63 @@ class CrossTable:
         """Return whether a row was never trained."""
         return victim in self.baselines
 
+    def with_average(
+        self, attacks: Sequence[str] | None = None, reference: str | None = None
+    ) -> CrossTable:
+        """Return the same table with a column AVG, and stars where the reference is better.
+
+        AVG is the mean and the population deviation of a row's means under these attacks, as in
+        the tables of Zhou et al. (2025). A star says that by Wilcoxon's two-sided signed-rank
+        test over the same attacks, exact with ties, the reference is better with p < .05: of
+        fewer than six attacks it cannot be. Attacks are no sample of anything; the star is there
+        to compare with papers that print it.
+
+        Args:
+            attacks: over which to average; None is all.
+            reference: the row to compare with, None for no stars.
+        """
+        chosen = self.attacks if attacks is None else attacks
+        return replace(self, averaged=chosen, reference=reference)
+
+    def average(self, victim: str) -> Average | None:
+        """Return a row's AVG; None where it lacks a cell, or nothing is averaged."""
+        check_choice("CrossTable.average.victim", victim, self.victims)
+        row = self.cells[victim]
+        if not self.averaged or not set(self.averaged) <= set(row):
+            return None
+        means = np.array([row[attack].estimate.mean for attack in self.averaged])
+        star = False
+        if self.reference is not None:
+            theirs = [self.mean(self.reference, attack) for attack in self.averaged]
+            star = signed_rank(theirs, means).star()
+        return Average(mean=float(means.mean()), deviation=float(means.std()), star=star)
+
+    def with_all(self, attacks: Sequence[str] | None = None, name: str = "all") -> CrossTable:
+        """Return the same table with a column of what is left under all attacks at once.
+
+        Its score of an episode is the lowest under any of these attacks: of lost and won, the
+        share of episode seeds that are won under every one. All attacks have to have played the
+        same episodes, as :func:`~robustmarl.evaluation.crossplay` lets them. It is lower than
+        under the worst single attack, as another may be the worst of each episode.
+
+        Args:
+            attacks: which; None is all. Rows that lack one get no such cell.
+            name: of the column.
+
+        Raises:
+            ValueError: for an unknown attack, a name that is taken, or cells with other seeds or
+                numbers of episodes.
+        """
+        given = self.attacks if attacks is None else attacks
+        chosen = check_names("CrossTable.with_all.attacks", given, self.attacks)
+        check(len(chosen) > 0, "CrossTable.with_all.attacks", "at least one", given)
+        check(name not in self.attacks, "CrossTable.with_all.name", "a new one", name)
+        cells = {victim: dict(row) for victim, row in self.cells.items()}
+        for victim, row in cells.items():
+            if set(chosen) <= set(row):
+                row[name] = _lowest(victim, [row[attack] for attack in chosen])
+        return replace(self, cells=cells)
+
     @property
     def footer(self) -> str:
         """How much stands behind the figures, in one line."""
@@ -157,7 +203,13 @@ class CrossTable:
         episodes = _count(per_seed, "episode")
         levels = " / ".join(f"{100 * level:g}" for level in sorted({e.level for e in estimates}))
         methods = "; ".join(dict.fromkeys(e.method for e in estimates))
-        return f"{self.metric}: {seeds} x {episodes}, {levels} % intervals by {methods}"
+        text = f"{self.metric}: {seeds} x {episodes}, {levels} % intervals by {methods}"
+        if self.averaged:
+            over = _count([len(self.averaged)], "attack")
+            text += f". AVG: mean ± population deviation over {over}"
+        if self.averaged and self.reference is not None:
+            text += f"; *: {self.reference} is better (signed-rank test over them, exact, p < .05)"
+        return text
 
     def __str__(self) -> str:
         """Return an aligned text table; a rule separates baselines from trained teams."""
@@ -171,7 +223,7 @@ class CrossTable:
         rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
         lines = [line(head), rule]
         for index, row in enumerate(rows):
-            if self._begins_block(index):
+            if self.begins_block(index):
                 lines.append(rule)
             lines.append(line(row))
         title = [self.title] if self.title else []
@@ -184,6 +236,32 @@ class CrossTable:
         lines = [head, ["---"] * len(head), *shown]
         table = "\n".join("| " + " | ".join(_escape(t) for t in row) + " |" for row in lines)
         return f"{table}\n\n{_escape(self.footer)}\n"
+
+    def to_latex(
+        self, path: str | Path | None = None, *, caption: str = "", label: str = ""
+    ) -> str:
+        r"""Return a LaTeX table for the package ``booktabs``; written to ``path`` if given.
+
+        The best trained team of each column is bold, baselines are in italics. With a caption it
+        is a floating table, whose caption goes on with :attr:`footer`; without one a bare
+        ``tabular`` with the footer as a comment.
+
+        Args:
+            path: where to write it.
+            caption: LaTeX, taken as it is.
+            label: of the table, for ``\ref``; needs a caption.
+        """
+        return written(latex(self, caption, label), path)
+
+    def to_marl_eval(self, environment: str, task: str, path: str | Path | None = None) -> str:
+        """Return raw scores in the JSON layout of marl-eval; see :func:`marl_eval`.
+
+        Args:
+            environment: its name.
+            task: its name; every attack is a task of its own, ``task, attack``.
+            path: where to write it.
+        """
+        return written(marl_eval(environment, {task: self}), path)
 
     def _repr_html_(self) -> str:
         """Return the table as notebooks show it; baselines are in italics."""
@@ -218,20 +296,22 @@ class CrossTable:
         writer.writerow(_CSV)
         for *names, baseline, metric, mean, low, high, seeds, episodes in self._records():
             writer.writerow([*names, int(baseline), metric, mean, low, high, seeds, episodes])
-        return _written(text.getvalue(), path)
+        return written(text.getvalue(), path)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """Return everything, raw scores included, as JSON; written to ``path`` if given."""
+        average = {"averaged": list(self.averaged), "reference": self.reference}
         content = {
             "metric": self.metric,
             "title": self.title,
             "baselines": list(self.baselines),
+            **(average if self.averaged else {}),
             "cells": {
-                victim: {attack: _plain(cell) for attack, cell in row.items()}
+                victim: {attack: cell.plain() for attack, cell in row.items()}
                 for victim, row in self.cells.items()
             },
         }
-        return _written(json.dumps(content, allow_nan=False), path)
+        return written(json.dumps(content, allow_nan=False), path)
 
     @classmethod
     def from_json(cls, source: str | Path) -> CrossTable:
@@ -246,10 +326,7 @@ class CrossTable:
         try:
             content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
             cells = {
-                victim: {
-                    attack: Cell({int(s): v for s, v in one["scores"].items()}, level=one["level"])
-                    for attack, one in row.items()
-                }
+                victim: {attack: Cell.of_plain(one) for attack, one in row.items()}
                 for victim, row in content["cells"].items()
             }
             return cls(
@@ -257,6 +334,8 @@ class CrossTable:
                 metric=content["metric"],
                 baselines=content["baselines"],
                 title=content["title"],
+                averaged=content.get("averaged", ()),
+                reference=content.get("reference"),
             )
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             rule = "what to_json wrote, or the path of such a file"
@@ -272,7 +351,10 @@ class CrossTable:
             [victim, *(str(row[a].estimate) if a in row else "-" for a in self.attacks)]
             for victim, row in self.cells.items()
         ]
-        return [["victim", *self.attacks], *rows]
+        if self.averaged:
+            for row in rows:
+                row.append(str(self.average(row[0]) or "-"))
+        return [["victim", *self.attacks, *(["AVG"] if self.averaged else [])], *rows]
 
     def _records(self) -> list[tuple[str, str, bool, str, float, float, float, int, int]]:
         """Return one line per cell, of the columns of :meth:`to_csv`."""
@@ -282,16 +364,21 @@ class CrossTable:
             for v, a, e in ((v, a, cell.estimate) for v, a, cell in cells)
         ]
 
-    def _begins_block(self, index: int) -> bool:
+    def begins_block(self, index: int) -> bool:
+        """Return whether row ``index`` is a baseline and the one above is none, or the reverse."""
         if index == 0:
             return False
         before, here = self.victims[index - 1 : index + 1]
         return self.is_baseline(before) != self.is_baseline(here)
 
 
-def _plain(cell: Cell) -> dict[str, object]:
-    scores = {str(seed): values.tolist() for seed, values in cell.scores.items()}
-    return {"level": cell.level, "scores": scores}
+def _lowest(victim: str, cells: list[Cell]) -> Cell:
+    """Return the lowest score of each episode."""
+    sizes = [{seed: len(values) for seed, values in cell.scores.items()} for cell in cells]
+    same = all(one == sizes[0] for one in sizes)
+    check(same, f"CrossTable.with_all, row {victim!r},", "cells of the same episodes", sizes)
+    scores = {seed: np.min([cell.scores[seed] for cell in cells], axis=0) for seed in sizes[0]}
+    return Cell(scores, level=cells[0].level, limits=cells[0].limits)
 
 
 def _count(numbers: list[int], noun: str) -> str:
@@ -302,9 +389,3 @@ def _count(numbers: list[int], noun: str) -> str:
 
 def _escape(text: str) -> str:
     return text.replace("|", r"\|")
-
-
-def _written(text: str, path: str | Path | None) -> str:
-    if path is not None:
-        Path(path).write_text(text, "utf-8")
-    return text

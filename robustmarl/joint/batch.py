@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
-__all__ = ["JointBatch", "JointObs", "joint_state", "last_actions"]
+from robustmarl.joint.spec import TeamSpec
+
+__all__ = ["JointBatch", "JointObs", "at_actions", "joint_state", "last_actions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,23 @@ class JointBatch:
         """1 where the next value counts, 0 after a termination, (B, T)."""
         return 1.0 - self.terminated.float()
 
+    def earned(self, reward: Literal["team", "agents"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return reward, :attr:`bootstrap` and :attr:`going_on`, of which returns are made.
+
+        Args:
+            reward: ``"team"``, (B, T, 1), which the dead go on to earn; or ``"agents"`` for each
+                agent's own, (B, T, N): who has died earns nothing more.
+        """
+        bootstrap, going_on = self.bootstrap.unsqueeze(-1), self.going_on.unsqueeze(-1)
+        if reward == "team":
+            return self.rew.unsqueeze(-1), bootstrap, going_on
+        living = self.obs.alive[:, 1:].float()
+        return self.rew_agents, bootstrap * living, going_on * living
+
+    def earning(self, reward: Literal["team", "agents"]) -> Tensor:
+        """Return who earns at which steps, bool (B, T, 1) or (B, T, N) as of :meth:`earned`."""
+        return self.valid.unsqueeze(-1) if reward == "team" else self.living
+
     def record(self, name: str) -> Mapping[str, Tensor]:
         """Return what the perturber ``name`` recorded; nothing if there was none."""
         return self.records.get(name, {})
@@ -114,9 +133,14 @@ class JointBatch:
         return replace(self, **changes)
 
 
-def joint_state(state: Tensor, per_agent: bool) -> Tensor:
-    """Return states (..., S) of (..., S) or, per agent, (..., N, S)."""
-    return state.flatten(-2) if per_agent else state
+def joint_state(state: Tensor, spec: TeamSpec) -> Tensor:
+    """Return a team's whole state, (..., S): of all agents where each has its own, (..., N, S)."""
+    return state.flatten(-2) if spec.state_layout == "per_agent" else state
+
+
+def at_actions(values: Tensor, act: Tensor) -> Tensor:
+    """Return of ``values`` (..., A), one per action, those of the actions ``act``, (...,)."""
+    return values.gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
 
 def last_actions(act: Tensor, *, terminal: bool) -> Tensor:

@@ -47,6 +47,11 @@ class StepContext:
     terminal: Tensor
     types: Tensor | None = None
 
+    @property
+    def acting(self) -> Tensor:
+        """Who acts in this step, bool (E, N): the living, in environments that are stepped."""
+        return self.alive & (self.live & ~self.terminal)[:, None]
+
     def draws(self, name: str) -> Draws:
         """Return this step's random numbers for the purpose ``name``, one row per environment.
 

@@ -8,6 +8,7 @@ from typing import Any
 from pettingzoo.utils import BaseParallelWrapper
 
 from robustmarl._checks import check, check_choice, check_int, check_kind, check_names
+from robustmarl.joint.reading import metadata_of
 from robustmarl.joint.spec import check_parallel
 from robustmarl.typing import Env, TeamReward
 
@@ -21,7 +22,7 @@ class Described(BaseParallelWrapper[str, Any, Any]):
         check_parallel("Described.env", env)
         check_kind("Described.metadata", metadata, Mapping, "a mapping from keys")
         super().__init__(env)
-        self.metadata = {**env.metadata, **metadata}
+        self.metadata = {**metadata_of(env), **metadata}
 
 
 def describe(

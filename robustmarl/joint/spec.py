@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice
+from robustmarl.joint.reading import metadata_of
 from robustmarl.typing import Env, TeamReward
 
 __all__ = ["TeamSpec", "check_parallel", "spec_of", "split_obs"]
@@ -33,7 +34,9 @@ class TeamSpec:
         action_low: per agent the lower ends of its action box (continuous only).
         action_high: per agent the upper ends (continuous only).
         state_size: S, the size of the global state.
-        state_layout: ``joint`` (S,), ``per_agent`` (N, S), or ``concatenated`` observations.
+        state_layout: ``joint`` (S,), of a state of two axes the rows one after another;
+            ``per_agent`` (N, S), one row for each agent; or ``concatenated`` observations, where
+            the environment has no state of one or two axes.
         team_reward: whether a team's reward is the sum or the mean over its agents.
         horizon: the most steps in an episode.
         metrics: names of per-episode figures that the environment reports in its last infos.
@@ -182,8 +185,9 @@ def spec_of(env: Env) -> TeamSpec:
     """Return the spec of a PettingZoo parallel environment.
 
     Raises:
-        ValueError: if observations are not flat boxes (with the wrapper that flattens them),
-            if actions are mixed or unbounded, or if team reward or horizon are not stated.
+        ValueError: if observations are not flat boxes, or have parts beside ``"observation"`` and
+            ``"action_mask"`` (with the wrapper that flattens them), if actions are mixed or
+            unbounded, or if team reward or horizon are not stated.
         TypeError: if ``env`` is not a parallel environment.
     """
     check_parallel("spec_of.env", env)
@@ -224,21 +228,20 @@ def spec_of(env: Env) -> TeamSpec:
         horizon=_horizon(env),
         action_low=low,
         action_high=high,
-        metrics=tuple(env.metadata.get("episode_metrics", ())),
+        metrics=tuple(metadata_of(env).get("episode_metrics", ())),
     )
 
 
 def _obs_size(env: Env, agent: str) -> int:
     space = env.observation_space(agent)
+    where, remedy = f"env.observation_space({agent!r})", "Flatten it: envs.flatten_obs(env)."
     if isinstance(space, gymnasium.spaces.Dict) and "observation" in space.spaces:
+        extra = sorted(set(space.spaces) - {"observation", "action_mask"})
+        rule = "without keys beside 'observation' and 'action_mask', which nobody would see"
+        choice = f"{remedy} With keys=('observation',) it leaves the others out."
+        check(not extra, where, rule, extra, choice)
         space = space["observation"]
-    where = f"env.observation_space({agent!r})"
     shape = space.shape if isinstance(space, gymnasium.spaces.Box) else ()
-    remedy = "Flatten it, e.g. with supersuit.flatten_v0(env)."
-    if isinstance(space, gymnasium.spaces.Dict):
-        remedy = (
-            "Keep the keys 'observation' and 'action_mask', and flatten the rest into the first."
-        )
     check(len(shape) == 1, where, "a Box of one axis (or a Dict with 'observation')", space, remedy)
     return int(shape[0])
 
@@ -246,23 +249,21 @@ def _obs_size(env: Env, agent: str) -> int:
 def _state(env: Env, obs_sizes: tuple[int, ...]) -> tuple[Layout, int]:
     space = getattr(env, "state_space", None)
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) in (1, 2):
-        if len(space.shape) == 2:
-            rule = "(S,) or (N, S) with one row per agent"
-            check(space.shape[0] == len(obs_sizes), "env.state_space.shape", rule, space.shape)
+        if len(space.shape) == 2 and space.shape[0] == len(obs_sizes):
             return "per_agent", int(space.shape[1])
-        return "joint", int(space.shape[0])
+        return "joint", int(np.prod(space.shape))
     return "concatenated", sum(obs_sizes)
 
 
 def _teams(env: Env, agents: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    stated = env.metadata.get("teams")
+    stated = metadata_of(env).get("teams")
     if stated is None:
         return {"team": tuple(range(len(agents)))}
     return {team: tuple(agents.index(a) for a in members) for team, members in stated.items()}
 
 
 def _team_reward(env: Env, agents: tuple[str, ...]) -> TeamReward:
-    stated = env.metadata.get("team_reward")
+    stated = metadata_of(env).get("team_reward")
     if stated is None and len(agents) == 1:
         return "sum"
     remedy = "State it: envs.describe(env, team_reward='sum')."
@@ -273,7 +274,7 @@ def _team_reward(env: Env, agents: tuple[str, ...]) -> TeamReward:
 
 
 def _horizon(env: Env) -> int:
-    horizon = env.metadata.get("horizon")
+    horizon = metadata_of(env).get("horizon")
     unwrapped = getattr(env, "unwrapped", env)
     for name in ("max_cycles", "max_steps", "episode_limit"):
         if horizon is None:

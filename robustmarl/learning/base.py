@@ -14,12 +14,13 @@ from tianshou.algorithm.algorithm_base import (
     OnPolicyAlgorithm,
     TrainingStats,
 )
-from torch import Tensor
+from tianshou.algorithm.optim import OptimizerFactory
+from torch import Tensor, nn
 
 from robustmarl._checks import check_flag, check_int, check_usable, speaking_for
 from robustmarl._seeding import seeded
 from robustmarl.joint import JointBatch, TeamSpec, check_parallel, last_actions, spec_of
-from robustmarl.learning.optim import own_state_dict
+from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
 from robustmarl.learning.settings import (
     MadeForSettings,
     NetworkSettings,
@@ -141,6 +142,12 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         :class:`robustmarl.training.Trainable`.
         """
         return []
+
+    def _create_optimizer(
+        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
+    ) -> Algorithm.Optimizer:
+        check_max_grad_norm(f"{type(self).__name__}.max_grad_norm", max_grad_norm)
+        return super()._create_optimizer(module, factory, max_grad_norm)
 
     def victim(self) -> NetworkVictim:
         """Return the live view of its policy that attacks query."""

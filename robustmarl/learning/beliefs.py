@@ -58,18 +58,20 @@ class BeliefLearner:
                 (B, T+1, N, H): where chunks begin.
             seed: of the order of chunks.
         """
-        n, steps = obs.shape[2], valid.shape[1]
+        steps, num_agents = obs.shape[1:3]
         chunk = min(self.chunk or steps, steps)
         parts = -(-steps // chunk)
-        pad = parts * chunk - steps
+        pad = parts * chunk - steps  # steps that are not valid fill the last chunk
 
-        def cut(x: Tensor) -> Tensor:
-            x = F.pad(x, (*(0, 0) * (x.dim() - 2), 0, pad))
-            return x.reshape(-1, chunk, *x.shape[2:])
+        def cut(values: Tensor) -> Tensor:
+            """Return (B, T, ...) as chunks, (B * parts, chunk, ...), the last one padded."""
+            padded = F.pad(values, (*(0, 0) * (values.dim() - 2), 0, pad))
+            return padded.reshape(-1, chunk, *padded.shape[2:])
 
+        # Memory before each chunk: empty before the first, else that of the step before it.
         before = F.pad(memory[:, chunk - 1 : -1 : chunk], (0, 0, 0, 0, 1, 0))[:, :parts]
         start = before.reshape(-1, *before.shape[2:])
-        labels = types.to(obs.dtype).unsqueeze(2).expand(-1, -1, n, -1)
+        labels = types.to(obs.dtype).unsqueeze(2).expand(-1, -1, num_agents, -1)
         obs, labels, rows = cut(obs), cut(labels), cut(valid)
         generator = torch.Generator().manual_seed(seed)
         losses = []

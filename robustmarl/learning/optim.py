@@ -12,7 +12,7 @@ from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 
 from robustmarl._checks import check_kind, check_number
 
-__all__ = ["adam", "check_factory", "own_state_dict"]
+__all__ = ["adam", "check_factory", "check_max_grad_norm", "own_state_dict"]
 
 
 def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
@@ -31,6 +31,12 @@ def check_factory(where: str, factory: object) -> None:
     """Raise ``TypeError`` unless ``factory`` makes optimizers; the message says what to give."""
     remedy = "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
     check_kind(where, factory, OptimizerFactory, "an optimizer factory", remedy)
+
+
+def check_max_grad_norm(where: str, max_grad_norm: float | None) -> None:
+    """Raise unless gradients can be clipped at this global norm; None clips none."""
+    if max_grad_norm is not None:
+        check_number(where, max_grad_norm, 0.0, open_low=True)
 
 
 def own_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:

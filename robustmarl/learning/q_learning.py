@@ -6,8 +6,16 @@ from torch import Tensor, nn
 
 from robustmarl.joint import MASKED
 from robustmarl.networks import Agents, AgentValues, Mixer
+from robustmarl.schedules import Linear
 
-__all__ = ["Mixed", "following_values"]
+__all__ = ["EXPLORATION", "MIXER_GAIN", "Mixed", "following_values"]
+
+EXPLORATION = Linear(1.0, 0.05, over=50_000, unit="env_steps")
+"""How Q-learners explore unless they are told: the defaults of PyMARL [Samvelyan2019]_."""
+
+MIXER_GAIN = 0.1
+"""``init_gain`` of QMIX's mixer unless told; it is ours: at torch's own draw first values are
+large, and diverge."""
 
 
 class Mixed(nn.Module):
@@ -16,6 +24,10 @@ class Mixed(nn.Module):
     def __init__(self, agents: Agents, mixer: Mixer | None) -> None:
         super().__init__()
         self.agents, self.mixer = agents, mixer
+
+    def forward(self, values: AgentValues, state: Tensor) -> Tensor:
+        """Return the team's value (...,) in ``state`` (..., S); without a mixer the agents' own."""
+        return values.taken if self.mixer is None else self.mixer(values, state)
 
 
 def following_values(

@@ -54,7 +54,7 @@ def gae(
               A_t = \delta_t + \gamma\lambda g_t A_{t+1}
 
     Args:
-        reward: (B, T, ...).
+        reward: (B, T, ...); the team's one may broadcast to values of each agent, or they to it.
         value: (B, T+1, ...).
         bootstrap: c, whether the next value counts: 0 after a termination, 1 at a time limit.
         going_on: g, whether the episode goes on after step t: 0 at its last step.
@@ -89,8 +89,8 @@ def td_lambda_returns(
 
     .. math:: G_t = r_t + \gamma c_t [(1 - \lambda g_t) V_{t+1} + \lambda g_t G_{t+1}]
 
-    with the arguments of :func:`gae`; ``next_value`` is :math:`V_{t+1}`, (B, T, ...). With
-    ``lam=0`` it is the one-step target.
+    with the arguments of :func:`gae`; ``next_value`` is :math:`V_{t+1}`, (B, T, ...), to which
+    the others broadcast. With ``lam=0`` it is the one-step target.
     """
     name = "td_lambda_returns"
     check_over_time(name, reward, next_value=next_value, bootstrap=bootstrap, going_on=going_on)
@@ -98,8 +98,8 @@ def td_lambda_returns(
     lam = check_number(f"{name}.lam", lam, 0.0, 1.0)
     if lam == 0.0:
         return reward + gamma * bootstrap * next_value
-    target = torch.empty_like(reward)
-    following = torch.zeros_like(reward[:, 0])
+    target = torch.empty_like(next_value)
+    following = torch.zeros_like(next_value[:, 0])
     for t in range(reward.shape[1] - 1, -1, -1):
         share = lam * going_on[:, t]  # of the return that follows, against its estimate
         following = reward[:, t] + gamma * bootstrap[:, t] * (

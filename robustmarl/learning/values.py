@@ -52,8 +52,8 @@ class Valuation:
         if obs.state.dim() == 4:
             return obs.state
         state = obs.state.unsqueeze(2)
-        n = obs.obs.shape[2] if self.critic.id_table is not None else 1
-        return state.expand(-1, -1, n, -1)
+        num_values = 1 if self.critic.id_table is None else obs.obs.shape[2]
+        return state.expand(-1, -1, num_values, -1)
 
     def values(self, obs: JointObs, side: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return V, (B, T+1, K), in units of rewards.
@@ -70,14 +70,7 @@ class Valuation:
     ) -> tuple[Tensor, Tensor]:
         """Return GAE advantages and returns, (B, T, K) each; ``side`` as of :meth:`values`."""
         value = self.values(batch.obs, side)
-        own = self.reward == "agents"
-        reward = batch.rew_agents if own else batch.rew.unsqueeze(-1)
-        reward = reward.expand(*reward.shape[:2], max(reward.shape[-1], value.shape[-1]))
-        value = value.expand(*value.shape[:2], reward.shape[-1])
-        bootstrap, going_on = batch.bootstrap.unsqueeze(-1), batch.going_on.unsqueeze(-1)
-        if own:  # a dead agent earns nothing more
-            living = batch.obs.alive[:, 1:].float()
-            bootstrap, going_on = bootstrap * living, going_on * living
+        reward, bootstrap, going_on = batch.earned(self.reward)
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
         return advantage, advantage + value[:, :-1]
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from robustmarl._checks import check, check_int, check_kind, keep
+from robustmarl._checks import check, check_kind, keep
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack, check_attack
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.losses.attack_term import AttackTerm, attacked
 from robustmarl.losses.mixin import LossMixin, check_term
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim
@@ -34,12 +35,12 @@ def action_loss(
     view = rows.view(victim)
     with torch.no_grad():
         greedy = view.logits(rows.obs).argmax(dim=-1)
-        adversarial = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
+    adversarial = attacked(attack, view, rows.obs, draws)
     return cross_entropy(view.logits(adversarial), greedy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActionLoss:
+class ActionLoss(AttackTerm):
     r"""Settings of RoMFAC's action loss.
 
     Args:
@@ -50,16 +51,10 @@ class ActionLoss:
             it is 0 the term is off: at the clean observation it would only sharpen the policy.
     """
 
-    attack: ObsAttack
-    weight: float | Schedule
-    max_rows: int | None = 256
     epsilon: float | Schedule | None = None
 
     def __post_init__(self) -> None:
-        check_attack("ActionLoss.attack", self.attack)
-        keep(self, weight=as_schedule("ActionLoss.weight", self.weight, 0.0))
-        if self.max_rows is not None:
-            keep(self, max_rows=check_int("ActionLoss.max_rows", self.max_rows, 1))
+        super().__post_init__()
         if self.epsilon is not None:
             keep(self, epsilon=as_schedule("ActionLoss.epsilon", self.epsilon, 0.0))
 

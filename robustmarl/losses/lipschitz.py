@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int, check_kind, keep
+from robustmarl._checks import check_kind
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack, check_attack
+from robustmarl.attacks.base import ObsAttack
+from robustmarl.losses.attack_term import AttackTerm, attacked
 from robustmarl.losses.mixin import LossMixin, check_term
-from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.schedules import Schedule
 from robustmarl.victims import LossRows, Victim
 
 __all__ = ["LipschitzLoss", "LipschitzRegularizer", "lipschitz_loss"]
@@ -31,8 +32,7 @@ def lipschitz_loss(
     """
     check_term("lipschitz_loss", victim, rows, attack)
     view = rows.view(victim)
-    with torch.no_grad():
-        moved = attack(view, rows.obs.clone(), draws)  # it may write into what it is given
+    moved = attacked(attack, view, rows.obs, draws)
     change = view.output(moved) - view.output(rows.obs)
     if view.mask is not None:  # unavailable actions, and coordinates that an agent does not have
         change = torch.where(view.mask, change, 0.0)
@@ -40,7 +40,7 @@ def lipschitz_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LipschitzLoss:
+class LipschitzLoss(AttackTerm):
     r"""Settings of ERNIE's regulariser.
 
     Args:
@@ -49,15 +49,7 @@ class LipschitzLoss:
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
     """
 
-    attack: ObsAttack
     weight: float | Schedule = 0.5
-    max_rows: int | None = 256
-
-    def __post_init__(self) -> None:
-        check_attack("LipschitzLoss.attack", self.attack)
-        keep(self, weight=as_schedule("LipschitzLoss.weight", self.weight, 0.0))
-        if self.max_rows is not None:
-            keep(self, max_rows=check_int("LipschitzLoss.max_rows", self.max_rows, 1))
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return :func:`lipschitz_loss` of the rows."""

@@ -14,10 +14,11 @@ from tianshou.data.types import RolloutBatchProtocol
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_has, check_kind
-from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl._seeding import Draws, generator, mix, stream_id
 from robustmarl._signatures import check_left
 from robustmarl.attacks.base import check_attack
 from robustmarl.joint import TeamSpec
+from robustmarl.policies import TeamPolicy
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import AnyAlgorithm, Env, Unit
 from robustmarl.victims import LossRows, Rows, Victim, as_victim
@@ -161,7 +162,7 @@ class LossMixin(AnyAlgorithm):
                 f"{type(self).__name__}.{name} must be a loss term with `weight`, `max_rows` and "
                 f"`loss`, got {term!r} without {missing}."
             )
-        if not hasattr(self.policy, "loss_victim"):  # Tianshou's own
+        if not isinstance(self.policy, TeamPolicy):  # Tianshou's own
             self._stock = as_victim(type(self).__name__, self)
             if self._stock.hidden_size:
                 raise TypeError(
@@ -170,19 +171,19 @@ class LossMixin(AnyAlgorithm):
                     "network. Use a robustmarl algorithm with recurrent=True."
                 )
         check(name not in self._terms, name, "one term of its kind", term)
-        weight = self._timed(f"{name}.weight", term.weight)
+        weight = self._schedule(f"{name}.weight", term.weight)
         if isinstance(term, RampedTerm) and term.epsilon is not None:
-            self._radii[name] = self._timed(f"{name}.epsilon", term.epsilon)
+            self._radii[name] = self._schedule(f"{name}.epsilon", term.epsilon)
         self._terms[name], self._weights[name] = term, weight
 
-    def _timed(self, where: str, value: float | Schedule) -> Schedule:
+    def _schedule(self, where: str, value: float | Schedule) -> Schedule:
         schedule = as_schedule(where, value)
-        counts = hasattr(self.policy, "counted")
+        counts = isinstance(self.policy, TeamPolicy)
         rule = "counting 'updates' with Tianshou's own algorithms"
         check(counts or schedule.unit == "updates", where, rule, schedule)
         return schedule
 
-    def _now(self, name: str) -> Term | None:
+    def _at_present_radius(self, name: str) -> Term | None:
         """Return the term at the present radius, None where it is zero."""
         term, schedule = self._terms[name], self._radii.get(name)
         if schedule is None or not isinstance(term, RampedTerm):
@@ -194,9 +195,9 @@ class LossMixin(AnyAlgorithm):
         self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
     ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
-        policy = {id(p) for p in self.policy.parameters()}
-        foreign = policy.isdisjoint(id(p) for p in module.parameters())  # a critic's own
-        if foreign or self._steps_by_door():
+        policy = {id(weight) for weight in self.policy.parameters()}
+        is_critics = policy.isdisjoint(id(weight) for weight in module.parameters())
+        if is_critics or self._steps_by_door():
             return inner
         self._penalised = True
         penalised = _PenalisedOptimizer(inner, lambda: self._penalty(self._stock_rows))
@@ -226,8 +227,8 @@ class LossMixin(AnyAlgorithm):
     @classmethod
     def _steps_by_door(cls) -> bool:
         """Return whether the algorithm takes its policy's steps by ``step_policy``, as ours do."""
-        others = (c for c in cls.__mro__ if not issubclass(c, LossMixin))
-        return any("step_policy" in vars(c) for c in others)
+        others = (base for base in cls.__mro__ if not issubclass(base, LossMixin))
+        return any("step_policy" in vars(base) for base in others)
 
     def step_policy(self, loss: Tensor, rows: Callable[[], LossRows]) -> None:
         """Add the terms to the loss of the step."""
@@ -241,29 +242,29 @@ class LossMixin(AnyAlgorithm):
         self.penalty_steps += 1
         for name, schedule in self._weights.items():
             weight = schedule(self._counted(schedule.unit))
-            if weight == 0.0 or (term := self._now(name)) is None:
+            if weight == 0.0 or (term := self._at_present_radius(name)) is None:
                 continue
             rows = make_rows()
             if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
                 continue
-            value = self._value(term, rows, mix(stream_id(name), step))
+            value = self._value(term, rows, name, step)
             self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
             total = weight * value if total is None else total + weight * value
         return total
 
-    def _value(self, term: Term, rows: LossRows, key: int) -> Tensor:
-        """Return the term on its share of the rows; all that is random follows from ``key``."""
+    def _value(self, term: Term, rows: LossRows, name: str, step: int) -> Tensor:
+        """Return the term on its share of the rows; name and step decide all that is random."""
         if term.max_rows is not None and len(rows) > term.max_rows:
-            generator = torch.Generator().manual_seed(key & (2**63 - 1))
-            index = torch.randperm(len(rows), generator=generator)[: term.max_rows]
-            rows = rows.select(index.to(rows.obs.device))
+            order = torch.randperm(len(rows), generator=generator(name, step))
+            rows = rows.select(order[: term.max_rows].to(rows.obs.device))
+        key = mix(stream_id(name), step)
         keys = torch.full((1,), key, dtype=torch.int64, device=rows.obs.device)
         return term.loss(self._victim(), rows, Draws(keys).split(len(rows)))
 
     def _victim(self) -> Victim:
         """Return the policy as the rows of its learner ask it."""
-        loss_victim: Callable[[], Victim] | None = getattr(self.policy, "loss_victim", None)
-        return self._stock if loss_victim is None else loss_victim()
+        policy: object = self.policy
+        return policy.loss_victim() if isinstance(policy, TeamPolicy) else self._stock
 
     def _stock_rows(self) -> LossRows:
         """Return the rows of a batch of Tianshou's own."""
@@ -280,5 +281,5 @@ class LossMixin(AnyAlgorithm):
         return LossRows(obs=obs, rows=Rows(mask=mask))
 
     def _counted(self, unit: Unit) -> int:
-        counted: Callable[[Unit], int] | None = getattr(self.policy, "counted", None)
-        return int(self.penalty_updates) if counted is None else counted(unit)
+        policy: object = self.policy
+        return policy.counted(unit) if isinstance(policy, TeamPolicy) else int(self.penalty_updates)

@@ -11,17 +11,16 @@ from torch import Tensor
 from robustmarl._checks import (
     check,
     check_choice,
-    check_int,
     check_kind,
     check_number,
     check_tensor,
     keep,
 )
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack, check_attack
 from robustmarl.joint import MASKED
+from robustmarl.losses.attack_term import AttackTerm, attacked
 from robustmarl.losses.mixin import LossMixin
-from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.schedules import Schedule
 from robustmarl.victims import LossRows, Victim
 
 __all__ = ["Form", "PolicyLoss", "PolicyRegularizer", "policy_loss"]
@@ -77,7 +76,7 @@ def policy_loss(
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyLoss:
+class PolicyLoss(AttackTerm):
     r"""Settings of policy regularisation.
 
     Args:
@@ -89,24 +88,15 @@ class PolicyLoss:
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
     """
 
-    attack: ObsAttack
     weight: float | Schedule = 0.1
     form: Form = "hinge"
     margin: float = 1.0
-    max_rows: int | None = 256
 
     def __post_init__(self) -> None:
-        check_attack("PolicyLoss.attack", self.attack)
+        super().__post_init__()
         check_choice("PolicyLoss.form", self.form, get_args(Form))
-        keep(
-            self,
-            weight=as_schedule("PolicyLoss.weight", self.weight, 0.0),
-            margin=check_number(
-                "PolicyLoss.margin", self.margin, 0.0, open_low=True, unit="Q units"
-            ),
-        )
-        if self.max_rows is not None:
-            keep(self, max_rows=check_int("PolicyLoss.max_rows", self.max_rows, 1))
+        where = "PolicyLoss.margin"
+        keep(self, margin=check_number(where, self.margin, 0.0, open_low=True, unit="Q units"))
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the mean of :func:`policy_loss` over rows with a choice to make."""
@@ -116,9 +106,7 @@ class PolicyLoss:
         if len(rows) == 0:
             return rows.obs.new_zeros(())
         view = rows.view(victim)
-        with torch.no_grad():
-            given = rows.obs.clone()  # an attack may write into what it is given
-            adversarial = self.attack(view, given, draws)
+        adversarial = attacked(self.attack, view, rows.obs, draws)
         with torch.set_grad_enabled(self.form in ("kl", "tv", "mse")):
             clean = view.output(rows.obs)  # a label has no gradient
         perturbed = view.output(adversarial)

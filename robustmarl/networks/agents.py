@@ -84,11 +84,11 @@ def feed_forward(
     check_choice("feed_forward.activation", activation, tuple(_ACTIVATIONS))
     layer_norm = check_flag("feed_forward.layer_norm", layer_norm)
     layers: list[nn.Module] = []
-    for depth, (fan_in, fan_out) in enumerate(pairwise(sizes), start=2):
-        layers.append(nn.Linear(fan_in, fan_out))
-        if depth < len(sizes):
-            layers += [nn.LayerNorm(fan_out)] if layer_norm else []
+    for fan_in, fan_out in pairwise(sizes):
+        if layers:
+            layers += [nn.LayerNorm(fan_in)] if layer_norm else []
             layers.append(activation_of(activation))
+        layers.append(nn.Linear(fan_in, fan_out))
     return nn.Sequential(*layers)
 
 
@@ -150,7 +150,7 @@ class AgentNetwork(nn.Module):
         continuous, squash = flags_of(name, continuous=continuous, squash=squash)
         if columns is not None:
             columns = check_each(f"{name}.columns", columns, check_index, "a tuple of indices")
-            good = len(columns) > 0 and all(0 <= c < obs_size for c in columns)
+            good = len(columns) > 0 and all(0 <= column < obs_size for column in columns)
             check(good, f"{name}.columns", f"at least one index below {obs_size}", columns)
         self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
         read_size = obs_size if columns is None else len(columns)
@@ -212,9 +212,9 @@ class AgentNetwork(nn.Module):
 
     def plan(self) -> Plan | None:
         """Return the network's layers as they are now, None if one of them is not known."""
-        return Plan.of(self.first, *self._rest(), inputs=self.inputs(), columns=self.columns)
+        return Plan.of(self.first, *self._after_first(), inputs=self.inputs(), columns=self.columns)
 
-    def _rest(self) -> tuple[nn.Module, ...]:
+    def _after_first(self) -> tuple[nn.Module, ...]:
         """Return what follows the first layer, in order: what is run, and what is read."""
         return (self.rest, self.gru, self.head) if self.recurrent else (self.rest,)
 
@@ -277,32 +277,32 @@ class AgentNetwork(nn.Module):
         self, obs: Tensor, extra: Extra | None, remember: Memory, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         # Modules are called, not their plan's layers: hooks and layers put in later count.
-        x = self.first(obs if self.columns is None else obs[..., self.columns])
+        output = self.first(obs if self.columns is None else obs[..., self.columns])
         added = None if extra is None else extra.added
         if added is not None:
-            x = x + added
+            output = output + added
         kept = None
-        for layer in self._rest():
+        for layer in self._after_first():
             if isinstance(layer, nn.GRU):
-                x, kept = remember(layer, x, hidden)
+                output, kept = remember(layer, output, hidden)
             else:
-                x = layer(x)
-        return x, kept
+                output = layer(output)
+        return output, kept
 
 
-def _next_state(gru: nn.GRU, x: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+def _next_state(gru: nn.GRU, given: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return memory after one step, (..., H), as output and as what is kept."""
-    rows = x.reshape(-1, gru.input_size)
+    rows = given.reshape(-1, gru.input_size)
     before = torch.zeros_like(rows) if hidden is None else hidden.reshape(rows.shape)
     # The cell alone: a GRU module wants an axis of time, which costs more than the step.
-    after = torch.gru_cell(rows, before, *gru.all_weights[0]).view(x.shape)
+    after = torch.gru_cell(rows, before, *gru.all_weights[0]).view(given.shape)
     return after, after
 
 
-def _all_states(gru: nn.GRU, x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+def _all_states(gru: nn.GRU, given: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return memory after each of the steps (B, T, N, H), and memory before them."""
-    batch, steps, agents, width = x.shape
-    states, _ = gru(x.transpose(0, 1).reshape(steps, batch * agents, width))
+    batch, steps, agents, width = given.shape
+    states, _ = gru(given.transpose(0, 1).reshape(steps, batch * agents, width))
     states = states.view(steps, batch, agents, width).transpose(0, 1)
     # One step later. Detached: who starts from a state takes it as given.
     before = F.pad(states[:, :-1], (0, 0, 0, 0, 1, 0)).detach()
@@ -333,34 +333,35 @@ class SeparateAgents(nn.Module):
         )
         with speaking_for(self, AgentNetwork):
             self.nets = nn.ModuleList(AgentNetwork(*sizes, **settings) for _ in range(num_agents))
-        one = self._one
         self.obs_size = obs_size
         self.num_agents, self.num_actions = num_agents, num_actions
-        self.continuous, self.recurrent = one.continuous, one.recurrent
-        self.hidden_size = one.hidden_size
+        shape = self._first_net
+        self.continuous, self.recurrent = shape.continuous, shape.recurrent
+        self.hidden_size = shape.hidden_size
 
     def of(self, agent: int) -> AgentNetwork:
         """Return the network of the agent with this index."""
         return cast(AgentNetwork, self.nets[agent])
 
     @property
-    def _one(self) -> AgentNetwork:
+    def _first_net(self) -> AgentNetwork:
+        """The first agent's network; all others have its shape."""
         return self.of(0)
 
     @property
     def first(self) -> nn.Linear:
         """The first agent's first layer."""
-        return self._one.first
+        return self._first_net.first
 
     @property
     def last_table(self) -> nn.Parameter | None:
         """The first agent's; None if agents do not see their last actions."""
-        return self._one.last_table
+        return self._first_net.last_table
 
     @property
     def mean_table(self) -> nn.Parameter | None:
         """The first agent's; None if agents do not see their neighbours' mean action."""
-        return self._one.mean_table
+        return self._first_net.mean_table
 
     @property
     def log_std(self) -> Tensor | None:

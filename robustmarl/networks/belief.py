@@ -95,13 +95,13 @@ class BeliefNetwork(nn.Module):
         return self._step(obs, F.embedding(agents.to(obs.device), self.id_table), hidden)
 
     def _step(self, obs: Tensor, ids: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        x = self._encode(obs, ids)
-        rows = x.reshape(-1, x.shape[-1])
+        encoded = self._encode(obs, ids)
+        rows = encoded.reshape(-1, encoded.shape[-1])
         size = (len(rows), self.hidden_size)
         before = rows.new_zeros(size) if hidden is None else hidden.reshape(size)
         # The cell alone: a GRU module wants an axis of time, which costs more than the step.
         after = torch.gru_cell(rows, before, *self.gru.all_weights[0])
-        after = after.view(*x.shape[:-1], self.hidden_size)
+        after = after.view(*encoded.shape[:-1], self.hidden_size)
         return torch.sigmoid(self.head(self.last_norm(after))), after
 
     def unroll(self, obs: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -111,11 +111,11 @@ class BeliefNetwork(nn.Module):
             obs: (B, T, N, D).
             hidden: memory before the first step, (B, N, H); None is empty.
         """
-        x = self._encode(obs, self.id_table)
-        batch, steps, agents, width = x.shape
+        encoded = self._encode(obs, self.id_table)
+        batch, steps, agents, width = encoded.shape
         start = None if hidden is None else hidden.reshape(1, batch * agents, -1).contiguous()
-        x = x.transpose(0, 1).reshape(steps, batch * agents, width)
-        states, _ = self.gru(x, start)
+        rows = encoded.transpose(0, 1).reshape(steps, batch * agents, width)
+        states, _ = self.gru(rows, start)
         states = states.view(steps, batch, agents, -1).transpose(0, 1)
         return self.head(self.last_norm(states)), states
 
@@ -184,8 +184,8 @@ class TypedCritic(Critic):
         if slots is None:
             return super().forward(x)
         x = x.expand(*slots.shape[:-1], x.shape[-1])  # a team's one state is valued per agent
-        x = self.first(self.normalize(x)) + slots @ self.slot_table
+        features = self.first(self.normalize(x)) + slots @ self.slot_table
         if self.id_table is not None:
-            x = x + self.id_table
-        value: Tensor = self.rest(x).squeeze(-1)
+            features = features + self.id_table
+        value: Tensor = self.rest(features).squeeze(-1)
         return value

@@ -57,10 +57,10 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return values: (...,) of (..., size), or (..., N) of (..., N, size) with ids."""
-        x = self.first(self.normalize(x))
+        features = self.first(self.normalize(x))
         if self.id_table is not None:
-            x = x + self.id_table
-        return self.rest(x).squeeze(-1)
+            features = features + self.id_table
+        return self.rest(features).squeeze(-1)
 
 
 class JointCritic(nn.Module):
@@ -174,11 +174,11 @@ class ActionCritic(nn.Module):
             act: joint actions, int64 (..., N); an agent's own is not looked at. Further leading
                 axes than the state's may be given.
         """
-        x = self.of_state(self.state_norm(state)).unsqueeze(-2)
-        x = x + self.of_obs(obs) + self.id_table
+        features = self.of_state(self.state_norm(state)).unsqueeze(-2)
+        features = features + self.of_obs(obs) + self.id_table
         if self.act_table is not None:
             assert act is not None  # COMA passes it
             rows = nn.functional.embedding(act + self.offsets, self.act_table)
-            x = x + (rows.sum(-2, keepdim=True) - rows)
-        out = self.rest(x)
-        return out[..., 1:] + out[..., :1] if self.dueling else out
+            features = features + (rows.sum(-2, keepdim=True) - rows)  # the others' alone
+        heads = self.rest(features)
+        return heads[..., 1:] + heads[..., :1] if self.dueling else heads

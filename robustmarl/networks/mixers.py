@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check_flag, check_number, sizes_of
-from robustmarl.joint import MASKED
+from robustmarl.joint import MASKED, at_actions
 
 __all__ = ["AgentValues", "Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
 
@@ -37,7 +37,7 @@ class AgentValues:
     @cached_property
     def taken(self) -> Tensor:
         """Each agent's value of its part of the joint action, (..., N)."""
-        return self.q.gather(-1, self.act.unsqueeze(-1)).squeeze(-1)
+        return at_actions(self.q, self.act)
 
     @cached_property
     def best(self) -> Tensor:

@@ -2,10 +2,13 @@
 
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
+from robustmarl.perturbers.drawn import RandomAgents
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
+from robustmarl.perturbers.sparing import SparingPerturber
 from robustmarl.perturbers.stack import PerturberStack, places
 from robustmarl.perturbers.traitors import (
     AdversaryLike,
@@ -27,12 +30,16 @@ __all__ = [
     "HasPolicy",
     "LearnedObsPerturber",
     "ObsPerturber",
+    "OtherEpisodeObs",
     "Perturber",
     "PerturberStack",
     "Place",
     "PoisonedLearner",
+    "RandomAgents",
+    "SparingPerturber",
     "TypeDistribution",
     "WorstOfPopulation",
+    "ZeroedObs",
     "as_perturber",
     "places",
     "stor",

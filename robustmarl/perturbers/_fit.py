@@ -44,15 +44,24 @@ class Fit:
     team_size: int
 
     @classmethod
-    def of(cls, victim: Victim, spec: TeamSpec, names: Collection[str]) -> Self:
+    def of(
+        cls, victim: Victim, spec: TeamSpec, names: Collection[str], where: str, remedy: str = ""
+    ) -> Self:
         """Return how ``victim`` fits the agents ``names`` of a team.
+
+        Args:
+            victim: the policy.
+            spec: of the team.
+            names: of its agents that the victim plays, or that are attacked through it.
+            where: what errors call the victim.
+            remedy: what to do about a victim that is of other agents.
 
         Raises:
             ValueError: if it is not their policy, or has no room for their spaces.
         """
         index = [spec.agents.index(name) for name in spec.agents if name in names]
         members = _team_of(spec, index)
-        rooms = {}
+        taken = {}
         for what, size, sizes in (
             ("observations", victim.obs_size, spec.obs_sizes),
             ("actions", victim.num_actions, spec.action_sizes),
@@ -60,20 +69,26 @@ class Fit:
             needed = [sizes[i] for i in index]
             if size is None:  # any will do: the attacked agents' where they share one
                 size = needed[0] if len(set(needed)) == 1 else max(sizes[i] for i in members)
-            rooms[what] = _checked(what, size, max(needed), max(sizes))
-        size = rooms["observations"]
-        real = torch.arange(size) < torch.tensor(spec.obs_sizes)[:, None]
+            largest = max(sizes)
+            named = f"{largest}" if max(needed) == largest else f"{max(needed)} to {largest}"
+            fits = max(needed) <= size <= largest
+            rule = f"a policy for {what} of size {named}"
+            check(fits, where, rule, f"one for size {size}")
+            taken[what] = size
+        obs_size = taken["observations"]
+        real = torch.arange(obs_size) < torch.tensor(spec.obs_sizes)[:, None]
         attacked = torch.zeros(spec.num_agents, dtype=torch.bool)
         attacked[index] = True
         numbers = torch.zeros(spec.num_agents, dtype=torch.int64)
         numbers[list(members)] = torch.arange(len(members))
-        ids, in_order = _ids(victim, spec, index), list(range(spec.num_agents))
+        ids = _victims_agents(victim, spec, index, where, remedy)
+        in_order = list(range(spec.num_agents))
         return cls(
             attacked=attacked,
             agents=torch.tensor(index),
             ids=None if ids == in_order else torch.tensor(ids),
-            obs_size=size,
-            num_actions=rooms["actions"],
+            obs_size=obs_size,
+            num_actions=taken["actions"],
             real=None if bool(real[attacked].all()) else real,
             numbers=None if members == tuple(in_order) else numbers,
             team_size=len(members),
@@ -122,29 +137,21 @@ def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:
     return tuple(range(spec.num_agents))
 
 
-def _checked(what: str, size: int, needed: int, most: int) -> int:
-    """Return the victim's size, which must lie between what is needed and what there is."""
-    sizes = f"{most}" if needed == most else f"{needed} to {most}"
-    rule = f"a policy for {what} of size {sizes}"
-    check(needed <= size <= most, "ObsPerturber.victim", rule, f"one for size {size}")
-    return size
-
-
-def _ids(victim: Victim, spec: TeamSpec, index: Sequence[int]) -> list[int]:
+def _victims_agents(
+    victim: Victim, spec: TeamSpec, index: Sequence[int], where: str, remedy: str
+) -> list[int]:
     """Return which of the victim's agents each of the spec's agents is, 0 where it is none.
 
     By name; a policy of as many agents under other names (a transferred one) is taken in order.
     """
-    theirs = victim.agents
-    if theirs is None or theirs == spec.agents:
+    known = victim.agents
+    if known is None or known == spec.agents:
         return list(range(spec.num_agents))
-    number = {agent: i for i, agent in enumerate(theirs)}
-    strangers = [spec.agents[i] for i in index if spec.agents[i] not in number]
+    index_of = {agent: i for i, agent in enumerate(known)}
+    strangers = [spec.agents[i] for i in index if spec.agents[i] not in index_of]
     if strangers:
-        transferred = len(theirs) == spec.num_agents and not set(theirs) & set(spec.agents)
+        transferred = len(known) == spec.num_agents and not set(known) & set(spec.agents)
         rule = f"a policy of the attacked agents, {strangers} among them"
-        remedy = "Attack its agents only: agents=[...]."
-        got = f"one of {list(theirs)}"
-        check(transferred, "ObsPerturber.victim", rule, got, remedy)
+        check(transferred, where, rule, f"one of {list(known)}", remedy)
         return list(range(spec.num_agents))
-    return [number.get(agent, 0) for agent in spec.agents]
+    return [index_of.get(agent, 0) for agent in spec.agents]

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_names, check_number
-from robustmarl._seeding import Draws, stream_id
-from robustmarl.attacks.poison.budget import log_likelihood, poison
+from robustmarl._checks import all_finite, check, check_choice, check_names, check_number
+from robustmarl._seeding import Draws, inverse, stream_id
+from robustmarl.attacks.poison.budget import BSN1, log_likelihood, poison
 from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import AdvantageFn, PoisonView
 from robustmarl.joint import MASKED, StepContext, TeamSpec, rows_of
 from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.foreign import ForeignLearner
 from robustmarl.policies import TeamPolicy
-from robustmarl.victims import Victim
+from robustmarl.victims import Rated, Victim
 
 __all__ = ["ActionPoisonPerturber", "PoisonedLearner", "When"]
 
 When = Literal["training", "always"]
 
-_SATURATED = 2.0**54
-"""``poison`` scales by twice this where the budget cannot be used up."""
+_SATURATED = 2.0 ** (BSN1 - 1)
+"""``poison`` scales by twice this where the budget cannot be used up, and never else."""
 
 
 class PoisonedLearner(Protocol):
@@ -93,7 +93,7 @@ class ActionPoisonPerturber(Perturber):
         self,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: PoisonedLearner,
+        learner: PoisonedLearner | ForeignLearner,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -108,9 +108,17 @@ class ActionPoisonPerturber(Perturber):
             )
         policy = getattr(learner, "policy", None)
         network = getattr(policy, "network", None)
-        if not isinstance(network, AgentNetwork | SeparateAgents):
+        if isinstance(learner, ForeignLearner):
+            if getattr(attack, "needs_advantages", False):
+                raise TypeError(
+                    f"{name}.learner must be a robustmarl algorithm for {attack!r}, which needs "
+                    "the scores of its actor. Attack others by RandomAttack, or in a direction of "
+                    "your own."
+                )
+        elif not isinstance(network, AgentNetwork | SeparateAgents):
             raise TypeError(
-                f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}."
+                f"{name}.learner must be a robustmarl algorithm, got {type(learner).__name__}. "
+                "wrappers.ActionPoisonWrapper takes Tianshou's, too."
             )
         self.spec: TeamSpec = learner.spec
         rule = "of discrete actions: the attack shifts logits"
@@ -125,15 +133,15 @@ class ActionPoisonPerturber(Perturber):
         )
         check_choice(f"{name}.when", when, get_args(When))
         self.when = when
-        self.temperature = self._temperature(temperature, hasattr(policy, "log_prob"))
-        self._advantage, self._additive = self._advantages(advantage_fn)
+        self.temperature = self._checked_temperature(temperature, isinstance(policy, Rated))
+        self._advantage, self._additive = self._advantage_source(advantage_fn)
         if getattr(attack, "needs_advantages", False) and self._advantage is None:
             raise TypeError(
                 f"{name}.learner must have the advantage of every own action for {attack!r}, got "
                 f"{type(learner).__name__}, which has none. Use COMA or DOP, mix in "
                 "algorithms.OwnActionValues, or give advantage_fn."
             )
-        self._network = network
+        self._network = None if isinstance(learner, ForeignLearner) else network
         self._k = self.spec.agents.index(agent)
         self.start(Place(0, self.kind))
 
@@ -158,10 +166,10 @@ class ActionPoisonPerturber(Perturber):
     @torch.no_grad()
     def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
         """Return logits (E, N, A) with all mass on the drawn action at attacked steps."""
-        self._clear(logits)
+        self._note_no_attack(logits)
         if not self.active:
             return logits
-        playing = context.live & ~context.terminal & context.alive[:, self._k]
+        playing = context.acting[:, self._k]
         draws = Draws(context.keys).at(context.step, self._stream)
         chance, point = draws.uniform(2).unbind(1)
         self.attacked = playing & (chance < self.attack_frequency)
@@ -175,29 +183,27 @@ class ActionPoisonPerturber(Perturber):
         if len(rows) == 0:
             self._count(playing)
             return logits
-        every = len(rows) == len(logits)  # then nothing is copied
-        view = self._view(context, soft, draws, None if every else rows)
+        all_rows = len(rows) == len(logits)  # then nothing is copied
+        view = self._view(context, soft, draws, None if all_rows else rows)
         found = poison(view.logits[:, self._k], view.mask, self._direction(view), self.kl_budget)
-        cumulative = found.policy.cumsum(dim=-1)
-        point = (point if every else point[rows]).double().unsqueeze(-1)
-        act = (cumulative <= point * cumulative[:, -1:]).sum(-1)
-        self.act = _filled(self.act, rows, act)
-        self.kl = _filled(self.kl, rows, found.kl)
-        self.scale = _filled(self.scale, rows, found.scale)
-        seen = log_likelihood(found.log_policy, found.policy)
-        self.log_likelihood = _filled(self.log_likelihood, rows, seen)
+        act = inverse(found.policy, (point if all_rows else point[rows]).double())
+        self.act = _replaced_in(self.act, rows, act)
+        self.kl = _replaced_in(self.kl, rows, found.kl)
+        self.scale = _replaced_in(self.scale, rows, found.scale)
+        likelihood = log_likelihood(found.log_policy, found.policy)
+        self.log_likelihood = _replaced_in(self.log_likelihood, rows, likelihood)
         self._count(playing, found.effective, found.scale > _SATURATED)
         logits = logits.clone()
-        moved = torch.full_like(view.policy, MASKED).scatter_(1, act.unsqueeze(1), 0.0)
-        logits[slice(None) if every else rows, self._k] = moved
+        drawn = torch.full_like(view.policy, MASKED).scatter_(1, act.unsqueeze(1), 0.0)
+        logits[slice(None) if all_rows else rows, self._k] = drawn
         return logits
 
-    def _clear(self, logits: Tensor) -> None:
+    def _note_no_attack(self, logits: Tensor) -> None:
         """Note for every environment that nothing happened in this step."""
-        size = len(logits)
-        self.attacked = torch.zeros(size, dtype=torch.bool, device=logits.device)
-        self.act = torch.full((size,), -1, dtype=torch.int64, device=logits.device)
-        self.kl, self.scale, self.log_likelihood = logits.new_zeros(3, size)
+        envs, device = len(logits), logits.device
+        self.attacked = torch.zeros(envs, dtype=torch.bool, device=device)
+        self.act = torch.full((envs,), -1, dtype=torch.int64, device=device)
+        self.kl, self.scale, self.log_likelihood = logits.new_zeros(3, envs)
 
     def _view(
         self, context: StepContext, logits: Tensor, draws: Draws, rows: Tensor | None
@@ -230,12 +236,12 @@ class ActionPoisonPerturber(Perturber):
             raise ValueError(
                 f"{self.attack!r} must return a direction of shape {wanted}, got {got}."
             )
-        if not math.isfinite(float(direction.sum())):
+        if not all_finite(direction):
             raise ValueError(f"{self.attack!r} must return finite directions, got {direction!r}.")
         return direction
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``attacked``, ``kl``, ``scale`` and ``log_likelihood``."""
+        """Return ``attacked``, ``kl``, ``scale`` and ``log_likelihood``, (E,) each."""
         return {
             "attacked": self.attacked,
             "kl": self.kl,
@@ -263,12 +269,20 @@ class ActionPoisonPerturber(Perturber):
     def _count(
         self, playing: Tensor, effective: Tensor | None = None, saturated: Tensor | None = None
     ) -> None:
-        figures = [playing, self.attacked, self.kl, self.log_likelihood]
-        sums = torch.stack([f.double() for f in figures]).sum(-1).tolist()
-        vain = 0.0 if effective is None else float((~effective).sum())
-        full = 0.0 if saturated is None else float(saturated.sum())
-        for i, value in enumerate([*sums[:2], vain, full, *sums[2:]]):
-            self._totals[i] += value
+        """Add a step to the figures of :meth:`counters`.
+
+        Args:
+            playing: environments in which the agent was to act, bool (E,).
+            effective: of those attacked, where there was a direction, bool (R,); None of none.
+            saturated: of those, where the budget could not be used up, bool (R,); None of none.
+        """
+        of_envs = [playing, self.attacked, self.kl, self.log_likelihood]
+        sums = torch.stack([values.double() for values in of_envs]).sum(-1)
+        steps, attacked, kl, likelihood = sums.tolist()
+        ineffective = 0.0 if effective is None else float((~effective).sum())
+        unused = 0.0 if saturated is None else float(saturated.sum())
+        step = (steps, attacked, ineffective, unused, kl, likelihood)
+        self._totals = [total + value for total, value in zip(self._totals, step, strict=True)]
 
     def start(self, place: Place) -> None:
         """Begin to count, and to draw, anew at ``place``."""
@@ -279,7 +293,8 @@ class ActionPoisonPerturber(Perturber):
         self.act = torch.zeros(0, dtype=torch.int64)
         self.kl = self.scale = self.log_likelihood = torch.zeros(0)
 
-    def _temperature(self, temperature: float | None, stochastic: bool) -> float | None:
+    def _checked_temperature(self, temperature: float | None, stochastic: bool) -> float | None:
+        """Return the temperature, given if and only if the policy is not stochastic itself."""
         where = f"{type(self).__name__}.temperature"
         if stochastic:
             check(temperature is None, where, "left out for a stochastic policy", temperature)
@@ -288,7 +303,7 @@ class ActionPoisonPerturber(Perturber):
         check(temperature is not None, where, rule, temperature)
         return check_number(where, temperature, 0.0, open_low=True, unit="rewards")
 
-    def _advantages(
+    def _advantage_source(
         self, given: Callable[[StepContext], Tensor] | None
     ) -> tuple[AdvantageFn | None, bool]:
         """Return where advantages come from, and whether they ignore the others' actions."""
@@ -296,25 +311,29 @@ class ActionPoisonPerturber(Perturber):
             where = f"{type(self).__name__}.advantage_fn"
             if not callable(given):
                 raise TypeError(f"{where} must be a function of a StepContext, got {given!r}.")
-            return lambda context, logits, act: _expand(_given(where, given, context), act), True
+            return lambda context, logits, act: _for_each_joint(
+                _asked_advantages(where, given, context), act
+            ), True
         if self.temperature is not None:
-            return lambda context, logits, act: _expand(logits, act), True
+            return lambda context, logits, act: _for_each_joint(logits, act), True
         learned: AdvantageFn | None = getattr(self.learner, "action_advantages", None)
         return learned, bool(getattr(self.learner, "additive_advantages", True))
 
 
-def _filled(kept: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+def _replaced_in(kept: Tensor, rows: Tensor, values: Tensor) -> Tensor:
     """Return ``kept`` (E,) with ``values`` (R,) in ``rows``."""
     values = values.to(kept)
     return values if len(rows) == len(kept) else kept.index_put((rows,), values)
 
 
-def _expand(values: Tensor, act: Tensor) -> Tensor:
+def _for_each_joint(values: Tensor, act: Tensor) -> Tensor:
     """Return (K, R, N, A) of (R, N, A), K as in ``act``."""
     return values.unsqueeze(0).expand(len(act), *values.shape)
 
 
-def _given(where: str, function: Callable[[StepContext], Tensor], context: StepContext) -> Tensor:
+def _asked_advantages(
+    where: str, function: Callable[[StepContext], Tensor], context: StepContext
+) -> Tensor:
     """Return what a user's ``function`` answers, (R, N, A)."""
     found: object = function(context)
     got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__

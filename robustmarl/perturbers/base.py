@@ -38,7 +38,7 @@ class Perturber:
     """Its name in a stack, while no other of the kind is there."""
 
     act_told: Literal["intended", "executed"] = "intended"
-    """Which action the learner is told where ``on_act`` changes it.
+    """Which action the learner is told where ``on_act`` changes it, and the agents remember.
 
     With ``"executed"`` it is told that action's log-probability under its own policy, too,
     whatever ``on_logits`` made of it.
@@ -72,7 +72,7 @@ class Perturber:
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions, shape as ``act``."""
+        """Return the executed actions, (E, N) or (E, N, A) as ``act``."""
         return act
 
     def record(self) -> Mapping[str, Tensor]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice
+from robustmarl._checks import all_finite, check, check_choice
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
-from robustmarl.perturbers.traitors import AdversaryLike, ByzantinePlay, _Policy, as_adversary
+from robustmarl.perturbers.traitors import (
+    AdversaryLike,
+    ByzantinePlay,
+    as_adversary,
+    has_probabilities,
+    plays_by_rule,
+)
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.victims import Victim
 
@@ -22,6 +28,7 @@ __all__ = ["BeliefSource", "ByzantinePerturber", "Slots"]
 Slots = Literal["none", "zeros", "truth", "belief"]
 
 
+@runtime_checkable
 class BeliefSource(Protocol):
     """A belief about types from observations, with memory; see ``networks.BeliefNetwork``."""
 
@@ -48,12 +55,12 @@ def belief_source(where: str, slots: Slots, belief: object) -> BeliefSource | No
         rule = "left out unless slots='belief'"
         check(belief is None, f"{where}.belief", rule, kind)
         return None
-    source = belief if hasattr(belief, "step") else getattr(belief, "policy", belief)
-    source = source if hasattr(source, "step") else getattr(source, "belief", None)
+    of_team = getattr(getattr(belief, "policy", belief), "belief", None)
+    found = [one for one in (belief, of_team) if isinstance(one, BeliefSource)]
     rule = "a belief network, or a team that has one, for slots='belief'"
     remedy = "Give a trained EIRMAPPO, or choose other slots."
-    check(source is not None, f"{where}.belief", rule, kind, remedy)
-    return cast(BeliefSource, source)
+    check(len(found) > 0, f"{where}.belief", rule, kind, remedy)
+    return found[0]
 
 
 class ByzantinePerturber(Perturber):
@@ -68,9 +75,10 @@ class ByzantinePerturber(Perturber):
     of an episode and kept to its end. The learner is told the intended actions.
 
     Records, as ``byzantine``, ``types`` bool (E, N); ``adversary_id`` int64 (E,), the first
-    Byzantine agent or -1; for adversaries with probabilities their ``act``, of shape as the
-    actions, and ``logp`` (E, N), zero where no Byzantine agent lived; and ``slots`` (E, N, N) if
-    asked for. Defenders see none of it: only ``slots="truth"``, an oracle's, tells types.
+    Byzantine agent or -1; for adversaries that tell probabilities (stochastic policies, and those
+    with ``has_probabilities``) their ``act``, of shape as the actions, and ``logp`` (E, N), zero
+    where no Byzantine agent lived; and ``slots`` (E, N, N) if asked for. Defenders see none of it:
+    only ``slots="truth"``, an oracle's, tells types.
 
     Args:
         adversary: ``"random"`` (uniform over available actions), a policy or algorithm of a team
@@ -124,14 +132,14 @@ class ByzantinePerturber(Perturber):
         self._act_stream = stream_id(f"byzantine/{place.depth}")
         self.types = torch.zeros(0, spec.num_agents, dtype=torch.bool)
         self._hidden: Tensor | None = None
-        self._last: Tensor | None = None
-        self._memory: Tensor | None = None
+        self._last_act: Tensor | None = None  # what was executed of it, not what the agents chose
+        self._belief_hidden: Tensor | None = None
         self._play: ByzantinePlay | None = None
-        self._totals = [0.0, 0.0, 0.0, 0.0]
+        self._counted = dict.fromkeys(("episodes", "byzantine_episodes", "steps", "replaced"), 0.0)
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
-        """Draw the types of episodes that begin; observations stay as they are."""
+        """Draw the types of episodes that begin; observations (E, N, D) stay as they are."""
         begun = context.live & (context.step == 0)
         if len(self.types) != len(begun):
             self.types = torch.zeros_like(context.alive)
@@ -140,59 +148,59 @@ class ByzantinePerturber(Perturber):
             draws = Draws(context.keys).at(torch.zeros_like(context.step), self._type_stream)
             drawn = self.type_distribution.sample(self.spec, draws)
             self.types = torch.where(begun[:, None], drawn, self.types)
-            self._totals[0] += float(begun.sum())
-            self._totals[1] += float((begun & drawn.any(dim=1)).sum())
+            self._counted["episodes"] += float(begun.sum())
+            self._counted["byzantine_episodes"] += float((begun & drawn.any(dim=1)).sum())
         context.types = self.types if context.types is None else context.types | self.types
         return context.seen
 
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:
         """Fill the slots, beliefs from what was shown."""
-        e, n = context.alive.shape
+        num_envs, num_agents = context.alive.shape
         if self.slot_kind == "zeros":
-            self.slots = context.seen.new_zeros(e, n, n)
+            self.slots = context.seen.new_zeros(num_envs, num_agents, num_agents)
         elif self.slot_kind == "truth":
-            self.slots = self.types.to(context.seen.dtype).unsqueeze(1).repeat(1, n, 1)
+            types = self.types.to(context.seen.dtype)
+            self.slots = types.unsqueeze(1).repeat(1, num_agents, 1)
         elif self._belief is not None:
             begun = (context.step == 0)[:, None, None]
-            if self._memory is not None:
-                self._memory = torch.where(begun, 0.0, self._memory)
-            self.slots, self._memory = self._belief.step(context.seen, self._memory)
+            if self._belief_hidden is not None:
+                self._belief_hidden = torch.where(begun, 0.0, self._belief_hidden)
+            self.slots, self._belief_hidden = self._belief.step(context.seen, self._belief_hidden)
 
     @torch.no_grad()
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return ``where(types, adversary's, act)``; the dead keep their no-op."""
-        living = context.alive & (context.live & ~context.terminal)[:, None]
-        rows = self.types & living
+        """Return ``where(types, adversary's, act)``, like ``act``; the dead keep their no-op."""
+        rows = self.byzantine(context)
         replaced = int(rows.count_nonzero())
-        self._totals[2] += int(living.count_nonzero())
-        self._totals[3] += replaced
+        self._counted["steps"] += int(context.acting.count_nonzero())
+        self._counted["replaced"] += replaced
         self._play = None
         executed = act
         if replaced:
-            lived = self._lived(context, act)
+            adversarys = self._adversarys(context, act)
             draws = Draws(context.keys).at(context.step, self._act_stream)
-            play = self._play = self.adversary.play(lived, act, draws)
-            self._check(play.act, act, rows, context.mask)
+            play = self._play = self.adversary.play(adversarys, act, draws)
+            self._check_act(play.act, act, rows, context.mask)
+            self._check_logp(play.logp, rows)
             played, real = play.act.to(act.dtype), self.spec.action_mask(act.device)
             if act.dim() == 3 and real is not None:
                 played = played.masked_fill(~real, 0.0)
             executed = torch.where(_wide(rows, act), played, act)
             self._hidden = play.hidden
-            if play.hidden is not None and lived.hidden is not None:
+            if play.hidden is not None and adversarys.hidden is not None:
                 # Others' episodes must not matter: memory moves on only where somebody played.
                 somebody = rows.any(dim=1)[:, None, None]
-                self._hidden = torch.where(somebody, play.hidden, lived.hidden)
-        self._rows, self._intended, self._last = rows, act, executed
+                self._hidden = torch.where(somebody, play.hidden, adversarys.hidden)
+        self._rows, self._intended, self._last_act = rows, act, executed
         return executed
 
     def byzantine(self, context: StepContext) -> Tensor:
         """Return the rows whose actions are replaced, bool (E, N): alive and Byzantine."""
-        playing = context.live & ~context.terminal
-        return self.types & context.alive & playing[:, None]
+        return self.types & context.acting
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``types``, ``adversary_id``, and what else the class names."""
+        """Return ``types`` (E, N), ``adversary_id`` (E,), and what else the class names."""
         first = self.types.int().argmax(dim=1)
         kept = {
             "types": self.types,
@@ -200,8 +208,9 @@ class ByzantinePerturber(Perturber):
         }
         if self.slots is not None:
             kept["slots"] = self.slots
-        if self.with_probabilities:
-            act, logp = torch.zeros_like(self._intended), torch.zeros(self._rows.shape)
+        if has_probabilities(self.adversary):
+            act = torch.zeros_like(self._intended)
+            logp = torch.zeros(self._rows.shape, device=self._rows.device)
             if self._play is not None and self._play.logp is not None:
                 act = torch.where(_wide(self._rows, act), self._play.act.to(act.dtype), act)
                 logp = torch.where(self._rows, self._play.logp, 0.0)
@@ -209,14 +218,13 @@ class ByzantinePerturber(Perturber):
         return kept
 
     @property
-    def with_probabilities(self) -> bool:
-        """Whether the adversary is a policy, whose log-probabilities are recorded."""
-        return isinstance(self.adversary, _Policy)
+    def asks_networks(self) -> bool:
+        """Whether adversary or slots ask networks, whose weights change as they learn."""
+        return self._belief is not None or not plays_by_rule(self.adversary)
 
     def counters(self) -> dict[str, float]:
         """Return episodes and agent-steps since ``bind``, and how many of each were Byzantine."""
-        names = ("episodes", "byzantine_episodes", "steps", "replaced")
-        return dict(zip(names, self._totals, strict=True))
+        return dict(self._counted)
 
     def _forget(self, begun: Tensor) -> None:
         """Empty the memory of the environments ``begun``, bool (E,), whose episodes begin.
@@ -225,39 +233,47 @@ class ByzantinePerturber(Perturber):
         """
         if self._hidden is not None and len(self._hidden) == len(begun):
             self._hidden = torch.where(begun[:, None, None], 0.0, self._hidden)
-        if self._last is not None and len(self._last) == len(begun):
-            none = _no_act(self._last)
-            self._last = torch.where(_wide(begun, self._last), none, self._last)
+        if self._last_act is not None and len(self._last_act) == len(begun):
+            none = _no_act(self._last_act)
+            self._last_act = torch.where(_wide(begun, self._last_act), none, self._last_act)
 
-    def _lived(self, context: StepContext, act: Tensor) -> StepContext:
-        """Return the step as the adversary lives it."""
-        last = self._last
-        if last is None or last.shape != act.shape:
-            last = _no_act(act)
+    def _adversarys(self, context: StepContext, act: Tensor) -> StepContext:
+        """Return the step as the adversary lives it: clean, and with its own past."""
+        last_act = self._last_act
+        if last_act is None or last_act.shape != act.shape:
+            last_act = _no_act(act)
         hidden, size = self._hidden, self.adversary.hidden_size
         shape = (*context.alive.shape, size)
         if size and (hidden is None or hidden.shape != shape):
             hidden = context.obs.new_zeros(shape)
-        return replace(context, seen=context.obs, last_act=last, hidden=hidden if size else None)
+        hidden = hidden if size else None
+        return replace(context, seen=context.obs, last_act=last_act, hidden=hidden)
 
-    def _check(self, found: object, act: Tensor, rows: Tensor, mask: Tensor) -> None:
+    def _check_act(self, found: object, act: Tensor, rows: Tensor, mask: Tensor) -> None:
+        """Raise unless ``found`` are actions like ``act``, available or finite in ``rows``."""
         where = f"{type(self).__name__}.adversary"
         if not isinstance(found, Tensor) or found.shape != act.shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"{where} must return actions of shape {tuple(act.shape)}, got {got}.")
         if act.is_floating_point():
             chosen = found[rows]
-            good = bool(chosen.isfinite().all())
-            check(good, where, "finite in its actions", chosen)
+            check(all_finite(chosen), where, "finite in its actions", chosen)
             return
         index = found.long()
         near = index.clamp(0, mask.shape[-1] - 1)
         bad = rows & ~(mask.gather(-1, near.unsqueeze(-1)).squeeze(-1) & (near == index))
         if bool(bad.any()):
-            e, i = bad.nonzero()[0].tolist()
-            name, value = self.spec.agents[i], int(found[e, i])
-            rule = f"available to {name!r} in environment {e}"
-            check(False, f"{where}'s action", rule, value, "Choose where context.mask is true.")
+            env, agent = bad.nonzero()[0].tolist()
+            rule = f"available to {self.spec.agents[agent]!r} in environment {env}"
+            value, remedy = int(found[env, agent]), "Choose where context.mask is true."
+            check(False, f"{where}'s action", rule, value, remedy)
+
+    def _check_logp(self, logp: Tensor | None, rows: Tensor) -> None:
+        """Raise unless a play tells its log-probabilities, (E, N), where its adversary says so."""
+        if has_probabilities(self.adversary):
+            got = None if logp is None else tuple(logp.shape)
+            rule = f"log-probabilities of shape {tuple(rows.shape)}, as it has_probabilities"
+            check(got == rows.shape, f"{type(self).__name__}.adversary's logp", rule, got)
 
 
 def _wide(rows: Tensor, act: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -14,6 +14,7 @@ from robustmarl.attacks.gradient import PGD, GradientAttack
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.perturbers.base import Place
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.policies import TeamPolicy
 from robustmarl.victims import Victim, VictimLike, VictimView
@@ -74,7 +75,7 @@ class DirectedObsPerturber(ObsPerturber):
         *,
         explore: bool = False,
         victim: VictimLike | None = None,
-        agents: Collection[str] | None = None,
+        agents: AttackedAgents = None,
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
@@ -90,7 +91,7 @@ class DirectedObsPerturber(ObsPerturber):
         check(named, f"{name}.generator.loss", rule, generator.loss)
         self.director, self.explore = director, check_flag(f"{name}.explore", explore)
         super().__init__(
-            replace(generator, target=self._aims),
+            replace(generator, target=self._targets_of_rows),
             victim=victim,
             agents=agents,
             every=every,
@@ -101,13 +102,15 @@ class DirectedObsPerturber(ObsPerturber):
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the director is of such a team; see :class:`ObsPerturber`."""
-        own = self.director.spec
-        given, wanted = ((s.obs_sizes, s.action_sizes, s.continuous) for s in (own, spec))
+        given, wanted = (
+            (team.obs_sizes, team.action_sizes, team.continuous)
+            for team in (self.director.spec, spec)
+        )
         rule = f"of a team with this one's spaces, {wanted}"
         check(given == wanted, f"{type(self).__name__}.director", rule, given)
         super().bind(spec, policy, place)
-        self._memory_of_director: Tensor | None = None
-        self._last: Tensor | None = None
+        self._hidden_of_director: Tensor | None = None
+        self._last_target: Tensor | None = None
         self._logp: Tensor | None = None
 
     @property
@@ -118,36 +121,35 @@ class DirectedObsPerturber(ObsPerturber):
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
         """Name actions, and return observations (E, N, D) moved towards them."""
-        lived = self._lived(context)
-        output, self._memory_of_director = self.director.infer(lived)
+        output, self._hidden_of_director = self.director.infer(self._directors(context))
         output = output.masked_fill(~context.mask, MASKED)
         draws = context.draws(f"director/{self.place.depth}")
         self.target, self._logp = self.director.select(output, context.mask, draws, self.explore)
-        self._last = self.target
-        self._moved = torch.zeros_like(context.observed)
+        self._last_target = self.target
+        self._given = torch.zeros_like(context.observed)
         return super().on_obs(context)
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return the attacked rows ``obs``, (M, D), moved towards their targets."""
-        self._moved, self._of_rows = self.rows.attacked, self.rows.pick(self.target)
+        self._given, self._row_targets = self.rows.attacked, self.rows.pick(self.target)
         return super().perturbed(view, obs, draws)
 
     def record(self) -> Mapping[str, Tensor]:
-        """Return ``target``, ``attacked``, and ``logp`` if the director draws."""
-        kept = {"target": self.target, "attacked": self._moved}
+        """Return ``target``, ``attacked``, and ``logp`` if the director draws, (E, N) each."""
+        kept = {"target": self.target, "attacked": self._given}
         return kept if self._logp is None else kept | {"logp": self._logp}
 
-    def _aims(self, view: VictimView, obs: Tensor) -> Tensor:
+    def _targets_of_rows(self, view: VictimView, obs: Tensor) -> Tensor:
         """Return the targets of the rows that the generator is called on, (M,)."""
-        return self._of_rows
+        return self._row_targets
 
-    def _lived(self, context: StepContext) -> StepContext:
-        """Return the step as the director lives it."""
+    def _directors(self, context: StepContext) -> StepContext:
+        """Return the step as the director lives it: clean, and with its own past."""
         begun, shape = context.step == 0, context.alive.shape
-        last, hidden = self._last, self._memory_of_director
-        if last is None or last.shape != shape:
-            last, hidden = torch.full_like(context.alive, -1, dtype=torch.int64), None
-        last = torch.where(begun[:, None], -1, last)
+        target, hidden = self._last_target, self._hidden_of_director
+        if target is None or target.shape != shape:
+            target, hidden = torch.full_like(context.alive, -1, dtype=torch.int64), None
+        target = torch.where(begun[:, None], -1, target)
         if hidden is not None:
             hidden = torch.where(begun[:, None, None], 0.0, hidden)
-        return replace(context, seen=context.obs, last_act=last, hidden=hidden)
+        return replace(context, seen=context.obs, last_act=target, hidden=hidden)

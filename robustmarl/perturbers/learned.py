@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check_int, check_kind, check_number
-from robustmarl._seeding import Draws, mix, stream_id
+from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks.agents import check_widths
-from robustmarl.perturbers import Place
+from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
+from robustmarl.perturbers.base import Place
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
 
@@ -61,8 +62,7 @@ class GaussianObsAdversary(nn.Module):
         check_kind("GaussianObsAdversary.ball", ball, LinfBall, "a LinfBall")
         ball.check_size("GaussianObsAdversary", obs_size)
         self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(seed, stream_id("adversary")) & (2**63 - 1))
+        with seeded(seed, "adversary"):
             layers: list[nn.Module] = []
             for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
                 layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
@@ -96,7 +96,7 @@ class GaussianObsAdversary(nn.Module):
         """
         mean, log_std = self.mean(obs), self._log_std()
         u = mean + draws.normal(self.obs_size).to(mean.dtype) * log_std.exp()
-        return u, _log_density(u, mean, log_std, real)
+        return u, _summed(gaussian_log_density(u, mean, log_std), real)
 
     def moved(self, obs: Tensor, u: Tensor) -> Tensor:
         """Return what ``u``, (M, D), makes of observations (M, D): inside the ball."""
@@ -104,22 +104,20 @@ class GaussianObsAdversary(nn.Module):
 
     def log_prob(self, obs: Tensor, u: Tensor, real: Tensor | None = None) -> Tensor:
         """Return the log-density (...,) of unclipped samples; all arguments are (..., D)."""
-        return _log_density(u, self.mean(obs), self._log_std(), real)
+        return _summed(gaussian_log_density(u, self.mean(obs), self._log_std()), real)
 
     def entropy(self, real: Tensor | None = None) -> Tensor:
         """Return the entropy in nats, a scalar: the mean over rows of coordinates ``real``."""
-        each = self._log_std() + 0.5 * math.log(2.0 * math.pi * math.e)
-        return each.sum() if real is None else torch.where(real, each, 0.0).sum(dim=-1).mean()
+        return _summed(gaussian_entropy(self._log_std()), real).mean()
 
     def _log_std(self) -> Tensor:
         if self.max_std is not None:
             return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
-        return self.log_std.clamp(-5.0, 2.0)
+        return self.log_std.clamp(-5.0, 2.0)  # as CleanRL bounds it: exp neither dies nor explodes
 
 
-def _log_density(u: Tensor, mean: Tensor, log_std: Tensor, real: Tensor | None) -> Tensor:
-    z = (u - mean) * (-log_std).exp()
-    each = -0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)
+def _summed(each: Tensor, real: Tensor | None) -> Tensor:
+    """Return the sums (...,) of values (..., D) over coordinates that exist, None for all."""
     return (each if real is None else torch.where(real, each, 0.0)).sum(dim=-1)
 
 
@@ -136,9 +134,7 @@ class LearnedObsPerturber(ObsPerturber):
 
     kind = "adversary"
 
-    def __init__(
-        self, actor: GaussianObsAdversary, *, agents: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, actor: GaussianObsAdversary, *, agents: AttackedAgents = None) -> None:
         where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
         check_kind(where, actor, GaussianObsAdversary, rule)
         super().__init__(actor, agents=agents)
@@ -168,5 +164,5 @@ class LearnedObsPerturber(ObsPerturber):
         return None if self._real is None else self._real.to(agents.device)[agents]
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``act`` and ``logp``."""
+        """Return ``act``, (E, N, D), and ``logp``, (E, N)."""
         return {"act": self._sample, "logp": self._logp}

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_device, check_int, check_names, check_number
+from robustmarl._checks import (
+    all_finite,
+    check,
+    check_device,
+    check_int,
+    check_names,
+    check_number,
+)
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.attacks.base import ObsAttack, check_attack
+from robustmarl.attacks.base import ObsAttack, check_attack, needs_victim
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
 from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
 from robustmarl.perturbers.base import Perturber, Place
-from robustmarl.typing import RobustnessWarning
+from robustmarl.perturbers.drawn import AttackedAgents, RandomAgents
+from robustmarl.schedules import Schedule, as_schedule
+from robustmarl.typing import RobustnessWarning, Unit
 from robustmarl.victims import (
     FunctionVictim,
     Rows,
@@ -37,14 +45,18 @@ class ObsPerturber(Perturber):
     Args:
         attack: called once per step on all attacked rows.
         victim: whose outputs the attack queries; None is the acting policy itself.
-        agents: names of the attacked agents; None is all.
+        agents: names of the attacked agents, None is all; or :class:`RandomAgents`, which are drawn
+            anew for every episode.
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, drawn per environment, in [0, 1].
         episodes: share of the episodes in which it attacks at all, drawn per episode, in [0, 1].
+        epsilon: the attack's radius >= 0 over the training of the acting policy, a schedule;
+            None is the attack's own. Once trained, a team is attacked at the last radius.
 
     Raises:
         ValueError: at construction for bad numbers or no agents; at ``bind`` for unknown agents,
-            and for a victim that is not the attacked agents' policy or has no room for them.
+            for a victim that is not the attacked agents' policy or has no room for them, and for
+            a schedule where the acting policy does not count.
     """
 
     kind = "obs"
@@ -54,21 +66,26 @@ class ObsPerturber(Perturber):
         attack: ObsAttack,
         *,
         victim: VictimLike | None = None,
-        agents: Collection[str] | None = None,
+        agents: AttackedAgents = None,
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
         check_attack(f"{name}.attack", attack)
-        self.attack = attack
+        self.attack = self._present = attack
         self.every = check_int(f"{name}.every", every, 1)
         self.probability = check_number(f"{name}.probability", probability, 0.0, 1.0)
         self.episodes = check_number(f"{name}.episodes", episodes, 0.0, 1.0)
         self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
-        self.agents: tuple[str, ...] | None = None
-        if agents is not None:
+        self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon)
+        self._counted: Callable[[Unit], int] | None = None
+        self.agents: tuple[str, ...] | RandomAgents | None = None
+        if isinstance(agents, RandomAgents):
+            self.agents = agents
+        elif agents is not None:
             self.agents = check_names(f"{name}.agents", agents, agents)
             rule = "at least one name, or None for all"
             check(len(self.agents) > 0, f"{name}.agents", rule, agents)
@@ -82,24 +99,48 @@ class ObsPerturber(Perturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents and victim; see :class:`Perturber`."""
         super().bind(spec, policy, place)
-        names = spec.agents if self.agents is None else self.agents
-        names = check_names("ObsPerturber.agents", names, spec.agents)
+        name = type(self).__name__
+        names = self.names(spec)
+        self._counted = getattr(policy, "counted", None)
+        counts = self.epsilon is None or self._counted is not None
+        rule = "None where the acting policy does not count its updates, episodes and steps"
+        check(counts, f"{name}.epsilon", rule, self.epsilon)
         victim = self._resolved(policy, spec)
         foreign = policy is None or victim is not policy
         rule = "the acting team itself where its beliefs read clean observations"
-        check(not (foreign and victim.acting_only), "ObsPerturber.victim", rule, "other")
+        check(not (foreign and victim.acting_only), f"{name}.victim", rule, "other")
         self._spec_agents = spec.agents
-        self._victim, self._fit = victim, Fit.of(victim, spec, names)
+        remedy = "Attack its agents only: agents=[...]."
+        self._victim, self._fit = victim, Fit.of(victim, spec, names, f"{name}.victim", remedy)
         self.attack.ball.check_size(type(self.attack).__name__, self._fit.obs_size)
         self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
         self._stream = stream_id(f"obs/{place.depth}")
+        self._drawing = stream_id(f"obs/{place.depth}/agents")
         self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
+
+    def names(self, spec: TeamSpec) -> tuple[str, ...]:
+        """Return who may be attacked.
+
+        Raises:
+            ValueError: for unknown agents, or fewer than are to be drawn.
+        """
+        drawn = self.agents if isinstance(self.agents, RandomAgents) else None
+        given = self.agents if not isinstance(self.agents, RandomAgents) else self.agents.among
+        names = spec.agents if given is None else given
+        names = check_names(f"{type(self).__name__}.agents", names, spec.agents)
+        if drawn is not None:
+            drawn.check_size(len(names))
+        return names
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D); clean rows keep their bits."""
         self.size = context.seen.new_zeros(context.seen.shape[:2])
-        if self.attack.ball.is_zero or self.probability == 0.0:
+        if self.epsilon is not None and self._counted is not None:
+            epsilon = self.epsilon(self._counted(self.epsilon.unit))
+            if self._present.ball.epsilon != epsilon:
+                self._present = self.attack.with_epsilon(epsilon)
+        if self._present.ball.is_zero or self.probability == 0.0:
             return context.seen
         self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
@@ -110,14 +151,14 @@ class ObsPerturber(Perturber):
         found = self._found(context, clean, draws)
         self.size = rows.spread((found - clean).abs().amax(dim=-1), self.size)
         counted = rows.attacked & context.alive & ~context.terminal[:, None]
-        # Read in `counters`: here an accelerator would have to be waited for.
-        self._attacked = self._attacked + counted.count_nonzero()
-        self._unchanged = self._unchanged + (counted & (self.size == 0)).count_nonzero()
+        # Summed in `counters`: here an accelerator would have to be waited for.
+        self._attacked = self._attacked + counted
+        self._unchanged = self._unchanged + (counted & (self.size == 0))
         return rows.spread(found, context.seen)
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of the attacked rows ``obs``, (M, D)."""
-        return self.attack(view, obs, draws)
+        return self._present(view, obs, draws)
 
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:
@@ -141,50 +182,75 @@ class ObsPerturber(Perturber):
 
     def counters(self) -> dict[str, float]:
         """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
-        return {"attacked": float(self._attacked), "unchanged": float(self._unchanged)}
+        attacked, unchanged = self._attacked.sum(), self._unchanged.sum()
+        return {"attacked": float(attacked), "unchanged": float(unchanged)}
 
-    def warn_if_idle(self) -> None:
-        """Warn if the attack changed no observation although it had a budget."""
-        attacked = int(self._attacked)
-        if attacked > 0 and int(self._unchanged) == attacked:
+    def warn_if_idle(
+        self, since: Mapping[str, float] | None = None, during: str = "", *, stacklevel: int = 2
+    ) -> bool:
+        """Warn if the attack changed no observation although it had a budget.
+
+        Args:
+            since: the counters at the beginning of what is looked at; None is since ``bind``.
+            during: what that is, with a preposition: ``"in this episode"``.
+            stacklevel: of the warning; 2 blames who calls this.
+
+        Returns:
+            whether it warned.
+        """
+        begun = since or {}
+        attacked, unchanged = (
+            count - begun.get(name, 0.0) for name, count in ObsPerturber.counters(self).items()
+        )
+        idle = attacked > 0 and unchanged == attacked
+        if idle:
             warnings.warn(
-                f"{self.attack!r} changed none of {attacked} observations: zero "
-                "gradient, a saturated victim, or a single available action.",
+                f"{self.attack!r} changed none of {attacked:.0f} observations"
+                f"{' ' + during if during else ''}: zero gradient, a saturated victim, or a single "
+                "available action.",
                 RobustnessWarning,
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
+        return idle
 
     def _resolved(self, policy: Victim | None, spec: TeamSpec) -> Victim:
         """Return whom the attack queries; a stand-in for attacks that query nobody."""
         if self._adapted and isinstance(self.victim, FunctionVictim):
             # a module or function does not say what its outputs are; the team's actions do
             self.victim = FunctionVictim(self.victim.function, continuous=spec.continuous)
+        where = f"{type(self).__name__}.victim"
         victim = policy if self.victim is None else self.victim
-        self._asked = getattr(self.attack, "needs_victim", True)
+        self._asked = needs_victim(self.attack)
         if not self._asked:
             device = torch.device("cpu") if victim is None else victim.device
             victim = FunctionVictim(_unasked, device=device)
             victim.obs_size = getattr(self.attack, "obs_size", None)
         if victim is None:
             raise ValueError(
-                "ObsPerturber.victim must be given where nobody acts, or a script or a random team "
+                f"{where} must be given where nobody acts, or a script or a random team "
                 "does: they have no gradient, got None. Attack through another policy, "
                 "ObsPerturber(attack, victim=other), or use an attack that asks none, such as "
                 "attacks.UniformNoise."
             )
         if policy is not None:
-            check_device("ObsPerturber.victim", victim.device, policy.device)
+            check_device(where, victim.device, policy.device)
         return victim
 
     def _chosen(self, context: StepContext, draws: Draws) -> Tensor:
         """Return whose observations are attacked in this step, bool (E, N)."""
-        now = context.live & (context.step % self.every == 0)
-        if self.episodes < 1.0:  # the next stream, and step 0: once for the whole episode
+        now = context.live
+        if self.every > 1:
+            now = now & (context.step % self.every == 0)
+        if self.episodes < 1.0:  # of the next stream, at step 0: the same in all of an episode
             once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream + 1)
             now = now & (once.uniform(1)[:, 0] < self.episodes)
         if self.probability < 1.0:
             now = now & (draws.uniform(1)[:, 0] < self.probability)
-        return context.observed & now[:, None] & self._fit.attacked
+        attacked = self._fit.attacked
+        if isinstance(self.agents, RandomAgents):
+            once = Draws(context.keys).at(torch.zeros_like(context.step), self._drawing)
+            attacked = self.agents.rows(once, attacked, self._fit.numbers, self._fit.team_size)
+        return context.observed & now[:, None] & attacked
 
     def _found(self, context: StepContext, clean: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
@@ -194,33 +260,35 @@ class ObsPerturber(Perturber):
             keys = keys[:, self._fit.numbers]
         # A clone, as an attack may write into what it is given.
         found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
-        found = self.attack.ball.project(found, clean)  # enforced, not trusted
+        found = self._present.ball.project(found, clean)  # as a user's attack may leave its ball
         if isinstance(self.rows, ChosenRows):  # the host knows them, and need not wait
             self._check_finite(found, self.rows, context)
         real = self._fit.real_rows(self.rows.agents)
         return found if real is None else torch.where(real, found, clean)
 
     def _check_finite(self, found: Tensor, rows: ChosenRows, context: StepContext) -> None:
-        if math.isfinite(float(found.sum())):  # one number to look at instead of all
+        if all_finite(found):
             return
-        bad = (~found.isfinite()).any(-1)
-        if bool(bad.any()):
-            m = int(bad.nonzero()[0])
-            e, i = int(rows.envs[m]), int(rows.agents[m])
-            raise ValueError(
-                f"{type(self.attack).__name__} must return finite observations, got "
-                f"{found[m].tolist()} in environment {e}, agent {self._spec_agents[i]!r}, step "
-                f"{int(context.step[e])}."
-            )
+        row = int((~found.isfinite()).any(dim=-1).nonzero()[0])
+        env, agent = int(rows.envs[row]), self._spec_agents[int(rows.agents[row])]
+        raise ValueError(
+            f"{type(self.attack).__name__} must return finite observations, got "
+            f"{found[row].tolist()} in environment {env}, agent {agent!r}, step "
+            f"{int(context.step[env])}."
+        )
 
     def _view(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> VictimView:
         """Return the victim bound to rows of a step, given its memory (E, N, H)."""
+        return self._victim.at(self._bound(context, hidden, rows))
+
+    def _bound(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> Rows:
+        """Return all else that the victim acts on in rows of a step, given its memory."""
         pick, fit, state = rows.pick, self._fit, context.state
         mask, agents = fit.cut_actions(pick(context.mask)), fit.ids_of(rows.agents)
         obs_mask = fit.real_rows(rows.agents)
         if not self._asked:
-            return self._victim.at(Rows(mask=mask, obs_mask=obs_mask, agents=agents))
-        bound = Rows(
+            return Rows(mask=mask, obs_mask=obs_mask, agents=agents)
+        return Rows(
             mask=mask,
             obs_mask=obs_mask,
             hidden=None if hidden is None else pick(hidden),
@@ -229,7 +297,6 @@ class ObsPerturber(Perturber):
             state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
             side={name: pick(values) for name, values in self._victim.side(context).items()},
         )
-        return self._victim.at(bound)
 
     def _rows(self, attacked: Tensor) -> AttackedRows:
         """Return the rows to call the attack on, given who is attacked, bool (E, N)."""

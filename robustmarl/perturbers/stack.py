@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias, cast
 
+import torch
 from torch import Tensor
 
 from robustmarl._checks import check_choice, check_each, check_int, check_kind, check_text
@@ -65,6 +66,9 @@ class PerturberStack:
     Args:
         perturbations: attacks (on all agents) or perturbers, applied in this order to what the
             agents see, and in the reverse order to what they do.
+
+    Attributes:
+        told: the actions of the last step that the learner is told, (E, N) or (E, N, A).
     """
 
     def __init__(self, perturbations: Attacks = ()) -> None:
@@ -72,10 +76,11 @@ class PerturberStack:
         self.perturbers = [as_perturber(perturbation) for perturbation in given]
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
-        self.acts_differ = any(p.changes_actions for p in self.perturbers)
+        self.acts_differ = any(one.changes_actions for one in self.perturbers)
         same = Perturber.on_logits
-        self.changes_logits = any(type(p).on_logits is not same for p in self.perturbers)
-        self.told_executed = any(p.act_told == "executed" for p in self.perturbers)
+        self.changes_logits = any(type(one).on_logits is not same for one in self.perturbers)
+        self.told_executed = any(one.act_told == "executed" for one in self.perturbers)
+        self.told = torch.zeros(0)
 
     def __len__(self) -> int:
         return len(self.perturbers)
@@ -94,19 +99,26 @@ class PerturberStack:
             perturber.shown(context)
 
     def on_logits(self, context: StepContext, logits: Tensor) -> Tensor:
-        """Return the logits or means from which actions are drawn."""
+        """Return the logits or means (E, N, A) from which actions are drawn."""
         for perturber in self.perturbers:
             logits = perturber.on_logits(context, logits)
         return logits
 
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
-        """Return the executed actions; the innermost has the last word, as in wrappers."""
+        """Return the executed actions, like ``act``; the innermost has the last word.
+
+        ``told`` is then ``act`` but for what members with ``act_told = "executed"`` changed.
+        """
+        told = act
         for perturber in reversed(self.perturbers):
-            act = perturber.on_act(context, act)
+            before, act = act, perturber.on_act(context, act)
+            if act is not before and perturber.act_told == "executed":
+                told = act if told is before else _where_changed(before, act, told)
+        self.told = told
         return act
 
     def records(self) -> dict[str, Tensor]:
-        """Return what all of them recorded, as ``perturber/name``."""
+        """Return what all of them recorded, as ``perturber/name``, (E, ...) each."""
         return {
             f"{perturber.place.name}/{key}": values
             for perturber in self.perturbers
@@ -120,3 +132,14 @@ class PerturberStack:
             for depth, perturber in enumerate(self.perturbers)
             for name, value in perturber.counters().items()
         }
+
+
+def _where_changed(before: Tensor, after: Tensor, told: Tensor) -> Tensor:
+    """Return ``told`` with the actions of ``after`` that differ from ``before``; all of one shape.
+
+    An action vector is told as a whole, whichever of its coordinates differ.
+    """
+    changed = after != before
+    if changed.dim() == 3:
+        changed = changed.any(dim=-1, keepdim=True)
+    return torch.where(changed, after, told)

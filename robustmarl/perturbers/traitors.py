@@ -9,12 +9,22 @@ from typing import Literal, Protocol, TypeAlias, cast, runtime_checkable
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice
-from robustmarl._seeding import Draws
+from robustmarl._checks import all_finite, check, check_choice
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.perturbers.foreign import PolicyController
 from robustmarl.policies import ByzantinePolicy, TeamPolicy
+from robustmarl.victims import Rated, VictimLike, as_victim
 
-__all__ = ["AdversaryLike", "ByzantineAdversary", "ByzantinePlay", "HasPolicy", "WorstOfPopulation"]
+__all__ = [
+    "AdversaryLike",
+    "ByzantineAdversary",
+    "ByzantinePlay",
+    "HasPolicy",
+    "WorstOfPopulation",
+    "as_adversary",
+    "has_probabilities",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +44,11 @@ class ByzantinePlay:
 
 @runtime_checkable
 class ByzantineAdversary(Protocol):
-    """Chooses what Byzantine agents do."""
+    """Chooses what Byzantine agents do.
+
+    One whose plays tell ``logp`` says so by an attribute ``has_probabilities = True`` (see
+    :func:`has_probabilities`); what it plays is then recorded with its probabilities.
+    """
 
     @property
     def hidden_size(self) -> int:
@@ -54,6 +68,11 @@ class ByzantineAdversary(Protocol):
         """Raise ``ValueError`` unless it can play for this team."""
 
 
+def has_probabilities(adversary: ByzantineAdversary) -> bool:
+    """Return whether plays of ``adversary`` tell their log-probabilities: only if it says so."""
+    return bool(getattr(adversary, "has_probabilities", False))
+
+
 class HasPolicy(Protocol):
     """An algorithm: what plays is its policy."""
 
@@ -65,7 +84,9 @@ class HasPolicy(Protocol):
 Script: TypeAlias = Callable[[StepContext, Tensor], Tensor]
 """Maps a step and the intended actions to actions of all agents, of the same shape."""
 
-AdversaryLike: TypeAlias = ByzantineAdversary | TeamPolicy | HasPolicy | Script | Literal["random"]
+AdversaryLike: TypeAlias = (
+    ByzantineAdversary | TeamPolicy | HasPolicy | VictimLike | Script | Literal["random"]
+)
 """Who may play for Byzantine agents: see :func:`as_adversary`."""
 
 
@@ -78,10 +99,8 @@ class _Uniform:
         if act.is_floating_point():
             unit = draws.uniform(act.shape[1] * act.shape[2]).view(act.shape)
             return ByzantinePlay(act=unit * 2.0 - 1.0)
-        order = context.mask.cumsum(dim=-1)
-        nth = (draws.uniform(act.shape[1]) * order[..., -1]).long() + 1
-        drawn = ((order == nth.unsqueeze(-1)) & context.mask).int().argmax(dim=-1)
-        return ByzantinePlay(act=drawn)
+        drawn = inverse(context.mask.float(), draws.uniform(act.shape[1]))
+        return ByzantinePlay(act=drawn.clamp(max=context.mask.shape[-1] - 1))
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Accept any team."""
@@ -102,6 +121,7 @@ class _Policy:
 
     def __init__(self, policy: TeamPolicy) -> None:
         self.policy = policy
+        self.has_probabilities = isinstance(policy, Rated)
 
     @property
     def hidden_size(self) -> int:
@@ -119,6 +139,30 @@ class _Policy:
 
     def check_spec(self, spec: TeamSpec) -> None:
         self.policy.check_spec(spec)
+
+
+class _Foreign:
+    """A policy from elsewhere, fitted to the team when that is known."""
+
+    def __init__(self, where: str, policy: VictimLike) -> None:
+        self._where, self._given = where, policy
+        self.hidden_size = as_victim(where, policy).hidden_size
+
+    def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
+        output, hidden = self.policy.infer(context)
+        if not act.is_floating_point():
+            output = output.masked_fill(~context.mask, MASKED)
+        chosen, _ = self.policy.select(output, context.mask, draws, False)
+        return ByzantinePlay(act=chosen, hidden=hidden)
+
+    def check_spec(self, spec: TeamSpec) -> None:
+        victim = as_victim(self._where, self._given, continuous=spec.continuous)
+        self.policy = PolicyController(victim, spec, self._where)
+
+
+def plays_by_rule(adversary: ByzantineAdversary) -> bool:
+    """Return whether it is random, or a user's function."""
+    return isinstance(adversary, _Uniform)
 
 
 class WorstOfPopulation:
@@ -153,11 +197,16 @@ class WorstOfPopulation:
             values = torch.tensor(list(returns), dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{where} must be a sequence of numbers, got {returns!r}.") from error
-        good = len(values) == len(self._all) and bool(values.isfinite().all())
+        good = len(values) == len(self._all) and all_finite(values)
         rule = f"{len(self._all)} finite numbers, one per adversary"
         check(good, where, rule, returns)
         self._returns = tuple(values.tolist())
         self._worst = self._all[int(values.argmin())]
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the plays of all of them tell ``logp``."""
+        return all(has_probabilities(one) for one in self._all)
 
     @property
     def hidden_size(self) -> int:
@@ -188,13 +237,16 @@ def as_adversary(where: str, adversary: AdversaryLike) -> ByzantineAdversary:
     else:
         kind = type(adversary).__name__
         policy = adversary if hasattr(adversary, "infer") else getattr(adversary, "policy", None)
-        if hasattr(adversary, "play") and hasattr(adversary, "check_spec"):
-            return cast(ByzantineAdversary, adversary)
+        if isinstance(adversary, ByzantineAdversary):
+            return adversary
         if hasattr(policy, "infer") and hasattr(policy, "select"):
             return _Policy(cast(TeamPolicy, policy))
-        if callable(adversary) and not isinstance(adversary, torch.nn.Module):
-            return _Script(adversary)
+        if isinstance(adversary, torch.nn.Module) or hasattr(adversary, "predict"):
+            return _Foreign(where, cast(VictimLike, adversary))
+        if callable(adversary):
+            return _Script(cast(Script, adversary))
     raise TypeError(
-        f"{where} must be 'random', a policy or algorithm, a ByzantineAdversary, or a function of "
+        f"{where} must be 'random', a policy or algorithm of robustmarl, Tianshou or "
+        "Stable-Baselines3, a module of observations, a ByzantineAdversary, or a function of "
         f"(context, actions), got {kind}."
     )

@@ -127,12 +127,12 @@ class TypeDistribution:
     def sample(self, spec: TeamSpec, draws: Draws) -> Tensor:
         """Return types, bool (E, N), one row per key of ``draws``."""
         weights = self.weights(spec).to(draws.keys.device)
-        chance, number, order = draws.uniform(2 + spec.num_agents).split(
-            [1, 1, spec.num_agents], dim=1
-        )
+        uniform = draws.uniform(2 + spec.num_agents)
+        chance, number, order = uniform.split([1, 1, spec.num_agents], dim=1)
         most = int((weights > 0).sum()) if self.choice == "fixed" else self.k
         count = torch.full_like(number, most) if self.choice == "fixed" else 1 + number * most
-        # The largest of log w - log(-log u) are a draw without replacement (Gumbel).
+        # The largest of log w - log(-log u) are a draw without replacement (Gumbel). Draws are
+        # multiples of 2^-23: half of one stands for 0, whose logarithm is infinite.
         score = weights.log() - (-order.clamp(min=2.0**-24).log()).log()
         rank = score.argsort(dim=1, descending=True).argsort(dim=1)
         return (rank < count.floor()) & (chance < self.p) & (weights > 0)

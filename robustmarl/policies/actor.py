@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from robustmarl._checks import check_flag, check_number
 from robustmarl._seeding import Draws, inverse
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import TeamSpec, at_actions
 from robustmarl.networks import Agents
+from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.schedules import Schedule, as_schedule
 
@@ -42,7 +41,7 @@ class ActorPolicy(TeamPolicy):
             act = logp.argmax(dim=-1)
         else:
             act = inverse(logp.exp(), draws.uniform(logp.shape[1]))
-        return act, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        return act, at_actions(logp, act)
 
     def _select_box(
         self, mean: Tensor, draws: Draws, training: bool
@@ -64,11 +63,10 @@ class ActorPolicy(TeamPolicy):
         """
         if self.spec.continuous:
             log_std = self._log_std(agents)
-            z = (act - output) * (-log_std).exp()
-            each = -0.5 * z * z - log_std - 0.5 * math.log(2.0 * math.pi)
+            each = gaussian_log_density(act, output, log_std)
             return self.without_padding(each, agents).sum(dim=-1)
         logp = torch.log_softmax(output, dim=-1)
-        return logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        return at_actions(logp, act)
 
     def entropy(self, output: Tensor, agents: Tensor | None = None) -> Tensor:
         """Return entropies (...,) in nats, over the action coordinates that each agent has.
@@ -78,7 +76,7 @@ class ActorPolicy(TeamPolicy):
             agents: whose they are, int64 (...,); None: (..., N) in the team's order.
         """
         if self.spec.continuous:
-            each = self._log_std(agents) + 0.5 * math.log(2.0 * math.pi * math.e)
+            each = gaussian_entropy(self._log_std(agents))
             return self.without_padding(each, agents).sum(dim=-1).expand(output.shape[:-1])
         logp = torch.log_softmax(output, dim=-1)
         return -(logp.exp() * logp).sum(dim=-1)

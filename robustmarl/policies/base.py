@@ -45,10 +45,15 @@ class TeamPolicy(Policy):
         super().__init__(action_space=space, action_bound_method=cast(Any, bound))
         self.spec, self.network = spec, network
         self.register_buffer("counts", torch.zeros(len(UNITS), dtype=torch.int64))
-        self._read: tuple[Tensor | None, int, tuple[int, ...]] = (None, 0, ())
+        # of which buffer, at which of its versions, and what was read of it: see `counted`
+        self._last_read: tuple[Tensor | None, int, tuple[int, ...]] = (None, 0, ())
         self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
         self._victim = NetworkVictim(
-            network, continuous=spec.continuous, agents=spec.agents, side=self.side
+            network,
+            continuous=spec.continuous,
+            agents=spec.agents,
+            side=self.side,
+            counted=self.counted,
         )
 
     @staticmethod
@@ -76,11 +81,11 @@ class TeamPolicy(Policy):
 
     def counted(self, unit: Unit) -> int:
         """Return the number of ``updates``, ``episodes`` or ``env_steps`` so far."""
-        known, version, values = self._read
+        known, version, values = self._last_read
         if known is not self.counts or version != self.counts._version:
             # an accelerator is waited for when counts have changed, not whenever they are asked
             values = tuple(self.counts.tolist())
-            self._read = (self.counts, self.counts._version, values)
+            self._last_read = (self.counts, self.counts._version, values)
         return values[UNITS.index(unit)]
 
     def victim(self) -> NetworkVictim:

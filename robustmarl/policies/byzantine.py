@@ -43,18 +43,18 @@ class ByzantinePolicy(ActorPolicy):
         check_kind(f"{name}.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
         sees_actions = check_flag(f"{name}.sees_actions", sees_actions)
         seed = check_int(f"{name}.seed", seed, 0)
-        n, a = spec.num_agents, spec.num_actions
+        sizes = spec.obs_size, spec.num_agents, spec.num_actions
         with speaking_for(self, AgentNetwork), seeded(seed, "byzantine"):
             network = AgentNetwork(
-                spec.obs_size,
-                n,
-                a,
+                *sizes,
                 hidden=hidden,
                 layer_norm=layer_norm,
                 continuous=spec.continuous,
-                output_gain=0.01,
+                output_gain=0.01,  # the first policy is nearly uniform, as PPOBased's
             )
-            table = torch.empty(n * a, hidden[0]).uniform_(-1.0, 1.0) * (n * a) ** -0.5
+            # torch's own draw of a linear layer that reads all agents' actions
+            fan_in = spec.num_agents * spec.num_actions
+            table = torch.empty(fan_in, hidden[0]).uniform_(-1.0, 1.0) * fan_in**-0.5
         super().__init__(spec, network)
         self.sees_actions = sees_actions
         self.others_table = nn.Parameter(table) if sees_actions else None
@@ -77,9 +77,9 @@ class ByzantinePolicy(ActorPolicy):
         self._check_size(spec.obs_size)
 
     def _check_size(self, size: int) -> None:
-        made_for, n = self.spec.obs_size, self.spec.num_agents
-        rule = f"made for observations of size {size}, or {n} type slots more or fewer"
-        check(abs(made_for - size) in (0, n), "ByzantinePolicy", rule, made_for)
+        made_for, slots = self.spec.obs_size, self.spec.num_agents
+        rule = f"made for observations of size {size}, or {slots} type slots more or fewer"
+        check(abs(made_for - size) in (0, slots), "ByzantinePolicy", rule, made_for)
 
     def infer(
         self, context: StepContext, act: Tensor | None = None

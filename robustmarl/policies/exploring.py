@@ -7,7 +7,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_number
 from robustmarl._seeding import Draws, inverse
-from robustmarl.joint import MASKED, TeamSpec
+from robustmarl.joint import MASKED, TeamSpec, at_actions
 from robustmarl.networks import Agents
 from robustmarl.policies.actor import ActorPolicy
 from robustmarl.schedules import Schedule, as_schedule
@@ -64,7 +64,7 @@ class ExploringPolicy(ActorPolicy):
 
     def log_prob(self, output: Tensor, act: Tensor, agents: Tensor | None = None) -> Tensor:
         """Return log-probabilities of ``act`` (...,) as chosen in training."""
-        return self.log_policy(output).gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        return at_actions(self.log_policy(output), act)
 
     def entropy(self, output: Tensor, agents: Tensor | None = None) -> Tensor:
         """Return entropies (...,) in nats of the policy that acts in training."""
@@ -80,4 +80,4 @@ class ExploringPolicy(ActorPolicy):
             act = logp.argmax(dim=-1)
         else:
             act = inverse(logp.exp(), draws.uniform(logp.shape[1]))
-        return act, logp.gather(-1, act.unsqueeze(-1)).squeeze(-1)
+        return act, at_actions(logp, act)

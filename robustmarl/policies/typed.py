@@ -77,10 +77,14 @@ class TypedPolicy(ActorPolicy):
             agents=spec.agents,
             side=self.side,
             acting_only=belief is not None,
+            counted=self.counted,
         )
         if belief is not None:
             self._through_belief = NetworkVictim(
-                _Believer(self), continuous=spec.continuous, agents=spec.agents
+                _Believer(self),
+                continuous=spec.continuous,
+                agents=spec.agents,
+                counted=self.counted,
             )
 
     @property
@@ -153,10 +157,10 @@ class TypedPolicy(ActorPolicy):
         return torch.where((coins < probability).unsqueeze(-1), self._truth(context), belief)
 
     def _truth(self, context: StepContext) -> Tensor:
-        e, n = context.alive.shape
+        shape = (*context.alive.shape, self.spec.num_agents)
         if context.types is None:
-            return context.seen.new_zeros(e, n, n)
-        return context.types.to(context.seen.dtype).unsqueeze(1).expand(e, n, n)
+            return context.seen.new_zeros(shape)
+        return context.types.to(context.seen.dtype).unsqueeze(1).expand(shape)
 
 
 class _Believer:

@@ -8,21 +8,23 @@ from collections.abc import Callable, Mapping
 
 import torch
 from tianshou.utils.torch_utils import policy_within_training_step
-from torch import Tensor, nn
 
 from robustmarl._checks import check_int
 from robustmarl.adversaries import Adversary, Sample
 from robustmarl.algorithms.ppo_based import PPOBased
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import JointBatch
+from robustmarl.joint import JointBatch, at_actions
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.obs import ObsPerturber
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._compare import same_episodes, same_tensors, weights_of
+from robustmarl.testing._error import requirement
 from robustmarl.typing import Env
 
 __all__ = ["check_adversary"]
+
+_require = requirement("An adversary")
 
 
 def check_adversary(
@@ -85,37 +87,39 @@ def check_adversary(
         return buffer.latest(episodes)
 
     one, other = make(), make()
-    begun = _weights(one)
-    _require(_equal(begun, _weights(other)), "begin with the same weights each time it is made")
+    begun = weights_of(one)
+    same = same_tensors(begun, weights_of(other))
+    _require(same, "begin with the same weights each time it is made")
     same = one.perturber() is one.perturber()
     _require(same, "return the same perturber each time it is asked for it")
     _check_records(one, other, play)
 
-    kept = _weights(team)
+    kept = weights_of(team)
     for number in range(2):
         batch = play([one.perturber()], number)
         _check_play(one.perturber(), batch, team.spec.continuous)
         _check_learning(one, _sample(team, batch))
         finite = all(bool(weight.isfinite().all()) for weight in one.parameters())
         _require(finite, "keep its weights finite")
-        _require(_equal(kept, _weights(team)), "leave the team's weights alone when it learns")
-    ended = _weights(one)
-    _require(not _equal(begun, ended), "change its weights by learning")
+        same = same_tensors(kept, weights_of(team))
+        _require(same, "leave the team's weights alone when it learns")
+    ended = weights_of(one)
+    _require(not same_tensors(begun, ended), "change its weights by learning")
     for number in range(2):
         other.learn(_sample(team, play([other.perturber()], number)))
-    _require(_equal(ended, _weights(other)), "end with the same bits when it learns twice")
+    _require(same_tensors(ended, weights_of(other)), "end with the same bits when it learns twice")
 
     twin, state = make(), one.state_dict()
     keys = list(state)
     twin.load_state_dict(state)
     _require(list(state) == keys, "leave the dictionary that it loads as it was")
-    _require(_equal(ended, _weights(twin)), "load all its weights")
+    _require(same_tensors(ended, weights_of(twin)), "load all its weights")
     batch = play([one.perturber()], 2)
-    same = _same_batch(batch, play([twin.perturber()], 2))
+    same = same_episodes(batch, play([twin.perturber()], 2))
     _require(same, "play the same after loading")
     for learner in (one, twin):
         learner.learn(_sample(team, batch))
-    same = _equal(_weights(one), _weights(twin))
+    same = same_tensors(weights_of(one), weights_of(twin))
     _require(same, "learn the same after loading: its optimizers are part of its state")
     _check_deployed(one, play)
 
@@ -167,20 +171,20 @@ def _check_play(perturber: Perturber, batch: JointBatch, continuous: bool) -> No
     if continuous:
         _require(bool(act[batch.living].isfinite().all()), "play finite actions")
         return
-    legal = batch.obs.mask[:, :-1].gather(-1, act.unsqueeze(-1)).squeeze(-1)
+    legal = at_actions(batch.obs.mask[:, :-1], act)
     _require(bool(legal[batch.living].all()), "play actions that are available")
 
 
 def _check_learning(adversary: Adversary, sample: Sample) -> None:
     kept, generator = copy.deepcopy(sample.fresh), torch.get_rng_state()
     figures = adversary.learn(sample)
-    good = isinstance(figures, Mapping) and all(math.isfinite(x) for x in figures.values())
+    good = isinstance(figures, Mapping) and all(map(math.isfinite, figures.values()))
     _require(good, "return finite figures by name")
     untouched = torch.equal(generator, torch.get_rng_state())
     _require(untouched, "leave torch's global generator alone when it learns")
     assert sample.fresh is not None  # _sample made it
     assert kept is not None
-    _require(_same_batch(sample.fresh, kept), "leave the episodes that it learns from unmodified")
+    _require(same_episodes(sample.fresh, kept), "leave the episodes that it learns from unmodified")
 
 
 def _check_deployed(
@@ -189,26 +193,9 @@ def _check_deployed(
     deployed = adversary.deployed()
     before = play([deployed], 3, False)
     again = play([adversary.deployed()], 3, False)
-    _require(_same_batch(before, again), "play the same episodes again when it is deployed")
+    _require(same_episodes(before, again), "play the same episodes again when it is deployed")
     with torch.no_grad():
         for weight in adversary.parameters():
             weight.add_(1.0)  # whatever is learned later
     after = play([deployed], 3, False)
-    _require(_same_batch(before, after), "deploy a copy, which later learning does not change")
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
-def _same_batch(one: JointBatch, other: JointBatch) -> bool:
-    return _equal(one.flat(), other.flat())
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"An adversary must {promise}.")
+    _require(same_episodes(before, after), "deploy a copy, which later learning does not change")

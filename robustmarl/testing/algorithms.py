@@ -11,18 +11,20 @@ import torch
 from numpy.typing import NDArray
 from tianshou.algorithm.algorithm_base import OffPolicyAlgorithm
 from tianshou.utils.torch_utils import policy_within_training_step
-from torch import Tensor, nn
 
 from robustmarl._checks import check_int
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, JointBatch, StepContext
+from robustmarl.joint import MASKED, StepContext
 from robustmarl.learning import TeamAlgorithm
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._compare import same_episodes, same_tensors, weights_of
+from robustmarl.testing._error import requirement
 from robustmarl.typing import Env
 from robustmarl.victims import Rows
 
 __all__ = ["check_algorithm"]
+
+_require = requirement("A learner")
 
 
 def check_algorithm(
@@ -75,16 +77,17 @@ def check_algorithm(
         return algorithm
 
     one, other = make(), make()
-    begun = _weights(one)
-    _require(_equal(begun, _weights(other)), "begin with the same weights each time it is made")
+    begun = weights_of(one)
+    same = same_tensors(begun, weights_of(other))
+    _require(same, "begin with the same weights each time it is made")
     buffer = _train(one, make_env, env_steps, num_envs, seed)
-    ended = _weights(one)
-    _require(not _equal(begun, ended), "change its weights by learning")
-    finite = all(bool(torch.isfinite(w).all()) for w in ended.values())
+    ended = weights_of(one)
+    _require(not same_tensors(begun, ended), "change its weights by learning")
+    finite = all(bool(weight.isfinite().all()) for weight in ended.values())
     _require(finite, "keep its weights finite")
     _require(one.policy.counted("updates") > 0, "count its updates by policy.count")
     _train(other, make_env, env_steps, num_envs, seed)
-    _require(_equal(ended, _weights(other)), "end with the same bits when trained twice")
+    _require(same_tensors(ended, weights_of(other)), "end with the same bits when trained twice")
     _check_victim(one, buffer)
 
     twin = make()
@@ -92,18 +95,21 @@ def check_algorithm(
     keys = list(state)
     twin.load_state_dict(state)
     _require(list(state) == keys, "leave the dictionary that it loads as it was")
-    _require(_equal(ended, _weights(twin)), "load all its weights")
-    episodes = [_play(a, make_env, num_envs, seed + 1, training=False) for a in (one, twin)]
-    _require(_same_batch(*(e.latest(num_envs) for e in episodes)), "act the same after loading")
+    _require(same_tensors(ended, weights_of(twin)), "load all its weights")
+    played = [
+        _play(algorithm, make_env, num_envs, seed + 1, training=False).latest(num_envs)
+        for algorithm in (one, twin)
+    ]
+    _require(same_episodes(*played), "act the same after loading")
     batch = _Fixed(buffer)
     kept = copy.deepcopy(batch.batch)
     generator = torch.get_rng_state()
     _update(one, batch)
     untouched = torch.equal(generator, torch.get_rng_state())
     _require(untouched, "leave torch's global generator alone when it learns")
-    _require(_same_batch(batch.batch, kept), "leave the batch that it learns from unmodified")
+    _require(same_episodes(batch.batch, kept), "leave the batch that it learns from unmodified")
     _update(twin, batch)
-    _require(_equal(_weights(one), _weights(twin)), "learn the same after loading")
+    _require(same_tensors(weights_of(one), weights_of(twin)), "learn the same after loading")
 
 
 class _Fixed:
@@ -215,7 +221,7 @@ def _check_victim(algorithm: TeamAlgorithm, buffer: EpisodeBuffer) -> None:
                 hidden=None if hidden is None else hidden.flatten(0, 1),
                 last_act=last_act.flatten(0, 1),
                 agents=ids,
-                side={k: v.flatten(0, 1) for k, v in victim.side(context).items()},
+                side={name: part.flatten(0, 1) for name, part in victim.side(context).items()},
             )
         )
         same = torch.allclose(view.output(rows), output.flatten(0, 1), rtol=1e-4, atol=1e-5)
@@ -227,20 +233,3 @@ def _check_victim(algorithm: TeamAlgorithm, buffer: EpisodeBuffer) -> None:
             )
             _require(good, "have a victim whose memory advances as the policy's")
         hidden, last_act = after if width else None, batch.act[:, step]
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-
-
-def _same_batch(one: JointBatch, other: JointBatch) -> bool:
-    return _equal(one.flat(), other.flat())
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"A learner must {promise}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check_function, check_has, check_int, sizes_of
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.gradient import GradientAttack
+from robustmarl.attacks.aimed import AimedAttack
+from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.attacks.losses import CrossEntropy, SquaredError
 from robustmarl.budgets import Coordinates, LinfBall
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._error import ContractError, requirement
 from robustmarl.victims import FunctionVictim, OutputLoss, Rows, Victim, VictimView
 
 __all__ = ["check_attack"]
+
+_require = requirement("An attack")
 
 MakeAttack = Callable[[Coordinates], ObsAttack]
 
@@ -35,7 +37,7 @@ def check_attack(
 ) -> None:
     """Check that an attack attacks, keeps its budget and leaves everything else alone.
 
-    What a :class:`~robustmarl.attacks.GradientAttack` raises is its own ``output_loss``, what
+    What an :class:`~robustmarl.attacks.AimedAttack` raises is its own ``output_loss``, what
     others do the cross entropy of the victim's action, or the distance from it; that loss must
     not fall where it could be raised. An attack with ``needs_victim = False``, like noise, only
     has to change something, and must not ask the victim.
@@ -67,7 +69,8 @@ def check_attack(
     before = _weights(victim)
     _check_budget(make_attack, trial)
     _check_rows(make_attack, trial)
-    unchanged = all(_same(a, b) for a, b in zip(before, _weights(victim), strict=True))
+    weights = zip(before, _weights(victim), strict=True)
+    unchanged = all(_same(then, now) for then, now in weights)
     _require(unchanged, "leave the victim's weights and gradients alone")
     _check_effect(make_attack(0.05), trial)
     if isinstance(victim, FunctionVictim) and not victim.continuous:
@@ -109,9 +112,8 @@ class _Trial:
         grad: bool = False,
     ) -> Tensor:
         """Return what the attack makes of the rows ``index``, having watched its manners."""
-        asked = getattr(attack, "needs_victim", True)
-        view = self.view(index, victim) if asked else cast(VictimView, _Unaskable())
-        obs, keys = (x if index is None else x[index] for x in (self.obs, self.keys))
+        view = self.view(index, victim) if needs_victim(attack) else cast(VictimView, _Unaskable())
+        obs, keys = (self.obs, self.keys) if index is None else (self.obs[index], self.keys[index])
         given, streams = obs.clone(), _global_streams()
         with torch.set_grad_enabled(grad):  # those who act do without, those who learn do not
             found = attack(view, given, Draws(keys))
@@ -141,7 +143,7 @@ def _check_budget(make_attack: MakeAttack, trial: _Trial) -> None:
         _require(torch.equal(same, found), "be the same attack after with_epsilon(epsilon)")
         again = trial.play(attack, grad=True)
         _require(torch.equal(again, found), "return the same for the same draws")
-    radii = tuple(0.1 * (d % 3) for d in range(obs.shape[-1]))
+    radii = tuple(0.1 * (i % 3) for i in range(obs.shape[-1]))
     inside = LinfBall(epsilon=radii).contains(trial.play(make_attack(radii)), obs)
     _require(inside, "keep a radius per coordinate, and leave those of radius zero untouched")
 
@@ -163,7 +165,7 @@ def _check_rows(make_attack: MakeAttack, trial: _Trial) -> None:
 def _check_effect(attack: ObsAttack, trial: _Trial) -> None:
     obs, found = trial.obs, trial.play(attack)
     moved = not torch.equal(found, obs)
-    if not getattr(attack, "needs_victim", True):
+    if not needs_victim(attack):
         _require(moved, "change something where it has a budget")
         return
     view = trial.view()
@@ -196,7 +198,7 @@ def _check_masks(attack: ObsAttack, trial: _Trial, function: Callable[[Tensor], 
 
 
 def _aim(attack: ObsAttack, view: VictimView, obs: Tensor) -> OutputLoss:
-    if isinstance(attack, GradientAttack):
+    if isinstance(attack, AimedAttack):
         return attack.output_loss(view, obs)
     return SquaredError(view.mean(obs)) if view.continuous else CrossEntropy()
 
@@ -227,10 +229,10 @@ def _global_streams() -> tuple[bytes, ...]:
 def _weights(victim: Victim) -> list[Tensor | None]:
     """Return copies of the victim's parameters and of their gradients."""
     holders = (getattr(victim, "network", None), getattr(victim, "function", None))
-    modules: Iterable[nn.Module] = (m for m in holders if isinstance(m, nn.Module))
-    parameters = [p for module in modules for p in module.parameters()]
-    grads = [None if p.grad is None else p.grad.clone() for p in parameters]
-    return [*(p.detach().clone() for p in parameters), *grads]
+    modules = [holder for holder in holders if isinstance(holder, nn.Module)]
+    weights = [weight for module in modules for weight in module.parameters()]
+    gradients = [None if weight.grad is None else weight.grad.clone() for weight in weights]
+    return [*(weight.detach().clone() for weight in weights), *gradients]
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
@@ -241,8 +243,3 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
 
 def _kind(x: Tensor) -> tuple[tuple[int, ...], torch.dtype, str]:
     return tuple(x.shape), x.dtype, str(x.device)
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"An attack must {promise}.")

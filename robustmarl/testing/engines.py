@@ -103,15 +103,15 @@ class _Driver:
         ended = torch.zeros(self.size, dtype=torch.bool)
         while waiting or playing:
             # at most one begins per step, so that rows are at different steps of their episodes
-            free = [e for e in range(self.size) if e not in playing]
+            free = [row for row in range(self.size) if row not in playing]
             if waiting and free:
                 number, seed = waiting.popleft()
                 row = int(rng.choice(free))
                 playing[row], ended[row] = number, False
                 self._begin(row, seed, unseen=ended)
                 traces[number].append(self._look(row, 0))
-            active = [e for e in playing if pauses is None or rng.random() >= _PAUSE]
-            steps = {e: len(traces[playing[e]]) for e in active}
+            active = [row for row in playing if pauses is None or rng.random() >= _PAUSE]
+            steps = {row: len(traces[playing[row]]) for row in active}
             self._advance(steps, unseen=ended)
             for row in active:
                 shown = self._look(row, steps[row])

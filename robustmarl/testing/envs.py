@@ -15,6 +15,7 @@ from pettingzoo.test import parallel_api_test
 
 from robustmarl._checks import check_function, check_int, flags_of
 from robustmarl.joint import TeamSpec, spec_of, split_obs
+from robustmarl.joint.reading import infos_of
 from robustmarl.testing._error import ContractError
 from robustmarl.typing import Env
 
@@ -107,6 +108,7 @@ def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, 
     """Return everything that one episode of random actions shows, and how it ended."""
     rng = np.random.default_rng(actions)
     obs, infos = env.reset(seed=seed)
+    infos = infos_of(infos)
     if list(env.agents) != [agent for agent in spec.agents if agent in env.agents]:
         raise ContractError(f"reset: agents {env.agents} are not among {spec.agents}, in order.")
     trace = [_look(env, spec, obs, step=0)]
@@ -116,6 +118,7 @@ def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, 
             agent: _sample(env, agent, _mask(obs, infos, agent, steps), rng) for agent in env.agents
         }
         obs, rewards, terminations, truncations, infos = env.step(joint)
+        infos = infos_of(infos)
         steps += 1
         if steps >= spec.horizon and env.agents:
             raise ContractError(f"agents live on after {spec.horizon} steps, the horizon.")
@@ -127,7 +130,8 @@ def _play(env: Env, spec: TeamSpec, seed: int, *, actions: int) -> tuple[Trace, 
         trace.append(
             {**frame, "rewards": rewards, "terminated": terminations, "truncated": truncations}
         )
-    if missing := [m for m in spec.metrics if not any(m in info for info in infos.values())]:
+    reported = {name for info in infos.values() for name in info}
+    if missing := [name for name in spec.metrics if name not in reported]:
         raise ContractError(f"the last infos lack the episode metrics {missing}.")
     return trace, (steps, truncated)
 
@@ -144,7 +148,7 @@ def _look(env: Env, spec: TeamSpec, obs: Mapping[str, object], *, step: int) -> 
     if spec.state_layout != "concatenated":
         state = np.asarray(env.state())
         space: Box = env.state_space  # type: ignore[attr-defined]
-        if state.shape != spec.state_shape or not space.contains(state):
+        if state.shape != space.shape or not space.contains(state):
             raise ContractError(f"step {step}: state {state!r} is outside {space}.")
         if not np.isfinite(state).all():
             raise ContractError(f"step {step}: the state is not finite.")
@@ -194,13 +198,13 @@ def _demand_same(first: Trace, second: Trace, seed: int, how: str) -> None:
 
 
 def _first_difference(first: Trace, second: Trace) -> int | None:
-    for step, (a, b) in enumerate(zip(first, second, strict=False)):
-        if not _same(a, b):
+    for step, (one, other) in enumerate(zip(first, second, strict=False)):
+        if not _same(one, other):
             return step
     return None if len(first) == len(second) else min(len(first), len(second))
 
 
-def _same(a: object, b: object) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return list(a) == list(b) and all(_same(a[key], b[key]) for key in a)
-    return bool(np.array_equal(np.asarray(a), np.asarray(b)))
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+    return bool(np.array_equal(np.asarray(one), np.asarray(other)))

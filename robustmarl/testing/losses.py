@@ -20,11 +20,14 @@ from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.losses import LossMixin, Term
 from robustmarl.schedules import Schedule
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._compare import same_tensors, weights_of
+from robustmarl.testing._error import requirement
 from robustmarl.testing._game import UnevenGame
 from robustmarl.victims import FunctionVictim, LossRows, Rows, Victim, VictimView
 
 __all__ = ["check_loss"]
+
+_require = requirement("A loss term")
 
 _EPSILON = 0.3
 """The radius that the attacks here use up: far from zero, small beside unit normal rows."""
@@ -129,10 +132,10 @@ def _check_value(make_term: Callable[[ObsAttack], Term], case: _Case) -> Tensor:
     _require(torch.equal(case.rows.obs, kept), "give the attack a copy, which it may write into")
     same = torch.equal(generator, torch.get_rng_state())
     _require(same, "leave torch's global generator alone")
-    untouched = all(p.grad is None for p in case.network.parameters())
+    untouched = all(weight.grad is None for weight in case.network.parameters())
     _require(untouched, "leave the policy's .grad alone")
     gradients = torch.autograd.grad(value, list(case.network.parameters()), allow_unused=True)
-    moved = any(g is not None and bool((g != 0).any()) for g in gradients)
+    moved = any(part is not None and bool((part != 0).any()) for part in gradients)
     _require(moved, "have a gradient for the policy's parameters that is not zero")
     again = case.value(term)
     _require(torch.equal(value, again), "be the same for the same random numbers")
@@ -178,11 +181,11 @@ def _check_weightless(make_term: Callable[[ObsAttack], Term], continuous: bool) 
     term = make_term(attack)
     plain = _trained(IPPO, continuous)
     without = _trained(_with_term(_Weighted(term, 0.0)), continuous)
-    _require(_equal(plain, without), "leave an algorithm's bits alone at weight 0")
+    _require(same_tensors(plain, without), "leave an algorithm's bits alone at weight 0")
     _require(not attack.grad_enabled, "not ask the attack at weight 0")
     joined = _trained(_with_term(_Weighted(term, 1.0)), continuous)
-    _require(not _equal(plain, joined), "change what an algorithm learns at weight 1")
-    finite = all(bool(w.isfinite().all()) for w in joined.values())
+    _require(not same_tensors(plain, joined), "change what an algorithm learns at weight 1")
+    finite = all(bool(weight.isfinite().all()) for weight in joined.values())
     _require(finite, "keep an algorithm's weights finite")
 
 
@@ -207,11 +210,7 @@ def _trained(kind: type[IPPO], continuous: bool) -> Mapping[str, Tensor]:
         collector.collect(n_episode=2)
         algorithm.update(buffer=buffer, batch_size=None, repeat=2)
     collector.close()
-    return dict(algorithm.named_parameters())
-
-
-def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return weights_of(algorithm)
 
 
 @dataclass(frozen=True)
@@ -242,8 +241,3 @@ class _Push:
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
         self.grad_enabled.append(torch.is_grad_enabled())
         return obs.add_(self.ball.radius(obs))
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"A loss term must {promise}.")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from typing import cast
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,15 +17,26 @@ from robustmarl._seeding import episode_key
 from robustmarl.algorithms import IPPO, MADDPG
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, JointBatch, StepContext, TeamSpec, spec_of, split_obs
+from robustmarl.joint import (
+    MASKED,
+    JointBatch,
+    StepContext,
+    TeamSpec,
+    at_actions,
+    spec_of,
+    split_obs,
+)
+from robustmarl.joint.boxes import in_box
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import ObsPerturber, Perturber, Place
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._error import requirement
 from robustmarl.testing._game import UnevenGame
 from robustmarl.typing import Actions, Env, StepResult, Values, Wrapper
 from robustmarl.victims import Victim
 
 __all__ = ["check_perturber"]
+
+_require = requirement("A perturber")
 
 
 def check_perturber(
@@ -174,7 +187,7 @@ class _Watched(Perturber):
                 zero = bool((executed[(~real).expand(executed.shape)] == 0).all())
                 _require(zero, "leave action coordinates at 0 that do not exist")
         else:
-            chosen = context.mask.gather(-1, executed.unsqueeze(-1)).squeeze(-1)
+            chosen = at_actions(context.mask, executed)
             _require(bool(chosen[~idle].all()), "execute available actions")
         return executed
 
@@ -201,7 +214,7 @@ class _Watched(Perturber):
     @staticmethod
     def _idle(context: StepContext) -> Tensor:
         """Return who does not act in this step, bool (E, N)."""
-        return ~(context.alive & (context.live & ~context.terminal)[:, None])
+        return ~context.acting
 
 
 _KEY = "episode_key"
@@ -212,7 +225,7 @@ class _unchanged:  # noqa: N801 - a context manager
 
     def __init__(self, context: StepContext, hook: str, besides: tuple[str, ...] = ()) -> None:
         self._context, self._hook = context, hook
-        self._names = [f.name for f in fields(context) if f.name not in besides]
+        self._names = [field.name for field in fields(context) if field.name not in besides]
 
     def __enter__(self) -> None:
         self._before = {name: self._copy(name) for name in self._names}
@@ -310,12 +323,12 @@ def _check_wrapper(
         for step in range(len(episode["act"])):
             _compare_obs(team.spec, obs, episode, step)
             actions = {
-                agent: _to_env(team.spec, agent, episode["act_intended"][step])
+                agent: _to_env(env, team.spec, agent, episode["act_intended"][step])
                 for agent in env.agents
             }
             obs, *_ = env.step(actions)
             for agent, action in bare.given.items():
-                expected = _to_env(team.spec, agent, episode["act_exec"][step])
+                expected = _to_env(env, team.spec, agent, episode["act_exec"][step])
                 same = np.allclose(action, expected, atol=1e-5)
                 _require(same, "execute in its wrapper what it executes in a collector")
 
@@ -334,17 +347,10 @@ def _compare_obs(
         _require(same, "show in its wrapper what it shows in a collector")
 
 
-def _to_env(spec: TeamSpec, agent: str, act: Tensor) -> int | Values:
+def _to_env(env: Env, spec: TeamSpec, agent: str, act: Tensor) -> int | Values:
     """Return the action of ``agent`` in the joint action (N,) or (N, A), as its space has it."""
     i = spec.agents.index(agent)
     if not spec.continuous:
         return int(act[i])
-    low, high = (np.asarray(ends[i], np.float32) for ends in (spec.action_low, spec.action_high))
-    unit = np.clip(act[i, : len(low)].cpu().numpy(), -1.0, 1.0)
-    action: Values = low + (unit + 1.0) * 0.5 * (high - low)
-    return action
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"A perturber must {promise}.")
+    unit = act[i, : spec.action_sizes[i]].cpu().numpy()
+    return in_box(unit, cast(Box, env.action_space(agent)))

@@ -12,10 +12,12 @@ from pettingzoo.test import parallel_api_test
 
 from robustmarl._checks import check_function, check_int, flags_of
 from robustmarl.joint import split_obs
-from robustmarl.testing._error import ContractError
+from robustmarl.testing._error import ContractError, requirement
 from robustmarl.typing import Env, RobustnessWarning
 
 __all__ = ["check_wrapper"]
+
+_require = requirement("A wrapper")
 
 
 def check_wrapper(
@@ -122,8 +124,3 @@ def _equal(one: object, other: object) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_equal, one, other))
     return bool(np.array_equal(np.asarray(one), np.asarray(other)))
-
-
-def _require(good: bool, promise: str) -> None:
-    if not good:
-        raise ContractError(f"A wrapper must {promise}.")

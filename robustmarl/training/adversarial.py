@@ -16,6 +16,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_int
 from robustmarl.adversaries import Adversary, Sample
+from robustmarl.adversaries.base import check_adversaries
 from robustmarl.algorithms.ppo_based import PPOBased
 from robustmarl.data import EpisodeBuffer
 from robustmarl.joint import JointBatch, TeamSpec
@@ -70,32 +71,27 @@ class AdversarialTraining(Algorithm[Any, Any]):
         if not known or (team_every is not None and isinstance(team, TeamPolicy)):
             kind = type(team).__name__
             raise TypeError(f"{name}.team must be a robustmarl algorithm, got {kind}.")
-        every = [adversaries] if isinstance(adversaries, Adversary) else adversaries
-        if isinstance(every, str) or not isinstance(every, Sequence):
-            kind = type(every).__name__
-            raise TypeError(f"{name}.adversaries must be adversaries, got {kind}.")
-        for one in every:
-            if not isinstance(one, Adversary):
-                kind = type(one).__name__
-                raise TypeError(f"{name}.adversaries must be adversaries, got {kind}.")
-        distinct = len({id(one) for one in every}) == len(every) > 0
-        kinds = [type(one).__name__ for one in every]
-        check(distinct, f"{name}.adversaries", "different adversaries, at least one", kinds)
+        several = [adversaries] if isinstance(adversaries, Adversary) else adversaries
+        several = check_adversaries(f"{name}.adversaries", several)
         if team_every is not None:
             team_every = check_int(f"{name}.team_every", team_every, 1)
         victim = team.policy if isinstance(team, TeamAlgorithm) else team
         super().__init__(policy=FrozenPolicy(victim) if team_every is None else victim)
         moving = isinstance(team, TeamAlgorithm) and team_every is not None
         self.team = cast(TeamAlgorithm, team) if moving else None
-        self._adversaries = torch.nn.ModuleList(every)
+        self._adversaries = torch.nn.ModuleList(several)
         self.team_every = team_every
         self.adversary_every = check_int(f"{name}.adversary_every", adversary_every, 1)
         self._seed = team.seed if isinstance(team, TeamAlgorithm) else 0
         if "advantage" in self._needs:
             rule = "MAPPO or another that has advantages, which an adversary needs"
             check(isinstance(self.team, PPOBased), f"{name}.team", rule, type(team).__name__)
-        parts = [m for m in self._adversaries.modules() if isinstance(m, Adversary)]
-        self.lr_schedulers = [s for part in parts for s in part.lr_schedulers]
+        self.lr_schedulers = [
+            scheduler
+            for part in self._adversaries.modules()  # a population's members, too
+            if isinstance(part, Adversary)
+            for scheduler in part.lr_schedulers
+        ]
         if self.team is not None:
             self._optimizers = list(self.team._optimizers)
             self.lr_schedulers = [*self.team.lr_schedulers, *self.lr_schedulers]
@@ -207,8 +203,8 @@ class AdversarialTraining(Algorithm[Any, Any]):
         """Return all weights, and all optimizers once."""
         state: dict[str, object] = super().state_dict(*args, prefix=prefix, **kwargs)
         kept = prefix + self._STATE_DICT_KEY_OPTIMIZERS
-        for key in [k for k in state if k.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS)]:
-            if key != kept:
+        for key in list(state):
+            if key.endswith("." + self._STATE_DICT_KEY_OPTIMIZERS) and key != kept:
                 del state[key]  # the team's, which are among these
         return state
 

@@ -25,6 +25,8 @@ _PROGRESS = frozenset({"last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "
 _HOW = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
 _FREE = frozenset({"seed", "device", "last_epoch"})
 
+_SHOWN = 6  # differing settings named in an error: a wrong algorithm differs in all of them
+
 
 def fingerprint(**parts: object) -> Fingerprint:
     """Return what ``parts`` were told: the arguments of their constructors, and theirs.
@@ -43,8 +45,9 @@ def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar])
     names = [*now, *(name for name in before if name not in now)]
     differing = [name for name in names if repr(before.get(name)) != repr(now.get(name))]
     if differing:
-        shown = [f"{n}={now.get(n)!r} (was {before.get(n)!r})" for n in differing[:6]]
-        more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
+        first = differing[:_SHOWN]
+        shown = [f"{name}={now.get(name)!r} (was {before.get(name)!r})" for name in first]
+        more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
         raise ValueError(
             "run.log must be Log(resume=True) with the settings of the run to resume, got "
             f"{', '.join(shown)}{more}. Give it the former ones, or another logdir."
@@ -81,8 +84,9 @@ def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scala
             yield from _walk(where, _told(group), seen)
     elif isinstance(value, LRScheduler):
         yield name, type(value).__name__
-        kept = {k: v for k, v in vars(value).items() if k not in _PROGRESS and k[0] != "_"}
-        for key, one in kept.items():
+        for key, one in vars(value).items():
+            if key in _PROGRESS or key.startswith("_"):
+                continue
             if isinstance(one, bool | int | float | str | np.generic | list | tuple):
                 yield from _walk(f"{name}.{key}", one, seen)
     elif inspect.isroutine(value) or isinstance(value, type):

@@ -104,7 +104,9 @@ class Recorder:
     ) -> None:
         self.history = history
         self._testers, self._episodes, self._logger = testers, episodes, logger
-        self._rounds: dict[str, list[NDArray[np.float64]]] = {n: [] for n in ("return", *metrics)}
+        self._rounds: dict[str, list[NDArray[np.float64]]] = {
+            name: [] for name in ("return", *metrics)
+        }
 
     def collected(self, stats: TeamCollectStats) -> None:
         """Take note of the episodes of a round."""

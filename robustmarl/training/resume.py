@@ -109,7 +109,7 @@ class RunState:
             "settings": self.settings,
             "algorithm": algorithm.state_dict(),
             "gradients": self._gradients(),
-            "schedulers": [s.state_dict() for s in algorithm.lr_schedulers],
+            "schedulers": [scheduler.state_dict() for scheduler in algorithm.lr_schedulers],
             "buffer": self.buffer.state_dict(),
             "collector": self.collector.state_dict(),
             "trainer": self.trainer.counters(),
@@ -168,4 +168,6 @@ class RunState:
     def _gradients(self) -> dict[str, Tensor]:
         """Return the policy's last gradients, which a poisoner may look at (``JAttack``)."""
         named = self.algorithm.policy.named_parameters()
-        return {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
+        return {
+            name: weight.grad.detach().clone() for name, weight in named if weight.grad is not None
+        }

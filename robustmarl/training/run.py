@@ -162,7 +162,9 @@ def run(
         recorder = Recorder(history, collector.spec.metrics, testers, tests.episodes, logger)
         bar = _bar(log, algorithm, env_steps, begun)
         closing.callback(bar.close)
-        followers = {n: c for n, c in (opponents or {}).items() if isinstance(c, SlowCopy)}
+        followers = {
+            name: one for name, one in (opponents or {}).items() if isinstance(one, SlowCopy)
+        }
         trainer = _trainer_of(algorithm)(
             algorithm,
             _params(learn, collector, num_envs, logger),

@@ -26,7 +26,7 @@ class EvaluationMode:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._parts = [module for module in network.modules() if _minds(module)]
+        self._parts = [module for module in network.modules() if _depends_on_mode(module)]
 
     def call(self, function: Callable[[Tensor], Answer], obs: Tensor) -> Answer:
         """Return ``function(obs)``."""
@@ -43,7 +43,7 @@ class EvaluationMode:
 
 
 # Of torch's own modules these look at their mode; those of anybody else may.
-_MINDS = (
+_MODE_DEPENDENT = (
     _DropoutNd,
     _NormBase,
     nn.RReLU,
@@ -53,10 +53,10 @@ _MINDS = (
 )
 
 
-def _minds(module: nn.Module) -> bool:
+def _depends_on_mode(module: nn.Module) -> bool:
     """Return whether what ``module`` computes may depend on its mode."""
     if isinstance(module, nn.RNNBase):
         return bool(module.dropout)  # else untouched: cuDNN goes back through training mode only
-    if isinstance(module, _MINDS):
+    if isinstance(module, _MODE_DEPENDENT):
         return True
     return not type(module).__module__.startswith(("torch.nn.modules.", "robustmarl.networks"))

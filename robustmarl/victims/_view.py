@@ -69,36 +69,41 @@ class View:
 
     def output(self, obs: Tensor) -> Tensor:
         if self._dtype is None or obs.dtype == self._dtype:
-            return self._masked(self._function(self._real(obs)))
-        return self._masked(self._function(self._real(obs).to(self._dtype)).to(obs.dtype))
+            return self._masked(self._function(self._without_padding(obs)))
+        return self._masked(
+            self._function(self._without_padding(obs).to(self._dtype)).to(obs.dtype)
+        )
 
     def input_gradient(self, obs: Tensor, loss: OutputLoss) -> Tensor:
         def cotangent(output: Tensor) -> Tensor:
             gradient = loss.gradient(self._masked(output))
             return gradient if self._blocked is None else gradient.masked_fill(self._blocked, 0.0)
 
-        obs = self._real(obs)
+        obs = self._without_padding(obs)
         if self._plain is not None:
-            x = obs if self._dtype is None else obs.to(self._dtype)
-            return self._real(self._plain.vjp(x, cotangent, self._extra).to(obs.dtype))
+            shown = obs if self._dtype is None else obs.to(self._dtype)
+            return self._without_padding(
+                self._plain.vjp(shown, cotangent, self._extra).to(obs.dtype)
+            )
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False):  # where autograd is out of reach
-                return self._real(self._by_autograd(obs.clone(), cotangent))
+                return self._without_padding(self._by_autograd(obs.clone(), cotangent))
         if obs.is_inference():
             obs = obs.clone()
-        return self._real(self._by_autograd(obs, cotangent))
+        return self._without_padding(self._by_autograd(obs, cotangent))
 
     def advance(self, obs: Tensor) -> Tensor | None:
         if self._advance is None:
             return None
-        obs = self._real(obs)
+        obs = self._without_padding(obs)
         return self._advance(obs if self._dtype is None else obs.to(self._dtype))
 
     def _by_autograd(self, obs: Tensor, cotangent: Callable[[Tensor], Tensor]) -> Tensor:
-        x = obs.detach().requires_grad_()
+        variable = obs.detach().requires_grad_()
         try:
             with torch.enable_grad():  # callers may act under no_grad
-                output = self._function(x if self._dtype is None else x.to(self._dtype))
+                shown = variable if self._dtype is None else variable.to(self._dtype)
+                output = self._function(shown)
         except RuntimeError as error:
             if "Inference tensors" not in str(error):
                 raise
@@ -115,13 +120,14 @@ class View:
             )
         wanted = cotangent(output.detach())
         # None where the output depends on weights only: whatever is shown, its change is zero.
-        (gradient,) = torch.autograd.grad(output, x, wanted, allow_unused=True)
+        (gradient,) = torch.autograd.grad(output, variable, wanted, allow_unused=True)
         return torch.zeros_like(obs) if gradient is None else gradient
 
     def _masked(self, output: Tensor) -> Tensor:
+        """Return outputs (M, A) as if nothing unavailable were answered."""
         blocked = self._blocked
         return output if blocked is None else output.masked_fill(blocked, self._unmasked)
 
-    def _real(self, obs: Tensor) -> Tensor:
+    def _without_padding(self, obs: Tensor) -> Tensor:
         """Return ``obs``, or its gradient, with zeros where there is only padding."""
         return obs if self._padding is None else obs.masked_fill(self._padding, 0.0)

@@ -9,6 +9,8 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
+from robustmarl.joint.boxes import to_unit
+
 __all__ = ["BaselinesReading", "is_baselines"]
 
 
@@ -62,7 +64,8 @@ class BaselinesReading:
             self.num_actions = math.prod(space.shape)
             # a policy that squashes acts in [-1, 1] already, the others in their action space
             if not getattr(self.policy, "squash_output", False):
-                self._box = torch.as_tensor(space.low), torch.as_tensor(space.high)
+                low, high = (torch.as_tensor(end).flatten() for end in (space.low, space.high))
+                self._box = low, high
         else:
             self.num_actions = int(cast(gymnasium.spaces.Discrete, space).n)
 
@@ -77,5 +80,4 @@ class BaselinesReading:
         act = act.view(len(obs), self.num_actions)
         if self._box is None:
             return act, None
-        low, high = (end.to(act).flatten() for end in self._box)
-        return (act - low) * 2.0 / (high - low) - 1.0, None
+        return to_unit(act, *(end.to(act) for end in self._box)), None

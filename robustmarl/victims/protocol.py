@@ -24,6 +24,7 @@ __all__ = [
     "HasVictim",
     "LossRows",
     "OutputLoss",
+    "Rated",
     "Rows",
     "Victim",
     "VictimLike",
@@ -64,7 +65,7 @@ class VictimView(Protocol):
         """Return mean actions (M, A) in [-1, 1] before clipping."""
 
     def output(self, obs: Tensor) -> Tensor:
-        """Return ``mean(obs)`` if continuous, else ``logits(obs)``."""
+        """Return ``mean(obs)`` if continuous, else ``logits(obs)``, (M, A)."""
 
     def input_gradient(self, obs: Tensor, loss: OutputLoss) -> Tensor:
         """Return d loss / d obs, (M, D), up to a positive factor per row; touches no ``.grad``.
@@ -157,6 +158,14 @@ class Victim(Protocol):
 
     def at(self, rows: Rows = UNBOUND) -> VictimView:
         """Return the view of M rows."""
+
+
+@runtime_checkable
+class Rated(Protocol):
+    """A policy that says how likely it was to act as it did."""
+
+    def log_prob(self, output: Tensor, act: Tensor) -> Tensor:
+        """Return log-probabilities (...,) of actions, given logits or means (..., A)."""
 
 
 class HasVictim(Protocol):

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 
 from robustmarl.joint import MASKED
+from robustmarl.joint.boxes import to_unit
 
 __all__ = ["Memory", "Reading", "reading_of"]
 
@@ -52,7 +53,7 @@ class Memory(NamedTuple):
         return 2 * self.layers * self.width
 
     def unpacked(self, hidden: Tensor | None) -> State | None:
-        """Return the state that the network takes; None is that of an episode's beginning."""
+        """Return the state that the network takes of (M, size); None is an episode's beginning."""
         if hidden is None:
             return None
         both = hidden.view(len(hidden), 2, self.layers, self.width)
@@ -74,7 +75,7 @@ class Reading:
 
     def __init__(self, policy: Any, network: nn.Module) -> None:
         self.policy, self.network = policy, network
-        self.memory = _memory(type(policy).__name__, network)
+        self.memory = _lstm_memory(type(policy).__name__, network)
         self.continuous = policy.action_type == "continuous"
         space = getattr(policy, "action_space", None)
         self.num_actions: int | None = None
@@ -99,7 +100,7 @@ class Reading:
         return cast(Tensor, output), state
 
     def raw(self, obs: Tensor, state: State | None) -> tuple[Any, Any]:
-        """Return what the network returns, and its state."""
+        """Return what the network returns, (M, ...) of its own form, and its state."""
         if self.memory is not None and obs.is_cuda:  # cuDNN goes back in training mode only
             with torch.backends.cudnn.flags(enabled=False):
                 remembered: tuple[Any, Any] = self.network(obs, state=state)
@@ -208,8 +209,7 @@ class Means(Reading):
             return act
         if self.policy.action_bound_method == "clip":
             act = act.clamp(-1.0, 1.0)
-        low, high = (end.to(act) for end in self._box)
-        return (act - low) * 2.0 / (high - low) - 1.0
+        return to_unit(act, *(end.to(act) for end in self._box))
 
 
 class SquashedMeans(Means):
@@ -227,7 +227,7 @@ class DistributionMeans(Means):
         return found.mean, found.stddev, state
 
 
-_ELSE = "Write victims.FunctionVictim of what it scores actions by."
+_REMEDY = "Write victims.FunctionVictim of what it scores actions by."
 
 
 def reading_of(policy: Any) -> Reading:
@@ -241,7 +241,7 @@ def reading_of(policy: Any) -> Reading:
     network = getattr(policy, "actor", None) if network is None else network
     if not isinstance(network, nn.Module):
         raise TypeError(
-            f"PolicyVictim.policy must be a policy with `model` or `actor`, got {name}. {_ELSE}"
+            f"PolicyVictim.policy must be a policy with `model` or `actor`, got {name}. {_REMEDY}"
         )
     space = getattr(policy, "action_space", None)
     if isinstance(policy, BDQNPolicy) or not (
@@ -249,7 +249,7 @@ def reading_of(policy: Any) -> Reading:
     ):
         raise TypeError(
             "PolicyVictim.policy must be a policy with one action or one action vector, got "
-            f"{name}, which chooses several. {_ELSE}"
+            f"{name}, which chooses several. {_REMEDY}"
         )
     if isinstance(policy, IQNPolicy):
         raise TypeError(
@@ -257,10 +257,11 @@ def reading_of(policy: Any) -> Reading:
             f"got {name}, which draws quantiles anew. Fix them: "
             "victims.FunctionVictim(lambda obs: ...) of the mean over quantiles of your choice."
         )
-    return _kind(policy)(policy, network)
+    return _reading_class(policy)(policy, network)
 
 
-def _kind(policy: Any) -> type[Reading]:
+def _reading_class(policy: Any) -> type[Reading]:
+    """Return how outputs of this kind of policy are read, its subclasses included."""
     match policy:
         case FQFPolicy():
             return FractionValues
@@ -282,7 +283,7 @@ def _kind(policy: Any) -> type[Reading]:
     return Means if bounded else Reading
 
 
-def _memory(name: str, network: nn.Module) -> Memory | None:
+def _lstm_memory(name: str, network: nn.Module) -> Memory | None:
     """Return the memory of a network, None if it has none.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
+from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.multiagent.marl import MultiAgentPolicy
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from robustmarl._checks import (
 from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks import TeamNetwork
 from robustmarl.networks.calculus import InputGradient, Plan
+from robustmarl.typing import Unit
 from robustmarl.victims._modes import EvaluationMode
 from robustmarl.victims._view import View
 from robustmarl.victims.baselines import BaselinesReading, is_baselines
@@ -80,7 +82,7 @@ class FunctionVictim:
             name=getattr(self.function, "__name__", type(self.function).__name__),
             plain=self._plain,
             mode=self._mode,
-            dtype=_dtype(self.function),
+            dtype=_weights_dtype(self.function),
         )
 
 
@@ -93,6 +95,8 @@ class NetworkVictim:
         agents: names of its agents in its own order, None where it does not know them.
         side: its further inputs in a tick, as its policy works them out; None is none.
         acting_only: whether ``side`` needs the memory of the policy that acts.
+        counted: how many updates, episodes or steps the policy was trained on so far; None where
+            nobody counts.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class NetworkVictim:
         agents: tuple[str, ...] | None = None,
         side: Callable[[StepContext], Mapping[str, Tensor]] | None = None,
         acting_only: bool = False,
+        counted: Callable[[Unit], int] | None = None,
     ) -> None:
         rule = "a team's network, such as networks.AgentNetwork"
         check_has("NetworkVictim.network", network, ("plan", "extra", "step", "parameters"), rule)
@@ -111,7 +116,7 @@ class NetworkVictim:
         if agents is not None:
             agents = check_names("NetworkVictim.agents", agents, agents)
             check(len(agents) > 0, "NetworkVictim.agents", "at least one name, or None", agents)
-        self.network, self.agents = network, agents
+        self.network, self.agents, self.counted = network, agents, counted
         self.continuous = check_flag("NetworkVictim.continuous", continuous)
         self.acting_only = check_flag("NetworkVictim.acting_only", acting_only)
         plan = network.plan()
@@ -161,7 +166,7 @@ class NetworkVictim:
             name=type(self.network).__name__,
             plain=self._plain,
             extra=None if extra.added is None else extra.added.detach(),
-            advance=advance,
+            advance=advance if self.hidden_size else None,
             mode=self._mode,
         )
 
@@ -198,6 +203,11 @@ class PolicyVictim:
         self._mode = EvaluationMode(self.reading.network)
 
     @property
+    def has_distribution(self) -> bool:
+        """Whether it is an actor of discrete actions, whose logits are of its distribution."""
+        return not self.continuous and isinstance(self.policy, ProbabilisticActorPolicy)
+
+    @property
     def stochastic(self) -> bool:
         """Whether it draws from its distribution over discrete actions even in evaluation."""
         return not self.continuous and not getattr(self.policy, "deterministic_eval", True)
@@ -228,7 +238,7 @@ class PolicyVictim:
             name=type(self.policy).__name__,
             advance=advance if self.hidden_size else None,
             mode=self._mode,
-            dtype=_dtype(reading.network),
+            dtype=_weights_dtype(reading.network),
         )
 
 
@@ -308,16 +318,21 @@ class MembersVictim:
             agents = torch.zeros(len(obs), dtype=torch.int64, device=obs.device)
         answers, places = [], []
         for number, member in enumerate(self.members):
-            own = (agents == number).nonzero()[:, 0]
-            if len(own) == 0:
+            members_rows = (agents == number).nonzero()[:, 0]
+            if len(members_rows) == 0:
                 continue
-            hidden = None if rows.hidden is None else rows.hidden[own, : member.hidden_size]
-            view = member.at(Rows(hidden=hidden if member.hidden_size else None))
-            answers.append(ask(view, obs[own, : member.obs_size]))
-            places.append(own)
+            hidden = None
+            if rows.hidden is not None and member.hidden_size:
+                hidden = rows.hidden[members_rows, : member.hidden_size]
+            view = member.at(Rows(hidden=hidden))
+            answers.append(ask(view, obs[members_rows, : member.obs_size]))
+            places.append(members_rows)
         if width is None:
             width = self.num_actions or max((answer.shape[-1] for answer in answers), default=0)
-        padded = [nn.functional.pad(a, (0, width - a.shape[-1]), value=fill) for a in answers]
+        padded = [
+            nn.functional.pad(answer, (0, width - answer.shape[-1]), value=fill)
+            for answer in answers
+        ]
         if not padded:
             return obs.new_zeros(0, width)
         order = torch.cat(places).argsort()
@@ -340,13 +355,13 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
         raise TypeError(f"{where} must be made first, got the class {victim.__name__}.")
     if hasattr(victim, "at") and hasattr(victim, "hidden_size"):
         return cast(Victim, victim)
-    own = getattr(victim, "victim", None)
-    if callable(own):
-        known = own()
+    victim_of = getattr(victim, "victim", None)
+    if callable(victim_of):
+        known = victim_of()
         if known is None:
             raise TypeError(
                 f"{where} must have outputs with a gradient, got {type(victim).__name__}, "
-                f"which has none. {_TRANSFER}"
+                f"which has none. {_TRANSFER_REMEDY}"
             )
         return cast(Victim, known)
     if is_baselines(victim):
@@ -366,10 +381,12 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
     )
 
 
-_TRANSFER = "Attack it through another policy, or with an attack that asks none, such as noise."
+_TRANSFER_REMEDY = (
+    "Attack it through another policy, or with an attack that asks none, such as noise."
+)
 
 
-def _dtype(function: object) -> torch.dtype | None:
+def _weights_dtype(function: object) -> torch.dtype | None:
     """Return what a module calculates in, None where it does not tell."""
     if not isinstance(function, nn.Module):
         return None

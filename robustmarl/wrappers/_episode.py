@@ -12,9 +12,20 @@ from torch import Tensor
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, check_parallel, describe, spec_of, split_obs
-from robustmarl.joint.masks import has_nan
-from robustmarl.perturbers import Place, places
-from robustmarl.typing import Actions, Env, Infos, Obs, Values, Wrapper
+from robustmarl.joint.boxes import to_unit
+from robustmarl.joint.reading import Roster, Where, infos_of, kind_of, mask_of, row_of, state_of
+from robustmarl.perturbers import Perturber, Place, places
+from robustmarl.typing import (
+    Actions,
+    Env,
+    Infos,
+    Obs,
+    Options,
+    ResetResult,
+    StepResult,
+    Values,
+    Wrapper,
+)
 
 __all__ = ["Episode", "PerturbingWrapper", "begun", "sizes_of"]
 
@@ -24,27 +35,74 @@ class PerturbingWrapper(Wrapper):
 
     Args:
         env: a parallel environment.
-        kind: of its perturber.
+        perturber: what draws, shows and counts.
 
     Attributes:
+        perturber: the same.
         place: its depth and name, as a collector's stack of the same perturbers has them.
+        executed: what the environment was given in the last step, as far down as only wrappers of
+            this package lie between.
     """
 
-    kind: str
+    perturber: Perturber
     place: Place
+    executed: Actions
+    _episode: Episode
 
-    def __init__(self, env: Env, kind: str) -> None:
+    def __init__(self, env: Env, perturber: Perturber) -> None:
         check_parallel(f"{type(self).__name__}.env", env)
         super().__init__(env)
-        kinds = [kind]
+        self._roster = Roster()
+        self.perturber = perturber
+        self.executed = {}
+        self._told_from_above: Actions | None = None
+        kinds = [perturber.kind]
         below: object = env
         while below is not None:
             if isinstance(below, PerturbingWrapper):
-                kinds.insert(0, below.kind)
+                kinds.insert(0, below.perturber.kind)
             # PettingZoo's own conversions, which SuperSuit uses, hold an "aec_env" instead. Asked
             # by vars, as wrappers hand on attributes that they do not have.
             below = vars(below).get("env") or vars(below).get("aec_env")
-        self.kind, self.place = kind, places(kinds)[-1]
+        self.place = places(kinds)[-1]
+
+    def counters(self) -> dict[str, float]:
+        """Return figures since construction; see the perturber's."""
+        return self.perturber.counters()
+
+    def _reset_env(self, seed: int | None, options: Options | None) -> ResetResult:
+        """Begin the next episode, here and beneath; infos are given, whatever it says."""
+        obs, infos = self.env.reset(seed=seed, options=options)
+        self._episode.begin(seed)
+        self._roster.begin(self.env.agents, self._where)
+        self._told_from_above = None
+        return obs, infos_of(infos)
+
+    def _step_env(self, actions: Actions, replaced: Actions) -> StepResult:
+        """Step what is wrapped, with what this wrapper has some agents do in place of ``actions``.
+
+        The one place that says what agents are told that they did, which recurrent victims are
+        shown in the next step: what they chose, unless a perturber tells what is executed. All
+        wrappers of this package that touch one another agree on it. Where another lies between,
+        whose actions may be of another space, those beneath it go by what they are given.
+        """
+        told = actions if self._told_from_above is None else self._told_from_above
+        self._told_from_above = None
+        if self.perturber.act_told == "executed":
+            told = {**told, **replaced}
+        act = self._episode.encode(told)
+        below = self.env if isinstance(self.env, PerturbingWrapper) else None
+        if below is not None:
+            below._told_from_above = told
+        given = {**actions, **replaced}
+        obs, rewards, terminations, truncations, infos = self.env.step(given)
+        self.executed = given if below is None else below.executed
+        self._episode.advance(act)
+        self._roster.step(self.env.agents, terminations, truncations, self._where)
+        return obs, rewards, terminations, truncations, infos_of(infos)
+
+    def _where(self) -> str:
+        return f"{kind_of(self.env)}, step {self._episode.step}"
 
 
 def sizes_of(env: Env) -> TeamSpec:
@@ -82,34 +140,41 @@ class Episode:
 
     def __init__(self, spec: TeamSpec, device: torch.device) -> None:
         self._spec, self._device = spec, device
-        self._seed, self._number, self.step = secrets.randbits(63), -1, 0
+        ends = zip(spec.action_low, spec.action_high, strict=True)
+        self._boxes = [torch.tensor(pair, dtype=torch.float64) for pair in ends]  # (2, A) each
+        self._seed: int | None = None
+        self._number, self.step = -1, 0
         self._lived = np.zeros(spec.num_agents, dtype=np.bool_)
         self.last_act = self._no_act()
 
     def begin(self, seed: int | None) -> None:
-        """Start the next episode, or the first one of ``seed``."""
+        """Start the next episode, or the first one of ``seed``.
+
+        Where none was given it is drawn here, so that copies made before differ in what they draw.
+        """
         if seed is not None:
             self._seed, self._number = seed, -1
+        elif self._seed is None:
+            self._seed = secrets.randbits(63)
         self._number, self.step = self._number + 1, 0
         self.last_act = self._no_act()
 
     def advance(self, act: Tensor) -> None:
-        """Note that a joint action, as :meth:`encode` returns them, was played."""
+        """Note that a joint action, (1, N) or (1, N, A) as of :meth:`encode`, was played."""
         self.step, self.last_act = self.step + 1, act
 
     def encode(self, actions: Actions) -> Tensor:
         """Return actions as victims have them, (1, N) or in [-1, 1], (1, N, A); 0 if missing."""
         spec = self._spec
-        joint = spec.empty(1)["act"].numpy()
+        joint = spec.empty(1)["act"]
         for agent, action in actions.items():
             i = spec.agents.index(agent)
             if spec.continuous:
-                low, high = np.array(spec.action_low[i]), np.array(spec.action_high[i])
-                span = np.where(high > low, high - low, 1.0)
-                joint[0, i, : spec.action_sizes[i]] = 2.0 * (np.asarray(action) - low) / span - 1.0
+                own = torch.from_numpy(np.array(action, np.float64))
+                joint[0, i, : spec.action_sizes[i]] = to_unit(own, *self._boxes[i])
             else:
                 joint[0, i] = check_index(f"step.actions[{agent!r}]", action)
-        return torch.from_numpy(joint).to(self._device)
+        return joint.to(self._device)
 
     def context(
         self,
@@ -118,26 +183,31 @@ class Episode:
         infos: Infos,
         *,
         living: Collection[str],
+        over: bool,
         hidden: Tensor | None = None,
     ) -> StepContext:
         """Return what the collector's context of this step would be.
 
         Args:
-            env: tells the state, and whether anybody is left.
+            env: tells the state.
             obs: as the wrapped environment returned them.
             infos: likewise; with ``action_mask`` where observations have none, ``clean_obs``
                 where they were perturbed, ``types`` where some are Byzantine, and ``alive`` False
                 of the dead that stay.
             living: names of who is alive unless the infos know better.
+            over: whether nobody is left.
             hidden: the victim's state, (1, N, H).
         """
-        arrays = self._arrays(obs, infos, living)
-        terminal = not env.agents
+
+        def where() -> str:
+            return f"{kind_of(env)}, step {self.step}"
+
+        arrays = self._arrays(obs, infos, living, where)
         alive, observed = arrays["alive"], arrays["alive"].copy()
-        if terminal:  # the last observation is of those that lived until then
+        if over:  # the last observation is of those that lived until then
             observed |= self._lived & np.array([agent in obs for agent in self._spec.agents])
         self._lived = alive.copy()
-        arrays |= {"state": self._state(env, arrays["obs"]), "observed": observed}
+        arrays |= {"state": self._state(env, arrays["obs"], where), "observed": observed}
         types = next((info["types"] for info in infos.values() if "types" in info), None)
         if types is not None:
             arrays["types"] = np.asarray(types)
@@ -147,12 +217,14 @@ class Episode:
             last_act=self.last_act,
             hidden=hidden,
             step=torch.tensor([self.step], device=self._device),
-            keys=torch.tensor([episode_key(self._seed, self._number)], device=self._device),
+            keys=torch.tensor([episode_key(self._seed or 0, self._number)], device=self._device),
             live=one,
-            terminal=torch.full_like(one, terminal),
+            terminal=torch.full_like(one, over),
         )
 
-    def _arrays(self, obs: Obs, infos: Infos, living: Collection[str]) -> dict[str, Values]:
+    def _arrays(
+        self, obs: Obs, infos: Infos, living: Collection[str], where: Where
+    ) -> dict[str, Values]:
         """Return ``obs seen mask alive`` of all N agents, zeros where they have none."""
         spec = self._spec
         empty = spec.empty(1)
@@ -160,27 +232,26 @@ class Episode:
         seen = np.zeros_like(clean)
         mask[:, 0] = True  # no-op, all that the absent may do
         for i, agent in enumerate(spec.agents):
-            info, size = infos.get(agent, {}), spec.obs_sizes[i]
+            info, size, actions = infos.get(agent, {}), spec.obs_sizes[i], spec.action_sizes[i]
             alive[i] = agent in living and info.get("alive", True)
             if agent not in obs:
                 continue
-            row, available = split_obs(obs[agent])
-            seen[i, :size] = row
+            raw, available = split_obs(obs[agent])
+            row = seen[i, :size] = row_of(agent, raw, (size,), where)
             truth = np.asarray(info.get("clean_obs", row))
             same = truth.shape == (size,)  # a wrapper between may stack frames
             clean[i, :size] = truth if same else row
             if alive[i]:
                 available = info.get("action_mask") if available is None else available
-                if available is not None and has_nan(available):
-                    at = f"step {self.step}"
-                    raise ValueError(f"action_mask of {agent!r} must be flags, got NaN at {at}.")
-                mask[i, : spec.action_sizes[i]] = True if available is None else available
+                mask[i, :actions] = True
+                if available is not None:
+                    mask[i, :actions] = mask_of(agent, available, actions, where)
         return {"obs": clean, "seen": seen, "mask": mask, "alive": alive}
 
-    def _state(self, env: Env, clean: Values) -> Values:
+    def _state(self, env: Env, clean: Values, where: Where) -> Values:
         if self._spec.state_layout == "concatenated":
             return np.concatenate([clean[i, :size] for i, size in enumerate(self._spec.obs_sizes)])
-        return np.asarray(env.state(), dtype=np.float32)
+        return state_of(env.state(), self._spec.state_shape, where)
 
     def _no_act(self) -> Tensor:
         act = self._spec.empty(1, device=self._device)["act"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -12,9 +12,11 @@ from typing_extensions import override
 from robustmarl._checks import check, check_choice, check_text, speaking_for
 from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import PoisonView
-from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.joint import MASKED, StepContext, TeamSpec, check_parallel
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner, When
+from robustmarl.perturbers.foreign import ForeignLearner
 from robustmarl.typing import Actions, Env, Infos, Obs, Options, ResetResult, StepResult
+from robustmarl.victims import Rated, VictimLike
 from robustmarl.wrappers._episode import Episode, PerturbingWrapper, begun, sizes_of
 
 __all__ = ["ActionPoisonWrapper"]
@@ -33,11 +35,15 @@ class ActionPoisonWrapper(PerturbingWrapper):
     ``poisoned`` (whether this step was attacked), ``poison_kl`` in nats, and
     ``poison_log_likelihood``; a learner that stores its own action instead sees a change of the
     environment, which is another attack. Put this wrapper outermost: it must see what agents see.
+    Above Byzantine play ``executed_action`` may be an adversary's; what a collector tells the
+    learner is then ``intended_action``.
 
     Args:
         env: a parallel environment with discrete actions, of the learner's spaces.
         attack: see :class:`~robustmarl.perturbers.ActionPoisonPerturber`, as for all that follows.
-        learner: the live algorithm that plays; ``"training"`` is while it is within Tianshou's
+        learner: the live algorithm that plays, or an algorithm or policy of Tianshou, whose
+            actor cannot be asked for scores: a :class:`~robustmarl.attacks.RandomAttack` or a
+            direction of your own poisons it. ``"training"`` is while it is within Tianshou's
             training step.
         agent: the attacked agent's name.
         attack_frequency: :math:`f_A` in [0, 1].
@@ -58,12 +64,14 @@ class ActionPoisonWrapper(PerturbingWrapper):
         environment's nor torch's.
     """
 
+    perturber: ActionPoisonPerturber
+
     def __init__(
         self,
         env: Env,
         attack: PoisonAttack | Callable[[PoisonView], Tensor],
         *,
-        learner: PoisonedLearner,
+        learner: PoisonedLearner | VictimLike,
         agent: str,
         attack_frequency: float = 1.0,
         kl_budget: float = 6.0,
@@ -72,7 +80,7 @@ class ActionPoisonWrapper(PerturbingWrapper):
         temperature: float | None = None,
     ) -> None:
         name = type(self).__name__
-        super().__init__(env, ActionPoisonPerturber.kind)
+        check_parallel(f"{name}.env", env)
         spec = sizes_of(env)
         agent = check_text(f"{name}.agent", agent)
         check_choice(f"{name}.agent", agent, spec.agents)
@@ -80,14 +88,17 @@ class ActionPoisonWrapper(PerturbingWrapper):
             not spec.continuous, f"{name}.env", "of discrete actions: the attack shifts logits", env
         )
         learned = getattr(learner, "spec", None)
-        if isinstance(learned, TeamSpec):
+        if not hasattr(getattr(learner, "policy", None), "infer"):
+            foreign = cast(VictimLike, learner)
+            learner = cast(PoisonedLearner, ForeignLearner(f"{name}.learner", foreign, spec))
+        elif isinstance(learned, TeamSpec):
             sizes = ("agents", "obs_sizes", "action_sizes", "state_size", "state_layout")
             same = all(getattr(spec, size) == getattr(learned, size) for size in sizes)
             check(same, f"{name}.env", "the learner's", spec.describe_difference(learned))
         with speaking_for(self, ActionPoisonPerturber):
-            self._poison = ActionPoisonPerturber(
+            perturber = ActionPoisonPerturber(
                 attack,
-                learner=learner,
+                learner=cast(PoisonedLearner, learner),
                 agent=agent,
                 attack_frequency=attack_frequency,
                 kl_budget=kl_budget,
@@ -95,9 +106,12 @@ class ActionPoisonWrapper(PerturbingWrapper):
                 advantage_fn=advantage_fn,
                 temperature=temperature,
             )
-        self._poison.start(self.place)
-        self.agent, self._spec, self._learner = agent, spec, learner
-        self._device = learner.policy.device
+        super().__init__(env, perturber)
+        perturber.start(self.place)
+        self.agent, self._spec, self._learner = agent, spec, perturber.learner
+        policy: object = perturber.learner.policy
+        self._rated = policy if isinstance(policy, Rated) else None
+        self._device = perturber.learner.policy.device
         self._k = spec.agents.index(agent)
         self._episode = Episode(spec, self._device)
         self._hidden: Tensor | None = None
@@ -106,27 +120,25 @@ class ActionPoisonWrapper(PerturbingWrapper):
     @property
     def attack(self) -> PoisonAttack | Callable[[PoisonView], Tensor]:
         """The attack's settings."""
-        return self._poison.attack
-
-    def counters(self) -> dict[str, float]:
-        """Return figures since construction; see the perturber's."""
-        return self._poison.counters()
+        return self.perturber.attack
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self.env.reset(seed=seed, options=options)
-        self._episode.begin(seed)
+        obs, infos = self._reset_env(seed, options)
         self._hidden = None
         self._look(obs, infos)
         return obs, infos
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        executed, report = self._draw(actions)
-        obs, rewards, terminations, truncations, infos = self.env.step(executed)
-        self._episode.advance(self._episode.encode(executed))
+        logits = self._infer()
+        replaced = {}
+        if self.agent in actions and bool(self.perturber.attacked[0]):
+            replaced[self.agent] = int(self.perturber.act[0])
+        obs, rewards, terminations, truncations, infos = self._step_env(actions, replaced)
         self._look(obs, infos)
-        if self.agent in executed and self.agent in infos:
+        if self.agent in actions and self.agent in infos:
+            report = self._report(logits)
             infos = {**infos, self.agent: {**infos[self.agent], **report}}
         return obs, rewards, terminations, truncations, infos
 
@@ -138,33 +150,31 @@ class ActionPoisonWrapper(PerturbingWrapper):
         )
 
     def _look(self, obs: Obs, infos: Infos) -> None:
-        living = self.env.agents
+        living = self._roster.left
         self._context = self._episode.context(
-            self.env, obs, infos, living=living, hidden=self._hidden
+            self.env, obs, infos, living=living, over=not living, hidden=self._hidden
         )
 
     @torch.no_grad()
-    def _draw(self, actions: Actions) -> tuple[Actions, dict[str, float]]:
-        """Return the executed actions, and what the attacked agent's info tells of its own."""
+    def _infer(self) -> Tensor:
+        """Return the team's logits (1, N, A) in this step, of which the attack has drawn."""
         context = begun(f"{type(self).__name__}.step", self._context)
-        poison, k = self._poison, self._k
         output, self._hidden = self._learner.policy.infer(context)
         logits = output.masked_fill(~context.mask, MASKED)
-        poison.on_logits(context, logits)
-        if self.agent not in actions:
-            return actions, {}
-        attacked = bool(poison.attacked[0])
-        if attacked:
-            actions = {**actions, self.agent: int(poison.act[0])}
-        executed = int(actions[self.agent])
+        self.perturber.on_logits(context, logits)
+        return logits
+
+    @torch.no_grad()
+    def _report(self, logits: Tensor) -> dict[str, float]:
+        """Return what the attacked agent's info tells of the step that was played."""
+        poison, executed = self.perturber, int(self.executed[self.agent])
         report: dict[str, float] = {
             "executed_action": executed,
-            "poisoned": attacked,
+            "poisoned": bool(poison.attacked[0]),
             "poison_kl": float(poison.kl[0]),
             "poison_log_likelihood": float(poison.log_likelihood[0]),
         }
-        log_prob = getattr(self._learner.policy, "log_prob", None)
-        if log_prob is not None:
+        if self._rated is not None:
             act = torch.tensor([executed], device=self._device)
-            report["clean_logp"] = float(log_prob(logits[:, k], act)[0])
-        return actions, report
+            report["clean_logp"] = float(self._rated.log_prob(logits[:, self._k], act)[0])
+        return report

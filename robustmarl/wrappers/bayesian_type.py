@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from robustmarl._checks import speaking_for
 from robustmarl.joint import StepContext, split_obs
+from robustmarl.joint.boxes import in_box
 from robustmarl.perturbers.byzantine import ByzantinePerturber, Slots
 from robustmarl.perturbers.traitors import AdversaryLike
 from robustmarl.perturbers.types import TypeDistribution
@@ -58,7 +59,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         belief: for ``slots="belief"``, a belief network or a team that has one, asked live.
 
     Raises:
-        TypeError: for an adversary or types of the wrong kind; when pickled.
+        TypeError: for an adversary or types of the wrong kind; when pickled or copied with an
+            adversary that is neither random nor a function, or with beliefs.
         ValueError: for unknown agents, more Byzantine agents than agents, an adversary with other
             spaces, or a belief asked of a team without a belief network.
         RuntimeError: for a step, or a question for the types, before the first reset.
@@ -67,6 +69,8 @@ class BayesianTypeWrapper(PerturbingWrapper):
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
         number of episodes since, the step and the depth in the stack.
     """
+
+    perturber: ByzantinePerturber
 
     def __init__(
         self,
@@ -77,12 +81,13 @@ class BayesianTypeWrapper(PerturbingWrapper):
         slots: Slots = "none",
         belief: object = None,
     ) -> None:
-        super().__init__(env, ByzantinePerturber.kind)
+        with speaking_for(self, ByzantinePerturber):
+            perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
+        super().__init__(env, perturber)
         self._spec = sizes_of(env)
         with speaking_for(self, ByzantinePerturber):
-            self._perturber = ByzantinePerturber(adversary, types=types, slots=slots, belief=belief)
-            self._perturber.bind(self._spec, None, self.place)
-        policy = getattr(self._perturber.adversary, "policy", None)
+            perturber.bind(self._spec, None, self.place)
+        policy = getattr(perturber.adversary, "policy", None)
         self._device = torch.device(getattr(policy, "device", "cpu"))
         self._episode = Episode(self._spec, self._device)
         self._context: StepContext | None = None
@@ -92,11 +97,7 @@ class BayesianTypeWrapper(PerturbingWrapper):
     def types(self) -> Values:
         """The types of the episode, bool (N,)."""
         begun(f"{type(self).__name__}.types", self._context)
-        return self._perturber.types[0].cpu().numpy()
-
-    def counters(self) -> dict[str, float]:
-        """Return figures since construction; see the perturber's."""
-        return self._perturber.counters()
+        return self.perturber.types[0].cpu().numpy()
 
     @override
     def observation_space(self, agent: str) -> AnySpace:
@@ -104,35 +105,37 @@ class BayesianTypeWrapper(PerturbingWrapper):
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self.env.reset(seed=seed, options=options)
-        self._episode.begin(seed)
-        return self._look(obs, infos)
+        return self._look(*self._reset_env(seed, options))
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        executed = self._replaced(actions)
-        obs, rewards, terminations, truncations, infos = self.env.step(executed)
+        replaced = self._replaced(actions)
+        obs, rewards, terminations, truncations, infos = self._step_env(actions, replaced)
         obs, infos = self._look(obs, infos)
         for agent, info in infos.items():
             if agent in actions:
                 info["intended_action"] = actions[agent]
-                info["executed_action"] = executed[agent]
+                info["executed_action"] = self.executed[agent]
         return obs, rewards, terminations, truncations, infos
 
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> dict[str, Any]:
+        if not self.perturber.asks_networks:
+            return self.__dict__
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
-            "adversary, whose weights would go stale there. Step the environments in this "
-            "process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
+            f"{type(self).__name__} cannot be pickled or copied with networks: a worker process "
+            "refuses a live adversary, whose weights would go stale there. Step the environments "
+            "in this process, or pass a ByzantinePerturber to training.run or evaluation.rollout "
             "(perturb=...)."
         )
 
     def _look(self, obs: Obs, infos: Infos) -> ResetResult:
         """Return observations with slots and infos with types; remember the step."""
-        living = self.env.agents
-        context = self._context = self._episode.context(self.env, obs, infos, living=living)
-        self._perturber.on_obs(context)
-        self._perturber.shown(context)
+        living = self._roster.left
+        context = self._context = self._episode.context(
+            self.env, obs, infos, living=living, over=not living
+        )
+        self.perturber.on_obs(context)
+        self.perturber.shown(context)
         assert context.types is not None  # on_obs adds its own to those of wrappers below
         types = context.types[0].cpu().numpy()
         byzantine = dict(zip(self._spec.agents, types.tolist(), strict=True))
@@ -140,9 +143,9 @@ class BayesianTypeWrapper(PerturbingWrapper):
             agent: {**infos.get(agent, {}), "types": types.copy(), "byzantine": byzantine[agent]}
             for agent in obs
         }
-        if self._perturber.slots is None:
+        if self.perturber.slots is None:
             return obs, infos
-        slots = dict(zip(self._spec.agents, self._perturber.slots[0].cpu().numpy(), strict=True))
+        slots = dict(zip(self._spec.agents, self.perturber.slots[0].cpu().numpy(), strict=True))
         wide = {agent: _appended(raw, slots[agent]) for agent, raw in obs.items()}
         for agent, raw in obs.items():
             clean = infos[agent].get("clean_obs")
@@ -151,36 +154,31 @@ class BayesianTypeWrapper(PerturbingWrapper):
         return wide, infos
 
     def _replaced(self, actions: Actions) -> Actions:
-        """Return the executed actions; those of non-Byzantine agents are the very objects."""
+        """Return the actions of those who are Byzantine, as the environment has them."""
         context = begun(f"{type(self).__name__}.step", self._context)
-        act = self._episode.encode(actions)
-        played = self._perturber.on_act(context, act)
-        self._episode.advance(act)
-        replaced = self._perturber.byzantine(context)[0].tolist()
-        executed = dict(actions)
-        for i, agent in enumerate(self._spec.agents):
-            if replaced[i] and agent in actions:
-                executed[agent] = self._to_env(i, played[0, i])
-        return executed
+        played = self.perturber.on_act(context, self._episode.encode(actions))
+        byzantine = self.perturber.byzantine(context)[0].tolist()
+        return {
+            agent: self._to_env(i, played[0, i])
+            for i, agent in enumerate(self._spec.agents)
+            if byzantine[i] and agent in actions
+        }
 
     def _to_env(self, i: int, act: Tensor) -> int | Values:
         if not self._spec.continuous:
             return int(act)
-        low = np.asarray(self._spec.action_low[i], np.float32)
-        high = np.asarray(self._spec.action_high[i], np.float32)
-        unit = np.clip(act.cpu().numpy()[: len(low)], -1.0, 1.0)
-        action: Values = low + (unit + 1.0) * 0.5 * (high - low)
-        return action
+        box = cast(Box, self.env.action_space(self._spec.agents[i]))
+        return in_box(act.cpu().numpy()[: self._spec.action_sizes[i]], box)
 
     def _widened(self, agent: str) -> AnySpace:
         space = self.env.observation_space(agent)
-        if self._perturber.slot_kind == "none":
+        if self.perturber.slot_kind == "none":
             return space
         inner = space["observation"] if isinstance(space, Dict) else space
         assert isinstance(inner, Box)  # spec_of accepts no other
-        n = self._spec.num_agents
-        low = np.concatenate([inner.low, np.zeros(n)]).astype(inner.dtype)
-        high = np.concatenate([inner.high, np.ones(n)]).astype(inner.dtype)
+        num_agents = self._spec.num_agents  # one slot each
+        low = np.concatenate([inner.low, np.zeros(num_agents)]).astype(inner.dtype)
+        high = np.concatenate([inner.high, np.ones(num_agents)]).astype(inner.dtype)
         wide = Box(low, high, dtype=inner.dtype.type)
         return Dict({**space.spaces, "observation": wide}) if isinstance(space, Dict) else wide
 

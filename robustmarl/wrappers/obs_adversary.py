@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Collection, Mapping
-from typing import NoReturn, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -13,9 +12,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, check_names, speaking_for
-from robustmarl.attacks.base import ObsAttack
+from robustmarl._checks import all_finite, check, speaking_for
+from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.joint import StepContext, split_obs
+from robustmarl.joint.reading import row_of
+from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import (
     Actions,
@@ -24,7 +25,6 @@ from robustmarl.typing import (
     Obs,
     Options,
     ResetResult,
-    RobustnessWarning,
     StepResult,
     Values,
 )
@@ -56,6 +56,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             or a Stable-Baselines3 model; asked anew each step, never copied. None only for attacks
             that ask none, such as noise.
         agents: names of the attacked agents, None for all; stack a wrapper per policy if several.
+            Or :class:`~robustmarl.perturbers.RandomAgents`, drawn anew for every episode.
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, in [0, 1].
         episodes: share of the episodes in which it attacks at all, in [0, 1].
@@ -64,7 +65,8 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         ValueError: for unknown agents, numbers out of range, a ball that does not fit the
             observations, or spaces that are not as above (with the wrapper that helps); from
             ``reset`` and ``step`` for observations that are not finite.
-        TypeError: if ``env``, ``attack`` or ``victim`` is of the wrong kind; when pickled.
+        TypeError: if ``env``, ``attack`` or ``victim`` is of the wrong kind; when pickled or copied
+            with a victim.
 
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
@@ -72,19 +74,20 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         environment's nor torch's.
     """
 
+    perturber: ObsPerturber
+
     def __init__(
         self,
         env: Env,
         attack: ObsAttack,
         *,
         victim: VictimLike | None = None,
-        agents: Collection[str] | None = None,
+        agents: AttackedAgents = None,
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
     ) -> None:
         name = type(self).__name__
-        super().__init__(env, ObsPerturber.kind)
         with speaking_for(self, ObsPerturber):
             perturber = ObsPerturber(
                 attack,
@@ -94,16 +97,17 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 probability=probability,
                 episodes=episodes,
             )
-        self._perturber = perturber
+        super().__init__(env, perturber)
         self._spec = sizes_of(env)
-        names = self._spec.agents if agents is None else agents
-        self.attacked = check_names(f"{name}.agents", names, self._spec.agents)
+        with speaking_for(self, ObsPerturber):
+            self.attacked = perturber.names(self._spec)
+        self._sizes = dict(zip(self._spec.agents, self._spec.obs_sizes, strict=True))
         for agent in self.attacked:
             dtype = _box(env, agent).dtype
-            remedy = "Convert it, e.g. with supersuit.dtype_v0(env, np.float32)."
+            remedy = "Convert it: envs.flatten_obs(env)."
             where = f"{name}.env.observation_space({agent!r}).dtype"
             check(np.issubdtype(dtype, np.floating), where, "floating", str(dtype), remedy)
-        if perturber.victim is None and getattr(attack, "needs_victim", True):
+        if perturber.victim is None and needs_victim(attack):
             raise ValueError(
                 f"{name}.victim must be given for {type(attack).__name__}, got None. "
                 "Write algorithm.victim()."
@@ -119,52 +123,50 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         self._episode = Episode(self._spec, self._device)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._context: StepContext | None = None
-        self._episode_start = self._perturber.counters()
+        self._episode_start = self.perturber.counters()
         self._warned = False
 
     @property
     def attack(self) -> ObsAttack:
         """The attack's settings."""
-        return self._perturber.attack
+        return self.perturber.attack
 
     @override
     def reset(self, seed: int | None = None, options: Options | None = None) -> ResetResult:
-        obs, infos = self.env.reset(seed=seed, options=options)
-        self._episode.begin(seed)
+        obs, infos = self._reset_env(seed, options)
         self._unchanged = dict.fromkeys(self.attacked, 0)
-        self._episode_start = self._perturber.counters()
+        self._episode_start = self.perturber.counters()
         return self._perturb(obs, infos)
 
     @override
     def step(self, actions: Actions) -> StepResult:
-        obs, rewards, terminations, truncations, infos = self.env.step(actions)
-        self._episode.advance(self._episode.encode(actions))
-        terminal = not self.env.agents
+        obs, rewards, terminations, truncations, infos = self._step_env(actions, {})
         obs, infos = self._perturb(obs, infos)
-        if terminal:
-            self._warn_if_in_vain(self._episode_start, "this episode")
+        if not self._roster.left and not self._warned:
+            since, during = self._episode_start, "in this episode"
+            self._warned = self.perturber.warn_if_idle(since, during, stacklevel=3)
         return obs, rewards, terminations, truncations, infos
 
     @override
     def close(self) -> None:
         self.env.close()
-        self._warn_if_in_vain({"attacked": 0.0, "unchanged": 0.0}, "its life")
+        if not self._warned:
+            self._warned = self.perturber.warn_if_idle(during="in its life", stacklevel=3)
 
-    def counters(self) -> dict[str, float]:
-        """Return ``attacked`` and ``unchanged``: agent-steps since construction."""
-        return self._perturber.counters()
-
-    def __getstate__(self) -> NoReturn:
+    def __getstate__(self) -> dict[str, Any]:
+        if self.perturber.victim is None:
+            return self.__dict__
         raise TypeError(
-            f"{type(self).__name__} cannot be pickled or copied: a worker process refuses a live "
-            "victim, whose weights would go stale there. Step the environments in this process, "
-            "or pass the attack to training.run or evaluation.rollout (perturb=...)."
+            f"{type(self).__name__} cannot be pickled or copied with a victim: a worker process "
+            "refuses a live victim, whose weights would go stale there. Step the environments in "
+            "this process, or pass the attack to training.run or evaluation.rollout (perturb=...)."
         )
 
     def _perturb(self, obs: Obs, infos: Infos) -> ResetResult:
-        given = {agent: np.asarray(split_obs(raw)[0]) for agent, raw in obs.items()}
-        self._check_finite(given)
-        shown, tried = (given, frozenset[str]()) if self._idle else self._attack(given, obs, infos)
+        given = {agent: self._row(agent, raw) for agent, raw in obs.items()}
+        # those beneath are told through the outermost what was shown, even if it attacks nobody
+        skip = self._idle and self._below is None
+        shown, tried = (given, frozenset[str]()) if skip else self._attack(given, obs, infos)
         obs, infos = dict(obs), dict(infos)
         for agent in self.attacked:
             if agent not in given:
@@ -180,26 +182,32 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             infos[agent] = {
                 **info,
                 "clean_obs": np.array(truth),
-                "perturbation": float(np.abs(shown[agent] - truth).max(initial=0.0)),
+                "perturbation": _largest_change(shown[agent], truth),
                 "unchanged_steps": self._unchanged[agent],
             }
         return obs, infos
 
-    def _check_finite(self, given: dict[str, Values]) -> None:
-        for agent, row in given.items():
-            if not np.isfinite(row).all():
-                raise ValueError(
-                    f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
-                    f"{agent!r} at step {self._episode.step}. Check the environment."
-                )
+    def _row(self, agent: str, raw: object) -> Values:
+        """Return what an agent is to see, (D,), as the environment shows it."""
+        rule = f"of agents among {list(self._spec.agents)}"
+        check(agent in self._sizes, f"observations in {self._where()}", rule, agent)
+        row = row_of(agent, split_obs(raw)[0], (self._sizes[agent],), self._where)
+        if not all_finite(row):
+            raise ValueError(
+                f"{type(self).__name__}: observations must be finite, got {row!r} for agent "
+                f"{agent!r} at step {self._episode.step}. Check the environment."
+            )
+        return row
 
     def _attack(
         self, given: dict[str, Values], obs: Obs, infos: Infos
     ) -> tuple[dict[str, Values], frozenset[str]]:
         """Return what agents see, and the agents for which the attack was called."""
-        context = self._context = self._episode.context(self.env, obs, infos, living=obs)
-        context.seen = self._perturber.on_obs(context)
-        attacked = self._perturber.rows.attacked[0].tolist()
+        context = self._context = self._episode.context(
+            self.env, obs, infos, living=obs, over=not self._roster.left
+        )
+        context.seen = self.perturber.on_obs(context)
+        attacked = [] if self._idle else self.perturber.rows.attacked[0].tolist()
         tried = frozenset(itertools.compress(self._spec.agents, attacked)) & given.keys()
         if self._outermost:
             self._show(context.seen)
@@ -210,18 +218,30 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             found = seen[self._spec.agents.index(agent), : truth.size].numpy()
             moved = found != truth.astype(np.float32)
             if truth.dtype != np.float32:  # rounding must not leave the ball
-                found = self._projected(found, truth)
-            shown[agent] = np.where(moved, found, truth)
+                found = self._projected(found, truth, _box(self.env, agent).dtype)
+            shown[agent] = np.where(moved, found, truth.astype(found.dtype))
         return shown, tried
 
-    def _projected(self, found: Values, truth: Values) -> Values:
-        """Return ``found``, float32, in the ball around ``truth`` in its own dtype."""
-        missing = self._perturber.obs_size - truth.size  # radii may be one per coordinate
-        wide = [
+    def _projected(self, found: Values, truth: Values, declared: np.dtype[Any]) -> Values:
+        """Return ``found``, float32, in the ball around ``truth`` in its own dtype.
+
+        Of what a dtype can represent it is the nearest that lies in the ball, as ``truth`` does.
+        What should be floating by its space but is not, integers or flags, is shown as declared.
+        """
+        dtype = truth.dtype
+        if not np.issubdtype(dtype, np.floating):
+            exact = bool((truth.astype(declared) == truth).all())
+            dtype = declared if exact else np.dtype(np.float64)
+        missing = self.perturber.obs_size - truth.size  # radii may be one per coordinate
+        found64, truth64 = (
             torch.from_numpy(np.pad(row.astype(np.float64), (0, missing))) for row in (found, truth)
-        ]
-        legal: Values = self.attack.ball.project(*wide).numpy()[: truth.size]
-        return legal.astype(truth.dtype)
+        )
+        low, high = (end.numpy()[: truth.size] for end in self.attack.ball.box(truth64))
+        shown = self.attack.ball.project(found64, truth64).numpy()[: truth.size].astype(dtype)
+        back = truth.astype(dtype)  # a step towards it leads back into the ball
+        outside = (shown.astype(np.float64) < low) | (shown.astype(np.float64) > high)
+        legal: Values = np.where(outside, np.nextafter(shown, back), shown)
+        return legal
 
     def _show(self, seen: Tensor) -> None:
         """Let recurrent victims of this wrapper and those directly below remember ``seen``.
@@ -232,7 +252,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         while wrapper is not None:
             if wrapper._context is not None:
                 wrapper._context.seen = wrapper._known(seen)
-                wrapper._perturber.shown(wrapper._context)
+                wrapper.perturber.shown(wrapper._context)
             wrapper = wrapper._below
 
     def _known(self, seen: Tensor) -> Tensor:
@@ -245,25 +265,18 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             known[:, i, :size] = seen[:, i, :size]
         return known
 
-    def _warn_if_in_vain(self, since: dict[str, float], when: str) -> None:
-        now = self._perturber.counters()
-        attacked, unchanged = (now[key] - since[key] for key in ("attacked", "unchanged"))
-        if attacked > 0 and attacked == unchanged and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{type(self).__name__}: {self.attack!r} changed none of {attacked:.0f} "
-                f"observations in {when}: zero gradient, a saturated victim, or a single "
-                "available action.",
-                RobustnessWarning,
-                stacklevel=3,
-            )
-
 
 def _attack_below(env: Env) -> ObsAdversaryWrapper | None:
     """Return the next observation attack beneath, if only wrappers of ours lie between."""
     while isinstance(env, PerturbingWrapper) and not isinstance(env, ObsAdversaryWrapper):
         env = env.env
     return env if isinstance(env, ObsAdversaryWrapper) else None
+
+
+def _largest_change(shown: Values, truth: Values) -> float:
+    """Return the largest change of a coordinate, computed in double precision."""
+    change = np.abs(shown.astype(np.float64) - truth.astype(np.float64))
+    return float(change.max(initial=0.0))
 
 
 def _box(env: Env, agent: str) -> gymnasium.spaces.Box:

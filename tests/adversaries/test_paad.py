@@ -51,7 +51,7 @@ def test_an_update_is_double_q_learning_on_the_reward_turned():
     made = paad(Arena(), mixer="vdn", **settings)
     batch = lived(made)
     with torch.no_grad():
-        for weight in made.lagged_network.parameters():
+        for weight in made.lagged.agents.parameters():
             weight.mul_(1.1)
     twin = copy.deepcopy(made)
     target = batch.record("director")["target"]
@@ -60,7 +60,7 @@ def test_an_update_is_double_q_learning_on_the_reward_turned():
         last = torch.cat([torch.full((1, 3), -1), target[b, :length]])[None]
         obs, mask = batch.obs.obs[b, : length + 1][None], batch.obs.mask[b, : length + 1]
         q = twin.director.network.unroll(obs, last)[0][0]
-        lagged = twin.lagged_network.unroll(obs, last)[0][0].detach()
+        lagged = twin.lagged.agents.unroll(obs, last)[0][0].detach()
         for t in range(length):
             taken = sum(q[t, i, target[b, t, i]] for i in range(3))
             best = q[t + 1].masked_fill(~mask[t + 1], -1e9).argmax(-1)
@@ -98,11 +98,11 @@ def test_targets_follow_and_exploration_fades_with_what_was_played():
     assert made.director.epsilon == 1.0
     made.learn(Sample(fresh=batch, drawn=batch))
     assert made.director.epsilon == pytest.approx(0.4)
-    before = [p.clone() for p in made.lagged_network.parameters()]
+    before = [p.clone() for p in made.lagged.agents.parameters()]
     online = list(made.director.network.parameters())
     assert not torch.equal(before[0], online[0])
     made.learn(Sample(drawn=batch))
-    for p, q in zip(made.lagged_network.parameters(), online, strict=True):
+    for p, q in zip(made.lagged.agents.parameters(), online, strict=True):
         assert torch.equal(p, q)
     assert made.learn(Sample(fresh=batch)) == {}
 

@@ -9,7 +9,7 @@ from learners import Arena, Recorded, collected, same_weights, sgd, update
 
 from robustmarl import training
 from robustmarl._seeding import Draws
-from robustmarl.adversaries import ByzantineAttacker
+from robustmarl.adversaries import ByzantineAttacker, SharedObsAdversary
 from robustmarl.algorithms import MAPPO, RMAAC
 from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
@@ -43,6 +43,12 @@ def played(algorithm, episodes=8, *, env=Arena, seed=0):
 @pytest.mark.parametrize("env", [Arena, boxes])
 def test_contract(settings, env):
     check_algorithm(lambda env: RMAAC.for_env(env, **SMALL, **settings), env, env_steps=40)
+
+
+def test_a_bad_norm_of_gradients_is_refused():
+    actor = GaussianObsAdversary(LinfBall(epsilon=0.1), 2)
+    with pytest.raises(ValueError, match=r"SharedObsAdversary\.max_grad_norm must be a number > 0"):
+        SharedObsAdversary(actor, max_grad_norm=0.0)
 
 
 def test_states_per_agent():

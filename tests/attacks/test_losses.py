@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from robustmarl.attacks.losses import CrossEntropy, Margin, NegativeValue, SquaredError
+from robustmarl.attacks.losses import (
+    CrossEntropy,
+    Divergence,
+    ExpectedChange,
+    Margin,
+    NegativeValue,
+    ScaledMargin,
+    SquaredError,
+)
 from robustmarl.joint import MASKED
 
 
@@ -24,15 +32,19 @@ def autograd(loss, output):
     return torch.autograd.grad(loss(x).sum(), x)[0]
 
 
+def same_direction(ours, reference):
+    lengths = (x.norm(dim=-1, keepdim=True) for x in (ours, reference))
+    of_ours, of_reference = lengths
+    torch.testing.assert_close(ours * of_reference, reference * of_ours)
+
+
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin, ScaledMargin])
 def test_gradient_is_autograds_up_to_a_positive_factor_per_row(kind, targeted, logits, target):
     loss = kind(target, targeted=targeted)
     ours, reference = loss.gradient(logits), autograd(loss, logits)
 
-    factor = (ours * reference).sum(-1) / (reference * reference).sum(-1)
-    assert (factor > 0).all()
-    torch.testing.assert_close(ours, factor[:, None] * reference)
+    same_direction(ours, reference)
 
 
 def test_cross_entropy_is_torchs(logits, target):
@@ -81,7 +93,7 @@ def test_margin_passes_over_unavailable_actions():
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin, ScaledMargin])
 @pytest.mark.parametrize("output", [[[7.0]], [[7.0, MASKED, MASKED]]])
 def test_no_other_available_action_means_zero_gradient(kind, targeted, output):
     gradient = kind(torch.tensor([0]), targeted=targeted).gradient(torch.tensor(output))
@@ -89,14 +101,14 @@ def test_no_other_available_action_means_zero_gradient(kind, targeted, output):
     assert gradient.abs().max() == 0.0
 
 
-@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin, ScaledMargin])
 def test_an_unavailable_target_means_zero_gradient(kind):
     gradient = kind(torch.tensor([1]), targeted=True).gradient(torch.tensor([[7.0, MASKED, 1.0]]))
 
     assert gradient.abs().max() == 0.0
 
 
-@pytest.mark.parametrize("kind", [CrossEntropy, Margin])
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin, ScaledMargin])
 def test_without_target_the_first_outputs_greedy_action_stays_the_target(kind, logits):
     loss, other = kind(), logits.flip(-1)
     loss.gradient(logits)
@@ -128,3 +140,57 @@ def test_negative_value_asks_the_critic_on_clean_observations(logits):
     torch.testing.assert_close(loss.gradient(logits), -3.0 * logits**2)
     assert seen[0] is obs
     assert not logits.requires_grad
+
+
+def test_scaled_margin_of_the_worked_example():
+    """z = (4, 3, 1, 0): of action 0 (3 - 4) / (4 - 1), of target 1 -(4 - 3) / (4 - .5)."""
+    output = torch.tensor([[4.0, 3.0, 1.0, 0.0]])
+    assert ScaledMargin(torch.tensor([0]))(output).item() == pytest.approx(-1 / 3)
+    assert ScaledMargin(torch.tensor([1]), targeted=True)(output).item() == pytest.approx(-1 / 3.5)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("available", [3, 4, 5])
+def test_scaled_margin_is_free_of_scale_and_offset(targeted, available, logits, target):
+    output = logits.clone()
+    output[:, available:] = MASKED
+    label = target % available
+    loss = ScaledMargin(label, targeted=targeted)
+    moved = torch.where(output > MASKED / 2, 1000.0 * output + 7.0, output)
+    torch.testing.assert_close(loss(moved), loss(output))
+    ours, reference = loss.gradient(output), autograd(loss, output)
+    same_direction(ours, reference)
+    assert ours[:, available:].abs().max() == 0 if available < 5 else True
+
+
+def test_of_two_available_actions_the_scaled_margin_is_the_margin():
+    output = torch.tensor([[1.0, MASKED, 5.0, MASKED]])
+    for targeted in (False, True):
+        ours, plain = (
+            kind(torch.tensor([0]), targeted=targeted) for kind in (ScaledMargin, Margin)
+        )
+        assert torch.equal(ours(output), plain(output))
+        assert torch.equal(ours.gradient(output), plain.gradient(output))
+
+
+@pytest.mark.parametrize("kind", [Divergence, ExpectedChange])
+def test_losses_of_policies(kind, logits):
+    """Against torch's KL and the sum written out; gradients are autograd's up to a factor."""
+    clean = logits.flip(-1).clone()
+    clean[:, 4], logits[:, 4] = MASKED, MASKED
+    loss, p, q = kind(clean), clean.softmax(-1), logits.softmax(-1)
+    want = {
+        Divergence: F.kl_div(q[:, :4].log(), p[:, :4], reduction="none").sum(-1),
+        ExpectedChange: 1.0 - (p * q).sum(-1),
+    }[kind]
+    torch.testing.assert_close(loss(logits), want)
+    ours, reference = loss.gradient(logits), autograd(loss, logits)
+    same_direction(ours, reference)
+    assert kind(clean)(clean).abs().max() < 1e-12 or kind is ExpectedChange
+
+
+@pytest.mark.parametrize("kind", [Divergence, ExpectedChange])
+def test_losses_of_policies_keep_their_direction_where_softmax_saturates(kind):
+    """In float32 1 - 1 is 0; of two actions what one loses the other gains."""
+    gradient = kind(torch.tensor([[60.0, 0.0]])).gradient(torch.tensor([[40.0, 0.0]]))
+    torch.testing.assert_close(gradient, torch.tensor([[-1.0, 1.0]]))

@@ -518,6 +518,17 @@ def test_the_batched_search_is_algorithm_1():
     assert seen > 120
 
 
+@pytest.mark.parametrize("exponent", [-1000, -600, 600, 1000])
+def test_a_direction_may_be_of_any_length(exponent):
+    """Beyond 2^512 squares overflow, below 2^-512 they vanish."""
+    torch.manual_seed(0)
+    logits, direction = torch.randn(20, 4, dtype=F64), torch.randn(20, 4, dtype=F64)
+    expected = poison(logits, everything((20, 4)), direction, 0.5)
+    found = poison(logits, everything((20, 4)), direction * 2.0**exponent, 0.5)
+    assert torch.equal(found.policy, expected.policy)
+    assert bool(found.effective.all())
+
+
 def test_the_fast_path_is_the_limit_of_the_loop():
     torch.manual_seed(1)
     logits = torch.randn(20, 4, dtype=F64)

@@ -37,6 +37,7 @@ from learners import Arena
 
 from robustmarl.algorithms import QMIX
 from robustmarl.attacks import (
+    APGD,
     MIFGSM,
     PGD,
     AdversaryOutputs,
@@ -89,6 +90,8 @@ from robustmarl.perturbers import (
     places,
     stor,
 )
+from robustmarl.perturbers.drawn import RandomAgents
+from robustmarl.perturbers.sparing import SparingPerturber
 from robustmarl.perturbers.stack import listed
 from robustmarl.wrappers import ActionPoisonWrapper, BayesianTypeWrapper, ObsAdversaryWrapper
 
@@ -171,6 +174,37 @@ SUBJECTS = (
         MIFGSM,
         lambda: {"ball": BALL},
         {"ball": STEPS["ball"], "steps": STEPS["steps"], "decay": number(0.5, 0.0)},
+    ),
+    Subject(
+        APGD,
+        lambda: {"ball": BALL},
+        {"ball": STEPS["ball"], "steps": STEPS["steps"], "samples": integer(2)},
+    ),
+    *(
+        Subject(
+            kind,
+            lambda: {"ball": BALL},
+            {"ball": STEPS["ball"], "queries": integer(2), "restarts": integer(2)} | more,
+        )
+        for kind, more in (
+            (RandomSearch, {}),
+            (SquareSearch, {"share": number(0.5, 0.0, 1.0, open_low=True)}),
+        )
+    ),
+    *(
+        Subject(kind, lambda: {"clean": torch.zeros(2, 3)}, {"clean": tensor()})
+        for kind in (Divergence, ExpectedChange)
+    ),
+    Subject(ScaledMargin, dict, LABELS),
+    Subject(
+        SparingPerturber,
+        lambda: {"inner": ObsPerturber(ATTACK), "steps": 2},
+        {"inner": instance(ATTACK), "steps": integer(2, 0), "threshold": number(0.5, 0.0)},
+    ),
+    Subject(
+        RandomAgents,
+        lambda: {"number": 1, "among": NAMES},
+        {"number": integer(2) | Domain((), (3,)), "among": names(*NAMES)},
     ),
     Subject(
         Imitation,

@@ -33,6 +33,7 @@ from robustmarl.evaluation import (
     adaptation,
     bootstrap,
     byzantine_attacks,
+    clopper_pearson,
     crossplay,
     curve_panels,
     heatmap,
@@ -40,7 +41,6 @@ from robustmarl.evaluation import (
     learning_curves,
     rollout,
     signed_rank,
-    wilson,
 )
 from robustmarl.perturbers import ObsPerturber
 from robustmarl.testing import (
@@ -343,7 +343,7 @@ SUBJECTS = (
         },
     ),
     Subject(
-        wilson,
+        clopper_pearson,
         lambda: {"successes": 3, "n": 5},
         {
             "successes": Domain(("3", 2.5, None, True), (-1, 6), (Pair(np.int64(2), 2),)),

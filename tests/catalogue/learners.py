@@ -42,6 +42,7 @@ from robustmarl.adversaries import (
     SharedObsAdversary,
 )
 from robustmarl.adversaries.atsa import SoftCritic
+from robustmarl.adversaries.base import check_adversaries
 from robustmarl.algorithms import (
     A2C,
     COMA,
@@ -495,6 +496,13 @@ SUBJECTS = (
         Population,
         lambda: {"members": [SharedObsAdversary(noise())]},
         {"members": Domain((3, None, "all", [3]), ([],))},
+    ),
+    Subject(
+        lambda adversaries: check_adversaries("check_adversaries.adversaries", adversaries),
+        lambda: {"adversaries": [SharedObsAdversary(noise())]},
+        {"adversaries": Domain((3, None, "all", [3]), ([],))},
+        "check_adversaries",
+        check_adversaries,
     ),
     Subject(
         AdversarialTraining,

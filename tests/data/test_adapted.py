@@ -104,6 +104,13 @@ def baselines(space=SPACE):
     return Model(ActorCriticNet(space), space)
 
 
+def test_a_model_with_an_action_of_one_value():
+    thin = gymnasium.spaces.Box(np.float32([-1.0, 2.0]), np.float32([1.0, 2.0]))
+    means = PolicyVictim(baselines(thin)).at().mean(torch.randn(8, 5))
+    assert bool(means.isfinite().all())
+    assert bool((means[:, 1] == 0).all())
+
+
 def algorithm():
     return DQN(policy=dqn(), optim=AdamOptimizerFactory(lr=1e-3))
 

@@ -81,9 +81,9 @@ class BadMask(Scripted):
 def test_masks():
     make = lambda: BadMask(masks="info")  # noqa: E731
     rule = r"action_mask of 'a0' must be flags, got NaN"
-    with pytest.raises(ValueError, match=rule + " in environment 0, step 0"):
+    with pytest.raises(ValueError, match=rule + r" in environment 0 \(scripted\), step 0"):
         rollout(ippo(), make, episodes=1)
-    with pytest.raises(ValueError, match=rule + " at step 0"):
+    with pytest.raises(ValueError, match=rule + " in scripted, step 0"):
         ObsAdversaryWrapper(make(), UniformNoise(ball=BALL)).reset(seed=0)
 
 

@@ -267,6 +267,22 @@ def test_the_task_of_eir_mappo():
     check_env(make, episodes=2)
 
 
+def test_without_a_mask_it_is_the_same_game():
+    """Actions at random: what a mask forbids does nothing in either."""
+    masked, bare = (foraging(5, 2, 1, coop=True, horizon=30, mask=mask) for mask in (True, False))
+    draws = np.random.default_rng(0)
+    for seed in range(5):
+        (seen, _), (told, _) = masked.reset(seed=seed), bare.reset(seed=seed)
+        while bare.agents:
+            assert all((seen[agent]["observation"] == told[agent]).all() for agent in bare.agents)
+            assert all(told[agent] in bare.observation_space(agent) for agent in bare.agents)
+            actions = {agent: int(draws.integers(6)) for agent in bare.agents}
+            (seen, *ours), (told, *theirs) = masked.step(actions), bare.step(actions)
+            assert ours == theirs
+        assert not masked.agents
+    check_env(lambda: foraging(5, 2, 1, mask=False), episodes=2)
+
+
 def test_render_needs_no_display_and_shows_everything():
     env = foraging(6, 2, 2, render_mode="rgb_array")
     env.reset(seed=1)
@@ -290,7 +306,7 @@ def test_render_needs_no_display_and_shows_everything():
         ({"size": 2}, ValueError, r"foraging\.size must be an int >= 3, got 2\."),
         ({"size": 5.0}, TypeError, r"foraging\.size must be an int, or 2 of them, got 5\.0\."),
         ({"size": (5, 5, 5)}, ValueError, r"foraging\.size must be an int, or 2 of them"),
-        ({"players": 0}, ValueError, r"foraging\.players must be an int >= 1"),
+        ({"players": 0}, ValueError, r"foraging\.players must be an int in \[1, 63\]"),
         ({"foods": 1.5}, TypeError, r"foraging\.foods must be an int"),
         ({"sight": 0}, ValueError, r"foraging\.sight must be an int >= 1"),
         ({"penalty": -1.0}, ValueError, r"foraging\.penalty must be a number >= 0"),

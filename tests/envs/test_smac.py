@@ -1,5 +1,6 @@
 """The adapter to StarCraft2Env, on a double of it; and what it says when something is missing."""
 
+import copy
 import sys
 import textwrap
 
@@ -301,6 +302,11 @@ def test_what_was_shown_does_not_change(make):
     np.testing.assert_array_equal(state, shown[1])
     np.testing.assert_array_equal(mask, shown[2])
     assert (env.state() != state).any()
+
+
+def test_no_copy_shares_its_process(make):
+    with pytest.raises(TypeError, match=r"is a process of its own\. Make another"):
+        copy.deepcopy(make())
 
 
 def test_pictures_show_who_lives_where(make):

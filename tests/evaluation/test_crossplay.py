@@ -1,5 +1,7 @@
 """The table of victims against attacks."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from robustmarl.adversaries import ObsAdversaryPPO
 from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
-from robustmarl.data import RandomController
+from robustmarl.data import RandomController, ScriptedController
+from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import crossplay, rollout
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution
@@ -188,3 +191,48 @@ def test_a_random_team_is_hurt_by_what_changes_its_actions():
     np.testing.assert_array_equal(clean, noise)
     want = rollout(RandomController(spec_of(game())), game, perturb=zero(), **SMALL).returns
     np.testing.assert_array_equal(replaced, want)
+
+
+def test_blind_rows():
+    """A reader of the signal falls to chance without eyes; one that never looked keeps it all."""
+    spec = spec_of(SignalMatching())
+    reader = ScriptedController(spec, lambda context: context.seen.argmax(-1))
+    types = TypeDistribution(1.0, choice="fixed", agents=spec.agents)
+    zero = ByzantinePerturber(lambda context, act: torch.zeros_like(act), types=types)
+    attacks = {"none": None, "zero": zero}
+    given = {"episodes": 40, "num_envs": 20, "metric": "return"}
+    table = crossplay({"reader": reader}, attacks, SignalMatching, blind=True, **given)
+    assert table.victims == ("random", "reader, zeroed", "reader, another's", "reader")
+    assert table.baselines == ("random", "reader, zeroed", "reader, another's")
+    assert table.mean("reader", "none") == 10.0
+    assert table.mean("reader, zeroed", "none") == pytest.approx(5.0, abs=1.0)  # it plays 0
+    assert table.mean("reader, another's", "none") == pytest.approx(5.0, abs=1.0)
+    for row in ("random", "reader, zeroed", "reader, another's", "reader"):  # 0 is played anyway
+        same = table.cell("reader, zeroed", "none").scores[0]
+        np.testing.assert_array_equal(table.cell(row, "zero").scores[0], same)
+
+
+def test_a_team_that_need_not_look_is_warned_of():
+    unseeing = ScriptedController(spec_of(game()), lambda context: context.mask.long().argmax(-1))
+    best = ScriptedController(spec_of(game()), lambda context: context.last_act * 0 + 2)
+    for team in (unseeing, best):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            table = crossplay({"it": team}, {"none": None}, game, metric="return", blind=True)
+        told = [str(one.message) for one in caught if "hardly needs" in str(one.message)]
+        assert len(told) == (2 if team is best else 0)
+        assert table.mean("it, zeroed", "none") == table.mean("it", "none")
+
+
+def test_intervals_keep_to_the_range_of_the_metric():
+    teams = {"QMIX": [qmix(0), qmix(1)]}
+    settings = {"metric": "return", "limits": (0.0, 200.0), **SMALL}
+    table = crossplay(teams, {"none": None}, game, **settings)
+    free = crossplay(teams, {"none": None}, game, metric="return", **SMALL)
+    for victim in table.victims:
+        cell = table.cell(victim, "none")
+        assert cell.limits == (0.0, 200.0)
+        assert 0.0 <= cell.estimate.low <= cell.estimate.high <= 200.0
+        assert cell.scores.keys() == free.cell(victim, "none").scores.keys()
+    with pytest.raises(ValueError, match=r"interval\.limits must be around all scores"):
+        crossplay(teams, {"none": None}, game, metric="return", limits=(0.0, 1.0), **SMALL)

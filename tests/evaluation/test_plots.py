@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
+from scipy import stats
 
 from robustmarl.evaluation import Cell, CrossTable, curve_panels, heatmap, learning_curves
 
@@ -26,7 +27,7 @@ def table():
 def test_heatmap_shows_every_cell_and_leaves_missing_ones_blank(table):
     axes = heatmap(table).axes[0]
     shown = [text.get_text() for text in axes.texts]
-    assert shown == ["1.00", "[1.00, 1.00]", "0.00", "[0.00, 0.00]", "0.25", "[0.25, 0.25]", "-"]
+    assert shown == ["1.00", "[0.03, 1.00]", "0.00", "[0.00, 0.97]", "0.25", "[-inf, inf]", "-"]
     assert len([p for p in axes.patches if isinstance(p, Rectangle)]) == 3
     assert [t.get_text() for t in axes.get_xticklabels()] == ["none", "PGD"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["QMIX", "random"]
@@ -59,9 +60,22 @@ def test_curves_draw_mean_seeds_and_band():
     assert drawn == [[0.0] * 4, [2.0] * 4, [1.0] * 4, [0.0] * 4]
     (band,) = axes.collections
     heights = band.get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == (0.0, 2.0)
+    reach = stats.t.ppf(0.975, 1)  # times a deviation of sqrt 2 by the root of 2 seeds
+    assert (heights.min(), heights.max()) == pytest.approx((1.0 - reach, 1.0 + reach))
+    assert axes.get_ylim() == pytest.approx((-2.0, 4.0))  # curves are not squeezed by a wide band
     labels = [t.get_text() for t in axes.get_legend().get_texts()]
     assert labels == ["QMIX (2 seeds)", "VDN (1 seed)"]
+
+
+def test_bands_of_shares_stay_in_their_range():
+    x = np.arange(4)
+    curves = {"QMIX": [(x, np.zeros(4)), (x, np.ones(4))]}
+    drawn = learning_curves(curves, limits=(0.0, 1.0)), curve_panels({"a": curves}, limits=(0, 1))
+    one = curve_panels({"a": curves, "b": curves}, limits={"a": (0.0, 1.0)})
+    for axes in (drawn[0].axes[0], drawn[1].axes[0], one.axes[0]):
+        heights = axes.collections[0].get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (0.0, 1.0)
+    assert one.axes[1].collections[0].get_paths()[0].vertices[:, 1].max() > 1.0
 
 
 def test_curves_meet_on_a_common_range():

@@ -1,4 +1,4 @@
-"""Closed forms, degenerate cases and one small coverage study."""
+"""Closed forms, degenerate cases, and how often intervals cover what they are about."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustmarl.evaluation import Estimate, bootstrap, iqm, signed_rank, wilson
+from robustmarl.evaluation import Estimate, bootstrap, clopper_pearson, interval, iqm
 
 SEEDS = st.dictionaries(
     st.integers(0, 99),
@@ -29,42 +29,130 @@ class TestEstimate:
         assert str(one) == "-123.5 [-1234, 99.50]"
 
 
+class TestInterval:
+    def test_three_seeds_by_hand(self):
+        """Means 1, 2, 3 have deviation 1; t with two degrees of freedom is 4.3027."""
+        found = interval([[1.0], [2.0], [3.0]])
+        half = 4.3026527297 / math.sqrt(3)
+        assert (found.mean, found.low) == (2.0, pytest.approx(2.0 - half))
+        assert found.high == pytest.approx(2.0 + half)
+        assert found.method == "Student t over training seeds"
+        assert (found.n_seeds, found.n_episodes, found.level) == (3, 3, 0.95)
+
+    def test_seeds_weigh_the_same_however_many_episodes_they_played(self):
+        assert interval({0: [1.0], 1: [0.0] * 9}).mean == 0.5
+
+    def test_shares_stay_in_their_range(self):
+        found = interval([[1.0] * 10, [0.0] * 10])
+        assert (found.low, found.high) == (0.0, 1.0)
+        free = interval([[2.0] * 10, [0.0] * 10])
+        assert free.low < 0.0 < 2.0 < free.high
+        cut = interval([[2.0] * 10, [0.0] * 10], limits=(0.0, 3.0))
+        assert (cut.low, cut.high) == (0.0, 3.0)
+
+    def test_seeds_that_agree_by_chance_leave_what_episodes_leave(self):
+        won = interval([[1.0] * 50, [1.0] * 50])
+        assert won.low == pytest.approx(0.025 ** (1 / 100))  # all of 100 episodes
+        assert won.high == 1.0
+        scores = [0.0, 4.0, 5.0, 7.0]
+        found = interval([scores, scores])
+        error = math.sqrt(2 * np.var(scores, ddof=1) / 4) / 2
+        assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 6) * error)
+
+    def test_one_team_is_exact_and_said_to_be_one(self):
+        found, exact = interval([[1.0, 0.0, 1.0, 1.0]]), clopper_pearson(3, 4)
+        assert (found.low, found.high) == (exact.low, exact.high)
+        assert found.method == "Clopper-Pearson over the episodes of one team: of that team only"
+        other = interval([[1.0, 2.0, 3.0]])
+        assert other.high == pytest.approx(2.0 + 4.3026527297 / math.sqrt(3))
+        assert other.method == "Student t over the episodes of one team: of that team only"
+
+    def test_of_a_single_score_nothing_is_known(self):
+        found = interval([[3.0]])
+        assert (found.low, found.high) == (-math.inf, math.inf)
+        assert str(found) == "3.00 [-inf, inf]"
+        cut = interval([[3.0]], limits=(0.0, 5.0))
+        assert (cut.low, cut.high) == (0.0, 5.0)
+
+    @pytest.mark.parametrize(("a", "b"), [(8, 2), (2, 2), (2, 8)])
+    def test_covers_as_it_says_with_three_seeds(self, a, b):
+        """Seeds' true rates are drawn from a Beta distribution, episodes are won at these."""
+        rng, trials = np.random.default_rng(a), 2000
+        rates = rng.beta(a, b, (trials, 3, 1))
+        won = (rng.random((trials, 3, 100)) < rates).astype(float)
+        found = [interval(list(seeds)) for seeds in won]
+        covered = np.mean([one.low <= a / (a + b) <= one.high for one in found])
+        assert covered >= 0.92
+
+    @pytest.mark.parametrize("rate", [0.02, 0.5, 0.9])
+    def test_covers_one_team_exactly(self, rate):
+        """The probability of covering, summed over all numbers of episodes won."""
+        covered = 0.0
+        for won in range(41):
+            found = interval([[1.0] * won + [0.0] * (40 - won)])
+            covered += stats.binom.pmf(won, 40, rate) * (found.low <= rate <= found.high)
+        assert covered >= 0.95
+
+    @given(SEEDS)
+    def test_a_higher_level_is_never_narrower_and_holds_the_mean(self, scores):
+        found = [interval(scores, level=level) for level in (0.5, 0.8, 0.99)]
+        for inner, outer in pairwise(found):
+            assert outer.low <= inner.low <= inner.high <= outer.high
+        slack = 1e-9 * (1.0 + abs(found[0].mean))
+        assert found[0].low - slack <= found[0].mean <= found[0].high + slack
+
+    @given(SEEDS, st.floats(2, 10))
+    def test_shifts_with_the_scores(self, scores, shift):
+        scores = {seed: [9.5, *values] for seed, values in scores.items()}  # no lost and won
+        found = interval(scores)
+        moved = interval({s: np.array(v) + shift for s, v in scores.items()})
+        assert moved.mean == pytest.approx(found.mean + shift, abs=1e-9)
+        assert moved.low == pytest.approx(found.low + shift, abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("kwargs", "text"),
+        [
+            ({"scores": {}}, r"interval\.scores must be non-empty"),
+            ({"scores": [[]]}, r"seed number 0 must be of shape \(M,\) with M >= 1"),
+            ({"scores": [[1.0], [math.nan]]}, "seed number 1 must be finite"),
+            ({"scores": [[1.0]], "level": 1.0}, r"interval\.level must be a number in \(0, 1\)"),
+            ({"scores": [[1.0]], "level": 0.0}, r"interval\.level must be"),
+            ({"scores": [[1.0]], "limits": (1, 0)}, r"interval\.limits must be the lowest and"),
+            ({"scores": [[5.0]], "limits": (0, 1)}, r"interval\.limits must be around all scores"),
+        ],
+    )
+    def test_refuses(self, kwargs, text):
+        with pytest.raises(ValueError, match=text):
+            interval(**kwargs)
+
+    def test_refuses_bare_numbers(self):
+        with pytest.raises(TypeError, match=r"interval\.scores must be one array of episodes per"):
+            interval([0.1, 0.2])
+
+
 class TestBootstrap:
     def test_a_constant_has_no_width(self):
         found = bootstrap({0: [0.5] * 8, 1: [0.5] * 3})
         assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
 
-    def test_seeds_weigh_the_same_however_many_episodes_they_played(self):
-        assert bootstrap({0: [1.0], 1: [0.0] * 9}).mean == 0.5
-
     def test_counts_and_names_what_it_did(self):
         found = bootstrap({3: [1.0, 2.0], 7: [1.0]}, resamples=50, level=0.9)
         assert (found.n_seeds, found.n_episodes, found.level) == (2, 3, 0.9)
-        assert found.method == "two-level bootstrap, 50 resamples"
+        assert found.method == "two-level bootstrap, IQM, 50 resamples"
 
     def test_a_single_seed_is_said_to_be_one(self):
         found = bootstrap([[0.0, 1.0]])
-        assert found.method == "bootstrap over the episodes of one seed, 2000 resamples"
+        assert "the episodes of one team: of that team only, IQM" in found.method
+        assert bootstrap([[2.0]]).high == math.inf
 
     def test_seeds_differ_but_episodes_do_not(self):
-        """Resampling 2 constant seeds gives 0, 1/2, 1 with 1/4, 1/2, 1/4."""
+        """Resampling 2 constant seeds gives 0, 1/2, 1; widened by sqrt 2 and t over z."""
         scores = {0: [0.0] * 5, 1: [1.0] * 5}
-        wide = bootstrap(scores, level=0.95)
-        assert (wide.low, wide.high) == (0.0, 1.0)
+        wide = bootstrap(scores)
+        reach = 0.5 * math.sqrt(2) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975)
+        assert (wide.low, wide.high) == pytest.approx((0.5 - reach, 0.5 + reach))
         narrow = bootstrap(scores, level=0.4)  # quantiles .3 and .7
         assert (narrow.low, narrow.high) == (0.5, 0.5)
-
-    def test_one_seed_of_two_episodes(self):
-        """Resampling {0, 1} twice gives 0, 1/2, 1 with 1/4, 1/2, 1/4."""
-        found = bootstrap([[0.0, 1.0]], level=0.4)
-        assert (found.low, found.high) == (0.5, 0.5)
-        found = bootstrap([[0.0, 1.0]], level=0.6)  # quantiles .2 and .8
-        assert (found.low, found.high) == (0.0, 1.0)
-
-    def test_the_spread_between_seeds_counts_even_if_every_seed_is_sure(self):
-        sure = bootstrap({s: [float(s % 2)] * 100 for s in range(4)})
-        pooled = bootstrap([[0.0, 1.0] * 200])
-        assert sure.high - sure.low > 4 * (pooled.high - pooled.low)
 
     def test_blocks_do_not_change_the_result(self, monkeypatch):
         scores = {0: np.arange(50.0), 1: np.arange(50.0) ** 1.5}
@@ -78,89 +166,65 @@ class TestBootstrap:
         assert bootstrap(scores) != bootstrap(scores, seed=1)
 
     def test_iqm_over_seeds_ignores_an_outlier(self):
-        scores = [[0.0], [1.0], [1.0], [100.0]]
-        found = bootstrap(scores, statistic="iqm")
-        assert found.mean == 1.0
-        assert found.method == "two-level bootstrap of the IQM, 2000 resamples"
+        assert bootstrap([[0.0], [1.0], [1.0], [100.0]]).mean == 1.0
 
     def test_takes_a_function(self):
         found = bootstrap([[0.0], [1.0], [5.0]], statistic=np.median)
         assert found.mean == 1.0
-        assert "of the median" in found.method
+        assert "bootstrap, median" in found.method
 
     @given(SEEDS)
-    def test_a_higher_level_is_never_narrower_and_the_ends_are_in_range(self, scores):
+    def test_a_higher_level_is_never_narrower(self, scores):
         found = [bootstrap(scores, level=level, resamples=100) for level in (0.5, 0.8, 0.99)]
         for inner, outer in pairwise(found):
             assert outer.low <= inner.low <= inner.high <= outer.high
-        values = [v for one in scores.values() for v in one]
-        assert min(values) - 1e-9 <= found[-1].low <= found[-1].high <= max(values) + 1e-9
 
-    @given(SEEDS, st.floats(-10, 10))
-    def test_shifts_with_the_scores(self, scores, shift):
-        found = bootstrap(scores, resamples=50)
-        moved = bootstrap({s: np.array(v) + shift for s, v in scores.items()}, resamples=50)
-        assert moved.mean == pytest.approx(found.mean + shift, abs=1e-9)
-        assert moved.low == pytest.approx(found.low + shift, abs=1e-9)
-
-    def test_covers_the_truth_about_as_often_as_it_says(self):
-        """Twelve seeds with sd 1, five episodes each with sd 1 around them."""
+    @pytest.mark.parametrize("seeds", [3, 12])
+    def test_covers_the_truth_as_it_says(self, seeds):
+        """Seeds with sd 1, five episodes each with sd 1 around them."""
         rng = np.random.default_rng(0)
         covered = 0
-        for _ in range(200):
-            seeds = rng.normal(0.0, 1.0, 12)[:, None] + rng.normal(0.0, 1.0, (12, 5))
-            found = bootstrap(list(seeds), resamples=300)
+        for _ in range(300):
+            drawn = rng.normal(0.0, 1.0, seeds)[:, None] + rng.normal(0.0, 1.0, (seeds, 5))
+            found = bootstrap(list(drawn), resamples=300)
             covered += found.low <= 0.0 <= found.high
-        assert 0.88 <= covered / 200 <= 0.99
+        assert covered / 300 >= 0.92
 
     @pytest.mark.parametrize(
         ("kwargs", "text"),
         [
             ({"scores": {}}, r"bootstrap\.scores must be non-empty"),
-            ({"scores": [[]]}, r"seed number 0, must be of shape \(M,\) with M >= 1"),
-            ({"scores": [[1.0], [math.nan]]}, "seed number 1, must be finite"),
-            ({"scores": [[1.0]], "level": 1.0}, r"bootstrap\.level must be a number in \(0, 1\)"),
-            ({"scores": [[1.0]], "level": 0.0}, r"bootstrap\.level must be"),
             ({"scores": [[1.0]], "resamples": 0}, r"bootstrap\.resamples must be an int >= 1"),
-            ({"scores": [[1.0]], "statistic": "mode"}, r"must be one of \['mean', 'iqm'\]"),
+            ({"scores": [[1.0]], "statistic": "mode"}, r"must be one of \['iqm'\]"),
         ],
     )
     def test_refuses(self, kwargs, text):
         with pytest.raises(ValueError, match=text):
             bootstrap(**kwargs)
 
-    def test_refuses_bare_numbers(self):
-        with pytest.raises(TypeError, match=r"must be one array of episodes per seed"):
-            bootstrap([0.1, 0.2])
 
-
-class TestWilson:
-    def test_half_of_500(self):
-        z = stats.norm.ppf(0.975)
-        half = z * math.sqrt(0.25 / 500 + z**2 / (4 * 500**2)) / (1 + z**2 / 500)
-        found = wilson(250, 500)
-        assert found.low == pytest.approx(0.5 - half)
-        assert found.high == pytest.approx(0.5 + half)
-        assert half == pytest.approx(0.0437, abs=5e-5)
-
+class TestClopperPearson:
     @pytest.mark.parametrize("n", [1, 10, 500])
     def test_all_or_nothing_keeps_a_width(self, n):
-        """At p = 1 the lower end is n / (n + z^2), at p = 0 the upper one z^2 / (n + z^2)."""
-        z2 = stats.norm.ppf(0.975) ** 2
-        assert wilson(n, n).low == pytest.approx(n / (n + z2))
-        assert wilson(n, n).high == pytest.approx(1.0)
-        assert wilson(0, n).high == pytest.approx(z2 / (n + z2))
+        """All won at p has probability p^n: the lower end is the n-th root of the tail."""
+        assert clopper_pearson(n, n).low == pytest.approx(0.025 ** (1 / n))
+        assert clopper_pearson(n, n).high == 1.0
+        assert clopper_pearson(0, n).high == pytest.approx(1.0 - 0.025 ** (1 / n))
 
     @given(st.integers(1, 50).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-    def test_ends_solve_the_score_equation(self, case):
+    def test_ends_have_the_tails_that_they_should(self, case):
         k, n = case
-        z2 = stats.norm.ppf(0.9) ** 2
-        for p in (wilson(k, n, 0.8).low, wilson(k, n, 0.8).high):
-            assert (k / n - p) ** 2 == pytest.approx(z2 * p * (1 - p) / n, abs=1e-9)
+        found = clopper_pearson(k, n, 0.8)
+        if k > 0:
+            assert stats.binom.sf(k - 1, n, found.low) == pytest.approx(0.1)
+        if k < n:
+            assert stats.binom.cdf(k, n, found.high) == pytest.approx(0.1)
 
     def test_refuses_more_wins_than_games(self):
-        with pytest.raises(ValueError, match=r"wilson\.successes must be .* \[0, 3\], got 4"):
-            wilson(4, 3)
+        with pytest.raises(
+            ValueError, match=r"clopper_pearson\.successes must be .* \[0, 3\], got 4"
+        ):
+            clopper_pearson(4, 3)
 
 
 class TestIqm:
@@ -173,42 +237,3 @@ class TestIqm:
 
     def test_axis(self):
         assert iqm([[0, 1, 3, 100], [1, 1, 1, 1]]).tolist() == [2.0, 1.0]
-
-
-class TestSignedRank:
-    def test_six_wins_are_exact_and_earn_a_star(self):
-        found = signed_rank([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0] * 6)
-        assert (found.pvalue, found.method, found.n) == (1 / 32, "exact", 6)
-        assert found.star()
-
-    def test_five_wins_and_a_tie_use_the_normal_approximation(self):
-        """W = 15 of mean 7.5 and variance 13.75."""
-        found = signed_rank([0.1, 0.2, 0.3, 0.4, 0.5, 0.7], [0, 0, 0, 0, 0, 0.7])
-        expected = 2 * stats.norm.sf(7.5 / math.sqrt(13.75))
-        assert found.pvalue == pytest.approx(expected)
-        assert expected == pytest.approx(0.0431, abs=5e-5)
-        assert (found.method, found.n) == ("normal", 5)
-
-    def test_five_wins_are_not_enough(self):
-        assert signed_rank([1, 2, 3, 4, 5], [0] * 5).pvalue == 1 / 16
-
-    def test_is_symmetric_but_for_who_is_better(self):
-        a, b = [0.9, 0.8, 0.3, 0.4, 0.9, 0.5], [0.1, 0.7, 0.4, 0.2, 0.1, 0.2]
-        ab, ba = signed_rank(a, b), signed_rank(b, a)
-        assert ab.pvalue == ba.pvalue
-        assert (ab.better, ba.better) == (True, False)
-
-    def test_six_losses_earn_no_star(self):
-        assert not signed_rank([0] * 6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).star()
-
-    def test_equal_samples(self):
-        found = signed_rank([0.3, 0.4], [0.3, 0.4])
-        assert (found.pvalue, found.method, found.star()) == (1.0, "none", False)
-
-    def test_rounding_of_printed_figures_is_a_tie(self):
-        assert signed_rank([0.1 + 0.2, 1.0], [0.3, 0.5]).n == 1
-
-    @pytest.mark.parametrize("pair", [([1.0], [1.0, 2.0]), ([], []), ([math.inf], [1.0])])
-    def test_refuses(self, pair):
-        with pytest.raises(ValueError, match=r"signed_rank\.(a|b) must be"):
-            signed_rank(*pair)

@@ -499,6 +499,18 @@ def test_bad_directions(direction, text):
         played(learner, [perturber])
 
 
+def test_a_direction_is_finite_although_its_sum_is_not():
+    learner, largest = LEARNERS["DOP"](), torch.finfo(torch.float32).max
+    perturber = ActionPoisonPerturber(
+        lambda view: torch.full_like(view.policy, largest) * (torch.arange(4) > 0),
+        learner=learner,
+        agent="unit_0",
+        when="always",
+    )
+    played(learner, [perturber])
+    assert perturber.counters()["attacked"] > 0
+
+
 @pytest.mark.parametrize(("answer", "got"), [(None, "NoneType"), (torch.zeros(4), r"\(4,\)")])
 def test_bad_advantage_functions(answer, got):
     learner = MAPPO.for_env(Arena(), hidden=(8,))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learners import Arena, collected
 
 from robustmarl._seeding import Draws, mix
-from robustmarl.algorithms import MAPPO, QMIX
+from robustmarl.algorithms import MAPPO, QMIX, VDN
 from robustmarl.attacks import PGD, toward_adversary
 from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, ScriptedController
@@ -273,7 +273,7 @@ def test_non_finite_actions_are_refused():
         perturber.on_act(now, torch.zeros(1, 2, 3))
 
 
-@pytest.mark.parametrize("bad", [3, None, torch.nn.Linear(2, 2), ScriptedController])
+@pytest.mark.parametrize("bad", [3, None, object(), ScriptedController])
 def test_what_does_not_play_is_no_adversary(bad):
     with pytest.raises(TypeError, match=r"ByzantinePerturber.adversary must be 'random'"):
         ByzantinePerturber(bad)
@@ -414,6 +414,42 @@ def test_counters_count_episodes_and_agent_steps():
         "steps": 60.0,
         "replaced": 20.0,
     }
+
+
+class Coin:
+    """Plays the first action, and says with which probability, if it says so at all."""
+
+    hidden_size = 0
+
+    def __init__(self, said, logp):
+        self.has_probabilities, self.logp = said, logp
+
+    def play(self, context, act, draws):
+        return ByzantinePlay(act=context.mask.int().argmax(-1), logp=self.logp)
+
+    def check_spec(self, spec):
+        pass
+
+
+def test_an_adversary_says_whether_its_probabilities_are_recorded():
+    team, logp = VDN.for_env(Arena()), torch.full((3, 3), -0.7)
+    types = always("unit_0")
+
+    def recorded(adversary):
+        perturber = ByzantinePerturber(adversary, types=types)
+        return collected(team, 2, perturb=[perturber]).sample(0)[0].record("byzantine")
+
+    assert "logp" not in recorded(Coin(False, logp))
+    assert "logp" not in recorded(VDN.for_env(Arena()))  # acts by its best value
+    found = recorded(Coin(True, logp))
+    assert bool((found["logp"][..., 0] == -0.7).all())
+    assert not bool(found["logp"][..., 1:].any())
+    both = WorstOfPopulation([Coin(True, logp), MAPPO.for_env(Arena())], [0.0, 1.0])
+    assert bool((recorded(both)["logp"][..., 0] == -0.7).all())
+    assert "logp" not in recorded(WorstOfPopulation([Coin(True, logp), "random"], [0.0, 1.0]))
+    for wrong, got in ((None, "None"), (logp[:, 0], r"\(3,\)")):
+        with pytest.raises(ValueError, match=rf"logp must be log-prob.*\(3, 3\).*got {got}"):
+            recorded(Coin(True, wrong))
 
 
 @pytest.mark.parametrize("continuous", [False, True])

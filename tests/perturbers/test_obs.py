@@ -6,6 +6,7 @@ import torch
 from doubles import Scripted
 from learners import Shift
 
+from robustmarl._seeding import episode_key
 from robustmarl.algorithms import IPPO, RMAAC
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
@@ -17,7 +18,9 @@ from robustmarl.perturbers import (
     LearnedObsPerturber,
     ObsPerturber,
     Place,
+    RandomAgents,
 )
+from robustmarl.schedules import Linear
 from robustmarl.victims import FunctionVictim, Rows
 from robustmarl.wrappers import ObsAdversaryWrapper
 
@@ -114,6 +117,14 @@ def test_nobody_is_no_agent(kind):
     text = rf"{kind.__name__}\.agents must be at least one name, or None for all, got \[\]\."
     with pytest.raises(ValueError, match=text):
         kind(*given, UniformNoise(ball=BALL), agents=[])
+
+
+def test_errors_name_the_class_that_was_written():
+    actor = GaussianObsAdversary(BALL, 7)
+    with pytest.raises(ValueError, match=r"LearnedObsPerturber\.agents must be at least one name"):
+        LearnedObsPerturber(actor, agents=[])
+    with pytest.raises(ValueError, match=r"LearnedObsPerturber\.agents must be among"):
+        collected(three, LearnedObsPerturber(actor, agents=["nobody"]))
 
 
 @pytest.mark.parametrize("agent", ["a0", "a1", "a2"])
@@ -213,3 +224,96 @@ def test_the_size_of_the_change_is_known_per_agent():
     assert perturber.size.shape == (1, 3)
     perturber.bind(spec_of(three()), None, Place(0, "it"))
     assert perturber.obs_size == 2
+
+
+# Who is attacked, where it is drawn
+
+
+def attacked_in(batch):
+    """Return who saw something else in each step, bool (B, T, N), last observations included."""
+    return (batch.obs.seen != batch.obs.obs).any(-1)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_so_many_agents_are_drawn_and_stay_attacked_for_the_episode(number):
+    perturb = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(number))
+    batch = collected(lambda: Scripted(3), perturb, episodes=12, num_envs=5)
+    hit = attacked_in(batch)
+    assert (hit.sum(-1) == number).all()
+    assert (hit == hit[:, :1]).all()
+    assert len({tuple(row) for row in hit[:, 0].tolist()}) == {1: 3, 2: 3, 3: 1}[number]
+
+
+def test_sets_are_equally_likely_and_who_is_named_alone_is_drawn():
+    perturb = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(1, ["a0", "a2"]))
+    batch = collected(lambda: Scripted(3), perturb, episodes=300, num_envs=30)
+    share = attacked_in(batch)[:, 0].double().mean(0)
+    assert share[1] == 0.0
+    assert abs(float(share[0]) - 0.5) < 4 * (0.25 / 300) ** 0.5
+
+
+def test_the_draw_is_the_episodes_however_many_are_played_side_by_side():
+    def seen(num_envs):
+        perturb = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(1))
+        return collected(lambda: Scripted(3), perturb, episodes=6, num_envs=num_envs).obs.seen
+
+    assert torch.equal(seen(1), seen(4))
+
+
+def test_a_wrapper_draws_what_the_collector_draws():
+    noise = UniformNoise(ball=BALL)
+    batch = collected(lambda: Scripted(3), ObsPerturber(noise, agents=RandomAgents(2)), num_envs=1)
+    env = ObsAdversaryWrapper(Scripted(3), noise, agents=RandomAgents(2))
+    for k in range(4):
+        obs, _ = env.reset(seed=episode_key(0, k) & 0x7FFFFFFF)
+        shown = torch.stack([torch.from_numpy(obs[agent]) for agent in env.possible_agents])
+        torch.testing.assert_close(shown, batch.obs.seen[k, 0])
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_rows_are_chosen_alike_on_an_accelerator(waits):
+    perturb = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(1))
+    perturb._waits = waits
+    hit = attacked_in(collected(lambda: Scripted(3), perturb, episodes=6))
+    assert (hit.sum(-1) == 1).all()
+    assert perturb.counters()["attacked"] == 6 * 4
+
+
+def test_bad_draws():
+    with pytest.raises(ValueError, match=r"RandomAgents\.number must be an int >= 1"):
+        RandomAgents(0)
+    with pytest.raises(ValueError, match=r"RandomAgents\.number must be at most 1, the agents"):
+        RandomAgents(2, ["a0"])
+    four = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(4))
+    with pytest.raises(ValueError, match=r"RandomAgents\.number must be at most 3, the agents"):
+        collected(lambda: Scripted(3), four)
+    other = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(1, ["b"]))
+    with pytest.raises(ValueError, match=r"ObsPerturber\.agents must be among"):
+        collected(lambda: Scripted(3), other)
+
+
+# A radius over time
+
+
+@pytest.mark.parametrize("unit", ["updates", "episodes", "env_steps"])
+def test_the_radius_follows_what_the_team_was_trained_on(unit):
+    team = IPPO.for_env(Scripted(3), hidden=(8,))
+    ramp = Linear(0.0, 0.5, over=100, begin=10, unit=unit)
+    perturb = ObsPerturber(Shift(ball=BALL), epsilon=ramp)
+    spec = spec_of(Scripted(3))
+    for count, radius in ((0, 0.0), (10, 0.0), (60, 0.25), (110, 0.5), (500, 0.5)):
+        team.policy.count(unit, count - team.policy.counted(unit))
+        buffer = EpisodeBuffer(spec, 2)
+        engine = JointVectorEnv(lambda: Scripted(3), 2)
+        JointCollector(team, engine, buffer, perturb=[perturb]).collect(n_episode=2)
+        moved = buffer.latest(2).obs.seen - buffer.latest(2).obs.obs
+        torch.testing.assert_close(moved, torch.full_like(moved, radius))
+    assert perturb.attack.ball == BALL  # settings stay what they were
+
+
+def test_a_radius_over_time_needs_someone_who_counts():
+    perturb = ObsPerturber(Shift(ball=BALL), epsilon=Linear(0.0, 1.0, over=5))
+    with pytest.raises(ValueError, match=r"ObsPerturber\.epsilon must be None where the acting"):
+        collected(lambda: Scripted(3), perturb)
+    with pytest.raises(TypeError, match=r"ObsPerturber\.epsilon must be a number or a"):
+        ObsPerturber(Shift(ball=BALL), epsilon="small")

@@ -131,7 +131,7 @@ class TellsTypes(Perturber):
 
 class Unblocks(Perturber):
     def on_logits(self, context, logits):
-        living = context.alive & (context.live & ~context.terminal)[:, None]
+        living = context.acting
         return torch.where(living.unsqueeze(-1), torch.zeros_like(logits), logits)
 
 
@@ -147,7 +147,7 @@ class MovesTheDead(Perturber):
 
 class NotAvailable(Perturber):
     def on_act(self, context, act):
-        living = context.alive & (context.live & ~context.terminal)[:, None]
+        living = context.acting
         return torch.where(living, 3, act)
 
 

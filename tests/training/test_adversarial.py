@@ -289,7 +289,7 @@ def test_other_kinds_of_parts_are_refused():
 
 
 def test_an_unknown_agent_is_refused_when_it_is_bound():
-    with pytest.raises(ValueError, match=r"ObsPerturber\.agents must be among"):
+    with pytest.raises(ValueError, match=r"LearnedObsPerturber\.agents must be among"):
         Rounds(both(agents=["nobody"]))
 
 

@@ -219,6 +219,16 @@ def test_means_are_the_policys_actions_in_its_box(name):
     assert PolicyVictim(policy).num_actions == ACTIONS
 
 
+def test_a_box_that_leaves_one_value_makes_no_nan():
+    thin = gymnasium.spaces.Box(np.float32([-1, 2, 2]), np.float32([1, 2, 8]))
+    policy = gaussian(space=thin, action_scaling=False, action_bound_method=None)
+    view, obs = PolicyVictim(policy).at(), torch.randn(8, OBS)
+    assert bool((view.mean(obs)[:, 1] == 0).all())
+    found = PGD(ball=LinfBall(epsilon=0.1), random_start=True)(view, obs)
+    assert bool(found.isfinite().all())
+    assert bool((found != obs).any())
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -47,7 +47,13 @@ def test_network_victims_bind_ids_last_actions_and_memory():
     assert torch.equal(view.logits(obs), expected)
     assert torch.equal(view.advance(obs), after)
     assert not torch.equal(victim.at(Rows(agents=agents)).logits(obs), expected)
-    assert NetworkVictim(AgentNetwork(4, 3, 5), continuous=False).at().advance(obs) is None
+
+
+def test_a_network_without_memory_is_not_asked_to_advance(monkeypatch):
+    network = AgentNetwork(4, 3, 5)
+    monkeypatch.setattr(network, "step", lambda *_: pytest.fail("a forward pass for nothing"))
+
+    assert NetworkVictim(network, continuous=False).at().advance(torch.randn(6, 4)) is None
 
 
 def test_rows_select_and_bind():

@@ -289,7 +289,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"BeliefNetwork must be made for this team"):
         BayesianTypeWrapper(make(), "random", slots="belief", belief=belief)
     with pytest.raises(TypeError, match="cannot be pickled or copied"):
-        copy.deepcopy(BayesianTypeWrapper(make(), "random"))
+        copy.deepcopy(BayesianTypeWrapper(make(), team))
 
 
 def test_it_stacks_with_poisoned_actions_and_observations():

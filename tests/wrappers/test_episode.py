@@ -22,7 +22,7 @@ def test_contexts_are_rows_of_the_joint_environment(make):
         obs, infos = env.reset(seed=seed)
         episode.begin(seed)
         while env.agents:
-            found = episode.context(env, obs, infos, living=env.agents)
+            found = episode.context(env, obs, infos, living=env.agents, over=False)
             for key in ("obs", "mask", "state", "alive"):
                 assert torch.equal(getattr(found, key), joint.tensors[key]), key
             assert torch.equal(found.seen, found.obs)
@@ -35,7 +35,7 @@ def test_contexts_are_rows_of_the_joint_environment(make):
             step_rows(joint, act, np.arange(1))
             obs, _, _, _, infos = env.step(actions)
             assert torch.equal(episode.last_act, act)
-        assert episode.context(env, obs, infos, living=()).terminal.tolist() == [True]
+        assert episode.context(env, obs, infos, living=(), over=True).terminal.tolist() == [True]
     assert dead > 0
 
 
@@ -46,7 +46,7 @@ def test_what_was_perturbed_below_is_seen_and_the_truth_is_known():
     truth = {agent: row + 1.0 for agent, row in obs.items()}
     infos = {agent: {"clean_obs": row} for agent, row in truth.items()}
     episode = Episode(spec, torch.device("cpu"))
-    found = episode.context(env, obs, infos, living=env.agents)
+    found = episode.context(env, obs, infos, living=env.agents, over=False)
     assert np.array_equal(found.seen[0].numpy(), np.stack(list(obs.values())))
     assert np.array_equal(found.obs[0].numpy(), np.stack(list(truth.values())))
 
@@ -59,7 +59,7 @@ def test_keys_are_those_of_seed_and_number():
         for seed in seeds:
             obs, infos = env.reset(seed=seed)
             episode.begin(seed)
-            found.append(int(episode.context(env, obs, infos, living=()).keys))
+            found.append(int(episode.context(env, obs, infos, living=(), over=False).keys))
         return found
 
     one = keys(3, None, None)

@@ -3,10 +3,10 @@
 import copy
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
-import supersuit
 import torch
 from gymnasium import spaces
 from pettingzoo import ParallelEnv
@@ -130,6 +130,7 @@ def same(one, other):
     return np.array_equal(one, other) and np.asarray(one).dtype == np.asarray(other).dtype
 
 
+NOTHING = UniformNoise(ball=LinfBall(epsilon=0.0))
 ATTACKS = [UniformNoise(ball=BALL), PGD(ball=BALL), PGD(ball=BALL, random_start=True)]
 
 
@@ -302,7 +303,8 @@ def test_stacked_noise_draws_apart_and_keeps_the_truth():
     once = play(ObsAdversaryWrapper(Toy(), noise))
 
     assert (inner.place.depth, env.place.depth) == (0, 1)
-    assert ObsAdversaryWrapper(supersuit.dtype_v0(env, np.float32), noise).place.depth == 2
+    between = pytest.importorskip("supersuit").dtype_v0(env, np.float32)
+    assert ObsAdversaryWrapper(between, noise).place.depth == 2
     for (obs, *_), (obs_one, *_), (obs_two, *_, infos, _) in zip(
         truth, once, play(env), strict=True
     ):
@@ -323,16 +325,17 @@ def test_stacks_with_noise_below_and_pgd_above():
 
 
 @pytest.mark.parametrize(
-    "other",
+    "wrap",
     [
-        lambda env: supersuit.dtype_v0(env, np.float32),
-        lambda env: supersuit.pad_observations_v0(env),
-        lambda env: supersuit.frame_stack_v1(supersuit.pad_observations_v0(env), 2),
-        lambda env: supersuit.flatten_v0(env),
-        lambda env: supersuit.clip_reward_v0(env),
+        lambda supersuit, env: supersuit.dtype_v0(env, np.float32),
+        lambda supersuit, env: supersuit.pad_observations_v0(env),
+        lambda supersuit, env: supersuit.frame_stack_v1(supersuit.pad_observations_v0(env), 2),
+        lambda supersuit, env: supersuit.flatten_v0(env),
+        lambda supersuit, env: supersuit.clip_reward_v0(env),
     ],
 )
-def test_stacks_with_supersuit_in_any_order(other):
+def test_stacks_with_supersuit_in_any_order(wrap):
+    other = partial(wrap, pytest.importorskip("supersuit"))
     bare = play(other(Toy()))
     below = ObsAdversaryWrapper(other(Toy()), ATTACKS[0])
     above = other(ObsAdversaryWrapper(Toy(), ATTACKS[0]))
@@ -408,6 +411,23 @@ def test_memory_advances_on_what_was_shown(stacked):
         else:
             np.testing.assert_allclose(row[0]["a"], expected[0].numpy(), atol=1e-6)
     assert inner.attacked == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [(NOTHING, {}), (UniformNoise(ball=BALL), {"probability": 0})],
+    ids=["no budget", "never"],
+)
+@pytest.mark.parametrize("times", [1, 2])
+def test_memory_advances_beneath_an_attack_that_does_nothing(idle, times):
+    attack, settings = idle
+    alone = ObsAdversaryWrapper(Toy(), PGD(ball=BALL, steps=3), victim=victim(recurrent=True))
+    env = ObsAdversaryWrapper(Toy(), PGD(ball=BALL, steps=3), victim=victim(recurrent=True))
+    for _ in range(times):
+        env = ObsAdversaryWrapper(env, attack, **settings)
+    for told, expected in zip(play(env, episodes=2), play(alone, episodes=2), strict=True):
+        assert same(told[0], expected[0])
+        assert told[3]["a"]["unchanged_steps"] == 0
 
 
 def test_continuous_victims_see_actions_in_their_own_range():
@@ -499,7 +519,11 @@ def test_a_worker_process_refuses_a_live_victim():
             ValueError,
             r"PGD\.ball\.epsilon must be one number or 4 numbers",
         ),
-        ({"env": Toy(dtype=np.int64)}, ValueError, r"must be floating, got 'int64'.*dtype_v0"),
+        (
+            {"env": Toy(dtype=np.int64)},
+            ValueError,
+            r"must be floating, got 'int64'.*envs\.flatten_obs",
+        ),
     ],
 )
 def test_rejects(settings, error, text):
@@ -511,7 +535,7 @@ def test_rejects(settings, error, text):
 def test_images_are_refused_with_the_remedy():
     env = Toy()
     env._obs["b"] = spaces.Box(0.0, 1.0, (4, 4), np.float32)
-    with pytest.raises(ValueError, match=r"supersuit\.flatten_v0"):
+    with pytest.raises(ValueError, match=r"envs\.flatten_obs\(env\)"):
         ObsAdversaryWrapper(env, ATTACKS[0])
 
 

@@ -4,9 +4,9 @@ from itertools import product
 
 import numpy as np
 import pytest
-import supersuit
 import torch
 from doubles import Scripted
+from pettingzoo.utils import BaseParallelWrapper
 from tianshou.utils.torch_utils import policy_within_training_step
 
 from robustmarl._seeding import episode_key
@@ -225,6 +225,70 @@ def test_stacks_with_poisoned_actions(stack, kind):
     assert_same_executed(bare, spec, batch, executed)
 
 
+REMEMBERING = ["ob", "bo", "obo", "bob", "obb", "obp", "bop"]
+
+
+def layers(env):
+    """Return the wrappers of a stack, the innermost first."""
+    found = []
+    while isinstance(env, ActionPoisonWrapper | BayesianTypeWrapper | ObsAdversaryWrapper):
+        found.insert(0, env)
+        env = env.env
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("stack", REMEMBERING)
+def test_stacks_beneath_a_team_that_remembers(stack, seed):
+    """All who live in a stack are told the same last actions, whichever way it is played."""
+    settings = {"hidden": (8,), "recurrent": True, "last_action": True}
+    team, traitor = (IPPO.for_env(sizes(), seed=seed + k, **settings) for k in (0, 10))
+    for network in (team.policy.network, traitor.policy.network):
+        with torch.no_grad():
+            network.last_table.mul_(20)  # last actions matter
+    pgd = PGD(ball=BALL, steps=2)
+
+    def perturber(letter):
+        if letter == "o":
+            return ObsPerturber(pgd)
+        if letter == "b":
+            return ByzantinePerturber(traitor, types=types())
+        return ActionPoisonPerturber(RandomAttack(), learner=team, agent="a2", when="always")
+
+    def wrap(env, letter):
+        if letter == "o":
+            return ObsAdversaryWrapper(env, pgd, victim=team)
+        if letter == "b":
+            return BayesianTypeWrapper(env, traitor, types=types())
+        return ActionPoisonWrapper(env, RandomAttack(), learner=team, agent="a2", when="always")
+
+    spec, batch = played(sizes, team, [perturber(letter) for letter in stack])
+    bare = env = sizes()
+    for letter in stack:
+        env = wrap(env, letter)
+    intended, executed = batch.act_intended, batch.act_exec
+    assert bool((executed != intended).any())
+    assert torch.equal(batch.act, intended)  # Byzantine play is not told to who learns
+    for k, t, obs, infos in follow(env, spec, batch, intended):
+        for i, agent in enumerate(spec.agents):
+            if batch.obs.alive[k, t, i]:
+                row = row_of(obs[agent])
+                seen = batch.obs.seen[k, t, i, : len(row)].numpy()
+                np.testing.assert_allclose(row, seen, atol=1e-5, err_msg=f"{k, t, agent}")
+        if t == 0:
+            continue
+        for layer in layers(env):
+            for name, found in layer.perturber.record().items():
+                expected = batch.records[layer.place.name][name][k, t - 1]
+                assert torch.allclose(found[0].double(), expected.double(), atol=1e-5), (
+                    f"{layer.place.name}/{name} in {k, t - 1}"
+                )
+        for agent, info in infos.items():
+            if "executed_action" in info:
+                assert info["executed_action"] == int(executed[k, t - 1, spec.agents.index(agent)])
+    assert_same_executed(bare, spec, batch, executed)
+
+
 @pytest.mark.parametrize("forced", [False, True])
 def test_poison_shifts_the_policy_that_eir_mappo_acted_on(forced):
     """Belief slots are constants of the step, teacher forcing included."""
@@ -285,6 +349,24 @@ def directional(network, context, slots):
 # Our own wrappers in any order, and others between
 
 
+class Turned(BaseParallelWrapper):
+    """Counts actions from the other end: those above speak of others than those beneath."""
+
+    def step(self, actions):
+        return self.env.step({agent: 2 - action for agent, action in actions.items()})
+
+
+def test_beneath_a_wrapper_that_changes_actions_they_are_those_that_it_gives():
+    bare = Scripted(2, lengths=(3,))
+    inner = ObsAdversaryWrapper(bare, NOISE)
+    env = BayesianTypeWrapper(Turned(inner), "random", types=TypeDistribution(1.0))
+    env.reset(seed=3)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 0))
+        assert inner._episode.last_act[0].tolist() == list(bare.received[-1].values())
+        assert env._episode.last_act[0].tolist() == [0, 0]
+
+
 def noisy_slots(slots):
     def make(env):
         inner = ObsAdversaryWrapper(env, NOISE)
@@ -331,7 +413,7 @@ def test_with_frames_stacked_between(slots):
 
     def below():
         inner = ObsAdversaryWrapper(plain(), NOISE)
-        framed = supersuit.frame_stack_v1(inner, 2)
+        framed = pytest.importorskip("supersuit").frame_stack_v1(inner, 2)
         return BayesianTypeWrapper(framed, "random", types=types(), slots=slots)
 
     env, same = ObsAdversaryWrapper(below(), NOISE), below()

@@ -91,6 +91,10 @@ def poison(logits: Tensor, mask: Tensor, direction: Tensor, kl_budget: float) ->
 
 def _unit_rows(direction: Array64) -> tuple[Array64, NDArray[np.bool_]]:
     """Return rows of length 1 (R, m), and which had a length, (R,); zero rows stay zero."""
+    # Scaled by a power of two, which loses no bit: else squares of long ones would overflow, and
+    # those of short ones vanish.
+    _, exponent = np.frexp(np.abs(direction).max(-1, keepdims=True))
+    direction = np.ldexp(direction, -exponent)
     length = np.sqrt(np.square(direction).sum(-1, keepdims=True))
     effective = length[:, 0] > 0.0
     return direction / np.where(effective[:, None], length, 1.0), effective

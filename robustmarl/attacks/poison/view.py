@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from robustmarl._seeding import Draws
+from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import StepContext
 from robustmarl.networks import Agents, SeparateAgents
 from robustmarl.networks.calculus.scores import (
@@ -41,8 +41,8 @@ class Outcomes:
 
 
 @lru_cache(maxsize=32)
-def _joint_tables(n: int, size: int, agent: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return all joint actions, and how to know every agent's values from few of them.
+def _joint_tables(num_agents: int, size: int, agent: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return all joint actions of N agents, and how to know all values from few of them.
 
     An agent's values depend on what the others do. Joint actions whose indices sum to 0 modulo
     ``size`` have every choice of any N - 1 agents once, so they suffice for all N agents.
@@ -52,18 +52,18 @@ def _joint_tables(n: int, size: int, agent: int) -> tuple[Tensor, Tensor, Tensor
         that suffice, (K, N); where in their values, flat (K, N, A), each agent's is, (K, A, N);
         and where in the flat policies (N, A) the others' actions are, (K, N - 1).
     """
-    agents, others = torch.arange(n), [i for i in range(n) if i != agent]
-    place = size ** torch.arange(n - 2, -1, -1)  # of the digits of a number to base `size`
-    free = torch.arange(size ** (n - 1)).unsqueeze(1) // place % size
+    agents, others = torch.arange(num_agents), [i for i in range(num_agents) if i != agent]
+    place = size ** torch.arange(num_agents - 2, -1, -1)  # values of digits to base `size`
+    free = torch.arange(size ** (num_agents - 1)).unsqueeze(1) // place % size
     sufficient = torch.cat([free, (-free.sum(1, keepdim=True)) % size], dim=1)
-    joint = torch.empty(len(free), size, n, dtype=torch.int64)
+    joint = torch.empty(len(free), size, num_agents, dtype=torch.int64)
     joint[..., others] = free.unsqueeze(1)
     joint[..., agent] = torch.arange(size)
     # Agent i finds its values at the sufficient one that differs in i's own index only.
-    lookup = joint.unsqueeze(-2).repeat(1, 1, n, 1)
+    lookup = joint.unsqueeze(-2).repeat(1, 1, num_agents, 1)
     lookup[..., agents, agents] = (joint - joint.sum(-1, keepdim=True)) % size
     row = (lookup[..., :-1] * place).sum(-1)
-    entry = (row * n + agents) * size + joint
+    entry = (row * num_agents + agents) * size + joint
     return joint, sufficient, entry, torch.tensor(others, dtype=torch.int64) * size + free
 
 
@@ -80,7 +80,8 @@ class PoisonView:
         additive: whether an agent's advantages depend on its own action only.
 
     Args:
-        network: the team's actor, or one per agent; logits are a multiple of its outputs.
+        network: the team's actor, or one per agent; logits are a multiple of its outputs. None is
+            one that cannot be looked into.
         context: R steps.
         logits: (R, N, A).
         agent: index of the attacked one.
@@ -92,7 +93,7 @@ class PoisonView:
 
     def __init__(
         self,
-        network: Agents,
+        network: Agents | None,
         context: StepContext,
         logits: Tensor,
         agent: int,
@@ -132,7 +133,7 @@ class PoisonView:
     @property
     def has_gradient(self) -> bool:
         """Whether the actor was updated yet."""
-        return any(p.grad is not None for p in self._network.parameters())
+        return any(weight.grad is not None for weight in self._actor().parameters())
 
     def advantages(self, act: Tensor) -> Tensor:
         """Return advantages of every own action, (K, R, N, A), given joint actions (K, R, N)."""
@@ -174,15 +175,15 @@ class PoisonView:
         All of it, each once, where a critic looks at no more joint actions for that than for
         ``samples`` draws; else that many draws.
         """
-        rows, n, size = self.policies.shape
-        if size ** (n - 1) > samples * size:
+        rows, num_agents, size = self.policies.shape
+        if size ** (num_agents - 1) > samples * size:
             joint = self.sample_others(samples)
             values = self.advantages(joint.flatten(0, 1)).view(*joint.shape, size)
             taken = values.gather(-1, joint.unsqueeze(-1)).squeeze(-1)
             chance = taken.new_full((rows, samples), 1.0 / samples)
             return Outcomes(joint.permute(2, 0, 1, 3), taken.permute(2, 0, 1, 3), chance)
-        tables = (t.to(self.logits.device) for t in _joint_tables(n, size, self.agent))
-        joint, sufficient, entry, other = tables
+        tables = _joint_tables(num_agents, size, self.agent)
+        joint, sufficient, entry, other = (table.to(self.logits.device) for table in tables)
         values = self.advantages(sufficient.unsqueeze(1).expand(-1, rows, -1))
         taken = values.transpose(0, 1).flatten(1)[:, entry]
         chance = self.policies.flatten(1)[:, other].prod(-1)
@@ -190,25 +191,32 @@ class PoisonView:
 
     def sample_others(self, samples: int) -> Tensor:
         """Return joint actions (K, A, R, N): K draws of the others by each of one's actions."""
-        rows, n, size = self.policies.shape
-        # By inversion. Scaled by the last sum, which rounding keeps from being exactly 1.
-        cumulative = self.policies.cumsum(dim=-1)
-        uniform = self.draws.uniform(samples * n).view(rows, samples, n).transpose(0, 1)
-        point = uniform.unsqueeze(-1) * cumulative[..., -1:]
-        drawn = (cumulative <= point).sum(-1)
+        rows, num_agents, size = self.policies.shape
+        points = self.draws.uniform(samples * num_agents).view(rows, samples, num_agents)
+        drawn = inverse(self.policies, points.transpose(0, 1))
         joint = drawn.unsqueeze(1).repeat(1, size, 1, 1)
         joint[..., self.agent] = torch.arange(size, device=joint.device)[:, None]
         return joint
 
-    def _linearize(self, scope: Scope, where: slice) -> ActorJacobian | SeparateJacobian:
+    def _actor(self) -> Agents:
+        """Return the network, if there is one to look into."""
+        if self._network is None:
+            raise TypeError(
+                "PoisonView's gradients must be asked of a robustmarl algorithm only: networks "
+                "from elsewhere are not looked into. Use its logits, policies and advantages."
+            )
+        return self._network
+
+    def _linearize(self, scope: Scope, agents: slice) -> ActorJacobian | SeparateJacobian:
+        """Return the Jacobian of the logits of these agents."""
         context = self._context
-        seen = context.seen[:, where]
+        seen = context.seen[:, agents]
         return linearize(
-            self._network,
+            self._actor(),
             seen,
-            torch.arange(self.logits.shape[1], device=seen.device)[where],
-            context.last_act[:, where],
-            None if context.hidden is None else context.hidden[:, where],
+            torch.arange(self.logits.shape[1], device=seen.device)[agents],
+            context.last_act[:, agents],
+            None if context.hidden is None else context.hidden[:, agents],
             scope,
-            {name: values[:, where] for name, values in self._side.items()},
+            {name: values[:, agents] for name, values in self._side.items()},
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -107,6 +107,13 @@ class SkirmishEngine:
             horizon=self.game.limit,
             metrics=METRICS,
         )
+        self._settings: dict[str, Any] = {
+            "difficulty": difficulty,
+            "illegal": illegal,
+            "reward": reward,
+            "device": self.device,
+            "backend": backend,
+        }
         self._num_envs, self._refuse = num_envs, illegal == "refuse"
         self._by_index = backend == "numpy"
         self.ops = ops_for(backend, self.device)
@@ -132,6 +139,17 @@ class SkirmishEngine:
 
     def __len__(self) -> int:
         return self._num_envs
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = [self.ops.host(values).copy() for values in (*self._lanes, *self._rows)]
+        settings = {"game": self.game, "num_envs": self._num_envs, **self._settings}
+        return {"settings": settings, "kept": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # made anew, since most arrays are views of others, which copies would not be
+        self.__init__(**state["settings"])  # type: ignore[misc]
+        for values, kept in zip((*self._lanes, *self._rows), state["kept"], strict=True):
+            values[...] = self.ops.bring(torch.from_numpy(kept))
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import SupportsIndex, TypedDict
+from typing import Any, SupportsIndex, TypedDict
 
 import numpy as np
 import torch
@@ -81,8 +81,15 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         spaces = masked_spaces(self.possible_agents, seen, spec.num_actions)
         self.observation_spaces, self.action_spaces = spaces
         self.state_space = Box(-1.0, engine.layout.max_state, (spec.state_size,), np.float32)
-        self._arrays = {key: tensor.numpy() for key, tensor in engine.tensors.items()}
+        self._arrays = _views(engine)
         self._seed, self._episode = secrets.randbits(62), 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_arrays"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._arrays = _views(self.engine)
 
     def make_engine(
         self, num_envs: int, device: torch.device | str = "cpu", backend: str | None = None
@@ -158,6 +165,10 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
             agent: {"observation": row, "action_mask": available}
             for agent, row, available in zip(self.possible_agents, obs, mask, strict=True)
         }
+
+
+def _views(engine: SkirmishEngine) -> dict[str, NDArray[np.generic]]:
+    return {key: tensor.numpy() for key, tensor in engine.tensors.items()}
 
 
 def skirmish(

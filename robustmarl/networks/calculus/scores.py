@@ -122,16 +122,21 @@ class _Norm:
         return blocks, self._through(cot * self.layer.weight, unit, rstd)
 
     @staticmethod
-    def _through(v: Tensor, unit: Tensor, rstd: Tensor) -> Tensor:
-        """Apply the Jacobian of normalising, which is symmetric."""
-        return rstd * (v - v.mean(-1, True) - unit * (v * unit).mean(-1, True))
+    def _through(values: Tensor, unit: Tensor, rstd: Tensor) -> Tensor:
+        """Apply the Jacobian of normalising, which is symmetric: it serves both directions."""
+        centred = values - values.mean(-1, True)
+        return rstd * (centred - unit * (values * unit).mean(-1, True))
 
     def pick(self, take: Callable[[Tensor], Tensor]) -> _Norm:
         return _Norm(self.layer, take(self.unit), take(self.rstd))
 
 
 class _GRU:
-    """A GRU cell on input ``x`` from a constant state ``h``; ``slopes`` are dh' / d gates."""
+    """A GRU cell on input ``x`` from a constant state ``h``, as torch writes it.
+
+    With reset gate r, update gate z and candidate n it gives h' = n + z (h - n); ``slopes`` are the
+    derivatives of h' by what enters r, z and n.
+    """
 
     def __init__(self, gru: nn.GRU, x: Tensor, h: Tensor, slopes: Tensor, reset: Tensor) -> None:
         self.gru, self.x, self.h, self.slopes, self.reset = gru, x, h, slopes, reset
@@ -150,9 +155,9 @@ class _GRU:
     def tangent(self, t: Tensor | None) -> Tensor:
         assert t is not None  # never the first node
         weights = self.gru.all_weights[0]
-        g_x, g_h, g_bx, g_bh = (_known(w) for w in weights)
-        of_x = F.linear(t, weights[0], g_bx) + F.linear(self.x, g_x)
-        of_h = F.linear(self.h, g_h, g_bh)
+        along_x, along_h, along_bx, along_bh = (_known(weight) for weight in weights)
+        of_x = F.linear(t, weights[0], along_bx) + F.linear(self.x, along_x)
+        of_h = F.linear(self.h, along_h, along_bh)
         r, z, n = (self.slopes * of_x).chunk(3, dim=-1)
         r_h, z_h, n_h = (self.slopes * of_h).chunk(3, dim=-1)
         return r + z + n + r_h + z_h + n_h * self.reset
@@ -166,7 +171,7 @@ class _GRU:
         return blocks, of_x @ self.gru.all_weights[0][0]
 
     def pick(self, take: Callable[[Tensor], Tensor]) -> _GRU:
-        kept = (take(v) for v in (self.x, self.h, self.slopes, self.reset))
+        kept = take(self.x), take(self.h), take(self.slopes), take(self.reset)
         return _GRU(self.gru, *kept)
 
 

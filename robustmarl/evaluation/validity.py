@@ -1,0 +1,116 @@
+"""Whether the figures of a worst case mean what they seem to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from robustmarl.evaluation.blind import FOLDS, keeps_blind
+from robustmarl.evaluation.report import ZEROED, Finding, Measured, WorstCase
+
+__all__ = ["findings_of"]
+
+FEW_FLIPS = 0.01
+"""Of agent-steps: fewer changed actions can hardly change an episode."""
+
+MANY_VANISHED = 0.5
+
+CLEARLY = 2.0
+"""Standard errors of the paired difference between two attacks, over all episodes."""
+
+
+def findings_of(result: WorstCase) -> tuple[Finding, ...]:
+    """Return what is to be doubted of each team's figures."""
+    return tuple(finding for team in result.teams for finding in _findings(result, team))
+
+
+def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
+    table, measured = result.table, result.measured[team]
+    attacks = [name for name in table.cells[team] if name in result.families]
+
+    def of(*families: str) -> list[str]:
+        return [name for name in attacks if result.families[name] in families]
+
+    following = of("gradient", "targeted", "learned")
+    tried = {name: measured[name].flipped for name in attacks}
+    flips = {name: share for name, share in tried.items() if share is not None}
+    if flips and max(flips.values()) < FEW_FLIPS:
+        yield Finding(
+            victim=team,
+            check="no flips",
+            text=f"no attack changed more than {max(flips.values()):.3f} of its actions: a budget "
+            "too small to be felt, or attacks that do not find the way.",
+        )
+    vanished = measured["none"].vanished
+    if measured["none"].flipped is not None and (vanished is None or vanished > MANY_VANISHED):
+        share = (
+            "it has no gradient" if vanished is None else f"{vanished:.2f} of its gradients are 0"
+        )
+        yield Finding(
+            victim=team,
+            check="no gradient",
+            text=f"{share}: attacks that follow gradients find nothing, whatever there is. Believe "
+            "search, transfer and what learns; attack a smooth copy of it.",
+        )
+    best = _lowest(result, team, [n for n in following if n not in result.longer])
+    search = _lowest(result, team, of("black box", "transfer"))
+    if search is not None and best is not None and _clearly_lower(result, team, search, best):
+        yield Finding(
+            victim=team,
+            check="black box",
+            text=f"{search} left {table.mean(team, search):.2f}, {best}, the best that follows "
+            f"gradients, {table.mean(team, best):.2f}: gradients are masked, or steps too few.",
+        )
+    noise, gradient = _lowest(result, team, of("noise")), _lowest(result, team, of("gradient"))
+    if noise is not None and gradient is not None:
+        hurts = _clearly_lower(result, team, noise, "none")
+        if hurts and not _clearly_lower(result, team, gradient, noise):
+            yield Finding(
+                victim=team,
+                check="noise",
+                text=f"noise leaves {table.mean(team, noise):.2f}, and no gradient attack less "
+                f"({table.mean(team, gradient):.2f} under {gradient}).",
+            )
+    longer = _lowest(result, team, result.longer)
+    shorter = _lowest(result, team, [n for n in of("gradient") if n not in result.longer])
+    if longer is not None and shorter is not None and _clearly_lower(result, team, longer, shorter):
+        yield Finding(
+            victim=team,
+            check="steps",
+            text=f"{longer} left {table.mean(team, longer):.2f}, {shorter} "
+            f"{table.mean(team, shorter):.2f}: more steps or restarts still help.",
+        )
+    zeroed = measured.get(ZEROED, Measured()).flipped
+    if zeroed is not None and zeroed < FEW_FLIPS:
+        yield Finding(
+            victim=team,
+            check="ignores",
+            text=f"with observations zeroed its greedy action is another in {zeroed:.3f} of its "
+            "steps: it does not look at what is attacked.",
+        )
+    floor, clean = table.mean("random", "none"), table.mean(team, "none")
+    for fold in FOLDS:
+        blind = table.mean(f"{team}, {fold}", "none")
+        if keeps_blind(clean, blind, floor):
+            yield Finding(
+                victim=team,
+                check="blind",
+                text=f"with {fold} observations it has {blind:.2f} of its {clean:.2f} (random "
+                f"{floor:.2f}): it hardly needs what is attacked.",
+            )
+
+
+def _lowest(result: WorstCase, team: str, names: Collection[str]) -> str | None:
+    """Return the attack that leaves the least where the worst is chosen, None of none."""
+    there = [name for name in names if name in result.choices.cells[team]]
+    return min(there, key=lambda name: result.choices.mean(team, name), default=None)
+
+
+def _clearly_lower(result: WorstCase, team: str, one: str, other: str) -> bool:
+    """Return whether ``one`` leaves less than ``other``, on the same episodes, beyond chance."""
+    cells = [result.table.cell(team, name).scores for name in (one, other)]
+    seeds = cells[0].keys() & cells[1].keys()
+    less = np.concatenate([cells[1][seed] - cells[0][seed] for seed in sorted(seeds)])
+    error = less.std() / np.sqrt(len(less))
+    return bool(less.mean() > CLEARLY * error)

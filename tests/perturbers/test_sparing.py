@@ -1,0 +1,85 @@
+"""Attacks that choose their steps: those that cost most, and not too many."""
+
+import pytest
+import torch
+from doubles import Scripted
+
+from robustmarl.attacks import UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.data import EpisodeBuffer, JointCollector, as_controller
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import spec_of
+from robustmarl.perturbers import ObsPerturber, SparingPerturber
+
+LENGTH = 6
+
+
+def game():
+    return Scripted(2, lengths=(LENGTH,))
+
+
+def surer_later(obs):
+    """Logits 0, t / 10 and t / 5: what the wrong action costs grows with the step's number t."""
+    return obs[:, 1:2] * torch.tensor([0.0, 1.0, 2.0])
+
+
+def shown(perturb, num_envs=3):
+    spec, buffer = spec_of(game()), EpisodeBuffer(spec_of(game()), 5)
+    team = as_controller("it", surer_later, spec)
+    collector = JointCollector(team, JointVectorEnv(game, num_envs), buffer, perturb=[perturb])
+    collector.collect(n_episode=5)
+    batch = buffer.latest(5)
+    return (batch.obs.seen != batch.obs.obs).any(-1)[:, :LENGTH], collector.stack.counters()
+
+
+class Turn:
+    """Show the step's number with its sign turned: the best action is then the worst."""
+
+    ball, needs_victim = LinfBall(epsilon=9.0), False
+
+    def with_epsilon(self, epsilon):
+        return self
+
+    def __call__(self, view, obs, draws=None):
+        return torch.cat([obs[:, :1], -obs[:, 1:2], obs[:, 2:]], dim=-1)
+
+
+def sparing(attack=None, **settings):
+    return SparingPerturber(ObsPerturber(attack or Turn()), **settings)
+
+
+def test_the_first_steps_that_matter_enough_are_attacked():
+    for num_envs in (1, 3):
+        moved, counters = shown(sparing(steps=2, threshold=0.5), num_envs)
+        assert moved.all(-1).tolist() == [[False, False, False, True, True, False]] * 5
+        assert counters == {"0/steps": 10.0}
+
+
+def test_a_budget_that_lasts_and_one_of_nothing():
+    """In step 0 all actions are as good: nothing is lost there, and nothing done."""
+    moved, _ = shown(sparing(steps=LENGTH))
+    assert moved.all(-1).tolist() == [[False, True, True, True, True, True]] * 5
+    moved, _ = shown(sparing(steps=0))
+    assert not bool(moved.any())
+
+
+def test_what_was_met_is_what_the_actions_brought_about_would_cost():
+    perturber = sparing(steps=0)
+    shown(perturber)
+    met = torch.cat(perturber.met).sort().values
+    torch.testing.assert_close(met, torch.arange(LENGTH).repeat_interleave(5) / 5.0)
+
+
+def test_an_attack_that_changes_no_action_is_not_let_act():
+    moved, counters = shown(sparing(UniformNoise(ball=LinfBall(epsilon=0.01)), steps=LENGTH))
+    assert not bool(moved.any())
+    assert counters == {"0/steps": 0.0}
+
+
+def test_rejects():
+    with pytest.raises(TypeError, match=r"SparingPerturber\.inner must be an ObsPerturber"):
+        SparingPerturber(UniformNoise(ball=LinfBall(epsilon=0.1)), steps=1)
+    with pytest.raises(ValueError, match=r"SparingPerturber\.steps must be an int >= 0, got -1"):
+        sparing(steps=-1)
+    with pytest.raises(ValueError, match=r"SparingPerturber\.threshold must be a number >= 0"):
+        sparing(steps=1, threshold=-1.0)
