@@ -34,6 +34,8 @@ class RandomAgents:
         keep(self, number=check_int("RandomAgents.number", self.number, 1))
         if self.among is not None:
             names = check_names("RandomAgents.among", self.among, self.among)
+            rule = "at least one name, or None for all"
+            check(len(names) > 0, "RandomAgents.among", rule, self.among)
             keep(self, among=names)
             self.check_size(len(names))
 

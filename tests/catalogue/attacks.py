@@ -54,6 +54,8 @@ from robustmarl.attacks import (
     toward_adversary,
 )
 from robustmarl.attacks.base import check_attack
+from robustmarl.attacks.black_box import RandomSearch, SquareSearch
+from robustmarl.attacks.losses import Divergence, ExpectedChange, ScaledMargin
 from robustmarl.attacks.poison import (
     JAttack,
     RandomAttack,

@@ -88,7 +88,6 @@ EXCEPTIONS = {
     "robustmarl.evaluation.statistics.check_level": "called by statistics alone",
     "robustmarl.evaluation.statistics.interval": _ELSEWHERE,
     "robustmarl.evaluation.statistics.per_seed": "called by statistics alone",
-    "robustmarl.evaluation.statistics.floats": "called by statistics alone",
     "robustmarl.evaluation.statistics.t_band": "called by plots alone",
     "robustmarl.evaluation.statistics.widened": "called by tables alone",
     "robustmarl.evaluation.suite": _ELSEWHERE,
