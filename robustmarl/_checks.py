@@ -1,11 +1,15 @@
 """Argument checks with one wording: ``Class.param must be <rule>, got <repr>. <Remedy>``."""
 
 import difflib
+import errno
 import math
 import operator
-from collections.abc import Collection, Iterable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import SupportsIndex, cast
+from pathlib import Path
+from types import UnionType
+from typing import SupportsIndex, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,21 +21,63 @@ __all__ = [
     "check",
     "check_choice",
     "check_device",
+    "check_each",
+    "check_flag",
+    "check_function",
+    "check_has",
     "check_index",
     "check_int",
+    "check_kind",
     "check_known",
     "check_names",
     "check_number",
+    "check_path",
     "check_seed",
+    "check_tensor",
+    "check_text",
     "check_usable",
+    "flags_of",
+    "keep",
+    "sizes_of",
     "speaking_for",
+    "writing",
 ]
+
+_T = TypeVar("_T")
+
+LONGEST = 200
+"""Of longer values the beginning is shown only: the rule must not be lost in them."""
+
+LONGEST_TEXT = 1000
+"""Of texts more is shown, which may say themselves what is wrong."""
 
 
 def check(good: bool, where: str, rule: str, value: object, remedy: str = "") -> None:
     """Raise ``ValueError`` in the house wording unless ``good``."""
     if not good:
         raise ValueError(_text(where, rule, value, remedy))
+
+
+def check_kind(
+    where: str, value: object, kind: type | UnionType, rule: str, remedy: str = ""
+) -> None:
+    """Raise ``TypeError`` in the house wording unless ``value`` is of ``kind``."""
+    if not isinstance(value, kind):
+        raise TypeError(_text(where, rule, value, remedy))
+
+
+def check_function(where: str, value: object, rule: str, remedy: str = "") -> None:
+    """Raise ``TypeError`` in the house wording unless ``value`` can be called."""
+    if not callable(value):
+        raise TypeError(_text(where, rule, value, remedy))
+
+
+def check_has(
+    where: str, value: object, methods: Collection[str], rule: str, remedy: str = ""
+) -> None:
+    """Raise ``TypeError`` in the house wording unless ``value``, no class, has ``methods``."""
+    if isinstance(value, type) or not all(callable(getattr(value, m, None)) for m in methods):
+        raise TypeError(_text(where, rule, value, remedy))
 
 
 def check_number(
@@ -41,25 +87,79 @@ def check_number(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    infinite: bool = False,
     unit: str = "",
 ) -> float:
-    """Return ``value``, numpy's too, as a float in ``[low, high]``, or ``(low, high]``."""
-    bounds = _bounds(low, high, open_low)
-    rule = f"a number{bounds}{', ' + unit if unit else ''}"
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    """Return ``value``, numpy's or torch's too, as a float in ``[low, high]``, or ``(low, high]``.
+
+    It is finite unless ``infinite`` allows what is not.
+    """
+    value = _plain(value)
+    kept = f"{', ' + unit if unit else ''}"
+    rule = f"a number{_bounds(low, high, open_low)}{kept}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(_text(where, rule, value))
     inside = (low < value if open_low else low <= value) and value <= high
     check(bool(inside) and not math.isnan(value), where, rule, value)
-    return float(value)
+    check(infinite or not math.isinf(value), where, f"finite{kept}", value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(_text(where, f"finite{kept}", value)) from None
 
 
 def check_int(where: str, value: object, low: int = 1, high: float = math.inf) -> int:
     """Return ``value``, an int or one of numpy's in ``[low, high]``, as an int."""
+    value = _plain(value)
     rule = f"an int{_bounds(low, high, False)}"
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(_text(where, rule, value))
-    check(bool(low <= value <= high), where, rule, value)
-    return int(value)
+    check(low <= value <= high, where, rule, value)
+    return value
+
+
+def check_flag(where: str, value: object) -> bool:
+    """Return ``value``, a bool or one of numpy's, as a bool: a text is no answer to yes or no."""
+    value = _plain(value)
+    if not isinstance(value, bool):
+        raise TypeError(_text(where, "a bool", value))
+    return value
+
+
+def check_tensor(where: str, value: object, like: object = None) -> None:
+    """Raise unless ``value`` is a tensor, of the shape of ``like`` if that is one, too."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(_text(where, "a tensor", value))
+    # Another shape would be hidden by broadcasting.
+    if isinstance(like, torch.Tensor) and value.shape != like.shape:
+        raise ValueError(_text(where, f"of shape {tuple(like.shape)}", value))
+
+
+def sizes_of(name: str, **sizes: object) -> list[int]:
+    """Return ``sizes`` of ``name``, each an int >= 1, as ints."""
+    return [check_int(f"{name}.{key}", size, 1) for key, size in sizes.items()]
+
+
+def flags_of(name: str, **flags: object) -> list[bool]:
+    """Return ``flags`` of ``name``, as bools."""
+    return [check_flag(f"{name}.{key}", flag) for key, flag in flags.items()]
+
+
+def check_each(
+    where: str, values: object, one: Callable[[str, object], _T], rule: str
+) -> tuple[_T, ...]:
+    """Return ``values``, a tuple, list, array or tensor, as a tuple of what ``one`` returns."""
+    if isinstance(values, np.ndarray | torch.Tensor) and values.ndim > 0:
+        values = values.tolist()
+    if not isinstance(values, tuple | list):
+        raise TypeError(_text(where, rule, values))
+    return tuple(one(where, value) for value in values)
+
+
+def keep(settings: object, **values: object) -> None:
+    """Give fields of a frozen dataclass the plain values that their checks returned."""
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
 
 
 def check_index(where: str, value: object) -> int:
@@ -70,16 +170,59 @@ def check_index(where: str, value: object) -> int:
         raise TypeError(_text(where, "an int", value)) from None
 
 
+def check_text(where: str, value: object) -> str:
+    """Return ``value``, a text, as Python's own."""
+    if not isinstance(value, str):
+        raise TypeError(_text(where, "a text", value))
+    return str(value)
+
+
+def check_path(where: str, path: object) -> Path:
+    """Return ``path``, a text or path, as a path."""
+    check_kind(where, path, str | os.PathLike, "a path")
+    return Path(cast("str | os.PathLike[str]", path))
+
+
+_NO_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
+
+
+@contextmanager
+def writing(where: str, path: object) -> Iterator[None]:
+    """Say which argument named the file or folder that cannot be written to."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:  # a full disk is no fault of the argument's
+            raise
+        reason = f"The system says: {error.strerror}."
+        raise ValueError(
+            _text(where, "a place that can be written to", str(path), reason)
+        ) from error
+
+
 def check_seed(where: str, seed: object) -> int:
-    """Return ``seed``, an integer but not a bool, as an int."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+    """Return ``seed``, an integer >= 0 but not a bool, as an int."""
+    seed = _plain(seed)
+    if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(_text(where, "an int or None", seed))
-    return int(seed)
+    check(seed >= 0, where, "an int >= 0 or None", seed)
+    return seed
 
 
 def check_choice(where: str, value: object, choices: Collection[object]) -> None:
-    """Raise unless ``value`` is one of ``choices``."""
-    check(value in choices, where, f"one of {list(choices)}", value)
+    """Raise unless ``value`` is one of ``choices``, and of its kind."""
+    good = any(isinstance(value, type(one)) and value == one for one in choices)
+    check(good, where, f"one of {list(choices)}", value)
 
 
 def check_known(where: str, name: str, known: Collection[str]) -> None:
@@ -92,9 +235,12 @@ def check_known(where: str, name: str, known: Collection[str]) -> None:
 def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:
     """Return ``names`` as a tuple, all of them known; a bare string is refused."""
     if isinstance(names, str) or not isinstance(names, Iterable):
-        remedy = f"Write [{names!r}]." if isinstance(names, str) else ""
+        remedy = f"Write [{str(names)!r}]." if isinstance(names, str) else ""
         raise TypeError(_text(where, "a collection of names", names, remedy))
     names = tuple(names)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(_text(where, "a collection of names", names))
+    names = tuple(str(name) for name in names)  # numpy's texts, too
     unknown = sorted(set(names).difference(known))
     check(not unknown, where, f"among {list(known)}", unknown)
     check(len(set(names)) == len(names), where, "without repetition", names)
@@ -109,11 +255,13 @@ def check_device(where: str, device: torch.device, expected: torch.device) -> No
 
 def check_usable(where: str, device: torch.device | str) -> torch.device:
     """Return ``device``, on which torch can make tensors here."""
+    rule = "a device that torch can use here"
+    check_kind(where, device, str | torch.device, rule)
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
-        rule, reason = "a device that torch can use here", str(error).partition("\n")[0]
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".") + "."
         raise ValueError(_text(where, rule, device, f"torch says: {reason}")) from error
     return found
 
@@ -146,17 +294,42 @@ def _bounds(low: float, high: float, open_low: bool) -> str:
     return f" in {'(' if open_low else '['}{low:g}, {high:g}]"
 
 
+def _plain(value: object) -> object:
+    """Return a number of numpy's, or an array or tensor that holds just one, as Python's own."""
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor) and value.ndim == 0:
+        return value.item()
+    return value
+
+
 def _text(where: str, rule: str, value: object, remedy: str = "") -> str:
-    return f"{where} must be {rule}, got {value!r}.{' ' + remedy if remedy else ''}"
+    return f"{where} must be {rule}, got {_shown(value)}.{' ' + remedy if remedy else ''}"
+
+
+def _shown(value: object) -> str:
+    """Return ``value`` as one line: of what is large, its kind and size alone."""
+    if isinstance(value, np.ndarray | torch.Tensor) and value.ndim > 0:
+        shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+        return f"{type(value).__name__} of shape {shape} and dtype {dtype}"
+    text = repr(value)
+    longest = LONGEST_TEXT if isinstance(value, str) else LONGEST
+    if len(text) <= longest and "\n" not in text:
+        return text
+    return f"{type(value).__name__}: {text.partition(chr(10))[0][:longest]}..."
 
 
 @contextmanager
-def speaking_for(outer: object, inner: type) -> Iterator[None]:
-    """Let errors about ``inner``'s arguments name the class that the user gave them to."""
+def speaking_for(outer: object, inner: type | Callable[..., object]) -> Iterator[None]:
+    """Let errors about ``inner``'s arguments name what the user gave them to.
+
+    Args:
+        outer: the object that is being made, or the name of a function.
+        inner: the class or function to which it hands them on.
+    """
+    name = outer if isinstance(outer, str) else type(outer).__name__
     try:
         yield
     except (TypeError, ValueError) as error:
-        text = str(error).replace(f"{inner.__name__}.", f"{type(outer).__name__}.")
+        text = str(error).replace(f"{inner.__name__}.", f"{name}.")
         if text == str(error):
             raise
         raise type(error)(text) from error

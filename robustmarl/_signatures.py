@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import inspect
-from collections.abc import Callable, Iterable
-from typing import Any, Unpack, get_args, get_origin, get_type_hints, is_typeddict
+from collections.abc import Callable, Iterable, Mapping
+from typing import (
+    Any,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
-__all__ = ["check_left", "keywords", "passes_on", "typed_keywords", "typeddict_keys"]
+__all__ = ["advised", "check_left", "keywords", "passes_on", "typed_keywords", "typeddict_keys"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -36,6 +50,48 @@ def typed_keywords(function: Callable[..., Any]) -> frozenset[str] | None:
     if get_origin(hint) is not Unpack or not is_typeddict(get_args(hint)[0]):
         return None
     return typeddict_keys(get_args(hint)[0])
+
+
+def advised(
+    **parts: tuple[type, ...],
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Let a function answer a keyword that it does not have by where it belongs.
+
+    Args:
+        parts: by parameter the classes of settings that it takes, whose keywords are looked
+            through.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        own = inspect.signature(function).parameters
+
+        @functools.wraps(function)
+        def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            for name in kwargs:
+                if name not in own:
+                    advice = _whose(name, parts) or _nearest(name, own)
+                    raise TypeError(f"{function.__name__} has no parameter {name!r}. {advice}")
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _whose(name: str, parts: Mapping[str, tuple[type, ...]]) -> str:
+    """Return which of the ``parts`` take a keyword, '' if none does."""
+    for parameter, kinds in parts.items():
+        takers = [kind.__name__ for kind in kinds if name in inspect.signature(kind).parameters]
+        if takers:
+            ways = " or ".join(f"{parameter}={taker}({name}=...)" for taker in takers)
+            return f"Write {ways}."
+    return ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{guess}It takes {', '.join(known)}."
 
 
 def check_left(cls: type, mixin: type) -> None:

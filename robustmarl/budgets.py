@@ -5,20 +5,58 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from robustmarl._checks import check, check_number
+from robustmarl._checks import check, check_each, check_flag, check_number, keep
 from robustmarl._seeding import Draws
 
-__all__ = ["LARGEST", "LinfBall"]
+__all__ = ["LARGEST", "LinfBall", "check_coordinates"]
 
 LARGEST = torch.finfo(torch.float32).max
 """What is larger is infinite where observations are."""
 
 Coordinates = float | tuple[float, ...]
+
+
+def check_coordinates(
+    where: str,
+    value: object,
+    low: float = -math.inf,
+    *,
+    open_low: bool = False,
+    infinite: bool = False,
+) -> Coordinates:
+    """Return ``value``, one number or one per coordinate, observation units, as plain ones.
+
+    Args:
+        where: what it is given to, for messages.
+        value: a number, or a tuple, list, array or tensor of them.
+        low: the least that it may be.
+        open_low: whether it has to be more than that.
+        infinite: whether it may be infinite where observations are, in float32.
+
+    Raises:
+        TypeError: for what is no number.
+        ValueError: for one out of range, or none at all.
+    """
+
+    def one(where: str, number: object) -> float:
+        unit = "observation units"
+        found = check_number(where, number, low, open_low=open_low, infinite=True, unit=unit)
+        finite = infinite or abs(found) <= LARGEST
+        check(finite, where, f"finite in float32, {unit}", number)
+        return found
+
+    if np.ndim(cast(ArrayLike, value)) == 0:
+        return one(where, value)
+    found = check_each(where, value, one, "a number, or one per coordinate")
+    check(len(found) > 0, where, "a number, or one per coordinate", value)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,29 +89,19 @@ class LinfBall:
     fixed: tuple[bool, ...] | None = None
 
     def __post_init__(self) -> None:
-        sizes = set()
-        for name in ("epsilon", "low", "high"):
-            value = getattr(self, name)
-            if hasattr(value, "tolist"):  # numpy and torch numbers and arrays
-                value = value.tolist()
-            if isinstance(value, list):
-                value = tuple(value)
-            object.__setattr__(self, name, value)
-            bottom = 0.0 if name == "epsilon" else -math.inf
-            where = f"LinfBall.{name}"
-            for number in value if isinstance(value, tuple) else (value,):
-                check_number(where, number, bottom, unit="observation units")
-            if isinstance(value, tuple):
-                sizes.add(len(value))
-        check(
-            all(e <= LARGEST for e in self._values("epsilon")),
-            "LinfBall.epsilon",
-            "finite in float32, observation units",
-            self.epsilon,
+        keep(
+            self,
+            epsilon=check_coordinates("LinfBall.epsilon", self.epsilon, 0.0),
+            low=check_coordinates("LinfBall.low", self.low, infinite=True),
+            high=check_coordinates("LinfBall.high", self.high, infinite=True),
         )
+        values = (self.epsilon, self.low, self.high)
+        sizes = {len(value) for value in values if isinstance(value, tuple)}
         if self.fixed is not None:
-            object.__setattr__(self, "fixed", tuple(bool(f) for f in self.fixed))
-            sizes.add(len(self.fixed))
+            fixed = check_each("LinfBall.fixed", self.fixed, check_flag, "a tuple of bools")
+            keep(self, fixed=fixed)
+            check(len(fixed) > 0, "LinfBall.fixed", "one bool per coordinate, or None", fixed)
+            sizes.add(len(fixed))
         check(len(sizes) < 2, "LinfBall", "given tuples of one length", sorted(sizes))
         pairs = self._pairs(self.low, self.high)
         check(all(lo <= hi for lo, hi in pairs), "LinfBall.low", f"<= high = {self.high}", self.low)
@@ -125,7 +153,7 @@ class LinfBall:
             value = getattr(self, name)
             if isinstance(value, tuple):
                 rule = f"one number or {size} numbers, the observation size"
-                check(len(value) == size, f"{where}.ball.{name}", rule, f"{len(value)} numbers")
+                check(len(value) == size, f"{where}.ball.{name}", rule, value)
 
     def _values(self, name: str) -> tuple[float, ...]:
         value = getattr(self, name)

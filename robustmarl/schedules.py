@@ -11,10 +11,14 @@ Example:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, get_args
 
-from robustmarl._checks import check_choice, check_int, check_number
+import numpy as np
+import torch
+
+from robustmarl._checks import check_choice, check_int, check_number, keep
 from robustmarl.typing import Unit
 
 __all__ = ["Constant", "Linear", "Repetitive", "Schedule", "as_schedule"]
@@ -39,7 +43,7 @@ class Constant:
     unit: Unit = "updates"
 
     def __post_init__(self) -> None:
-        check_number("Constant.value", self.value)
+        keep(self, value=check_number("Constant.value", self.value))
         check_choice("Constant.unit", self.unit, get_args(Unit))
 
     def __call__(self, count: int) -> float:
@@ -66,10 +70,13 @@ class Linear:
     unit: Unit = "updates"
 
     def __post_init__(self) -> None:
-        check_number("Linear.start", self.start)
-        check_number("Linear.stop", self.stop)
-        check_int("Linear.over", self.over, 1)
-        check_int("Linear.begin", self.begin, 0)
+        keep(
+            self,
+            start=check_number("Linear.start", self.start),
+            stop=check_number("Linear.stop", self.stop),
+            over=check_int("Linear.over", self.over, 1),
+            begin=check_int("Linear.begin", self.begin, 0),
+        )
         check_choice("Linear.unit", self.unit, get_args(Unit))
 
     def __call__(self, count: int) -> float:
@@ -105,11 +112,14 @@ class Repetitive:
     unit: Unit = "episodes"
 
     def __post_init__(self) -> None:
-        check_number("Repetitive.peak", self.peak, 0.0)
-        check_int("Repetitive.warmup", self.warmup, 0)
-        check_int("Repetitive.period", self.period, 1)
-        check_int("Repetitive.loops", self.loops, 1)
-        check_number("Repetitive.ramp", self.ramp, 0.0, 1.0, open_low=True)
+        keep(
+            self,
+            peak=check_number("Repetitive.peak", self.peak, 0.0),
+            warmup=check_int("Repetitive.warmup", self.warmup, 0),
+            period=check_int("Repetitive.period", self.period, 1),
+            loops=check_int("Repetitive.loops", self.loops, 1),
+            ramp=check_number("Repetitive.ramp", self.ramp, 0.0, 1.0, open_low=True),
+        )
         check_choice("Repetitive.unit", self.unit, get_args(Unit))
 
     def __call__(self, count: int) -> float:
@@ -121,12 +131,39 @@ class Repetitive:
         return self.peak * (min(since % self.period, rise) / rise)
 
 
-def as_schedule(where: str, value: float | Schedule) -> Schedule:
-    """Return ``value`` as a schedule; a bare number is constant."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Constant(float(value))
-    if not callable(value) or not hasattr(value, "unit"):
+def as_schedule(
+    where: str, value: float | Schedule, low: float = -math.inf, high: float = math.inf
+) -> Schedule:
+    """Return ``value`` as a schedule; a bare number is constant.
+
+    Args:
+        where: what it is given to, for messages.
+        value: a number or a schedule.
+        low: the least that it may be, as far as that can be told before it is used.
+        high: the most.
+
+    Raises:
+        TypeError: for what is neither.
+        ValueError: for a number, or a schedule of this module, that leaves ``[low, high]``.
+    """
+    if callable(value) and hasattr(value, "unit"):
+        for extreme in _extremes(value):
+            check_number(where, extreme, low, high)
+        return value
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(
             f"{where} must be a number or a robustmarl.schedules object, got {value!r}."
         )
-    return value
+    return Constant(check_number(where, value, low, high))
+
+
+_NUMBERS = int | float | np.integer | np.floating | np.ndarray | torch.Tensor
+
+
+def _extremes(schedule: Schedule) -> tuple[float, ...]:
+    """Return values between which the schedule stays, of one that is not ours none."""
+    if isinstance(schedule, Constant):
+        return (schedule.value,)
+    if isinstance(schedule, Linear):
+        return schedule.start, schedule.stop
+    return (0.0, schedule.peak) if isinstance(schedule, Repetitive) else ()

@@ -9,7 +9,16 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_has,
+    check_int,
+    check_kind,
+    check_number,
+    check_tensor,
+    check_usable,
+)
 from robustmarl._seeding import Draws, episode_keys, inverse, seeded, stream_id
 from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
@@ -17,6 +26,7 @@ from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, joint_sta
 from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
 from robustmarl.networks import AgentNetwork, Agents, FOPMixer, SeparateAgents
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import ActorPolicy
@@ -42,6 +52,9 @@ def soft_value(q: Tensor, mask: Tensor, alpha: float) -> Tensor:
         mask: available actions, bool (..., A).
         alpha: temperature, > 0.
     """
+    check_tensor("soft_value.q", q)
+    check_tensor("soft_value.mask", mask, q)
+    alpha = check_number("soft_value.alpha", alpha, 0.0, open_low=True)
     value = alpha * (q / alpha).masked_fill(~mask, MASKED).logsumexp(dim=-1)
     return torch.where(mask.any(dim=-1), value, 0.0)
 
@@ -57,6 +70,9 @@ def actor_objective(logp: Tensor, q: Tensor, mask: Tensor, alpha: float) -> Tens
         mask: available actions, bool (..., A).
         alpha: temperature, > 0.
     """
+    check_tensor("actor_objective.logp", logp)
+    check_tensor("actor_objective.q", q, logp)
+    alpha = check_number("actor_objective.alpha", alpha, 0.0, open_low=True)
     return torch.where(mask, logp.exp() * (alpha * logp - q), 0.0).sum(dim=-1)
 
 
@@ -88,11 +104,16 @@ def soft_targets(
         entropy: the director's, after each step, (B, T, N).
         bootstrap: c, as of :func:`~robustmarl.learning.returns.td_lambda_returns`.
         going_on: g, likewise.
-        gamma: discount.
-        lam: lambda.
-        alpha: temperature.
+        gamma: discount in [0, 1].
+        lam: lambda in [0, 1].
+        alpha: temperature >= 0.
         form: ``"exact"`` or ``"fop"``.
     """
+    check_choice("soft_targets.form", form, get_args(TargetForm))
+    check_tensor("soft_targets.reward", reward)
+    gamma = check_number("soft_targets.gamma", gamma, 0.0, 1.0)
+    lam = check_number("soft_targets.lam", lam, 0.0, 1.0)
+    alpha = check_number("soft_targets.alpha", alpha, 0.0)
     flags = bootstrap, going_on, gamma, lam
     if form == "fop":
         return td_lambda_returns(reward, q, *flags) - alpha * logp.mean(dim=-1)
@@ -112,6 +133,9 @@ class SoftCritic(nn.Module):
 
     def __init__(self, agents: Agents, mixer: FOPMixer) -> None:
         super().__init__()
+        rule = "a team's network, such as networks.AgentNetwork"
+        check_has("SoftCritic.agents", agents, ("plan", "extra", "step", "parameters"), rule)
+        check_kind("SoftCritic.mixer", mixer, FOPMixer, "a FOPMixer")
         self.agents, self.mixer = agents, mixer
 
     def forward(self, q: Tensor, mask: Tensor, act: Tensor, state: Tensor, alpha: float) -> Tensor:
@@ -186,8 +210,7 @@ class ATSA(Directing):
         seed: int = 0,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(director, ActorPolicy):
-            raise TypeError(f"{name}.director must be an ActorPolicy, got {director!r}.")
+        check_kind(f"{name}.director", director, ActorPolicy, "an ActorPolicy")
         online = nn.ModuleList(critics)
         super().__init__(
             director,
@@ -201,7 +224,7 @@ class ATSA(Directing):
             target_unit=target_unit,
         )
         self.seed = check_int(f"{name}.seed", seed, 0)
-        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha)
+        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha, 0.0)
         self.kappa = check_number(f"{name}.kappa", kappa, 0.0)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         check_choice(f"{name}.target", target, get_args(TargetForm))
@@ -233,14 +256,18 @@ class ATSA(Directing):
             seed: of the initial weights and of the class.
             settings: of the class, and of the director's network, which the critics share.
         """
-        spec = team_spec(env, team)
+        name = cls.__name__
+        check_settings(cls, settings, NetworkSettings)
+        spec, seed = team_spec(name, env, team), check_int(f"{name}.seed", seed, 0)
+        device = check_usable(f"{name}.device", device)
+        given = {"gradient": gradient, **settings}
 
         def critic() -> SoftCritic:
             sizes = spec.joint_state_size, spec.num_agents, spec.num_actions
             agents = director_network(cls.__name__, spec, dict(settings))
             return SoftCritic(agents, FOPMixer(*sizes, gradient=gradient)).to(device)
 
-        with seeded(seed, "atsa"):
+        with told_of(cls, given), seeded(seed, "atsa"):
             critics = critic(), critic()
             director = ActorPolicy(spec, director_network(cls.__name__, spec, settings))
         return cls(director.to(device), critics, generator, seed=seed, **settings)

@@ -145,5 +145,6 @@ def check_adversaries(where: str, adversaries: object) -> list[Adversary]:
         if not isinstance(one, Adversary):
             raise TypeError(f"{where} must be adversaries, got {type(one).__name__}.")
     distinct = len({id(one) for one in adversaries}) == len(adversaries) > 0
-    check(distinct, where, "different adversaries, at least one", len(adversaries))
+    kinds = [type(one).__name__ for one in adversaries]
+    check(distinct, where, "different adversaries, at least one", kinds)
     return list(adversaries)

@@ -9,7 +9,15 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+    speaking_for,
+)
 from robustmarl._seeding import seeded
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.deployed import deployed_policy
@@ -17,8 +25,10 @@ from robustmarl.adversaries.ppo import byzantine_rows, played_as_byzantine, ppo_
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import standardize
+from robustmarl.learning.settings import check_settings
 from robustmarl.learning.values import Reward, Valuation, state_critic
 from robustmarl.networks import Critic
+from robustmarl.networks.agents import check_widths
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.types import Choice, TypeDistribution
@@ -75,10 +85,10 @@ class ByzantineAttacker(Adversary):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not isinstance(policy, ByzantinePolicy):
-            raise TypeError(f"{name}.policy must be a ByzantinePolicy, got {policy!r}.")
-        if not isinstance(types, TypeDistribution):
-            raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
+        check_kind(f"{name}.policy", policy, ByzantinePolicy, "a ByzantinePolicy")
+        check_kind(f"{name}.critic", critic, Critic, "a Critic")
+        check_kind(f"{name}.types", types, TypeDistribution, "a TypeDistribution")
+        normalize_value = check_flag(f"{name}.normalize_value", normalize_value)
         types.check_spec(policy.spec)
         check_choice(f"{name}.reward", reward, ("team", "agents"))
         if huber_delta is not None:
@@ -128,15 +138,18 @@ class ByzantineAttacker(Adversary):
             TypeError: if ``victim`` is no team of ours, or the seed is no int.
             ValueError: for unknown agents, or a negative seed.
         """
-        if not isinstance(victim, TeamAlgorithm | TeamPolicy):
-            raise TypeError(
-                f"{cls.__name__}.victim must be a robustmarl algorithm or policy, got {victim!r}."
-            )
-        check_int(f"{cls.__name__}.seed", seed, 0)
+        name, rule = cls.__name__, "a robustmarl algorithm or policy"
+        check_settings(cls, settings, method="against")
+        check_kind(f"{name}.victim", victim, TeamAlgorithm | TeamPolicy, rule)
+        seed = check_int(f"{name}.seed", seed, 0)
+        hidden = check_widths(f"{name}.hidden", hidden)
+        sees_actions = check_flag(f"{name}.sees_actions", sees_actions)
+        check_choice(f"{name}.reward", settings.get("reward", "team"), ("team", "agents"))
         spec = victim.spec
         choice: Choice = "uniform" if agents is None else "fixed"
-        types = TypeDistribution(1.0, choice=choice, agents=agents)
-        types.check_spec(spec)
+        with speaking_for(name, TypeDistribution):
+            types = TypeDistribution(1.0, choice=choice, agents=agents)
+            types.check_spec(spec)
         with seeded(seed, "weights"):
             critic = state_critic(spec, settings.get("reward", "team"), hidden)
         policy = ByzantinePolicy(spec, sees_actions=sees_actions, hidden=hidden, seed=seed)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_int, check_number, speaking_for
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import JointBatch, TeamSpec
@@ -71,9 +71,10 @@ class Directing(Adversary):
         self._lagged = copy.deepcopy(online).requires_grad_(False)
         self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
         self._generator = generator
-        self._perturber = DirectedObsPerturber(
-            director, generator, explore=True, agents=agents, episodes=episodes
-        )
+        with speaking_for(self, DirectedObsPerturber):
+            self._perturber = DirectedObsPerturber(
+                director, generator, explore=True, agents=agents, episodes=episodes
+            )
 
     @abstractmethod
     def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:

@@ -9,7 +9,14 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_int,
+    check_kind,
+    check_number,
+    check_usable,
+    speaking_for,
+)
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.deployed import deployed_actor
 from robustmarl.adversaries.ppo import attacked_rows, played_on_obs, ppo_steps
@@ -18,6 +25,7 @@ from robustmarl.joint import TeamSpec
 from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize
+from robustmarl.learning.settings import check_settings
 from robustmarl.networks import Critic
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber
@@ -68,13 +76,16 @@ class ObsAdversaryPPO(Adversary):
     ) -> None:
         super().__init__()
         name = type(self).__name__
+        check_kind(f"{name}.actor", actor, GaussianObsAdversary, "a GaussianObsAdversary")
+        check_kind(f"{name}.critic", critic, Critic, "a Critic")
         self.actor, self.critic = actor, critic
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.gae_lambda = check_number(f"{name}.gae_lambda", gae_lambda, 0.0, 1.0)
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
-        self._perturber = LearnedObsPerturber(actor, agents=agents)
+        with speaking_for(self, LearnedObsPerturber):
+            self._perturber = LearnedObsPerturber(actor, agents=agents)
         learned = nn.ModuleList([actor, critic])
         self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
 
@@ -101,8 +112,12 @@ class ObsAdversaryPPO(Adversary):
             seed: of the initial weights; torch's global generator is left as it was.
             settings: of the class.
         """
-        spec = team_spec(env, team)
-        actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
+        check_settings(cls, settings)
+        device = check_usable(f"{cls.__name__}.device", device)
+        seed = check_int(f"{cls.__name__}.seed", seed, 0)
+        spec = team_spec(cls.__name__, env, team)
+        with speaking_for(cls.__name__, GaussianObsAdversary):
+            actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             critic = Critic(spec.joint_state_size, hidden=hidden, layer_norm=True)

@@ -9,7 +9,14 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_kind,
+    check_usable,
+)
 from robustmarl._seeding import seeded
 from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
@@ -18,6 +25,7 @@ from robustmarl.learning.base import team_spec
 from robustmarl.learning.optim import adam
 from robustmarl.learning.q_learning import EXPLORATION, MIXER_GAIN, Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
+from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
 from robustmarl.networks import AgentValues, Mixer, QMIXMixer, VDNMixer
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import QPolicy
@@ -74,8 +82,10 @@ class PAAD(Directing):
         double_q: bool = True,
         max_grad_norm: float | None = 10.0,
     ) -> None:
-        if not isinstance(director, QPolicy):
-            raise TypeError(f"{type(self).__name__}.director must be a QPolicy, got {director!r}.")
+        name = type(self).__name__
+        check_kind(f"{name}.director", director, QPolicy, "a QPolicy")
+        check_kind(f"{name}.mixer", mixer, Mixer, "a Mixer")
+        double_q = check_flag(f"{name}.double_q", double_q)
         online = Mixed(director.network, mixer)
         super().__init__(
             director,
@@ -117,10 +127,14 @@ class PAAD(Directing):
             seed: of the initial weights.
             settings: of the class, and of the director's network.
         """
-        check_choice(f"{cls.__name__}.for_env.mixer", mixer, ("qmix", "vdn"))
-        spec = team_spec(env, team)
+        name = cls.__name__
+        check_settings(cls, settings, NetworkSettings)
+        check_choice(f"{name}.for_env.mixer", mixer, ("qmix", "vdn"))
+        spec, seed = team_spec(name, env, team), check_int(f"{name}.seed", seed, 0)
+        device = check_usable(f"{name}.device", device)
+        given = {"exploration": exploration, **settings}
         made: Mixer
-        with seeded(seed, "paad"):
+        with told_of(cls, given), seeded(seed, "paad"):
             director = QPolicy(spec, director_network(cls.__name__, spec, settings), exploration)
             if mixer == "vdn":
                 made = VDNMixer()

@@ -10,7 +10,14 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_function,
+    check_int,
+    check_kind,
+    check_number,
+    speaking_for,
+)
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.deployed import deployed_actor, deployed_policy
 from robustmarl.adversaries.ppo import (
@@ -61,6 +68,8 @@ class SharedAdvantage(Adversary):
         self.clip = check_number(f"{name}.clip", clip, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
+        if max_grad_norm is not None:
+            max_grad_norm = check_number(f"{name}.max_grad_norm", max_grad_norm, 0.0, open_low=True)
         self.optim = self.create_optimizer(learned, optim or adam(5e-4, 1e-5), max_grad_norm)
 
     @abstractmethod
@@ -118,6 +127,8 @@ class SharedObsAdversary(SharedAdvantage):
         epochs: int = 1,
         max_grad_norm: float | None = 10.0,
     ) -> None:
+        where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
+        check_kind(where, actor, GaussianObsAdversary, rule)
         super().__init__(
             actor,
             optim=optim,
@@ -127,7 +138,8 @@ class SharedObsAdversary(SharedAdvantage):
             max_grad_norm=max_grad_norm,
         )
         self.actor = actor
-        self._perturber = LearnedObsPerturber(actor, agents=agents)
+        with speaking_for(self, LearnedObsPerturber):
+            self._perturber = LearnedObsPerturber(actor, agents=agents)
 
     def perturber(self) -> LearnedObsPerturber:
         """Return what plays while it learns: the sampling actor."""
@@ -175,6 +187,11 @@ class SharedByzantine(SharedAdvantage):
         epochs: int = 1,
         max_grad_norm: float | None = 10.0,
     ) -> None:
+        name = type(self).__name__
+        check_kind(f"{name}.policy", policy, ByzantinePolicy, "a ByzantinePolicy")
+        check_kind(f"{name}.types", types, TypeDistribution, "a TypeDistribution")
+        if p is not None:
+            check_function(f"{name}.p", p, "a function that returns a probability, or None")
         super().__init__(
             policy,
             optim=optim,

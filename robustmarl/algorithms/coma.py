@@ -11,7 +11,7 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OnPolicyTeam
@@ -74,6 +74,8 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, ExploringPolicy, "an ExploringPolicy")
+        check_kind(f"{name}.critic", critic, ActionCritic, "an ActionCritic")
         super().__init__(policy=policy)
         LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)

@@ -12,12 +12,12 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats
-from robustmarl.learning.returns import td_lambda_returns
+from robustmarl.learning.returns import check_over_time, td_lambda_returns
 from robustmarl.learning.settings import ActorCriticSettings, OpenSettings
 from robustmarl.networks import ActionCritic, WeightedMixer
 from robustmarl.policies.exploring import ExploringPolicy
@@ -66,6 +66,12 @@ def tree_backup(
         lam: lambda.
         steps: k.
     """
+    over_time = {"taken": taken, "expected": expected, "probability": probability}
+    over_time |= {"bootstrap": bootstrap, "going_on": going_on}
+    check_over_time("tree_backup", reward, **over_time)
+    gamma = check_number("tree_backup.gamma", gamma, 0.0, 1.0)
+    lam = check_number("tree_backup.lam", lam, 0.0, 1.0)
+    steps = check_int("tree_backup.steps", steps, 1)
     error = reward + gamma * bootstrap * expected - taken
     correction, factor = error.clone(), torch.ones_like(error)
     # At step t of round l: gamma * lambda * pi of step t+l, and the error of step t+l.
@@ -168,6 +174,9 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         max_grad_norm: float | None = 20.0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, ExploringPolicy, "an ExploringPolicy")
+        check_kind(f"{name}.critic", critic, ActionCritic, "an ActionCritic")
+        check_kind(f"{name}.mixer", mixer, WeightedMixer, "a WeightedMixer")
         super().__init__(policy=policy)
         LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)

@@ -8,7 +8,7 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_flag, check_int, check_kind
 from robustmarl._seeding import stream_seed
 from robustmarl.adversaries import Sample, SharedByzantine
 from robustmarl.algorithms.eir_settings import PRESETS, EIRMAPPOSettings
@@ -20,6 +20,7 @@ from robustmarl.learning.beliefs import BeliefLearner
 from robustmarl.learning.optim import adam
 from robustmarl.learning.settings import NetworkSettings, OpenSettings, take
 from robustmarl.networks import BeliefNetwork, TypedAgentNetwork, TypedCritic
+from robustmarl.networks.agents import check_widths
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies.byzantine import ByzantinePolicy
@@ -90,8 +91,7 @@ class EIRMAPPO(MAPPO):
     ) -> None:
         super().__init__(policy=policy, **settings)
         name = type(self).__name__
-        if not isinstance(types, TypeDistribution):
-            raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
+        check_kind(f"{name}.types", types, TypeDistribution, "a TypeDistribution")
         types.check_spec(policy.spec)
         check_int(f"{name}.adversary_epochs", adversary_epochs, 1)
         self.victim_interval = check_int(f"{name}.victim_interval", victim_interval, 1)
@@ -139,7 +139,7 @@ class EIRMAPPO(MAPPO):
         hidden = settings.get("hidden", (64, 64))
         layer_norm = settings.get("layer_norm", False)
         actors: OpenSettings = {"output_gain": 0.01, **take(settings, NetworkSettings)}
-        shared = actors.pop("shared", True)
+        shared = check_flag(f"{cls.__name__}.shared", actors.pop("shared", True))
         check(shared, f"{cls.__name__}.shared", "True: its actors share a network", shared)
         network = TypedAgentNetwork(
             spec.obs_size,
@@ -152,6 +152,7 @@ class EIRMAPPO(MAPPO):
         critic = cls._critic(spec, settings, critic_hidden)
         seed = int(torch.randint(2**31, ()))  # of for_env's stream; after MAPPO's own draws
         belief_hidden = settings.pop("belief_hidden", hidden)
+        belief_hidden = check_widths(f"{cls.__name__}.belief_hidden", belief_hidden)
         memory = settings.pop("belief_memory", belief_hidden[-1])
         belief = None
         if cls.slot_kind == "belief":

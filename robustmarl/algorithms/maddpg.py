@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_int,
+    check_kind,
+    check_number,
+    check_tensor,
+)
 from robustmarl._seeding import generator
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
@@ -72,6 +79,11 @@ def gumbel_softmax(logits: Tensor, temperature: float, generator: torch.Generato
         temperature: :math:`\tau` > 0.
         generator: of the noise, on the device of ``logits``.
     """
+    check_tensor("gumbel_softmax.logits", logits)
+    where = "gumbel_softmax.temperature"
+    temperature = check_number(where, temperature, 0.0, open_low=True)
+    rule = "a torch.Generator"
+    check_kind("gumbel_softmax.generator", generator, torch.Generator, rule)
     uniform = torch.rand(
         logits.shape, dtype=logits.dtype, device=logits.device, generator=generator
     )
@@ -131,8 +143,12 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__
+        kinds = ExploringPolicy | DeterministicPolicy
+        rule = "an ExploringPolicy, or a DeterministicPolicy of continuous actions"
+        check_kind(f"{name}.policy", policy, kinds, rule)
+        check_kind(f"{name}.critic", critic, JointCritic, "a JointCritic")
         super().__init__(policy=policy)
-        check_number(f"{name}.tau", tau, 0.0, 1.0, open_low=True)
+        tau = check_number(f"{name}.tau", tau, 0.0, 1.0, open_low=True)
         LaggedNetworkPolyakUpdateAlgorithmMixin.__init__(self, tau)
         check_choice(f"{name}.critic_input", critic_input, ("seen", "state"))
         self.critic_input = critic_input
@@ -169,7 +185,9 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         else:
             greedy = acting.get("deterministic_eval", False)
             policy = ExploringPolicy(spec, network, exploration, greedy)
-        reads_state = settings.get("critic_input", "state") == "state"
+        reads = settings.get("critic_input", "state")
+        check_choice(f"{cls.__name__}.critic_input", reads, ("seen", "state"))
+        reads_state = reads == "state"
         size = spec.joint_state_size if reads_state else spec.num_agents * spec.obs_size
         critic_hidden = settings.pop("critic_hidden", hidden)
         critic = JointCritic(size, spec.num_agents, spec.num_actions, hidden=critic_hidden)

@@ -10,7 +10,7 @@ from tianshou.algorithm.algorithm_base import LaggedNetworkPolyakUpdateAlgorithm
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_flag, check_int, check_kind, check_number
 from robustmarl._seeding import generator
 from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, last_actions
 from robustmarl.learning import OnPolicyTeam
@@ -21,6 +21,7 @@ from robustmarl.learning.samples import Samples
 from robustmarl.learning.settings import NetworkSettings, TeamSettings, take
 from robustmarl.learning.values import Reward
 from robustmarl.networks import AgentNetwork, Agents
+from robustmarl.networks.agents import check_widths
 from robustmarl.policies.mean_field import MeanFieldPolicy, Neighbours
 from robustmarl.typing import Env
 
@@ -123,14 +124,16 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         seed: int = 0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, MeanFieldPolicy, "a MeanFieldPolicy")
+        check_kind(f"{name}.critic", critic, AgentNetwork, "an AgentNetwork")
         super().__init__(policy=policy)
-        check_number(f"{name}.tau", tau, 0.0, 1.0, open_low=True)
+        tau = check_number(f"{name}.tau", tau, 0.0, 1.0, open_low=True)
         LaggedNetworkPolyakUpdateAlgorithmMixin.__init__(self, tau)
         check_choice(f"{name}.critic_mean", critic_mean, get_args(CriticMean))
         check_choice(f"{name}.reward", reward, get_args(Reward))
         self.critic_mean: CriticMean = critic_mean
         self.reward: Reward = reward
-        self.literal_eq8 = literal_eq8
+        self.literal_eq8 = check_flag(f"{name}.literal_eq8", literal_eq8)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
@@ -155,7 +158,9 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         check(not spec.continuous, where, rule, "a Box of actions")
         check(spec.num_agents > 1, where, "a team of more than one agent", spec.agents)
         actors = NetworkSettings(agent_id=False) | take(settings, NetworkSettings)
-        network = build_network(spec, actors, mean_action=settings.pop("actor_uses_mean", True))
+        uses_mean = settings.pop("actor_uses_mean", True)
+        uses_mean = check_flag(f"{cls.__name__}.actor_uses_mean", uses_mean)
+        network = build_network(spec, actors, mean_action=uses_mean)
         policy = MeanFieldPolicy(
             spec,
             network,
@@ -164,6 +169,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         )
         # The critic is shared and without memory whatever the actors are.
         hidden = settings.pop("critic_hidden", actors.get("hidden", (64, 64)))
+        hidden = check_widths(f"{cls.__name__}.critic_hidden", hidden)
         valued = NetworkSettings(hidden=hidden, agent_id=actors.get("agent_id", False))
         critic = build_network(spec, valued, mean_action=True)
         return cls(policy=policy, critic=cast(AgentNetwork, critic), **settings)

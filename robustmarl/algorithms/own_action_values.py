@@ -16,6 +16,7 @@ from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import ActionCritic
+from robustmarl.networks.agents import check_widths
 from robustmarl.typing import Env
 
 __all__ = ["OwnActionValues"]
@@ -61,12 +62,14 @@ class OwnActionValues(OnPolicyTeam):
         name = type(self).__name__
         spec = self.spec
         check(not spec.continuous, f"{name}.env", "of discrete actions", "a Box of actions")
-        check_number(f"{name}.action_critic_lr", action_critic_lr, 0.0, open_low=True)
+        where = f"{name}.action_critic_lr"
+        action_critic_lr = check_number(where, action_critic_lr, 0.0, open_low=True)
+        hidden = check_widths(f"{name}.action_critic_hidden", action_critic_hidden)
         self.action_critic_updates = check_int(
             f"{name}.action_critic_updates", action_critic_updates, 1
         )
         sizes = spec.joint_state_size, spec.obs_size, spec.num_agents, spec.num_actions
-        self.action_critic = ActionCritic(*sizes, hidden=action_critic_hidden)
+        self.action_critic = ActionCritic(*sizes, hidden=hidden)
         factory = adam(action_critic_lr)
         self.action_critic_optim = self._create_optimizer(
             self.action_critic, factory, _MAX_GRAD_NORM

@@ -10,7 +10,7 @@ import torch
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._checks import check_choice, check_flag, check_int, check_kind, check_number
 from robustmarl._seeding import generator
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning import OnPolicyTeam
@@ -102,6 +102,9 @@ class PPOBased(OnPolicyTeam):
         seed: int = 0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, ActorPolicy, "an ActorPolicy")
+        check_kind(f"{name}.critic", critic, Critic, "a Critic")
+        normalize_value = check_flag(f"{name}.normalize_value", normalize_value)
         super().__init__(policy=policy)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.gae_lambda = check_number(f"{name}.gae_lambda", gae_lambda, 0.0, 1.0)
@@ -113,7 +116,7 @@ class PPOBased(OnPolicyTeam):
         self.seed = check_int(f"{name}.seed", seed, 0)
         self._max_grad_norm = max_grad_norm  # for what subclasses have learn beside
         if huber_delta is not None:
-            check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
+            huber_delta = check_number(f"{name}.huber_delta", huber_delta, 0.0, open_low=True)
         self.critic = critic
         self.normalizer = ValueNormalizer() if normalize_value else None
         self.valuation = Valuation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self, Unpack, get_args
 
-from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._checks import check_choice, check_flag, check_int, check_number, speaking_for
 from robustmarl.algorithms.mfac import MFAC, MFACSettings
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
@@ -70,7 +70,8 @@ def romfac_loss(
     """
     where = "romfac_loss"
     check_choice(f"{where}.variant", variant, get_args(RoMFACVariant))
-    check_int(f"{where}.period", period, 1)
+    period = check_int(f"{where}.period", period, 1)
+    equal_rounds = check_flag(f"{where}.equal_rounds", equal_rounds)
     ball = LinfBall(epsilon=0.075) if ball is None else ball
     loops = _LOOPS[variant]
     if equal_rounds:
@@ -79,11 +80,13 @@ def romfac_loss(
     def ramped(top: float) -> Repetitive:
         return Repetitive(top, warmup, period, loops, ramp, unit="updates")
 
-    attack = PGD(ball=ball, steps=steps)
-    if variant in ("RoMFAC", "RoMFAC1"):
-        return ActionLoss(attack=attack, weight=ramped(peak), max_rows=max_rows)
-    radius = check_number(f"{where}.ball.epsilon", ball.epsilon, 0.0)  # not one per coordinate
-    return ActionLoss(attack=attack, weight=peak, max_rows=max_rows, epsilon=ramped(radius))
+    with speaking_for(where, PGD), speaking_for(where, Repetitive), speaking_for(where, ActionLoss):
+        weight, attack = ramped(peak), PGD(ball=ball, steps=steps)
+        if variant in ("RoMFAC", "RoMFAC1"):
+            return ActionLoss(attack=attack, weight=weight, max_rows=max_rows)
+        # Not one per coordinate.
+        radius = check_number(f"{where}.ball.epsilon", ball.epsilon, 0.0)
+        return ActionLoss(attack=attack, weight=peak, max_rows=max_rows, epsilon=ramped(radius))
 
 
 class RoMFACSettings(MFACSettings, total=False):

@@ -11,7 +11,14 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+)
 from robustmarl.joint import JointBatch, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
@@ -73,6 +80,10 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         max_grad_norm: float | None = 10.0,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.policy", policy, QPolicy, "a QPolicy")
+        if mixer is not None:
+            check_kind(f"{name}.mixer", mixer, Mixer, "a Mixer, or None")
+        double_q = check_flag(f"{name}.double_q", double_q)
         super().__init__(policy=policy)
         LaggedNetworkFullUpdateAlgorithmMixin.__init__(self)
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)

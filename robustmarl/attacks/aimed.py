@@ -9,10 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Self, TypeGuard, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import (
+    check,
+    check_each,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+    keep,
+)
 from robustmarl._seeding import Draws
 from robustmarl.attacks.averaged import AveragedView
 from robustmarl.attacks.losses import (
@@ -104,12 +113,15 @@ class AimedAttack(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not isinstance(self.ball, LinfBall):
-            raise TypeError(f"{name}.ball must be a LinfBall, got {self.ball!r}.")
-        check_int(f"{name}.restarts", self.restarts)
-        check_int(f"{name}.samples", self.samples)
+        check_kind(f"{name}.ball", self.ball, LinfBall, "a LinfBall")
+        keep(
+            self,
+            restarts=check_int(f"{name}.restarts", self.restarts),
+            samples=check_int(f"{name}.samples", self.samples),
+            clean_if_own=check_flag(f"{name}.clean_if_own", self.clean_if_own),
+            target=self._checked_target(name),
+        )
         self._check_loss(name)
-        self._check_target(name)
         aims = self.target is not None or callable(self.loss)
         fits = not self.clean_if_own or (aims and self.loss != "mse")
         check(fits, f"{name}.clean_if_own", _NO_TARGET, self.clean_if_own)
@@ -190,15 +202,14 @@ class AimedAttack(ABC):
         void = loss in ("mse", "kl") and not self.by_chance and self.target is None
         check(not void, f"{name}.loss", "able to move the observation", loss, _MSE_REMEDY)
 
-    def _check_target(self, name: str) -> None:
-        target = self.target
-        if isinstance(target, int):
-            check_int(f"{name}.target", target, 0)
-        elif target is not None and not isinstance(target, tuple) and not callable(target):
-            raise TypeError(
-                f"{name}.target must be an action's index, a tuple of floats, or a function of "
-                f"(view, obs), got {target!r}."
-            )
+    def _checked_target(self, name: str) -> Target | None:
+        target, where = self.target, f"{name}.target"
+        if target is None or callable(target):
+            return target
+        if isinstance(target, int | np.integer):
+            return check_int(where, target, 0)
+        rule = "an action's index, a tuple of floats, or a function of (view, obs)"
+        return check_each(where, target, check_number, rule)
 
     def _given_loss(
         self, loss: OutputLoss | LossFactory | Critic, view: VictimView, obs: Tensor

@@ -6,11 +6,12 @@ from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
+from robustmarl._checks import check_kind
 from robustmarl._seeding import Draws
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.victims import VictimView
 
-__all__ = ["ObsAttack", "needs_victim"]
+__all__ = ["ObsAttack", "check_attack", "needs_victim"]
 
 
 @runtime_checkable
@@ -39,6 +40,12 @@ class ObsAttack(Protocol):
         Returns:
             float tensor (M, D), detached, same dtype and device as ``obs``.
         """
+
+
+def check_attack(where: str, attack: object) -> None:
+    """Raise ``TypeError`` unless ``attack`` is an :class:`ObsAttack`."""
+    rule = "an ObsAttack with `ball`, `with_epsilon` and `__call__`"
+    check_kind(where, attack, ObsAttack, rule)
 
 
 def needs_victim(attack: ObsAttack) -> bool:

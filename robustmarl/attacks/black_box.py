@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_number, keep
 from robustmarl._seeding import Draws
 from robustmarl.attacks.aimed import AimedAttack
 from robustmarl.victims import OutputLoss, VictimView
@@ -31,7 +31,7 @@ class RandomSearch(AimedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_int("RandomSearch.queries", self.queries)
+        keep(self, queries=check_int("RandomSearch.queries", self.queries))
 
     def climb(self, view: VictimView, obs: Tensor, loss: OutputLoss, draws: Draws | None) -> Tensor:
         """Return the best point of each row, (M, D), the clean one among them."""
@@ -68,8 +68,11 @@ class SquareSearch(AimedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_int("SquareSearch.queries", self.queries)
-        check_number("SquareSearch.share", self.share, 0.0, 1.0, open_low=True)
+        keep(
+            self,
+            queries=check_int("SquareSearch.queries", self.queries),
+            share=check_number("SquareSearch.share", self.share, 0.0, 1.0, open_low=True),
+        )
 
     def climb(self, view: VictimView, obs: Tensor, loss: OutputLoss, draws: Draws | None) -> Tensor:
         """Return the best point of each row, (M, D), the clean one among them."""

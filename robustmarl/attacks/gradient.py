@@ -7,10 +7,10 @@ from typing import ClassVar, Self, TypedDict, Unpack
 
 from torch import Tensor
 
-from robustmarl._checks import all_finite, check, check_int, check_number
+from robustmarl._checks import all_finite, check_flag, check_int, keep
 from robustmarl._seeding import Draws
 from robustmarl.attacks.aimed import AimedAttack, Loss, Target
-from robustmarl.budgets import LARGEST, Coordinates, LinfBall
+from robustmarl.budgets import Coordinates, LinfBall, check_coordinates
 from robustmarl.victims import OutputLoss, VictimView
 
 __all__ = ["PGD", "GradientAttack", "Walk"]
@@ -91,17 +91,13 @@ class GradientAttack(AimedAttack):
     random_start: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         name = type(self).__name__
-        check_int(f"{name}.steps", self.steps)
+        keep(self, random_start=check_flag(f"{name}.random_start", self.random_start))
+        super().__post_init__()
+        keep(self, steps=check_int(f"{name}.steps", self.steps))
         if self.step_size is not None:
-            sizes = self.step_size if isinstance(self.step_size, tuple) else (self.step_size,)
-            for size in sizes:
-                check_number(
-                    f"{name}.step_size", size, 0.0, open_low=True, unit="observation units"
-                )
-                rule = "finite in float32, observation units"
-                check(size <= LARGEST, f"{name}.step_size", rule, self.step_size)
+            size = check_coordinates(f"{name}.step_size", self.step_size, 0.0, open_low=True)
+            keep(self, step_size=size)
 
     @property
     def by_chance(self) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_kind, speaking_for
 from robustmarl.attacks.gradient import GradientAttack, Walk
-from robustmarl.budgets import LinfBall
+from robustmarl.budgets import LinfBall, check_coordinates
 from robustmarl.victims import VictimView
 
 __all__ = ["AdversaryOutputs", "ByzantineOutputs", "Imitation", "toward_adversary"]
@@ -76,7 +77,9 @@ def toward_adversary(
         ball: what may change, or its radius, in observation units.
         steps: gradient steps of a third of the radius, >= 1.
     """
-    ball = LinfBall(epsilon=ball) if isinstance(ball, int | float) else ball
-    if not isinstance(ball, LinfBall):
-        raise TypeError(f"toward_adversary.ball must be a LinfBall or a radius, got {ball!r}.")
-    return Imitation(ball=ball, steps=steps, loss="mse", target=AdversaryOutputs(adversary))
+    where = "toward_adversary"
+    if isinstance(ball, int | float | np.number):
+        ball = LinfBall(epsilon=check_coordinates(f"{where}.ball", ball, 0.0))
+    check_kind(f"{where}.ball", ball, LinfBall, "a LinfBall or a radius")
+    with speaking_for(where, AdversaryOutputs), speaking_for(where, Imitation):
+        return Imitation(ball=ball, steps=steps, loss="mse", target=AdversaryOutputs(adversary))

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from robustmarl._checks import check, check_number
+from robustmarl._checks import check, check_number, keep
 from robustmarl._seeding import Draws
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.attacks.losses import SquaredError
@@ -40,9 +40,10 @@ class LipschitzAttack(GradientAttack):
         check(self.random_start, f"{name}.random_start", "True: else there is no gradient", False)
         for field, value in (("loss", self.loss), ("target", self.target)):
             check(value is None, f"{name}.{field}", "left out: it raises the distance", value)
-        check_number(
+        radius = check_number(
             f"{name}.start_radius", self.start_radius, 0.0, open_low=True, unit="observation units"
         )
+        keep(self, start_radius=radius)
 
     def output_loss(self, view: VictimView, obs: Tensor) -> OutputLoss:
         """Return the squared distance from the clean output, one per row, (M,)."""

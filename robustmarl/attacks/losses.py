@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_flag, check_function, check_tensor
 from robustmarl.joint import MASKED
 from robustmarl.victims import VictimView
 
@@ -44,7 +44,10 @@ class LabelLoss(ABC):
     """
 
     def __init__(self, label: Tensor | None = None, *, targeted: bool = False) -> None:
-        self.label, self.targeted = label, targeted
+        if label is not None:
+            check_tensor(f"{type(self).__name__}.label", label)
+        self.label = label
+        self.targeted = check_flag(f"{type(self).__name__}.targeted", targeted)
         self._codes: tuple[Tensor, Tensor, Tensor] | None = None
 
     @abstractmethod
@@ -187,6 +190,7 @@ class Divergence:
     """
 
     def __init__(self, clean: Tensor) -> None:
+        check_tensor("Divergence.clean", clean)
         self._log_clean = clean.log_softmax(dim=-1)
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -212,6 +216,7 @@ class ExpectedChange:
     """
 
     def __init__(self, clean: Tensor) -> None:
+        check_tensor("ExpectedChange.clean", clean)
         self._clean = clean.softmax(dim=-1)
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -237,7 +242,12 @@ class SquaredError:
     def __init__(
         self, target: Tensor, *, targeted: bool = False, mask: Tensor | None = None
     ) -> None:
-        self.target, self.targeted, self.mask = target, targeted, mask
+        name = type(self).__name__
+        check_tensor(f"{name}.target", target)
+        if mask is not None:
+            check_tensor(f"{name}.mask", mask)
+        self.target, self.mask = target, mask
+        self.targeted = check_flag(f"{name}.targeted", targeted)
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of outputs (M, A)."""
@@ -280,6 +290,8 @@ class FunctionLoss:
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        where = f"{type(self).__name__}.function"
+        check_function(where, function, "a function of outputs (M, A)")
         self.function = function
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -309,6 +321,9 @@ class NegativeValue(FunctionLoss):
     def __init__(
         self, critic: Callable[[VictimView, Tensor, Tensor], Tensor], view: VictimView, obs: Tensor
     ) -> None:
+        rule = "a function of (view, observations, actions)"
+        check_function("NegativeValue.critic", critic, rule)
+        check_tensor("NegativeValue.obs", obs)
         self.critic, self.view, self.obs = critic, view, obs
         super().__init__(self._negative_value)
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_number
+from robustmarl._checks import check_number, keep
 from robustmarl.attacks.gradient import GradientAttack, Walk
 
 __all__ = ["MIFGSM"]
@@ -31,7 +31,7 @@ class MIFGSM(GradientAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("MIFGSM.decay", self.decay, 0.0)
+        keep(self, decay=check_number("MIFGSM.decay", self.decay, 0.0))
 
     def direction(self, walk: Walk) -> Tensor:
         """Return the sign of the accumulated gradients, (M, D), each of norm 1 per row."""

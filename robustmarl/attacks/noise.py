@@ -8,9 +8,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_number
+from robustmarl._checks import check_kind, keep
 from robustmarl._seeding import Draws
-from robustmarl.budgets import Coordinates, LinfBall
+from robustmarl.budgets import Coordinates, LinfBall, check_coordinates
 from robustmarl.victims import VictimView
 
 __all__ = ["GaussianNoise", "UniformNoise"]
@@ -30,6 +30,9 @@ class UniformNoise:
 
     ball: LinfBall
     needs_victim: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_kind("UniformNoise.ball", self.ball, LinfBall, "a LinfBall")
 
     def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same noise at another radius."""
@@ -64,9 +67,9 @@ class GaussianNoise:
     needs_victim: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_kind("GaussianNoise.ball", self.ball, LinfBall, "a LinfBall")
         if self.std is not None:
-            for std in self.std if isinstance(self.std, tuple) else (self.std,):
-                check_number("GaussianNoise.std", std, 0.0, unit="observation units")
+            keep(self, std=check_coordinates("GaussianNoise.std", self.std, 0.0))
 
     def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same noise at another radius."""

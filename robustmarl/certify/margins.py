@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_kind
 from robustmarl.budgets import LinfBall
 from robustmarl.networks.calculus.bounds import Interval, interval_bounds, linear_lower_bounds
 from robustmarl.victims import LossRows, NetworkVictim
@@ -34,16 +34,20 @@ def margin_bounds(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tens
         ValueError: for continuous actions, a network whose layers cannot be read, or a ball that
             does not fit the observations.
     """
-    where = "margin_bounds.victim"
-    if not isinstance(victim, NetworkVictim):
-        kind = type(victim).__name__
-        raise TypeError(f"{where} must be a NetworkVictim, got {kind}. Write algorithm.victim().")
+    return _bounds("margin_bounds", victim, rows, ball)
+
+
+def _bounds(name: str, victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
+    where = f"{name}.victim"
+    check_kind(where, victim, NetworkVictim, "a NetworkVictim", "Write algorithm.victim().")
+    check_kind(f"{name}.rows", rows, LossRows, "LossRows")
+    check_kind(f"{name}.ball", ball, LinfBall, "a LinfBall")
     check(not victim.continuous, where, "of discrete actions", "a continuous one")
     plan = victim.network.plan()
     rule = "a network of layers that bounds are known of"
     check(plan is not None, where, rule, type(victim.network).__name__)
     assert plan is not None
-    ball.check_size("margin_bounds", rows.obs.shape[-1])
+    ball.check_size(name, rows.obs.shape[-1])
     beside = rows.rows  # what the policy acts on beside observations
     logits = rows.view(victim).logits(rows.obs)
     greedy = logits.argmax(dim=-1, keepdim=True)
@@ -64,10 +68,11 @@ def margin_bounds(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tens
     return margins if beside.mask is None else margins.masked_fill(~beside.mask, torch.inf)
 
 
+@torch.no_grad()
 def certified(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
     """Return for which rows no attack in the ball changes the greedy action, bool (M,).
 
     True is a proof, up to rounding; False is not: the bounds may be too loose. Arguments and
     errors are those of :func:`margin_bounds`.
     """
-    return (margin_bounds(victim, rows, ball) > 0.0).all(dim=-1)
+    return (_bounds("certified", victim, rows, ball) > 0.0).all(dim=-1)

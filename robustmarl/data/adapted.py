@@ -9,7 +9,11 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from robustmarl.data.controllers import Controller, ScriptedController, found_controller
+from robustmarl.data.controllers import (
+    Controller,
+    ScriptedController,
+    found_controller,
+)
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.foreign import PolicyController
 from robustmarl.victims import VictimLike, as_victim

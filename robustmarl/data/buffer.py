@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tianshou.data import ReplayBuffer
 from torch import Tensor
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_int, check_kind, check_usable
 from robustmarl._seeding import stream_seed
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
 
@@ -51,14 +51,16 @@ class EpisodeBuffer(ReplayBuffer):
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        self.spec, self.device = spec, torch.device(device)
+        check_kind("EpisodeBuffer.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
+        seed = check_int("EpisodeBuffer.seed", seed, 0)
+        self.spec, self.device = spec, check_usable("EpisodeBuffer.device", device)
         episode_bytes = self.bytes_per_episode(spec)
         if max_bytes is not None:
-            check_int("EpisodeBuffer.max_bytes", max_bytes, 1)
+            max_bytes = check_int("EpisodeBuffer.max_bytes", max_bytes, 1)
             rule = f">= {episode_bytes}, one episode of {spec.horizon} steps"
             check(max_bytes >= episode_bytes, "EpisodeBuffer.max_bytes", rule, max_bytes)
             episodes = max_bytes // episode_bytes
-        self.capacity = check_int("EpisodeBuffer.episodes", episodes, 1)
+        self.capacity = episodes = check_int("EpisodeBuffer.episodes", episodes, 1)
         free = _free_bytes(self.device)
         check(
             episode_bytes * episodes <= free,

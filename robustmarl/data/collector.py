@@ -17,7 +17,7 @@ from tianshou.env import BaseVectorEnv
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_has, check_int, check_kind, speaking_for
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.adapted import AnyPolicy, as_controller
@@ -37,7 +37,7 @@ from robustmarl.data.staging import HostStaging, Staging, TensorStaging, Values,
 from robustmarl.data.stats import Tally, TeamCollectStats
 from robustmarl.joint import StepContext, TeamSpec, VectorEngine
 from robustmarl.perturbers.base import Perturber
-from robustmarl.perturbers.stack import PerturberStack
+from robustmarl.perturbers.stack import PerturberStack, listed
 from robustmarl.victims import Rated
 
 __all__ = ["JointCollector"]
@@ -83,7 +83,16 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         seed: int = 0,
         _deferred: bool | None = None,  # whether to keep the books on the device; for tests
     ) -> None:
-        indices = env.spec.team_indices(team)
+        rule, remedy = "an engine of environments", "Write envs.vector.vector_env(make_env, 8)."
+        check_has("JointCollector.env", env, ("begin", "advance", "close"), rule, remedy)
+        if buffer is not None:
+            rule = "an EpisodeBuffer, or None"
+            check_kind("JointCollector.buffer", buffer, EpisodeBuffer, rule)
+        if opponents is not None:
+            rule = "a mapping from teams to what plays them"
+            check_kind("JointCollector.opponents", opponents, Mapping, rule)
+        with speaking_for("JointCollector", TeamSpec):
+            indices = env.spec.team_indices(team)
         self.team = next(name for name, members in env.spec.teams.items() if members == indices)
         self.spec = env.spec.of_team(self.team)
         self.controller = as_controller("JointCollector.policy", policy, self.spec)
@@ -108,7 +117,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             raise ValueError(f"JointCollector.buffer must be for this team, got {difference}.")
         self._engine_device = env.tensors["obs"].device
         self._pick = Pick(env.spec, self.team, self._engine_device)
-        self.stack = PerturberStack(perturb)
+        self.stack = PerturberStack(listed("JointCollector.perturb", perturb))
         self.stack.bind(self.spec, self.controller.victim())
         together = self.device == self._engine_device
         on_cpu = self.device.type == "cpu"

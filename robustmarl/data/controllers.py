@@ -10,7 +10,14 @@ from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_number
+from robustmarl._checks import (
+    check_function,
+    check_has,
+    check_kind,
+    check_number,
+    check_tensor,
+    check_usable,
+)
 from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.typing import Unit
@@ -72,10 +79,12 @@ def found_controller(policy: object) -> Controller | None:
     return inner if _is_controller(inner) else None
 
 
+_METHODS = ("infer", "select", "record", "victim", "check_spec")
+
+
 def _is_controller(policy: object) -> TypeGuard[Controller]:
     """Return whether ``policy`` has a controller's methods, by which it is told from others."""
-    methods = ("infer", "select", "record", "victim", "check_spec")
-    return all(hasattr(policy, name) for name in methods)
+    return all(hasattr(policy, name) for name in _METHODS)
 
 
 class SlowCopy(nn.Module):
@@ -94,7 +103,10 @@ class SlowCopy(nn.Module):
     def __init__(self, learner: Any, tau: float = 0.01) -> None:
         super().__init__()
         self.tau = check_number("SlowCopy.tau", tau, 0.0, 1.0)
-        self._learner = [getattr(learner, "policy", learner)]  # a list: not a submodule
+        policy = getattr(learner, "policy", learner)
+        rule = "an algorithm or policy of a team"
+        check_has("SlowCopy.learner", policy, (*_METHODS, "parameters"), rule)
+        self._learner = [policy]  # a list: not a submodule
         self.policy = copy.deepcopy(self._learner[0]).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -145,6 +157,8 @@ class SlowCopy(nn.Module):
 
 def categorical(logits: Tensor, draws: Draws) -> Tensor:
     """Return indices (E, N) drawn from softmax(logits), (E, N, A), by inverse distribution."""
+    check_tensor("categorical.logits", logits)
+    check_kind("categorical.draws", draws, Draws, "Draws")
     return inverse(torch.softmax(logits, dim=-1), draws.uniform(logits.shape[1]))
 
 
@@ -159,7 +173,9 @@ class RandomController:
     hidden_size = 0
 
     def __init__(self, spec: TeamSpec, device: torch.device | str = "cpu") -> None:
-        self.spec, self.device = spec, torch.device(device)
+        name = type(self).__name__
+        check_kind(f"{name}.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
+        self.spec, self.device = spec, check_usable(f"{name}.device", device)
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return flat logits (E, N, A)."""
@@ -205,6 +221,7 @@ class ScriptedController(RandomController):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(spec, device)
+        check_function("ScriptedController.script", script, "a function of a StepContext")
         self.script = script
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:

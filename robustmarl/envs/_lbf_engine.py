@@ -11,6 +11,7 @@ from lbforaging.foraging.environment import Action, ForagingEnv, Player
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from robustmarl._checks import check_seed
 from robustmarl.typing import Array
 
 __all__ = ["Engine", "IndexedPlayer"]
@@ -81,6 +82,7 @@ class Engine(ForagingEnv):
         """Return what lbforaging's reset does; it may find no place for food."""
         for player in self.players:  # else the last episode's positions block new ones
             player.position = None
+        seed = None if seed is None else check_seed("reset.seed", seed)
         return super().reset(seed=seed, options=options)
 
     @override

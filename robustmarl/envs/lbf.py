@@ -11,7 +11,15 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from typing_extensions import Unpack, override
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_index,
+    check_int,
+    check_number,
+    flags_of,
+)
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
 from robustmarl.typing import Env, ResetResult, StepResult
@@ -205,15 +213,21 @@ def foraging(
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
     """
-    shape = _ints("foraging.size", size, 2)
-    for edge in shape:
-        check_int("foraging.size", edge, 3)
-    rows, cols = shape
-    check_int("foraging.players", players, 1, rows * cols - 1)
-    check_int("foraging.foods", foods, 1)
+    rows, cols = (check_int("foraging.size", edge, 3) for edge in _ints("foraging.size", size, 2))
+    shape = rows, cols
+    players = check_int("foraging.players", players, 1, rows * cols - 1)
+    foods = check_int("foraging.foods", foods, 1)
+    coop, normalize_reward, grid_observation, observe_agent_levels, share_cells = flags_of(
+        "foraging",
+        coop=coop,
+        normalize_reward=normalize_reward,
+        grid_observation=grid_observation,
+        observe_agent_levels=observe_agent_levels,
+        share_cells=share_cells,
+    )
     sight = max(shape) if sight is None else check_int("foraging.sight", sight, 1)
-    check_number("foraging.penalty", penalty, 0.0)
-    check_int("foraging.horizon", horizon, 1)
+    penalty = check_number("foraging.penalty", penalty, 0.0)
+    horizon = check_int("foraging.horizon", horizon, 1)
     check_choice("foraging.render_mode", render_mode, (None, "rgb_array"))
     _check_levels("player_level", min_player_level, max_player_level, players)
     _check_levels("food_level", min_food_level, max_food_level, foods)
@@ -296,9 +310,8 @@ def _check_levels(
 
 def _ints(where: str, value: int | Sequence[int], count: int) -> tuple[int, ...]:
     rule = f"an int, or {count} of them"
-    if isinstance(value, int):
-        return (value,) * count
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        raise TypeError(f"{where} must be {rule}, got {value!r}.")
-    check(len(value) == count, where, rule, value)
-    return tuple(value)
+    if isinstance(value, int | np.integer):
+        return (check_int(where, value),) * count
+    several = check_each(where, value, check_index, rule)
+    check(len(several) == count, where, rule, value)
+    return several

@@ -7,7 +7,7 @@ from gymnasium.spaces import Box
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import override
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import check, check_int, check_number, check_text, sizes_of, speaking_for
 from robustmarl.envs._team_game import TeamGame
 from robustmarl.typing import Array
 
@@ -31,10 +31,14 @@ class MatrixGame(TeamGame):
     """
 
     def __init__(self, payoff: ArrayLike, *, steps: int = 1, name: str = "matrix") -> None:
-        table = np.array(payoff, np.float64)
+        rule = "finite numbers, with one axis per agent"
+        try:
+            table = np.array(payoff, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"MatrixGame.payoff must be {rule}, got {payoff!r}.") from None
         good = table.ndim >= 1 and table.size > 0 and bool(np.isfinite(table).all())
-        check(good, "MatrixGame.payoff", "finite, with one axis per agent", payoff)
-        check_int("MatrixGame.steps", steps, 1)
+        check(good, "MatrixGame.payoff", rule, payoff)
+        steps, name = check_int("MatrixGame.steps", steps, 1), check_text("MatrixGame.name", name)
         super().__init__(
             name=name,
             actions=table.shape,
@@ -70,7 +74,8 @@ def climbing(*, steps: int = 1) -> MatrixGame:
     (1998).
     """
     payoff = [[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]]
-    return MatrixGame(payoff, steps=steps, name="climbing")
+    with speaking_for("climbing", MatrixGame):
+        return MatrixGame(payoff, steps=steps, name="climbing")
 
 
 class TwoStepGame(TeamGame):
@@ -139,10 +144,8 @@ class SignalMatching(TeamGame):
     """
 
     def __init__(self, agents: int = 2, *, noise: float = 0.0, horizon: int = 10) -> None:
-        check_int("SignalMatching.agents", agents, 1)
+        agents, horizon = sizes_of("SignalMatching", agents=agents, horizon=horizon)
         self._noise = check_number("SignalMatching.noise", noise, 0.0)
-        check(np.isfinite(noise), "SignalMatching.noise", "finite", noise)
-        check_int("SignalMatching.horizon", horizon, 1)
         super().__init__(
             name="signal_matching",
             actions=(2,) * agents,

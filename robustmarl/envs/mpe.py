@@ -11,7 +11,17 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_has,
+    check_index,
+    check_int,
+    check_number,
+    check_seed,
+    check_text,
+)
 from robustmarl.envs._base import CheckedEnv
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import (
@@ -49,6 +59,11 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     """
 
     def __init__(self, raw: RawEnv, *, name: str, team_reward: str = "sum") -> None:
+        where = type(self).__name__
+        rule = "an mpe2 raw_env, not wrapped"
+        check_has(f"{where}.raw", raw, ("_execute_world_step", "observe", "reset"), rule)
+        name = check_text(f"{where}.name", name)
+        check_choice(f"{where}.team_reward", team_reward, ("sum", "mean"))
         self.raw, self.render_mode = raw, raw.render_mode
         self.metadata = {
             **raw.metadata,
@@ -76,6 +91,7 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     def reset(
         self, seed: int | None = None, options: dict[str, object] | None = None
     ) -> ResetResult:
+        seed = None if seed is None else check_seed("reset.seed", seed)
         self.raw.reset(seed=seed, options=options)
         self.agents = self.possible_agents[:]
         self._steps = 0
@@ -128,12 +144,25 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     def _legal(self, actions: list[Action]) -> Sequence[Action]:
         """Return actions clipped to their boxes, or refuse indices out of range."""
         if self._continuous:
-            bounds = zip(cast("list[Motors]", actions), self._bounds, strict=True)
-            return [np.clip(motors, low, high) for motors, (low, high) in bounds]
+            bounds = zip(self.possible_agents, actions, self._bounds, strict=True)
+            return [_clipped(agent, motors, *box) for agent, motors, box in bounds]
+        moves: list[Action] = []
         for agent, action, size in zip(self.possible_agents, actions, self._sizes, strict=True):
+            moves.append(check_index(f"step.actions[{agent!r}]", action))
             if not 0 <= action < size:
                 check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
-        return actions
+        return moves
+
+
+def _clipped(agent: str, motors: Action, low: Motors, high: Motors) -> Motors:
+    """Return an agent's motors in their box; NaN would spread to all places that are seen."""
+    try:
+        values = np.asarray(motors, np.float64)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.shape != low.shape or not np.isfinite(values).all():
+        check(False, f"step.actions[{agent!r}]", f"{len(low)} finite numbers", motors)
+    return np.clip(motors, low, high)
 
 
 class SpreadEnv(MPEParallelEnv):
@@ -172,6 +201,7 @@ class SpreadEnv(MPEParallelEnv):
     def reset(
         self, seed: int | None = None, options: dict[str, object] | None = None
     ) -> ResetResult:
+        seed = None if seed is None else check_seed("reset.seed", seed)
         self.raw.reset(seed=seed, options=options)
         world = self.raw.world
         self._pos = [_pair(agent.state.p_pos) for agent in world.agents]
@@ -316,9 +346,10 @@ def spread(
         TypeError: for an argument of a wrong kind, or an unknown option.
         ValueError: for a value out of range.
     """
-    check_int("spread.agents", agents, 1)
-    check_number("spread.local_ratio", local_ratio, 0.0, 1.0)
-    check_int("spread.max_cycles", max_cycles, 1)
+    agents = check_int("spread.agents", agents, 1)
+    local_ratio = check_number("spread.local_ratio", local_ratio, 0.0, 1.0)
+    max_cycles = check_int("spread.max_cycles", max_cycles, 1)
+    continuous_actions = check_flag("spread.continuous_actions", continuous_actions)
     check_choice("spread.render_mode", render_mode, (None, "rgb_array", "human"))
     prepare_display()
     raw = require("mpe2.simple_spread_v3", "mpe").raw_env(

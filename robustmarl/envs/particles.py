@@ -6,6 +6,7 @@ Each is a parallel environment on mpe2's physics, and a batch that computes the 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_flag, check_int
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import ACCELERATION, MOVES, prepare_display
 from robustmarl.envs._particle_task import (
@@ -94,7 +95,7 @@ class ParticleEngine:
     def __init__(self, env: ParticleEnv, num_envs: int = 1) -> None:
         if not isinstance(env, ParticleEnv):
             raise TypeError(f"ParticleEngine.env must be a ParticleEnv, got {env!r}.")
-        check_int("ParticleEngine.num_envs", num_envs, 1)
+        num_envs = check_int("ParticleEngine.num_envs", num_envs, 1)
         self.task, self.grid, self.spec = env.task, env.grid, spec_of(env)
         self._world, self._n = env.raw.world, self.task.agents
         self.places = np.zeros((num_envs, self._n + self.task.landmarks, 2))
@@ -262,9 +263,9 @@ def formation(
 
 def _make(task: Task, grid: bool, horizon: int, render_mode: str | None) -> ParticleEnv:
     name = task.name
-    if not isinstance(grid, bool):
-        raise TypeError(f"{name}.grid must be a bool, got {grid!r}.")
-    check_int(f"{name}.agents", task.agents, 1, EDGE * EDGE if grid else math.inf)
-    check_int(f"{name}.horizon", horizon, 1)
+    grid = check_flag(f"{name}.grid", grid)
+    agents = check_int(f"{name}.agents", task.agents, 1, EDGE * EDGE if grid else math.inf)
+    horizon = check_int(f"{name}.horizon", horizon, 1)
     check_choice(f"{name}.render_mode", render_mode, (None, "rgb_array", "human"))
+    task = replace(task, agents=agents, landmarks=int(task.landmarks))
     return ParticleEnv(task, grid=grid, horizon=horizon, render_mode=render_mode)

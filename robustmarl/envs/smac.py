@@ -12,7 +12,14 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice, check_known, check_names, check_seed
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_function,
+    check_known,
+    check_names,
+    check_seed,
+)
 from robustmarl._seeding import mix
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
 from robustmarl.envs._smac_install import import_part, require_binary, require_package
@@ -91,6 +98,7 @@ class SmacParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         check_choice("smac.dead", dead, ("stay", "leave"))
         check_choice("smac.illegal", illegal, ("replace", "refuse"))
         check_choice("smac.render_mode", render_mode, (None, "rgb_array"))
+        check_function("smac.make_game", make_game, "a function of a seed that builds a game")
         self._make_game, self.render_mode = make_game, render_mode
         self._leave, self._refuse = dead == "leave", illegal == "refuse"
         self.game: _Game = make_game(None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_flag, check_int, speaking_for
 from robustmarl.envs._team_game import TeamGame
 from robustmarl.joint import check_seeds, flagged, spec_of
 from robustmarl.typing import Array
@@ -51,7 +51,8 @@ class ToyGame(TeamGame):
         memoryless: bool = False,
         dynamics: ToyDynamics = "published",
     ) -> None:
-        check_int("ToyGame.horizon", horizon, 1)
+        horizon = check_int("ToyGame.horizon", horizon, 1)
+        memoryless = check_flag("ToyGame.memoryless", memoryless)
         check_choice("ToyGame.dynamics", dynamics, get_args(ToyDynamics))
         self._dynamics: ToyDynamics = dynamics
         self._obs_size = 2 if memoryless else 5
@@ -119,8 +120,10 @@ class ToyEngine:
         memoryless: bool = False,
         dynamics: ToyDynamics = "published",
     ) -> None:
-        check_int("ToyEngine.num_envs", num_envs, 1)
-        self.spec = spec_of(ToyGame(horizon=horizon, memoryless=memoryless, dynamics=dynamics))
+        num_envs = check_int("ToyEngine.num_envs", num_envs, 1)
+        with speaking_for(self, ToyGame):
+            game = ToyGame(horizon=horizon, memoryless=memoryless, dynamics=dynamics)
+        self.spec = spec_of(game)
         self._alternating = dynamics == "alternating"
         self.tensors = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
         for key in ("terminated", "truncated"):

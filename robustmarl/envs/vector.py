@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import all_finite, check, check_int
+from robustmarl._checks import all_finite, check, check_function, check_int
 from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
 from robustmarl.typing import Array, Env
@@ -45,12 +45,9 @@ class JointVectorEnv:
     """
 
     def __init__(self, make_env: Callable[[], Env], num_envs: int = 1) -> None:
-        check_int("JointVectorEnv.num_envs", num_envs, 1)
-        if not callable(make_env):
-            raise TypeError(
-                "JointVectorEnv.make_env must be a function that builds an environment, "
-                f"got {make_env!r}. Write lambda: env."
-            )
+        num_envs = check_int("JointVectorEnv.num_envs", num_envs, 1)
+        rule, remedy = "a function that builds an environment", "Write lambda: env."
+        check_function("JointVectorEnv.make_env", make_env, rule, remedy)
         envs = [make_env() for _ in range(num_envs)]
         distinct = len({id(getattr(env, "unwrapped", env)) for env in envs}) == num_envs
         rule = "a function that builds a new env each time"
@@ -137,13 +134,13 @@ def vector_env(make_env: EnvMaker, num_envs: int) -> VectorEngine:
         TypeError: if ``make_env`` is neither callable nor offers a batch.
         ValueError: for a bad number, or environments that differ.
     """
-    check_int("vector_env.num_envs", num_envs, 1)
+    num_envs = check_int("vector_env.num_envs", num_envs, 1)
     batch = getattr(make_env, "make_engine", None)
     if batch is not None and not isinstance(make_env, type):  # a class is asked when built
         return batch(num_envs)
     make_one = cast("Callable[[], Env]", make_env)
-    if not callable(make_one):
-        return JointVectorEnv(make_one, num_envs)  # which says what it should be
+    rule, remedy = "a function that builds an environment", "Write lambda: env."
+    check_function("vector_env.make_env", make_one, rule, remedy)
     built = [make_one()]
     if hasattr(type(built[0]), "make_engine"):
         return cast(EngineMaker, built[0]).make_engine(num_envs)

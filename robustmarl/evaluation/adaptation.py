@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmarl._checks import check_choice, check_int
+from robustmarl._checks import check_choice, check_int, check_kind, sizes_of, speaking_for
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import Controller
 from robustmarl.envs.vector import EnvMaker
@@ -86,8 +86,12 @@ def adaptation(
         ValueError: for a number out of range, or an unknown metric.
     """
     check_trainable("adaptation.algorithm", algorithm)
-    check_int("adaptation.env_steps", env_steps, 1)
-    check_int("adaptation.recovery_steps", recovery_steps, 0)
+    env_steps, num_envs, test_episodes = sizes_of(
+        "adaptation", env_steps=env_steps, num_envs=num_envs, test_episodes=test_episodes
+    )
+    recovery_steps = check_int("adaptation.recovery_steps", recovery_steps, 0)
+    if log is not None:
+        check_kind("adaptation.log", log, Log, "Log(...), or None")
     seed = check_int("adaptation.seed", seed, 0)
     check_choice("adaptation.metric", metric, ("return", *algorithm.spec.metrics))
     if isinstance(attack, ObsAttack | Perturber) or not callable(attack):
@@ -98,20 +102,21 @@ def adaptation(
 
     def learn_on(name: str, steps: int, seed: int, perturb: Attacks, tests: Tests) -> History:
         folder = None if log is None else log.folder
-        return run(
-            algorithm,
-            make_env,
-            env_steps=steps,
-            num_envs=num_envs,
-            seed=seed,
-            team=team,
-            opponents=opponents,
-            perturb=perturb,
-            interval=interval,
-            learn=learn,
-            tests=tests,
-            log=log if log is None or folder is None else replace(log, logdir=folder / name),
-        )
+        with speaking_for("adaptation", run):
+            return run(
+                algorithm,
+                make_env,
+                env_steps=steps,
+                num_envs=num_envs,
+                seed=seed,
+                team=team,
+                opponents=opponents,
+                perturb=perturb,
+                interval=interval,
+                learn=learn,
+                tests=tests,
+                log=log if log is None or folder is None else replace(log, logdir=folder / name),
+            )
 
     perturb, tested = attack(algorithm), attack(algorithm)
     tests = Tests({"attack": tested, "none": None}, episodes=test_episodes)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl.evaluation.statistics import Estimate, Limits, interval
+from robustmarl._checks import check_index, check_kind, speaking_for
+from robustmarl.evaluation.statistics import Estimate, Limits, interval, per_seed
 
 __all__ = ["Cell"]
 
@@ -34,11 +35,15 @@ class Cell:
         level: float = 0.95,
         limits: Limits | None = None,
     ) -> None:
+        check_kind("Cell.scores", scores, Mapping, "a mapping from training seeds to scores")
+        per_seed("Cell", scores)
         self.scores: dict[int, NDArray[np.float64]] = {
-            int(seed): np.array(values, dtype=np.float64) for seed, values in scores.items()
+            check_index("Cell.scores", seed): np.array(values, dtype=np.float64)
+            for seed, values in scores.items()
         }
         self.level, self.limits = level, limits
-        self.estimate  # noqa: B018 - refuses bad scores here, where they are given
+        with speaking_for("Cell", interval):
+            self.estimate  # noqa: B018 - refuses bad scores here, where they are given
 
     @cached_property
     def estimate(self) -> Estimate:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special, stats
 
 from robustmarl._checks import check, check_choice
-from robustmarl.evaluation.statistics import Estimate, Scores, check_level, per_seed
+from robustmarl.evaluation.statistics import Estimate, Scores, check_level, floats, per_seed
 
 __all__ = ["SignedRank", "TaskScores", "probability_of_improvement", "signed_rank", "tasks_of"]
 
@@ -70,11 +70,12 @@ def signed_rank(
         ValueError: for samples of different lengths, empty ones, or values that are not finite.
     """
     check_choice("signed_rank.method", method, ("exact", "normal"))
-    first, second = (np.asarray(x, dtype=np.float64) for x in (a, b))
-    same = first.ndim == 1 and first.shape == second.shape and first.size > 0
-    check(same, "signed_rank", "given two samples (K,)", (first.shape, second.shape))
-    finite = bool(np.isfinite([first, second]).all())
-    check(finite, "signed_rank", "given finite figures", (first.tolist(), second.tolist()))
+    first, second = floats("signed_rank.a", a), floats("signed_rank.b", b)
+    for where, sample in (("signed_rank.a", first), ("signed_rank.b", second)):
+        check(sample.ndim == 1 and sample.size > 0, where, "a sample (K,)", sample.tolist())
+        check(bool(np.isfinite(sample).all()), where, "finite", sample.tolist())
+    rule = f"{len(first)} numbers, as many as there are in a"
+    check(len(first) == len(second), "signed_rank.b", rule, second.tolist())
     difference = np.round(first - second, _DECIMALS)
     better = bool(difference.mean() > 0.0)
     difference = difference[difference != 0.0]

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import (
+    check,
+    check_flag,
+    check_int,
+    check_kind,
+    check_text,
+    sizes_of,
+    speaking_for,
+)
 from robustmarl.data import AnyPolicy, Controller, RandomController
 from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
@@ -18,9 +26,9 @@ from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import Perturber
+from robustmarl.perturbers.stack import listed
 from robustmarl.training import Attacks
 from robustmarl.training.progress import progress_bar
-from robustmarl.training.settings import listed
 
 __all__ = ["crossplay"]
 
@@ -83,9 +91,16 @@ def crossplay(
             raise TypeError(f"crossplay.{where} must be {rule}, got {kind}. Write {{'name': ...}}.")
     check(len(victims) > 0, "crossplay.victims", "non-empty", victims)
     check(len(attacks) > 0, "crossplay.attacks", "non-empty", attacks)
-    check_int("crossplay.episodes", episodes, 1)
-    if not isinstance(progress, bool | str):
-        raise TypeError(f"crossplay.progress must be a bool, or the bar's name, got {progress!r}.")
+    for name, attack in attacks.items():
+        listed(f"crossplay.attacks[{name!r}]", attack)
+    episodes, num_envs = sizes_of("crossplay", episodes=episodes, num_envs=num_envs)
+    seed = check_int("crossplay.seed", seed, 0)
+    baselines = check_flag("crossplay.baselines", baselines)
+    title = check_text("crossplay.title", title)
+    kinds = bool | np.bool_ | str
+    check_kind("crossplay.progress", progress, kinds, "a bool, or the bar's name")
+    if metric is not None:
+        metric = check_text("crossplay.metric", metric)
     if baselines:
         taken = sorted({"random", "untrained"}.intersection(victims))
         remedy = "Rename it, or pass baselines=False."
@@ -99,16 +114,17 @@ def crossplay(
     check(figure in known, "crossplay.metric", f"one of {list(known)}", metric)
 
     def play(victim: Controller, attack: Attacks, seed: int) -> NDArray[np.float64]:
-        rollouts = rollout(
-            victim,
-            make_env,
-            episodes=episodes,
-            perturb=attack,
-            num_envs=num_envs,
-            seed=seed,
-            team=team,
-            opponents=opponents,
-        )
+        with speaking_for("crossplay", rollout):
+            rollouts = rollout(
+                victim,
+                make_env,
+                episodes=episodes,
+                perturb=attack,
+                num_envs=num_envs,
+                seed=seed,
+                team=team,
+                opponents=opponents,
+            )
         return rollouts.figure(figure)
 
     rows, trained = {**played}, [*played]

@@ -106,7 +106,7 @@ def size_curves(
     if title:
         wrapped = textwrap.fill(title, int(11 * figure.get_figwidth()))
         figure.suptitle(wrapped, fontsize=12, color=INK)
-    return saved(figure, path)
+    return saved("size_curves.path", figure, path)
 
 
 def feature_bars(
@@ -146,7 +146,7 @@ def feature_bars(
     if title:
         wrapped = textwrap.fill(title, int(11 * figure.get_figwidth()))
         figure.suptitle(wrapped, fontsize=12, color=INK)
-    return saved(figure, path)
+    return saved("feature_bars.path", figure, path)
 
 
 def _colours(panels: Mapping[str, Mapping[str, Curve]]) -> dict[str, str]:

@@ -19,7 +19,15 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import (
+    check,
+    check_has,
+    check_int,
+    check_kind,
+    check_path,
+    check_text,
+    writing,
+)
 from robustmarl.evaluation.statistics import Limits, t_band
 
 if TYPE_CHECKING:
@@ -54,6 +62,8 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
         table: victims x attacks.
         path: where to write it; the ending chooses the format (png, pdf, svg).
     """
+    check_has("heatmap.table", table, ("cell", "is_baseline"), "a CrossTable")
+    path = None if path is None else check_path("heatmap.path", path)
     rows, columns = len(table.victims), len(table.attacks)
     ends = [
         i + 1
@@ -108,7 +118,7 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
     bar.ax.tick_params(labelsize=8, labelcolor=INK)
     footer = textwrap.fill(table.footer, int(16 * figure.get_figwidth()))
     figure.supxlabel(footer, fontsize=7, color=_FAINT)
-    return saved(figure, path)
+    return saved("heatmap.path", figure, path)
 
 
 def learning_curves(
@@ -138,6 +148,8 @@ def learning_curves(
         ValueError: if there is no curve, arrays of unequal length, x that does not increase,
             or seeds with no range of x in common.
     """
+    check_text("learning_curves.title", title)
+    path = None if path is None else check_path("learning_curves.path", path)
     figure = Figure(figsize=(6.4, 3.8), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -153,7 +165,7 @@ def learning_curves(
         frameon=False,
         fontsize=9,
     )
-    return saved(figure, path)
+    return saved("learning_curves.path", figure, path)
 
 
 def curve_panels(
@@ -180,7 +192,12 @@ def curve_panels(
     Raises:
         ValueError: see :func:`learning_curves`; or if there is no panel.
     """
+    check_kind("curve_panels.panels", panels, Mapping, "a mapping from titles to curves")
     check(len(panels) > 0, "curve_panels.panels", "non-empty", panels)
+    for name, curves in panels.items():
+        rule = "a mapping from labels to curves"
+        check_kind(f"curve_panels.panels[{name!r}]", curves, Mapping, rule)
+    path = None if path is None else check_path("curve_panels.path", path)
     columns = min(check_int("curve_panels.columns", columns, 1), len(panels))
     rows = -(-len(panels) // columns)
     size = (3.4 * columns + 0.4, 2.7 * rows + 0.7)
@@ -207,7 +224,7 @@ def curve_panels(
     if title:
         title = textwrap.fill(title, int(11 * figure.get_figwidth()))
         figure.suptitle(title, fontsize=12, color=INK)
-    return saved(figure, path)
+    return saved("curve_panels.path", figure, path)
 
 
 def _draw(
@@ -218,6 +235,7 @@ def _draw(
     labels: Sequence[str] | None = None,
 ) -> None:
     """Draw means, bands and seeds; a label's place in ``labels`` decides its style."""
+    check_kind(where, curves, Mapping, "a mapping from labels to one (x, y) per seed")
     check(len(curves) > 0, where, "non-empty", curves)
     order = list(curves) if labels is None else labels
     lowest, highest = np.inf, -np.inf
@@ -291,8 +309,14 @@ def _luminance(colour: Colour) -> float:
     return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
 
 
-def saved(figure: Figure, path: str | Path | None) -> Figure:
-    """Return ``figure``, written to ``path`` if there is one."""
+def saved(where: str, figure: Figure, path: str | Path | None) -> Figure:
+    """Return ``figure``, written to ``path`` if there is one, which was given as ``where``."""
     if path is not None:
-        figure.savefig(path)
+        path = check_path(where, path)
+        known = figure.canvas.get_supported_filetypes()
+        kind = path.suffix.removeprefix(".").lower()
+        rule = "a file name that ends in .png, .pdf or .svg"
+        check(kind in known or not kind, where, rule, str(path))
+        with writing(where, path):
+            figure.savefig(path)
     return figure

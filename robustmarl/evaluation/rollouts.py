@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_int, sizes_of, speaking_for
 from robustmarl._seeding import mix, stream_id
 from robustmarl.data import AnyPolicy, JointCollector, as_controller
 from robustmarl.envs.vector import EnvMaker, vector_env
+from robustmarl.joint import TeamSpec
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
+from robustmarl.perturbers.stack import Attacks, listed
 from robustmarl.training import Trainable
-from robustmarl.training.settings import Attacks, listed
 from robustmarl.typing import RobustnessWarning
 
 __all__ = ["Playing", "Rollouts", "rollout"]
@@ -82,25 +83,24 @@ def rollout(
     Warns:
         RobustnessWarning: if an attack with a budget changed no observation at all.
     """
-    check_int("rollout.episodes", episodes, 1)
-    check_int("rollout.num_envs", num_envs, 1)
-    check_int("rollout.seed", seed, 0)
+    episodes, num_envs = sizes_of("rollout", episodes=episodes, num_envs=num_envs)
+    seed = check_int("rollout.seed", seed, 0)
     perturbers = [as_perturber(one) for one in listed("rollout.perturb", perturb)]
-    env = vector_env(make_env, min(num_envs, episodes))
+    with speaking_for("rollout", vector_env):
+        env = vector_env(make_env, min(num_envs, episodes))
     try:
-        played = as_controller("rollout.policy", cast(AnyPolicy, policy), env.spec.of_team(team))
-    except BaseException:
-        env.close()
-        raise
-    collector = JointCollector(
-        played,
-        env,
-        team=team,
-        opponents=opponents,
-        perturb=perturbers,
-        seed=mix(seed, stream_id("evaluation")) & (2**62 - 1),
-    )
-    try:
+        with speaking_for("rollout", TeamSpec):
+            spec = env.spec.of_team(team)
+        played = as_controller("rollout.policy", cast(AnyPolicy, policy), spec)
+        with speaking_for("rollout", JointCollector):
+            collector = JointCollector(
+                played,
+                env,
+                team=team,
+                opponents=opponents,
+                perturb=perturbers,
+                seed=mix(seed, stream_id("evaluation")) & (2**62 - 1),
+            )
         with torch.no_grad():
             stats = collector.collect(n_episode=episodes)
     finally:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from robustmarl._checks import check, check_choice, check_int, check_number
+from robustmarl._checks import check, check_choice, check_index, check_int, check_kind, check_number
 
 __all__ = [
     "Estimate",
@@ -160,8 +160,8 @@ def clopper_pearson(successes: int, n: int, level: float = _LEVEL) -> Estimate:
         level: nominal coverage, in (0, 1).
     """
     level = check_level("clopper_pearson.level", level)
-    check_int("clopper_pearson.n", n, 1)
-    check_int("clopper_pearson.successes", successes, 0, n)
+    n = check_int("clopper_pearson.n", n, 1)
+    successes = check_int("clopper_pearson.successes", successes, 0, n)
     tail, failures = (1.0 - level) / 2.0, n - successes
     # quantiles of the Beta distribution; scipy.stats finds the same by search, 50 times slower
     low = special.betaincinv(successes, failures + 1, tail) if successes else 0.0
@@ -213,7 +213,8 @@ def bootstrap(
         0.875
     """
     level = check_level("bootstrap.level", level)
-    check_int("bootstrap.resamples", resamples, 1)
+    resamples = check_int("bootstrap.resamples", resamples, 1)
+    seed = check_int("bootstrap.seed", seed, 0)
     if not callable(statistic):
         check_choice("bootstrap.statistic", statistic, ("iqm",))
     seeds = per_seed("bootstrap", scores)
@@ -277,23 +278,30 @@ def iqm(x: ArrayLike, axis: int = -1) -> Floats:
         x: values, any shape.
         axis: the axis to average over.
     """
-    means: Floats = stats.trim_mean(np.asarray(x, dtype=np.float64), 0.25, axis=axis)
+    values, axis = floats("iqm.x", x), check_index("iqm.axis", axis)
+    check(values.size > 0, "iqm.x", "at least one number", x)
+    rule = f"one of the {values.ndim} axes"
+    check(-values.ndim <= axis < values.ndim, "iqm.axis", rule, axis)
+    means: Floats = stats.trim_mean(values, 0.25, axis=axis)
     return means
 
 
 def per_seed(where: str, scores: Scores) -> list[Floats]:
     """Return one array (M_s,) of finite scores per seed, checked; errors name ``where``."""
+    where = f"{where}.scores"
+    rule = "one array of episodes per seed, a mapping or a sequence"
+    check_kind(where, scores, Mapping | list | tuple | np.ndarray, rule)
     values = list(scores.values() if isinstance(scores, Mapping) else scores)
     if values and all(np.ndim(one) == 0 for one in values):
         raise TypeError(
-            f"{where}.scores must be one array of episodes per seed, got bare numbers. "
+            f"{where} must be one array of episodes per seed, got bare numbers, {values!r}. "
             "Write [scores] for one seed, or [[score] for score in scores] for one per seed."
         )
-    seeds = [np.asarray(one, dtype=np.float64) for one in values]
-    check(len(seeds) > 0, f"{where}.scores", "non-empty", scores)
+    seeds = [floats(where, one) for one in values]
+    check(len(seeds) > 0, where, "non-empty", scores)
     for index, one in enumerate(seeds):
-        of_seed = f"{where}.scores of seed number {index}"
-        check(one.ndim == 1 and one.size > 0, of_seed, "of shape (M,) with M >= 1", one.shape)
+        of_seed = f"{where}, of seed number {index},"
+        check(one.ndim == 1 and one.size > 0, of_seed, "of shape (M,) with M >= 1", one.tolist())
         bad = np.flatnonzero(~np.isfinite(one))
         check(bad.size == 0, of_seed, "finite", f"{one[bad[:1]]} at episode {bad[:1]}")
     return seeds
@@ -307,6 +315,17 @@ def _resampled_means(episodes: Floats, count: int, rng: np.random.Generator) -> 
         for start in range(0, count, rows)
     ]
     return np.concatenate(found) if found else np.empty(0)
+
+
+def floats(where: str, values: ArrayLike) -> Floats:
+    """Return numbers as an array."""
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or values is None:
+        raise TypeError(f"{where} must be numbers, got {values!r}.")
+    return found
 
 
 def _left_open(seeds: list[Floats], level: float, shares: bool) -> tuple[float, float]:

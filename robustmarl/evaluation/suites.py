@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustmarl._checks import check, check_choice, check_number
+from robustmarl._checks import check, check_choice, check_number, check_text
 from robustmarl.attacks.imitation import toward_adversary
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.byzantine import ByzantinePerturber
@@ -44,15 +44,19 @@ def byzantine_attacks(
     """
     where = "byzantine_attacks"
     _check_mapping(f"{where}.adversaries", adversaries)
+    check(len(adversaries) > 0, f"{where}.adversaries", "non-empty", adversaries)
+    agent = check_text(f"{where}.agent", agent)
     for name, own in adversaries.items():
         _check_mapping(f"{where}.adversaries[{name!r}]", own)
     check_choice(f"{where}.target", target, list(adversaries))
-    for name, own in adversaries.items():
-        check(agent in own, f"{where}.adversaries[{name!r}]", f"with {agent!r}", [*own])
+    for own in adversaries.values():
+        check_choice(f"{where}.agent", agent, list(own))
     if isinstance(epsilons, str) or not isinstance(epsilons, Sequence):
         raise TypeError(f"{where}.epsilons must be a sequence of numbers, got {epsilons!r}.")
-    for epsilon in epsilons:
+    epsilons = [
         check_number(f"{where}.epsilons", epsilon, 0.0, unit="observation units")
+        for epsilon in epsilons
+    ]
     names = {f"{epsilon:g}" for epsilon in epsilons}
     rule = "different numbers, in six digits"
     check(len(names) == len(epsilons), f"{where}.epsilons", rule, epsilons)

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from robustmarl._checks import check, check_choice, check_names
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_kind,
+    check_names,
+    check_path,
+    check_text,
+)
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.comparisons import signed_rank
 from robustmarl.evaluation.exports import latex, marl_eval, written
@@ -85,6 +92,14 @@ class CrossTable:
     attacks: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        rule = "a mapping from victims to mappings from attacks to Cells"
+        check_kind("CrossTable.cells", self.cells, Mapping, rule)
+        for row in self.cells.values():
+            check_kind("CrossTable.cells", row, Mapping, rule)
+            for cell in row.values():
+                check_kind("CrossTable.cells", cell, Cell, rule)
+        self.metric = check_text("CrossTable.metric", self.metric)
+        self.title = check_text("CrossTable.title", self.title)
         self.cells = {victim: dict(row) for victim, row in self.cells.items()}
         self.victims = tuple(self.cells)
         self.attacks = tuple(dict.fromkeys(a for row in self.cells.values() for a in row))
@@ -305,20 +320,27 @@ class CrossTable:
         Args:
             source: a path, or the JSON text itself (a string that begins with a brace).
         """
+        where = "CrossTable.from_json.source"
+        check_path(where, source)
         inline = isinstance(source, str) and source.lstrip().startswith("{")
-        content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
-        cells = {
-            victim: {attack: Cell.of_plain(one) for attack, one in row.items()}
-            for victim, row in content["cells"].items()
-        }
-        return cls(
-            cells=cells,
-            metric=content["metric"],
-            baselines=content["baselines"],
-            title=content["title"],
-            averaged=content.get("averaged", ()),
-            reference=content.get("reference"),
-        )
+        try:
+            content = json.loads(str(source) if inline else Path(source).read_text("utf-8"))
+            cells = {
+                victim: {attack: Cell.of_plain(one) for attack, one in row.items()}
+                for victim, row in content["cells"].items()
+            }
+            return cls(
+                cells=cells,
+                metric=content["metric"],
+                baselines=content["baselines"],
+                title=content["title"],
+                averaged=content.get("averaged", ()),
+                reference=content.get("reference"),
+            )
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            rule = "what to_json wrote, or the path of such a file"
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+            raise ValueError(f"{where} must be {rule}, got {str(source)!r}. {reason}.") from error
 
     def plot(self, path: str | Path | None = None) -> Figure:
         """Return :func:`robustmarl.evaluation.heatmap` of it, written to ``path`` if given."""

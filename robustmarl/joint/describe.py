@@ -7,7 +7,7 @@ from typing import Any
 
 from pettingzoo.utils import BaseParallelWrapper
 
-from robustmarl._checks import check, check_choice, check_int, check_names
+from robustmarl._checks import check, check_choice, check_int, check_kind, check_names
 from robustmarl.joint.reading import metadata_of
 from robustmarl.joint.spec import check_parallel
 from robustmarl.typing import Env, TeamReward
@@ -19,6 +19,8 @@ class Described(BaseParallelWrapper[str, Any, Any]):
     """An environment that says what :func:`spec_of` cannot see; made by :func:`describe`."""
 
     def __init__(self, env: Env, metadata: dict[str, object]) -> None:
+        check_parallel("Described.env", env)
+        check_kind("Described.metadata", metadata, Mapping, "a mapping from keys")
         super().__init__(env)
         self.metadata = {**metadata_of(env), **metadata}
 
@@ -53,6 +55,7 @@ def describe(
     if horizon is not None:
         stated["horizon"] = check_int("describe.horizon", horizon, 1)
     if teams is not None:
+        check_kind("describe.teams", teams, Mapping, "a mapping from teams to agents")
         named = [
             a
             for t, m in teams.items()
@@ -62,5 +65,5 @@ def describe(
         check(whole, "describe.teams", "a partition of the agents", dict(teams))
         stated["teams"] = {team: tuple(members) for team, members in teams.items()}
     if metrics is not None:
-        stated["episode_metrics"] = tuple(metrics)
+        stated["episode_metrics"] = check_names("describe.metrics", metrics, metrics)
     return Described(env, stated)

@@ -89,9 +89,9 @@ class TeamSpec:
         """
         if team is None:
             rule = f"one of {list(self.teams)} where there are several teams"
-            check(len(self.teams) == 1, "team", rule, team)
+            check(len(self.teams) == 1, "TeamSpec.team", rule, team)
             (team,) = self.teams
-        check_choice("team", team, list(self.teams))
+        check_choice("TeamSpec.team", team, list(self.teams))
         return self.teams[team]
 
     def of_team(self, team: str | None = None) -> TeamSpec:
@@ -164,9 +164,12 @@ def _existing(sizes: tuple[int, ...], device: torch.device) -> Tensor | None:
 
 def check_parallel(where: str, env: object) -> None:
     """Raise ``TypeError`` unless ``env`` is a parallel environment."""
+    rule = "a PettingZoo ParallelEnv"
+    if isinstance(env, type):
+        raise TypeError(f"{where} must be {rule}, got the class {env.__name__}. Make one of it.")
     if not hasattr(env, "possible_agents") or hasattr(env, "agent_iter"):
         raise TypeError(
-            f"{where} must be a PettingZoo ParallelEnv, got {type(env).__name__}. "
+            f"{where} must be {rule}, got {type(env).__name__}. "
             "Convert an AEC environment with pettingzoo.utils.conversions.aec_to_parallel."
         )
 

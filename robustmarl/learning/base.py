@@ -17,9 +17,9 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_flag, check_int, check_usable, speaking_for
 from robustmarl._seeding import seeded
-from robustmarl.joint import JointBatch, TeamSpec, last_actions, spec_of
+from robustmarl.joint import JointBatch, TeamSpec, check_parallel, last_actions, spec_of
 from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
 from robustmarl.learning.settings import (
     MadeForSettings,
@@ -28,6 +28,7 @@ from robustmarl.learning.settings import (
     TeamSettings,
     check_settings,
     take,
+    told_of,
 )
 from robustmarl.networks import AgentNetwork, Agents, SeparateAgents
 from robustmarl.policies.base import TeamPolicy
@@ -88,12 +89,13 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         hyper: OpenSettings = dict(settings)
         made_for = take(hyper, MadeForSettings)
         seed = check_int(f"{cls.__name__}.seed", made_for.get("seed", 0), 0)
-        spec = team_spec(env, made_for.get("team"))
-        with seeded(seed, "weights"):
+        spec = team_spec(cls.__name__, env, made_for.get("team"))
+        device = check_usable(f"{cls.__name__}.device", made_for.get("device", "cpu"))
+        with told_of(cls, hyper), seeded(seed, "weights"):
             algorithm = cls._build(spec, **hyper)
         algorithm._made = (spec, hyper)
         algorithm.seed = seed
-        return algorithm.to(made_for.get("device", "cpu"))
+        return algorithm.to(device)
 
     def untrained(self, seed: int = 0) -> Self:
         """Return a fresh algorithm with the same settings: the untrained baseline.
@@ -243,14 +245,18 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
         return self.learn(batch, batch_size, repeat)  # see OffPolicyTeam
 
 
-def team_spec(env: Env | TeamSpec, team: str | None) -> TeamSpec:
-    """Return the spec of ``env``'s ``team``; None is the only one.
+def team_spec(name: str, env: Env | TeamSpec, team: str | None = None) -> TeamSpec:
+    """Return the spec of a team of ``env``, which ``name`` was given.
 
-    Args:
-        env: an environment (only its spaces and metadata are read), or a spec.
-        team: its name.
+    Raises:
+        TypeError: if ``env`` is neither a parallel environment nor a spec.
+        ValueError: for an unknown team, or None where there are several.
     """
-    return (env if isinstance(env, TeamSpec) else spec_of(env)).of_team(team)
+    if not isinstance(env, TeamSpec):
+        check_parallel(f"{name}.env", env)
+        env = spec_of(env)
+    with speaking_for(name, TeamSpec):
+        return env.of_team(team)
 
 
 def build_network(
@@ -262,7 +268,9 @@ def build_network(
 ) -> Agents:
     """Return the agents' network of the right sizes; see ``AgentNetwork`` for further keywords."""
     keywords: OpenSettings = dict(settings)
-    kind = AgentNetwork if keywords.pop("shared", True) else SeparateAgents
+    shared = check_flag("build_network.shared", keywords.pop("shared", True))
+    kind = AgentNetwork if shared else SeparateAgents
     sizes = spec.obs_size, spec.num_agents, spec.num_actions
     keywords |= {"squash": squash, "mean_action": mean_action}
-    return kind(*sizes, continuous=spec.continuous, **keywords)
+    with speaking_for("build_network", kind):
+        return kind(*sizes, continuous=spec.continuous, **keywords)

@@ -7,7 +7,7 @@ from tianshou.algorithm.algorithm_base import Algorithm
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_has, check_int, check_kind
 from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import BeliefNetwork
 
@@ -40,6 +40,8 @@ class BeliefLearner:
         chunk: int | None = 10,
     ) -> None:
         name = type(self).__name__
+        check_kind(f"{name}.belief", belief, BeliefNetwork, "a BeliefNetwork")
+        check_has(f"{name}.optim", optim, ("step",), "an optimizer of the belief's weights")
         self.belief, self.optim = belief, optim
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
         self.minibatches = check_int(f"{name}.minibatches", minibatches, 1)

@@ -10,7 +10,7 @@ import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 
-from robustmarl._checks import check_number
+from robustmarl._checks import check_kind, check_number
 
 __all__ = ["adam", "check_factory", "check_max_grad_norm", "own_state_dict"]
 
@@ -20,18 +20,17 @@ def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
 
     Args:
         lr: step size, > 0.
-        eps: added to the denominator; torch's default, PPO's learners take 1e-5.
+        eps: added to the denominator, > 0; torch's default, PPO's learners take 1e-5.
     """
+    lr = check_number("adam.lr", lr, 0.0, open_low=True)
+    eps = check_number("adam.eps", eps, 0.0, open_low=True)
     return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
 
 
 def check_factory(where: str, factory: object) -> None:
     """Raise ``TypeError`` unless ``factory`` makes optimizers; the message says what to give."""
-    if not isinstance(factory, OptimizerFactory):
-        raise TypeError(
-            f"{where} must be an optimizer factory, got {factory!r}. "
-            "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
-        )
+    remedy = "Give adam(5e-4) of robustmarl.learning, or one of Tianshou's."
+    check_kind(where, factory, OptimizerFactory, "an optimizer factory", remedy)
 
 
 def check_max_grad_norm(where: str, max_grad_norm: float | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 import torch
@@ -34,6 +35,7 @@ __all__ = [
     "check_settings",
     "known_settings",
     "take",
+    "told_of",
 ]
 
 OpenSettings: TypeAlias = dict[str, Any]
@@ -146,19 +148,61 @@ def known_settings(cls: type) -> frozenset[str]:
     return frozenset(added)
 
 
-def check_settings(cls: type, given: Mapping[str, object]) -> None:
+def check_settings(
+    cls: type, given: Mapping[str, object], *parts: type, method: str = "for_env"
+) -> None:
     """Raise ``TypeError`` for keywords that ``cls.for_env`` does not take, and for bad optimizers.
 
     The message names the nearest right keyword, or what to write in place of this one.
+
+    Args:
+        cls: what is made.
+        given: the keywords.
+        parts: typed dictionaries of further keywords, which its parts take.
+        method: that is called.
     """
-    known = known_settings(cls)
+    known = known_settings(cls).union(*map(typeddict_keys, parts))
     for name, value in given.items():
         if name not in known:
             raise TypeError(
-                f"{cls.__name__}.for_env has no setting {name!r}. {_advice(cls, name, known)}"
+                f"{cls.__name__}.{method} has no setting {name!r}. {_advice(cls, name, known)}"
             )
         if name.endswith("optim") and value is not None:
             check_factory(f"{cls.__name__}.{name}", value)
+
+
+@contextmanager
+def told_of(cls: type, given: Mapping[str, object]) -> Iterator[None]:
+    """Let errors of the parts of ``cls`` name the keyword that the user gave to it.
+
+    An error of ``Critic.hidden`` is one of ``MAPPO.critic_hidden`` where that is among ``given``,
+    else one of ``MAPPO.hidden``, and of ``Critic.hidden`` where neither is.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        text = str(error)
+        found = re.match(r"(\w+)\.(\w+)\b", text)
+        part, name = found.groups() if found else ("", "")
+        told = [key for key in (f"{_PREFIXES.get(part, '')}{name}", name) if key in given]
+        if part == cls.__name__ or not told:
+            raise
+        text = f"{cls.__name__}.{told[0]}{text[found.end() if found else 0 :]}"
+        raise type(error)(text) from error
+
+
+_PREFIXES = {
+    "ActionCritic": "critic_",
+    "Critic": "critic_",
+    "JointCritic": "critic_",
+    "TypedCritic": "critic_",
+    "BeliefLearner": "belief_",
+    "BeliefNetwork": "belief_",
+    "ByzantinePolicy": "adversary_",
+    "SharedByzantine": "adversary_",
+    "GaussianObsAdversary": "noise_",
+}
+"""What keywords of a learner's parts begin with."""
 
 
 def _advice(cls: type, name: str, known: frozenset[str]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustmarl._checks import check_choice
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
 from robustmarl.learning.returns import gae, masked_mean
 from robustmarl.networks import Critic
@@ -133,6 +134,7 @@ def state_critic(spec: TeamSpec, reward: Reward, hidden: tuple[int, ...]) -> Cri
 
     States, whose scale is unknown, are normalised by LayerNorm.
     """
+    check_choice("state_critic.reward", reward, get_args(Reward))
     per_agent = spec.state_layout == "per_agent" or reward == "agents"
     agents = spec.num_agents if per_agent else 0
     return Critic(spec.state_size, agents, hidden=hidden, layer_norm=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_kind, keep
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.losses.attack_term import AttackTerm, attacked
-from robustmarl.losses.mixin import LossMixin
+from robustmarl.losses.mixin import LossMixin, check_term
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim
 
@@ -31,6 +31,7 @@ def action_loss(
     [Zhou2022]_. The ``attack`` finds the maximum; gradients flow through
     :math:`\pi(\cdot \mid \hat o)` only.
     """
+    check_term("action_loss", victim, rows, attack)
     view = rows.view(victim)
     with torch.no_grad():
         greedy = view.logits(rows.obs).argmax(dim=-1)
@@ -44,7 +45,7 @@ class ActionLoss(AttackTerm):
 
     Args:
         attack: finds the adversarial observations; the paper uses PGD with 10 steps.
-        weight: :math:`\mu(m)`, a number or a schedule; the paper's is ``schedules.Repetitive``.
+        weight: :math:`\mu(m)` >= 0, a number or a schedule: ``schedules.Repetitive`` in the paper.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
         epsilon: the attack's radius >= 0, a number or a schedule; None is the attack's own. While
             it is 0 the term is off: at the clean observation it would only sharpen the policy.
@@ -55,7 +56,7 @@ class ActionLoss(AttackTerm):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.epsilon is not None:
-            object.__setattr__(self, "epsilon", as_schedule("ActionLoss.epsilon", self.epsilon))
+            keep(self, epsilon=as_schedule("ActionLoss.epsilon", self.epsilon, 0.0))
 
     def with_epsilon(self, epsilon: float) -> Self:
         """Return the same with the attack at this radius, constant."""
@@ -80,6 +81,7 @@ class ActionLossRegularizer(LossMixin):
     """
 
     def __init__(self, *, action_loss: ActionLoss, **kwargs: Any) -> None:
+        check_kind(f"{type(self).__name__}.action_loss", action_loss, ActionLoss, "an ActionLoss")
         super().__init__(**kwargs)
         discrete = self.policy.action_type == "discrete"
         remedy = "Use PolicyRegularizer(policy_loss=PolicyLoss(form='mse', ...))."

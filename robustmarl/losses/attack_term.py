@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_int, keep
 from robustmarl._seeding import Draws
-from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.base import ObsAttack, check_attack
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim, VictimView
 
@@ -23,7 +23,7 @@ class AttackTerm(ABC):
 
     Args:
         attack: finds them with the present network.
-        weight: a number or a schedule.
+        weight: >= 0, a number or a schedule.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
     """
 
@@ -33,11 +33,10 @@ class AttackTerm(ABC):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if not isinstance(self.attack, ObsAttack):
-            raise TypeError(f"{name}.attack must be an observation attack, got {self.attack!r}.")
-        object.__setattr__(self, "weight", as_schedule(f"{name}.weight", self.weight))
+        check_attack(f"{name}.attack", self.attack)
+        keep(self, weight=as_schedule(f"{name}.weight", self.weight, 0.0))
         if self.max_rows is not None:
-            check_int(f"{name}.max_rows", self.max_rows, 1)
+            keep(self, max_rows=check_int(f"{name}.max_rows", self.max_rows, 1))
 
     @abstractmethod
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:

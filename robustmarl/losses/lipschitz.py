@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustmarl._checks import check_kind
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.losses.attack_term import AttackTerm, attacked
-from robustmarl.losses.mixin import LossMixin
+from robustmarl.losses.mixin import LossMixin, check_term
 from robustmarl.schedules import Schedule
 from robustmarl.victims import LossRows, Victim
 
@@ -29,6 +30,7 @@ def lipschitz_loss(
     finds the maximum; gradients flow through :math:`f(\hat o)` and :math:`f(o)`, not through
     :math:`\hat o`.
     """
+    check_term("lipschitz_loss", victim, rows, attack)
     view = rows.view(victim)
     moved = attacked(attack, view, rows.obs, draws)
     change = view.output(moved) - view.output(rows.obs)
@@ -43,7 +45,7 @@ class LipschitzLoss(AttackTerm):
 
     Args:
         attack: finds where outputs move most: ``attacks.LipschitzAttack`` in ERNIE.
-        weight: :math:`\lambda_R`, a number or a schedule; the release has 0.5.
+        weight: :math:`\lambda_R` >= 0, a number or a schedule; the release has 0.5.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
     """
 
@@ -66,5 +68,7 @@ class LipschitzRegularizer(LossMixin):
     """
 
     def __init__(self, *, lipschitz_loss: LipschitzLoss, **kwargs: Any) -> None:
+        where = f"{type(self).__name__}.lipschitz_loss"
+        check_kind(where, lipschitz_loss, LipschitzLoss, "a LipschitzLoss")
         super().__init__(**kwargs)
         self.add_term("lipschitz_loss", lipschitz_loss)

@@ -13,9 +13,10 @@ from tianshou.data import Batch
 from tianshou.data.types import RolloutBatchProtocol
 from torch import Tensor, nn
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_has, check_kind
 from robustmarl._seeding import Draws, generator, mix, stream_id
 from robustmarl._signatures import check_left
+from robustmarl.attacks.base import check_attack
 from robustmarl.joint import TeamSpec
 from robustmarl.policies import TeamPolicy
 from robustmarl.schedules import Schedule, as_schedule
@@ -56,6 +57,14 @@ class RampedTerm(Term, Protocol):
 
     def with_epsilon(self, epsilon: float) -> Term:
         """Return the term whose attack has this radius."""
+
+
+def check_term(name: str, victim: object, rows: object, attack: object) -> None:
+    """Raise ``TypeError`` unless the term ``name`` can be computed of these."""
+    rule = "a Victim, as algorithm.victim() returns"
+    check_has(f"{name}.victim", victim, ("at",), rule)
+    check_kind(f"{name}.rows", rows, LossRows, "LossRows")
+    check_attack(f"{name}.attack", attack)
 
 
 class _TermStats(TrainingStatsWrapper):

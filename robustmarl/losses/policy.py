@@ -8,7 +8,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_kind,
+    check_number,
+    check_tensor,
+    keep,
+)
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED
 from robustmarl.losses.attack_term import AttackTerm, attacked
@@ -47,6 +54,10 @@ def policy_loss(
         margin: c of the hinge, > 0.
         mask: the action coordinates that exist, bool (M, A), for ``mse``; None is all.
     """
+    check_choice("policy_loss.form", form, get_args(Form))
+    check_tensor("policy_loss.clean", clean)
+    check_tensor("policy_loss.perturbed", perturbed, clean)
+    margin = check_number("policy_loss.margin", margin, 0.0, open_low=True, unit="Q units")
     if form == "mse":
         square = (perturbed - clean).square()
         if mask is None:
@@ -71,7 +82,7 @@ class PolicyLoss(AttackTerm):
     Args:
         attack: finds the perturbed observations with the present network: FGSM in the group's
             release, PGD with the margin loss in SA-DQN.
-        weight: :math:`\kappa`, a number or a schedule; ramp it, the paper reports instability.
+        weight: :math:`\kappa` >= 0, a number or a schedule; ramp it, the paper reports instability.
         form: see :func:`policy_loss`; ``mse`` for continuous actions only.
         margin: c of the hinge, > 0, in units of Q.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
@@ -84,7 +95,8 @@ class PolicyLoss(AttackTerm):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("PolicyLoss.form", self.form, get_args(Form))
-        check_number("PolicyLoss.margin", self.margin, 0.0, open_low=True, unit="Q units")
+        where = "PolicyLoss.margin"
+        keep(self, margin=check_number(where, self.margin, 0.0, open_low=True, unit="Q units"))
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the mean of :func:`policy_loss` over rows with a choice to make."""
@@ -116,6 +128,7 @@ class PolicyRegularizer(LossMixin):
     """
 
     def __init__(self, *, policy_loss: PolicyLoss, **kwargs: Any) -> None:
+        check_kind(f"{type(self).__name__}.policy_loss", policy_loss, PolicyLoss, "a PolicyLoss")
         super().__init__(**kwargs)
         self.add_term("policy_loss", policy_loss)
         continuous = self.policy.action_type == "continuous"

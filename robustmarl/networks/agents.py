@@ -10,7 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_flag,
+    check_index,
+    check_int,
+    check_number,
+    flags_of,
+    sizes_of,
+    speaking_for,
+)
 from robustmarl.networks.calculus.plan import Input, OneHot, Plan, Vector
 from robustmarl.networks.protocol import Extra
 
@@ -51,17 +62,16 @@ class AgentSettings(TypedDict, total=False):
     columns: tuple[int, ...] | None
 
 
-def check_widths(where: str, hidden: object) -> None:
-    """Raise unless ``hidden`` is one width or more of hidden layers, each >= 1."""
-    if not isinstance(hidden, tuple | list):
-        raise TypeError(f"{where} must be a tuple of ints, got {hidden!r}.")
-    check(len(hidden) > 0, where, "at least one width", hidden)
-    for width in hidden:
-        check_int(where, width, 1)
+def check_widths(where: str, hidden: object) -> tuple[int, ...]:
+    """Return the widths of hidden layers as a tuple: one or more, each >= 1."""
+    widths = check_each(where, hidden, check_int, "a tuple of ints")
+    check(len(widths) > 0, where, "at least one width", hidden)
+    return widths
 
 
 def activation_of(name: Activation) -> nn.Module:
     """Return the activation called ``name``."""
+    check_choice("activation_of.name", name, tuple(_ACTIVATIONS))
     return _ACTIVATIONS[name]()
 
 
@@ -69,6 +79,10 @@ def feed_forward(
     sizes: tuple[int, ...], activation: Activation = "relu", layer_norm: bool = False
 ) -> nn.Sequential:
     """Return linear layers ``sizes[0] -> ... -> sizes[-1]`` with activations between them."""
+    sizes = check_each("feed_forward.sizes", sizes, check_int, "a tuple of ints")
+    check(len(sizes) > 1, "feed_forward.sizes", "of input and output at least", sizes)
+    check_choice("feed_forward.activation", activation, tuple(_ACTIVATIONS))
+    layer_norm = check_flag("feed_forward.layer_norm", layer_norm)
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         if layers:
@@ -98,7 +112,7 @@ class AgentNetwork(nn.Module):
         squash: bound outputs by tanh, without ``log_std``: a deterministic continuous actor.
         activation: ``"relu"`` or ``"tanh"``.
         layer_norm: normalise before each activation.
-        output_gain: the last layer is drawn orthogonal with this gain; None keeps torch's draw.
+        output_gain: the last layer is drawn orthogonal with this gain > 0; None keeps torch's draw.
         columns: the observation's coordinates that it reads; None is all.
     """
 
@@ -121,15 +135,30 @@ class AgentNetwork(nn.Module):
         columns: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        name = type(self).__name__
+        obs_size, num_agents, num_actions = sizes_of(
+            name, obs_size=obs_size, num_agents=num_agents, num_actions=num_actions
+        )
+        recurrent, agent_id, last_action, mean_action, layer_norm = flags_of(
+            name,
+            recurrent=recurrent,
+            agent_id=agent_id,
+            last_action=last_action,
+            mean_action=mean_action,
+            layer_norm=layer_norm,
+        )
+        continuous, squash = flags_of(name, continuous=continuous, squash=squash)
         if columns is not None:
+            columns = check_each(f"{name}.columns", columns, check_index, "a tuple of indices")
             good = len(columns) > 0 and all(0 <= column < obs_size for column in columns)
-            rule = f"at least one index below {obs_size}"
-            check(good, "AgentNetwork.columns", rule, columns)
+            check(good, f"{name}.columns", f"at least one index below {obs_size}", columns)
         self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
         read_size = obs_size if columns is None else len(columns)
-        check(continuous or not squash, "AgentNetwork.squash", "False for logits", squash)
-        check_choice("AgentNetwork.activation", activation, tuple(_ACTIVATIONS))
-        check_widths("AgentNetwork.hidden", hidden)
+        check(continuous or not squash, f"{name}.squash", "False for logits", squash)
+        check_choice(f"{name}.activation", activation, tuple(_ACTIVATIONS))
+        hidden = check_widths(f"{name}.hidden", hidden)
+        if output_gain is not None:
+            output_gain = check_number(f"{name}.output_gain", output_gain, 0.0, open_low=True)
         self.num_agents, self.num_actions = num_agents, num_actions
         self.continuous, self.recurrent = continuous, recurrent
         width = hidden[0]
@@ -299,9 +328,11 @@ class SeparateAgents(nn.Module):
     ) -> None:
         super().__init__()
         settings["agent_id"] = False
-        self.nets = nn.ModuleList(
-            AgentNetwork(obs_size, num_agents, num_actions, **settings) for _ in range(num_agents)
+        obs_size, num_agents, num_actions = sizes = sizes_of(
+            "SeparateAgents", obs_size=obs_size, num_agents=num_agents, num_actions=num_actions
         )
+        with speaking_for(self, AgentNetwork):
+            self.nets = nn.ModuleList(AgentNetwork(*sizes, **settings) for _ in range(num_agents))
         self.obs_size = obs_size
         self.num_agents, self.num_actions = num_agents, num_actions
         shape = self._first_net

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_int, check_kind, sizes_of
 from robustmarl._seeding import seeded
 from robustmarl.joint import TeamSpec
 from robustmarl.networks.agents import AgentNetwork, AgentSettings, check_widths
@@ -47,8 +47,10 @@ class BeliefNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_widths("BeliefNetwork.hidden", hidden)
-        self.hidden_size = check_int("BeliefNetwork.memory", memory, 1)
+        check_kind("BeliefNetwork.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
+        hidden = check_widths("BeliefNetwork.hidden", hidden)
+        seed = check_int("BeliefNetwork.seed", seed, 0)
+        self.hidden_size = memory = check_int("BeliefNetwork.memory", memory, 1)
         self.obs_size, self.num_agents = spec.obs_size, spec.num_agents
         with seeded(seed, "belief"):
             self.normalize = nn.LayerNorm(spec.obs_size)
@@ -169,6 +171,7 @@ class TypedCritic(Critic):
 
     def __init__(self, size: int, slots: int, **settings: Unpack[CriticSettings]) -> None:
         super().__init__(size, **settings)
+        (slots,) = sizes_of(type(self).__name__, slots=slots)
         self.slot_table = nn.Parameter(torch.zeros(slots, self.first.out_features))
 
     def draw_slots(self, generator: torch.Generator) -> None:

@@ -7,7 +7,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_choice, check_int
+from robustmarl._checks import check_choice, check_flag, check_int, flags_of, sizes_of
 from robustmarl.networks.agents import Activation, activation_of, check_widths, feed_forward
 
 __all__ = ["ActionCritic", "Critic", "CriticSettings", "JointCritic"]
@@ -43,8 +43,12 @@ class Critic(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_widths("Critic.hidden", hidden)
-        check_choice("Critic.activation", activation, ("relu", "tanh"))
+        name = type(self).__name__
+        (size,) = sizes_of(name, size=size)
+        num_agents = check_int(f"{name}.num_agents", num_agents, 0)
+        hidden = check_widths(f"{name}.hidden", hidden)
+        check_choice(f"{name}.activation", activation, ("relu", "tanh"))
+        layer_norm = check_flag(f"{name}.layer_norm", layer_norm)
         self.normalize = nn.LayerNorm(size) if layer_norm else nn.Identity()
         self.first = nn.Linear(size, hidden[0])
         self.id_table = nn.Parameter(torch.zeros(num_agents, hidden[0])) if num_agents else None
@@ -80,10 +84,11 @@ class JointCritic(nn.Module):
         normalize_state: bool = True,
     ) -> None:
         super().__init__()
-        check_widths("JointCritic.hidden", hidden)
-        sizes = {"state_size": state_size, "num_agents": num_agents, "num_actions": num_actions}
-        for name, size in sizes.items():
-            check_int(f"JointCritic.{name}", size, 1)
+        hidden = check_widths("JointCritic.hidden", hidden)
+        state_size, num_agents, num_actions = sizes_of(
+            "JointCritic", state_size=state_size, num_agents=num_agents, num_actions=num_actions
+        )
+        normalize_state = check_flag("JointCritic.normalize_state", normalize_state)
         self.state_norm = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
         self.of_state = nn.Linear(state_size, hidden[0])
         self.of_act = nn.Linear(num_agents * num_actions, hidden[0], bias=False)
@@ -132,14 +137,17 @@ class ActionCritic(nn.Module):
         normalize_state: bool = True,
     ) -> None:
         super().__init__()
-        check_widths("ActionCritic.hidden", hidden)
-        for name, size in {
-            "state_size": state_size,
-            "obs_size": obs_size,
-            "num_agents": num_agents,
-            "num_actions": num_actions,
-        }.items():
-            check_int(f"ActionCritic.{name}", size, 1)
+        hidden = check_widths("ActionCritic.hidden", hidden)
+        state_size, obs_size, num_agents, num_actions = sizes_of(
+            "ActionCritic",
+            state_size=state_size,
+            obs_size=obs_size,
+            num_agents=num_agents,
+            num_actions=num_actions,
+        )
+        others, dueling, normalize_state = flags_of(
+            "ActionCritic", others=others, dueling=dueling, normalize_state=normalize_state
+        )
         self.num_actions, self.others, self.dueling = num_actions, others, dueling
         width = hidden[0]
         self.state_norm = nn.LayerNorm(state_size) if normalize_state else nn.Identity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_flag, sizes_of
 from robustmarl.networks.mixers import AgentValues, Mixer
 
 __all__ = ["QPLEXMixer"]
@@ -53,8 +53,15 @@ class QPLEXMixer(Mixer):
         normalize_state: bool = True,
     ) -> None:
         super().__init__()
-        check_int("QPLEXMixer.heads", heads, 1)
-        check_int("QPLEXMixer.hyper_hidden", hyper_hidden, 1)
+        state_size, num_agents, num_actions, heads, hyper_hidden = sizes_of(
+            "QPLEXMixer",
+            state_size=state_size,
+            num_agents=num_agents,
+            num_actions=num_actions,
+            heads=heads,
+            hyper_hidden=hyper_hidden,
+        )
+        normalize_state = check_flag("QPLEXMixer.normalize_state", normalize_state)
         self.num_agents, self.heads, self.hyper_hidden = num_agents, heads, hyper_hidden
         self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
         # One product gives the hidden layers of w, b, upsilon and phi, and the state's part of that

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check_choice, check_int
+from robustmarl._checks import check_choice, check_flag, sizes_of
 
 __all__ = ["FOPMixer"]
 
@@ -45,8 +45,15 @@ class FOPMixer(nn.Module):
         normalize_state: bool = True,
     ) -> None:
         super().__init__()
-        check_int("FOPMixer.heads", heads, 1)
-        check_int("FOPMixer.hidden", hidden, 1)
+        state_size, num_agents, num_actions, heads, hidden = sizes_of(
+            "FOPMixer",
+            state_size=state_size,
+            num_agents=num_agents,
+            num_actions=num_actions,
+            heads=heads,
+            hidden=hidden,
+        )
+        normalize_state = check_flag("FOPMixer.normalize_state", normalize_state)
         check_choice("FOPMixer.gradient", gradient, ("fop", "exact"))
         self.num_actions, self.gradient = num_actions, gradient
         self._shape = (heads, num_agents)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_flag, check_number, sizes_of
 from robustmarl.joint import MASKED, at_actions
 
 __all__ = ["AgentValues", "Mixer", "QMIXMixer", "VDNMixer", "WeightedMixer"]
@@ -95,9 +95,15 @@ class QMIXMixer(Mixer):
         init_gain: float = 1.0,
     ) -> None:
         super().__init__()
-        check_int("QMIXMixer.embed", embed, 1)
-        check_int("QMIXMixer.hyper_hidden", hyper_hidden, 1)
-        check_number("QMIXMixer.init_gain", init_gain, 0.0, open_low=True)
+        state_size, num_agents, embed, hyper_hidden = sizes_of(
+            "QMIXMixer",
+            state_size=state_size,
+            num_agents=num_agents,
+            embed=embed,
+            hyper_hidden=hyper_hidden,
+        )
+        init_gain = check_number("QMIXMixer.init_gain", init_gain, 0.0, open_low=True)
+        normalize_state = check_flag("QMIXMixer.normalize_state", normalize_state)
         self.num_agents, self.embed, self.hyper_hidden = num_agents, embed, hyper_hidden
         self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
         # One product gives the first layers of H1, H2, v and all of b1.
@@ -139,7 +145,10 @@ class WeightedMixer(nn.Module):
         self, state_size: int, num_agents: int, *, embed: int = 32, normalize_state: bool = True
     ) -> None:
         super().__init__()
-        check_int("WeightedMixer.embed", embed, 1)
+        state_size, num_agents, embed = sizes_of(
+            "WeightedMixer", state_size=state_size, num_agents=num_agents, embed=embed
+        )
+        normalize_state = check_flag("WeightedMixer.normalize_state", normalize_state)
         self.num_agents = num_agents
         self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
         self.w1 = nn.Linear(state_size, num_agents * embed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from robustmarl._checks import check_number
+
 __all__ = ["ValueNormalizer"]
 
 
@@ -19,7 +21,7 @@ class ValueNormalizer(nn.Module):
     that the first ones are not drawn towards zero.
 
     Args:
-        decay: how much of the averages an update keeps; 0.99 remembers about 100 updates.
+        decay: how much of the averages an update keeps, in [0, 1]; 0.99 remembers some 100 of them.
     """
 
     mean: Tensor
@@ -28,7 +30,7 @@ class ValueNormalizer(nn.Module):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = decay
+        self.decay = check_number("ValueNormalizer.decay", decay, 0.0, 1.0)
         for name in ("mean", "second", "weight"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_flag, check_kind, speaking_for
 from robustmarl._seeding import Draws
 from robustmarl.attacks.gradient import PGD, GradientAttack
 from robustmarl.budgets import LinfBall
@@ -36,7 +36,8 @@ def stor(ball: LinfBall, *, steps: int = 1) -> PGD:
         steps: of :math:`\beta = \epsilon` if there is one, else of 2.5 epsilon / steps, with y the
             best other action at each, >= 1.
     """
-    return PGD(ball=ball, steps=steps, loss="margin", target=0, clean_if_own=True)
+    with speaking_for("stor", PGD):
+        return PGD(ball=ball, steps=steps, loss="margin", target=0, clean_if_own=True)
 
 
 class DirectedObsPerturber(ObsPerturber):
@@ -80,19 +81,15 @@ class DirectedObsPerturber(ObsPerturber):
         episodes: float = 1.0,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(director, TeamPolicy):
-            raise TypeError(f"{name}.director must be a TeamPolicy, got {director!r}.")
-        if not isinstance(generator, GradientAttack):
-            remedy = "Write perturbers.stor(ball)."
-            raise TypeError(
-                f"{name}.generator must be a GradientAttack, got {generator!r}. {remedy}"
-            )
+        check_kind(f"{name}.director", director, TeamPolicy, "a TeamPolicy")
+        remedy = "Write perturbers.stor(ball)."
+        check_kind(f"{name}.generator", generator, GradientAttack, "a GradientAttack", remedy)
         kind = "continuous actions" if director.spec.continuous else "discrete actions"
         check(not director.spec.continuous, f"{name}.director", "of discrete actions", kind)
         named = generator.loss in (None, "margin", "cross_entropy")
         rule = "a named loss, 'margin' or 'cross_entropy', which takes a target action"
         check(named, f"{name}.generator.loss", rule, generator.loss)
-        self.director, self.explore = director, explore
+        self.director, self.explore = director, check_flag(f"{name}.explore", explore)
         super().__init__(
             replace(generator, target=self._targets_of_rows),
             victim=victim,

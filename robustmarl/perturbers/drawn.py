@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_int, check_names
+from robustmarl._checks import check, check_int, check_names, keep
 from robustmarl._seeding import Draws
 
 __all__ = ["AttackedAgents", "RandomAgents"]
@@ -31,10 +31,12 @@ class RandomAgents:
     among: Collection[str] | None = None
 
     def __post_init__(self) -> None:
-        check_int("RandomAgents.number", self.number, 1)
+        keep(self, number=check_int("RandomAgents.number", self.number, 1))
         if self.among is not None:
             names = check_names("RandomAgents.among", self.among, self.among)
-            object.__setattr__(self, "among", names)
+            rule = "at least one name, or None for all"
+            check(len(names) > 0, "RandomAgents.among", rule, self.among)
+            keep(self, among=names)
             self.check_size(len(names))
 
     def check_size(self, size: int) -> None:

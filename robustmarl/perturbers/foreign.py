@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_has, check_kind
 from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
@@ -43,6 +43,8 @@ class PolicyController:
     def __init__(
         self, victim: Victim, spec: TeamSpec, where: str = "PolicyController.victim"
     ) -> None:
+        check_has(where, victim, ("at", "side"), "a Victim, as victims.as_victim returns")
+        check_kind("PolicyController.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
         self.spec, self._victim, self._where = spec, victim, where
         kinds = ("discrete", "continuous")
         rule = f"a policy for {kinds[spec.continuous]} actions"

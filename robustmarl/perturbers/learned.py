@@ -8,10 +8,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.networks.agents import check_widths
 from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.drawn import AttackedAgents
@@ -54,10 +55,11 @@ class GaussianObsAdversary(nn.Module):
     ) -> None:
         super().__init__()
         if max_std is not None:
-            check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
-        check_int("GaussianObsAdversary.obs_size", obs_size, 1)
-        if not isinstance(ball, LinfBall):
-            raise TypeError(f"GaussianObsAdversary.ball must be a LinfBall, got {ball!r}.")
+            max_std = check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
+        obs_size = check_int("GaussianObsAdversary.obs_size", obs_size, 1)
+        hidden = check_widths("GaussianObsAdversary.hidden", hidden)
+        seed = check_int("GaussianObsAdversary.seed", seed, 0)
+        check_kind("GaussianObsAdversary.ball", ball, LinfBall, "a LinfBall")
         ball.check_size("GaussianObsAdversary", obs_size)
         self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
         with seeded(seed, "adversary"):
@@ -133,6 +135,8 @@ class LearnedObsPerturber(ObsPerturber):
     kind = "adversary"
 
     def __init__(self, actor: GaussianObsAdversary, *, agents: AttackedAgents = None) -> None:
+        where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
+        check_kind(where, actor, GaussianObsAdversary, rule)
         super().__init__(actor, agents=agents)
         self.actor = actor
         self._real: Tensor | None = None

@@ -17,7 +17,7 @@ from robustmarl._checks import (
     check_number,
 )
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.attacks.base import ObsAttack, needs_victim
+from robustmarl.attacks.base import ObsAttack, check_attack, needs_victim
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
 from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
@@ -73,11 +73,7 @@ class ObsPerturber(Perturber):
         epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(attack, ObsAttack):
-            raise TypeError(
-                f"{name}.attack must be an ObsAttack with `ball`, `with_epsilon` and "
-                f"`__call__`, got {attack!r}."
-            )
+        check_attack(f"{name}.attack", attack)
         self.attack = self._present = attack
         self.every = check_int(f"{name}.every", every, 1)
         self.probability = check_number(f"{name}.probability", probability, 0.0, 1.0)
@@ -323,9 +319,14 @@ class ObsPerturber(Perturber):
 
 
 def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
-    """Return a perturber; an attack becomes one on all agents at every step."""
+    """Return a perturber; an attack becomes one on all agents at every step.
+
+    Raises:
+        TypeError: for what is neither.
+    """
     if isinstance(perturbation, Perturber):
         return perturbation
+    check_attack("as_perturber.perturbation", perturbation)
     return ObsPerturber(perturbation)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int, check_number
+from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl.attacks import UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import StepContext, TeamSpec
@@ -53,8 +53,7 @@ class SparingPerturber(ObsPerturber):
 
     def __init__(self, inner: ObsPerturber, *, steps: int, threshold: float = 0.0) -> None:
         name = type(self).__name__
-        if not isinstance(inner, ObsPerturber):
-            raise TypeError(f"{name}.inner must be an ObsPerturber, got {inner!r}.")
+        check_kind(f"{name}.inner", inner, ObsPerturber, "an ObsPerturber")
         super().__init__(UniformNoise(ball=LinfBall(epsilon=1.0)), agents=inner.agents)
         self.inner, self.steps = inner, check_int(f"{name}.steps", steps, 0)
         self.threshold = check_number(f"{name}.threshold", threshold, 0.0)

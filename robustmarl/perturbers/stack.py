@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_choice
+from robustmarl._checks import check_choice, check_each, check_int, check_kind, check_text
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.obs import as_perturber
 from robustmarl.victims import Victim
 
-__all__ = ["PerturberStack", "places"]
+__all__ = ["Attacks", "PerturberStack", "listed", "places"]
+
+Attacks: TypeAlias = ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None
+"""An attack or a perturber, several that act in this order, or None."""
+
+
+def listed(where: str, attacks: Attacks) -> list[ObsAttack | Perturber]:
+    """Return ``attacks`` as a list, empty for None.
+
+    Raises:
+        TypeError: for anything that is neither an attack nor a perturber.
+    """
+    if attacks is None:
+        return []
+    several = list(attacks) if isinstance(attacks, tuple | list) else [attacks]
+    for one in several:
+        remedy = ""
+        if hasattr(one, "deployed"):
+            remedy = (
+                "An adversary plays as adversary.deployed(), and learns in "
+                "training.AdversarialTraining(team, adversary)."
+            )
+        rule = "an attack, a perturber, several of them or None"
+        check_kind(where, one, ObsAttack | Perturber, rule, remedy)
+    return cast("list[ObsAttack | Perturber]", several)
 
 
 def places(kinds: Sequence[str], first: int = 0) -> list[Place]:
@@ -27,6 +52,8 @@ def places(kinds: Sequence[str], first: int = 0) -> list[Place]:
         kinds: one per perturber.
         first: the depth of the first.
     """
+    kinds = check_each("places.kinds", kinds, check_text, "a tuple of texts")
+    first = check_int("places.first", first, 0)
     return [
         Place(depth, kind if kind not in kinds[: depth - first] else f"{kind}.{depth}")
         for depth, kind in enumerate(kinds, first)
@@ -44,8 +71,9 @@ class PerturberStack:
         told: the actions of the last step that the learner is told, (E, N) or (E, N, A).
     """
 
-    def __init__(self, perturbations: Sequence[ObsAttack | Perturber] = ()) -> None:
-        self.perturbers = [as_perturber(given) for given in perturbations]
+    def __init__(self, perturbations: Attacks = ()) -> None:
+        given = listed(f"{type(self).__name__}.perturbations", perturbations)
+        self.perturbers = [as_perturber(perturbation) for perturbation in given]
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
         self.acts_differ = any(one.changes_actions for one in self.perturbers)

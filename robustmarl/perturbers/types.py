@@ -9,7 +9,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_int, check_names, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_int,
+    check_names,
+    check_number,
+    check_tensor,
+)
 from robustmarl._seeding import Draws
 from robustmarl.joint import TeamSpec
 
@@ -56,8 +63,8 @@ class TypeDistribution:
         if agents is not None:
             agents = check_names(f"{name}.agents", agents, agents)
             check(len(agents) > 0, f"{name}.agents", "at least one name, or None for all", agents)
-        given = choice != "fixed" or agents is not None
-        check(given, f"{name}.agents", "given for a fixed choice", agents)
+        rule = "'uniform' or 'adaptive' without agents"
+        check(choice != "fixed" or agents is not None, f"{name}.choice", rule, choice)
         self.choice, self.agents = choice, agents
         self.returns: Tensor | None = None
 
@@ -78,14 +85,20 @@ class TypeDistribution:
         """Take the returns (N,) under an attack by each agent; NaN keeps what was known.
 
         Raises:
-            ValueError: unless there is one per agent, or as many as before.
+            TypeError: for what are no numbers.
+        ValueError: unless there is one per agent, or as many as before; for infinite ones.
         """
-        returns = torch.as_tensor(returns, dtype=torch.float32)
-        old = torch.zeros_like(returns) if self.returns is None else self.returns
-        good = returns.dim() == 1 and returns.shape == old.shape
         where = f"{type(self).__name__}.update.returns"
-        check(good, where, "one number per agent, (N,)", tuple(returns.shape))
-        self.returns = torch.where(returns.isnan(), old, returns)
+        try:
+            new = torch.as_tensor(returns, dtype=torch.float32)
+        except (TypeError, ValueError):
+            rule = "one number per agent, (N,)"
+            raise TypeError(f"{where} must be {rule}, got {returns!r}.") from None
+        old = torch.zeros_like(new) if self.returns is None else self.returns
+        good = new.dim() == 1 and new.shape == old.shape
+        check(good, where, "one number per agent, (N,)", returns)
+        check(not bool(new.isinf().any()), where, "finite, or NaN where unknown", returns)
+        self.returns = torch.where(new.isnan(), old, new)
 
     def present(self, p: float, returns: Tensor | None) -> TypeDistribution:
         """Return the same with another probability, and with these returns (N,) known.
@@ -95,6 +108,8 @@ class TypeDistribution:
             returns: of the team under an attack by each agent; None is nothing known.
         """
         twin = copy.copy(self)
+        if returns is not None:
+            check_tensor(f"{type(self).__name__}.returns", returns)
         twin.p, twin.returns = check_number(f"{type(self).__name__}.p", p, 0.0, 1.0), returns
         return twin
 

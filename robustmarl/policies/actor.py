@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_number
+from robustmarl._checks import check_flag, check_number
 from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import TeamSpec, at_actions
 from robustmarl.networks import Agents
@@ -27,7 +27,8 @@ class ActorPolicy(TeamPolicy):
 
     def __init__(self, spec: TeamSpec, network: Agents, deterministic_eval: bool = False) -> None:
         super().__init__(spec, network)
-        self.deterministic_eval = deterministic_eval
+        where = f"{type(self).__name__}.deterministic_eval"
+        self.deterministic_eval = check_flag(where, deterministic_eval)
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool
@@ -101,7 +102,7 @@ class DeterministicPolicy(TeamPolicy):
 
     def __init__(self, spec: TeamSpec, network: Agents, exploration: float | Schedule) -> None:
         super().__init__(spec, network)
-        self.exploration = as_schedule("DeterministicPolicy.exploration", exploration)
+        self.exploration = as_schedule("DeterministicPolicy.exploration", exploration, 0.0)
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool

@@ -11,6 +11,7 @@ from tianshou.algorithm.algorithm_base import Policy
 from tianshou.data import Batch
 from torch import Tensor
 
+from robustmarl._checks import check, check_has, check_kind
 from robustmarl._seeding import Draws
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.networks import Agents, TeamNetwork
@@ -38,6 +39,7 @@ class TeamPolicy(Policy):
     _agents: Tensor
 
     def __init__(self, spec: TeamSpec, network: Agents) -> None:
+        _check_parts(type(self).__name__, spec, network)
         bound = "clip" if spec.continuous else None
         space = spec.joint_action_space()
         super().__init__(action_space=space, action_bound_method=cast(Any, bound))
@@ -159,3 +161,15 @@ class TeamPolicy(Policy):
         draws = Draws.fresh(len(seen), self.device)
         act, logp = self.select(output, mask, draws, self.is_within_training_step)
         return Batch(act=act, logits=output, logp=logp, state=hidden)
+
+
+def _check_parts(name: str, spec: TeamSpec, network: Agents) -> None:
+    """Raise unless the network is one of a team, and of this one's sizes."""
+    check_kind(f"{name}.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
+    rule = "a team's network, such as networks.AgentNetwork"
+    check_has(f"{name}.network", network, ("plan", "extra", "step", "parameters"), rule)
+    wanted = spec.obs_size, spec.num_agents, spec.num_actions
+    num_agents = getattr(network, "num_agents", spec.num_agents)  # one of your own need not say
+    found = network.obs_size, num_agents, network.num_actions
+    rule = f"made for the team, of (obs_size, num_agents, num_actions) = {wanted}"
+    check(found == wanted, f"{name}.network", rule, f"{type(network).__name__}{found}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_flag, check_int, check_kind, speaking_for
 from robustmarl._seeding import seeded
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks import AgentNetwork
@@ -39,8 +39,12 @@ class ByzantinePolicy(ActorPolicy):
         layer_norm: bool = True,
         seed: int = 0,
     ) -> None:
+        name = type(self).__name__
+        check_kind(f"{name}.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
+        sees_actions = check_flag(f"{name}.sees_actions", sees_actions)
+        seed = check_int(f"{name}.seed", seed, 0)
         sizes = spec.obs_size, spec.num_agents, spec.num_actions
-        with seeded(seed, "byzantine"):
+        with speaking_for(self, AgentNetwork), seeded(seed, "byzantine"):
             network = AgentNetwork(
                 *sizes,
                 hidden=hidden,

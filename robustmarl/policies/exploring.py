@@ -35,7 +35,7 @@ class ExploringPolicy(ActorPolicy):
         deterministic_eval: bool = False,
     ) -> None:
         super().__init__(spec, network, deterministic_eval)
-        self.exploration = as_schedule("ExploringPolicy.exploration", exploration)
+        self.exploration = as_schedule("ExploringPolicy.exploration", exploration, 0.0, 1.0)
 
     @property
     def epsilon(self) -> float:

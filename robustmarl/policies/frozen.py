@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from robustmarl._checks import check_kind
 from robustmarl._seeding import Draws
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks import TeamNetwork
@@ -27,6 +28,7 @@ class FrozenPolicy(TeamPolicy):
     """
 
     def __init__(self, policy: TeamPolicy) -> None:
+        check_kind("FrozenPolicy.policy", policy, TeamPolicy, "a TeamPolicy")
         copied = copy.deepcopy(policy).requires_grad_(False).eval()
         super().__init__(copied.spec, copied.network)
         self.copied = copied

@@ -9,12 +9,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import (
+    check,
+    check_each,
+    check_flag,
+    check_int,
+    check_kind,
+    check_number,
+    keep,
+)
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks import Agents
 from robustmarl.policies.actor import ActorPolicy
 
 __all__ = ["MeanFieldPolicy", "Neighbours"]
+
+
+def _check_column(where: str, column: object) -> int:
+    return check_int(where, column, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +55,16 @@ class Neighbours:
     position: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        rule = "a tuple of indices"
+        position = check_each("Neighbours.position", self.position, _check_column, rule)
+        keep(
+            self,
+            include_self=check_flag("Neighbours.include_self", self.include_self),
+            position=position,
+        )
         if self.radius is not None:
-            check_number("Neighbours.radius", self.radius, 0.0, open_low=True)
-        for column in self.position:
-            check_int("Neighbours.position", column, 0)
+            radius = check_number("Neighbours.radius", self.radius, 0.0, open_low=True)
+            keep(self, radius=radius)
         both = (self.radius is not None) == bool(self.position)
         check(both, "Neighbours.position", "given with a radius, and only then", self.position)
 
@@ -111,6 +129,8 @@ class MeanFieldPolicy(ActorPolicy):
     ) -> None:
         super().__init__(spec, network, deterministic_eval)
         name = type(self).__name__
+        if neighbours is not None:
+            check_kind(f"{name}.neighbours", neighbours, Neighbours, "Neighbours, or None")
         rule = "of discrete actions, whose one-hot vectors are averaged"
         check(not spec.continuous, f"{name}.spec", rule, "a Box of actions")
         self.neighbours = Neighbours() if neighbours is None else neighbours

@@ -26,7 +26,7 @@ class QPolicy(TeamPolicy):
 
     def __init__(self, spec: TeamSpec, network: Agents, exploration: float | Schedule) -> None:
         super().__init__(spec, network)
-        self.exploration = as_schedule("QPolicy.exploration", exploration)
+        self.exploration = as_schedule("QPolicy.exploration", exploration, 0.0, 1.0)
 
     @property
     def epsilon(self) -> float:

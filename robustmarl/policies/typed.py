@@ -8,7 +8,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_choice, check_number
+from robustmarl._checks import check, check_choice, check_flag, check_kind, check_number
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.networks import BeliefNetwork, Extra, TeamNetwork, TypedAgentNetwork
@@ -61,12 +61,15 @@ class TypedPolicy(ActorPolicy):
         super().__init__(spec, network, deterministic_eval)
         check_choice("TypedPolicy.belief_reads", belief_reads, get_args(BeliefReads))
         self.belief_reads = belief_reads
+        check_choice("TypedPolicy.slots", slots, get_args(SlotKind))
+        if belief is not None:
+            check_kind("TypedPolicy.belief", belief, BeliefNetwork, "a BeliefNetwork, or None")
         rule = "given for slots='belief', and only then"
         check((belief is not None) == (slots == "belief"), "TypedPolicy.belief", rule, belief)
         self.slot_kind: SlotKind = slots
         self.belief = belief
-        self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing)
-        self.hard_belief = hard_belief
+        self.teacher_forcing = as_schedule("TypedPolicy.teacher_forcing", teacher_forcing, 0.0, 1.0)
+        self.hard_belief = check_flag("TypedPolicy.hard_belief", hard_belief)
         self._slots: Tensor | None = None
         self._beside_belief = NetworkVictim(
             network,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robustmarl._checks import check_function, check_has, check_int, sizes_of
 from robustmarl._seeding import Draws
 from robustmarl.attacks.aimed import AimedAttack
 from robustmarl.attacks.base import ObsAttack, needs_victim
@@ -51,13 +52,19 @@ def check_attack(
 
     Raises:
         ContractError: naming the first promise that is broken.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a number out of range.
 
     Example:
         >>> from robustmarl.attacks import PGD
         >>> check_attack(lambda epsilon: PGD(ball=LinfBall(epsilon=epsilon)))
     """
+    check_function("check_attack.make_attack", make_attack, "callable")
+    obs_size, num_actions = sizes_of("check_attack", obs_size=obs_size, num_actions=num_actions)
+    rows = check_int("check_attack.rows", rows, 2)
     if victim is None:
         victim = FunctionVictim(_network(obs_size, num_actions))
+    check_has("check_attack.victim", victim, ("at", "side"), "a Victim, or None")
     trial = _Trial.of(victim, obs_size, num_actions, rows)
     before = _weights(victim)
     _check_budget(make_attack, trial)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_flag, check_function, check_int
 from robustmarl.joint import TeamSpec, VectorEngine
 from robustmarl.testing._error import ContractError
 
@@ -48,11 +48,11 @@ def check_engine(
         TypeError: if an argument is of a wrong kind.
         ValueError: if a number is too small.
     """
-    if not callable(make_engine):
-        raise TypeError(f"check_engine.make_engine must be callable, got {make_engine!r}.")
-    check_int("check_engine.num_envs", num_envs, 2)
-    check_int("check_engine.episodes", episodes, 4)
-    check_int("check_engine.seed", seed, 0)
+    check_function("check_engine.make_engine", make_engine, "callable")
+    num_envs = check_int("check_engine.num_envs", num_envs, 2)
+    episodes = check_int("check_engine.episodes", episodes, 4)
+    seed = check_int("check_engine.seed", seed, 0)
+    stochastic = check_flag("check_engine.stochastic", stochastic)
     seeds = [seed + k for k in range(episodes // 2)]
     alone = _Driver(make_engine(1), 1)
     first = {each: trace for each in seeds for trace in alone.play([each])}

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pettingzoo.test import parallel_api_test
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_function, check_int, flags_of
 from robustmarl.joint import TeamSpec, spec_of, split_obs
 from robustmarl.joint.reading import infos_of
 from robustmarl.testing._error import ContractError
@@ -51,9 +51,10 @@ def check_env(
         TypeError: if an argument is of a wrong kind.
         ValueError: if ``episodes`` is below 1.
     """
-    if not callable(make_env):
-        raise TypeError(f"check_env.make_env must be callable, got {make_env!r}.")
-    check_int("check_env.episodes", episodes, 1)
+    check_function("check_env.make_env", make_env, "callable")
+    episodes = check_int("check_env.episodes", episodes, 1)
+    seed = check_int("check_env.seed", seed, 0)
+    stochastic, time_limit = flags_of("check_env", stochastic=stochastic, time_limit=time_limit)
     try:
         spec = spec_of(make_env())
     except (TypeError, ValueError) as error:

@@ -11,7 +11,7 @@ import torch
 from tianshou.utils.torch_utils import policy_within_training_step
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_function, check_int, flags_of
 from robustmarl._seeding import Draws
 from robustmarl.algorithms import IPPO
 from robustmarl.attacks import ObsAttack
@@ -68,8 +68,10 @@ def check_loss(
         >>> from robustmarl.losses import ActionLoss
         >>> check_loss(lambda attack: ActionLoss(attack=attack, weight=1.0))
     """
-    if not callable(make_term):
-        raise TypeError(f"check_loss.make_term must be callable, got {make_term!r}.")
+    check_function("check_loss.make_term", make_term, "callable")
+    continuous, zero_without_budget = flags_of(
+        "check_loss", continuous=continuous, zero_without_budget=zero_without_budget
+    )
     for name, size in {"obs_size": obs_size, "num_actions": num_actions, "rows": rows}.items():
         check_int(f"check_loss.{name}", size, 2)
     case = _Case.of(continuous, obs_size, num_actions, rows)

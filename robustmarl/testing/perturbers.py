@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_function, check_int
 from robustmarl._seeding import episode_key
 from robustmarl.algorithms import IPPO, MADDPG
 from robustmarl.data import EpisodeBuffer, JointCollector
@@ -79,12 +79,13 @@ def check_perturber(
         >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.1))
         >>> check_perturber(lambda team: perturbers.ObsPerturber(noise))
     """
-    for name, given in {"make_perturber": make_perturber, "wrap": wrap}.items():
-        if not callable(given) and (given is not None or name == "make_perturber"):
-            raise TypeError(f"check_perturber.{name} must be callable, got {given!r}.")
-    check_int("check_perturber.episodes", episodes, 1)
-    check_int("check_perturber.num_envs", num_envs, 2)
-    check_int("check_perturber.seed", seed, 0)
+    check_function("check_perturber.make_perturber", make_perturber, "callable")
+    for name, given in {"wrap": wrap, "make_team": make_team, "make_env": make_env}.items():
+        if given is not None:
+            check_function(f"check_perturber.{name}", given, "callable")
+    episodes = check_int("check_perturber.episodes", episodes, 1)
+    num_envs = check_int("check_perturber.num_envs", num_envs, 2)
+    seed = check_int("check_perturber.seed", seed, 0)
     make_env = UnevenGame if make_env is None else make_env
     make_team = _small_team if make_team is None else make_team
     team = make_team(make_env())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from pettingzoo.test import parallel_api_test
 
+from robustmarl._checks import check_function, check_int, flags_of
 from robustmarl.joint import split_obs
 from robustmarl.testing._error import ContractError, requirement
 from robustmarl.typing import Env, RobustnessWarning
@@ -43,11 +44,20 @@ def check_wrapper(
 
     Raises:
         ContractError: naming the first promise that is broken.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for a number out of range.
 
     Example:
         >>> from robustmarl import envs
         >>> check_wrapper(lambda env: env, envs.spread)
     """
+    check_function("check_wrapper.wrap", wrap, "callable")
+    check_function("check_wrapper.make_env", make_env, "callable")
+    observations_only, identity = flags_of(
+        "check_wrapper", observations_only=observations_only, identity=identity
+    )
+    steps = check_int("check_wrapper.steps", steps, 1)
+    seed = check_int("check_wrapper.seed", seed, 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RobustnessWarning)
         try:

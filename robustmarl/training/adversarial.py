@@ -69,11 +69,12 @@ class AdversarialTraining(Algorithm[Any, Any]):
         name = type(self).__name__
         known = isinstance(team, TeamAlgorithm | TeamPolicy)
         if not known or (team_every is not None and isinstance(team, TeamPolicy)):
-            raise TypeError(f"{name}.team must be a robustmarl algorithm, got {team!r}.")
+            kind = type(team).__name__
+            raise TypeError(f"{name}.team must be a robustmarl algorithm, got {kind}.")
         several = [adversaries] if isinstance(adversaries, Adversary) else adversaries
         several = check_adversaries(f"{name}.adversaries", several)
         if team_every is not None:
-            check_int(f"{name}.team_every", team_every, 1)
+            team_every = check_int(f"{name}.team_every", team_every, 1)
         victim = team.policy if isinstance(team, TeamAlgorithm) else team
         super().__init__(policy=FrozenPolicy(victim) if team_every is None else victim)
         moving = isinstance(team, TeamAlgorithm) and team_every is not None

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from robustmarl._checks import check
+from robustmarl._checks import (
+    check,
+    check_has,
+    check_kind,
+    check_path,
+    check_usable,
+    speaking_for,
+    writing,
+)
 from robustmarl.training.files import whole
 
 __all__ = [
@@ -39,8 +47,10 @@ def save_checkpoint(path: str | Path, content: Mapping[str, object]) -> None:
     Raises:
         TypeError: for what :func:`load_checkpoint` could not read, by its path in ``content``.
     """
+    path = check_path("save_checkpoint.path", path)
+    check_kind("save_checkpoint.content", content, Mapping, "a mapping from names")
     plain = {"format": FORMAT, **{key: _plain(value, key) for key, value in content.items()}}
-    with whole(Path(path)) as part:
+    with writing("save_checkpoint.path", path), whole(path) as part:
         with part.open("xb") as file:
             torch.save(plain, file)
         torch.load(part, map_location="cpu", weights_only=True, mmap=True)
@@ -95,12 +105,19 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, or not one of ours.
     """
-    where = "load_checkpoint.path"
+    return _loaded("load_checkpoint", path, device)
+
+
+def _loaded(name: str, path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Return the content of a file that the user gave to the function ``name``."""
+    where = f"{name}.path"
+    check_path(where, path)
+    device = check_usable(f"{name}.device", device)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{where} must be a whole robustmarl checkpoint, got {str(path)!r}, which does not "
             f"load: {type(error).__name__}. It is truncated or was written by something else."
@@ -110,23 +127,47 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     return dict(content)
 
 
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OSError,
+    AttributeError,
+)
+"""What torch raises for files of somebody else's making."""
+
+
 def save_weights(algorithm: torch.nn.Module, path: str | Path) -> None:
     """Write an algorithm's (or adversary's) weights and optimizers.
 
     Raises:
         ValueError: for weights that are not finite; a file that is there stays as it is.
     """
+    rule = "an algorithm or adversary"
+    check_has("save_weights.algorithm", algorithm, ("state_dict", "load_state_dict"), rule)
     check_finite("save_weights.algorithm", algorithm)
-    save_checkpoint(path, {"class": type(algorithm).__name__, "algorithm": algorithm.state_dict()})
+    kinds = [kind.__name__ for kind in type(algorithm).__mro__]
+    content = {"class": kinds[0], "kinds": kinds, "algorithm": algorithm.state_dict()}
+    with speaking_for("save_weights", save_checkpoint):
+        save_checkpoint(path, content)
 
 
 def load_weights(algorithm: torch.nn.Module, path: str | Path) -> None:
     """Load what :func:`save_weights`, or a run's checkpoint, holds into ``algorithm``.
 
     Raises:
-        ValueError: if the weights do not fit.
+        TypeError: for what is no algorithm or adversary.
+        ValueError: if the weights are of another kind of algorithm, or do not fit.
     """
-    content = load_checkpoint(path)
+    rule, name = "an algorithm or adversary", type(algorithm).__name__
+    check_has("load_weights.algorithm", algorithm, ("state_dict", "load_state_dict"), rule)
+    content = _loaded("load_weights", path)
+    kinds = content.get("kinds", [content.get("class")])  # a run's checkpoint has one alone
+    related = kinds[0] in [kind.__name__ for kind in type(algorithm).__mro__] or name in kinds
+    rule = f"a {kinds[0]}, whose weights are in {str(path)!r}"
+    check(related, "load_weights.algorithm", rule, name)
     try:
         algorithm.load_state_dict(content["algorithm"])
     except (RuntimeError, KeyError, ValueError) as error:

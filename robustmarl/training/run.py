@@ -12,19 +12,21 @@ from tianshou.trainer import OnPolicyTrainerParams
 from tianshou.utils import BaseLogger, LazyLogger, TensorboardLogger
 from torch.utils.tensorboard import SummaryWriter
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_function, check_int, check_kind, speaking_for
 from robustmarl._seeding import mix, stream_id
+from robustmarl._signatures import advised
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
 from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.stack import listed
 from robustmarl.training.files import locked
 from robustmarl.training.fingerprint import fingerprint
 from robustmarl.training.history import History, Recorder
 from robustmarl.training.progress import progress_bar
 from robustmarl.training.resume import CHECKPOINT, HISTORY, RunState, checkpoint_of
-from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests, listed
+from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests
 from robustmarl.training.trainers import (
     EpisodeOffPolicyParams,
     EpisodeOffPolicyTrainer,
@@ -46,6 +48,7 @@ SHORT_EPISODE = 4
 """A round counted in steps has room for episodes of so many steps; see ``_buffer``."""
 
 
+@advised(learn=(OffPolicy, OnPolicy), tests=(Tests,), log=(Log,))
 def run(
     algorithm: Trainable,
     make_env: EnvMaker,
@@ -99,10 +102,15 @@ def run(
     interval = math.ceil(env_steps / INTERVALS) if interval is None else interval
     interval = check_int("run.interval", interval, 1)
     learn, tests, log = _learn_of(algorithm, learn), _tests_of(tests), _log_of(log)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"run.callback must be a function of the history, got {callback!r}.")
+    if callback is not None:
+        check_function("run.callback", callback, "a function of the history")
+    if opponents is not None:
+        rule = "a mapping from teams to what plays them"
+        check_kind("run.opponents", opponents, Mapping, rule)
     given = listed("run.perturb", perturb)
-    tested = {name: listed("run.tests", attacks) for name, attacks in tests.attacks.items()}
+    tested = {
+        name: listed(f"run.tests[{name!r}]", attacks) for name, attacks in tests.attacks.items()
+    }
     _check_apart([*given, *(one for several in tested.values() for one in several)])
     settings = fingerprint(
         seed=seed,
@@ -120,20 +128,23 @@ def run(
         if log.folder is not None:
             closing.enter_context(locked("Log.logdir", log.folder, (CHECKPOINT, HISTORY)))
         saved = checkpoint_of(log)
-        env = vector_env(make_env, num_envs)
-        closing.callback(env.close)
-        buffer = _buffer(learn, env.spec.of_team(team), algorithm, num_envs, seed)
+        with speaking_for("run", vector_env), speaking_for("run", TeamSpec):
+            env = vector_env(make_env, num_envs)
+            closing.callback(env.close)
+            spec = env.spec.of_team(team)
+        buffer = _buffer(learn, spec, algorithm, num_envs, seed)
         # The trainer is part of reference cycles: by itself the buffer's memory would go late.
         closing.callback(lambda: buffer.data.clear())
-        collector = JointCollector(
-            algorithm.policy,
-            env,
-            buffer,
-            team=team,
-            opponents=opponents,
-            perturb=[*given, *algorithm.perturbers()],
-            seed=_stream(seed, "train"),
-        )
+        with speaking_for("run", JointCollector):
+            collector = JointCollector(
+                algorithm.policy,
+                env,
+                buffer,
+                team=team,
+                opponents=opponents,
+                perturb=[*given, *algorithm.perturbers()],
+                seed=_stream(seed, "train"),
+            )
         testers: dict[str, JointCollector] = {}
         for name, attacks in tested.items():
             testers[name] = JointCollector(
@@ -196,7 +207,12 @@ def _learn_of(algorithm: Trainable, learn: OffPolicy | OnPolicy | None) -> OffPo
 def _tests_of(tests: Tests | Mapping[str, Attacks] | None) -> Tests:
     if isinstance(tests, Tests):
         return tests
-    return Tests({} if tests is None else tests)
+    rule = "Tests(...), a mapping from names to attacks, or None"
+    check_kind("run.tests", tests, Mapping | None, rule)
+    for name, attacks in (tests or {}).items():
+        check_kind("run.tests", name, str, rule)
+        listed(f"run.tests[{name!r}]", attacks)
+    return Tests(tests or {})
 
 
 def _log_of(log: Log | None) -> Log:

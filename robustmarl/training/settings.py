@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
+import numpy as np
 from tianshou.utils import BaseLogger
 
-from robustmarl._checks import check, check_int, check_number
-from robustmarl.attacks.base import ObsAttack
-from robustmarl.perturbers.base import Perturber
+from robustmarl._checks import check, check_flag, check_int, check_kind, check_number, keep
+from robustmarl.perturbers.stack import Attacks, listed
 
-__all__ = ["Attacks", "Log", "OffPolicy", "OnPolicy", "Tests", "listed"]
-
-Attacks: TypeAlias = ObsAttack | Perturber | Sequence[ObsAttack | Perturber] | None
-"""An attack or a perturber, several that act in this order, or None."""
-
-
-def listed(where: str, attacks: Attacks) -> list[ObsAttack | Perturber]:
-    """Return ``attacks`` as a list, empty for None.
-
-    Raises:
-        TypeError: for anything that is neither an attack nor a perturber.
-    """
-    if attacks is None:
-        return []
-    several = list(attacks) if isinstance(attacks, Sequence) else [attacks]
-    for one in several:
-        if not isinstance(one, ObsAttack | Perturber):
-            raise TypeError(
-                f"{where} must be an attack, a perturber, several of them or None, got {one!r}."
-            )
-    return several
+__all__ = ["Attacks", "Log", "OffPolicy", "OnPolicy", "Tests"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +47,7 @@ class OffPolicy:
     def __post_init__(self) -> None:
         where = "OffPolicy.updates_per_episode"
         updates = check_number(where, self.updates_per_episode, 0.0, open_low=True)
-        object.__setattr__(self, "updates_per_episode", updates)
+        keep(self, updates_per_episode=updates)
         _keep_ints(self, "batch_size", "episodes_per_round", "buffer_episodes", "buffer_bytes")
         _keep_ints(self, "learning_starts")
         if self.buffer_bytes is None:
@@ -137,12 +116,10 @@ class Tests:
     episodes: int = 32
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attacks, Mapping) or not all(
-            isinstance(name, str) for name in self.attacks
-        ):
-            raise TypeError(
-                f"Tests.attacks must be a mapping from names to attacks, got {self.attacks!r}."
-            )
+        rule = "a mapping from names to attacks"
+        check_kind("Tests.attacks", self.attacks, Mapping, rule)
+        for name in self.attacks:
+            check_kind("Tests.attacks", name, str, rule)
         for name, attacks in self.attacks.items():
             listed(f"Tests.attacks[{name!r}]", attacks)
         _keep_ints(self, "episodes")
@@ -176,12 +153,14 @@ class Log:
     def __post_init__(self) -> None:
         for name, kinds, rule in (
             ("logdir", str | os.PathLike | None, "a path or None"),
-            ("resume", bool, "a bool"),
-            ("progress", bool | str, "a bool, or the bar's name"),
+            ("progress", bool | np.bool_ | str, "a bool, or the bar's name"),
             ("logger", BaseLogger | None, "a logger of Tianshou's or None"),
         ):
             if not isinstance(value := getattr(self, name), kinds):
                 raise TypeError(f"Log.{name} must be {rule}, got {value!r}.")
+        keep(self, resume=check_flag("Log.resume", self.resume))
+        if isinstance(self.progress, np.bool_):
+            keep(self, progress=bool(self.progress))
         check(not self.resume or self.logdir is not None, "Log.logdir", "given to resume", None)
         _keep_ints(self, "bar_position", low=0)
 
@@ -197,4 +176,4 @@ def _keep_ints(settings: OffPolicy | OnPolicy | Tests | Log, *names: str, low: i
         value = getattr(settings, name)
         if value is not None or getattr(type(settings), name) is not None:
             value = check_int(f"{type(settings).__name__}.{name}", value, low)
-            object.__setattr__(settings, name, value)
+            keep(settings, **{name: value})

@@ -10,7 +10,15 @@ from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
 from tianshou.algorithm.multiagent.marl import MultiAgentPolicy
 from torch import Tensor, nn
 
-from robustmarl._checks import check
+from robustmarl._checks import (
+    check,
+    check_flag,
+    check_function,
+    check_has,
+    check_kind,
+    check_names,
+    check_usable,
+)
 from robustmarl.joint import MASKED, StepContext
 from robustmarl.networks import TeamNetwork
 from robustmarl.networks.calculus import InputGradient, Plan
@@ -49,12 +57,14 @@ class FunctionVictim:
         continuous: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
-        self.function, self.continuous = function, continuous
+        check_function("FunctionVictim.function", function, "a function of observations (M, D)")
+        self.function = function
+        self.continuous = check_flag("FunctionVictim.continuous", continuous)
         module = function if isinstance(function, nn.Module) else None
         first = None if module is None else next(module.parameters(), None)
         if device is None:
             device = "cpu" if first is None else first.device
-        self.device = torch.device(device)
+        self.device = check_usable("FunctionVictim.device", device)
         plan = None if module is None else Plan.of(module)
         self._plain = InputGradient.of(plan)
         self._mode = EvaluationMode(module) if module is not None and plan is None else None
@@ -99,8 +109,16 @@ class NetworkVictim:
         acting_only: bool = False,
         counted: Callable[[Unit], int] | None = None,
     ) -> None:
-        self.network, self.continuous, self.agents = network, continuous, agents
-        self.acting_only, self.counted = acting_only, counted
+        rule = "a team's network, such as networks.AgentNetwork"
+        check_has("NetworkVictim.network", network, ("plan", "extra", "step", "parameters"), rule)
+        if side is not None:
+            check_function("NetworkVictim.side", side, "a function of a StepContext, or None")
+        if agents is not None:
+            agents = check_names("NetworkVictim.agents", agents, agents)
+            check(len(agents) > 0, "NetworkVictim.agents", "at least one name, or None", agents)
+        self.network, self.agents, self.counted = network, agents, counted
+        self.continuous = check_flag("NetworkVictim.continuous", continuous)
+        self.acting_only = check_flag("NetworkVictim.acting_only", acting_only)
         plan = network.plan()
         self._plain, self._side = InputGradient.of(plan), side
         # what a plan can tell of does not depend on its mode
@@ -239,6 +257,7 @@ class MembersVictim:
     obs_size: int | None = None
 
     def __init__(self, policies: Mapping[Any, Any]) -> None:
+        check_kind("MembersVictim.policies", policies, Mapping, "a mapping from agents")
         check(len(policies) > 0, "MembersVictim.policies", "one per agent", policies)
         self.agents: tuple[str, ...] | None = tuple(str(name) for name in policies)
         self.members = [

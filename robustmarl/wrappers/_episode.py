@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_index
 from robustmarl._seeding import episode_key
-from robustmarl.joint import StepContext, TeamSpec, describe, spec_of, split_obs
+from robustmarl.joint import StepContext, TeamSpec, check_parallel, describe, spec_of, split_obs
 from robustmarl.joint.boxes import to_unit
 from robustmarl.joint.reading import Roster, Where, infos_of, kind_of, mask_of, row_of, state_of
 from robustmarl.perturbers import Perturber, Place, places
@@ -50,6 +50,7 @@ class PerturbingWrapper(Wrapper):
     _episode: Episode
 
     def __init__(self, env: Env, perturber: Perturber) -> None:
+        check_parallel(f"{type(self).__name__}.env", env)
         super().__init__(env)
         self._roster = Roster()
         self.perturber = perturber

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustmarl._checks import check, speaking_for
+from robustmarl._checks import check, check_choice, check_text, speaking_for
 from robustmarl.attacks.poison.directions import PoisonAttack
 from robustmarl.attacks.poison.view import PoisonView
-from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.joint import MASKED, StepContext, TeamSpec, check_parallel
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner, When
 from robustmarl.perturbers.foreign import ForeignLearner
 from robustmarl.typing import Actions, Env, Infos, Obs, Options, ResetResult, StepResult
@@ -80,9 +80,10 @@ class ActionPoisonWrapper(PerturbingWrapper):
         temperature: float | None = None,
     ) -> None:
         name = type(self).__name__
+        check_parallel(f"{name}.env", env)
         spec = sizes_of(env)
-        known = agent in spec.agents
-        check(known, f"{name}.agent", f"one of {list(spec.agents)}", agent)
+        agent = check_text(f"{name}.agent", agent)
+        check_choice(f"{name}.agent", agent, spec.agents)
         check(
             not spec.continuous, f"{name}.env", "of discrete actions: the attack shifts logits", env
         )

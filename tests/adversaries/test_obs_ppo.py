@@ -241,7 +241,7 @@ def test_coordinates_that_do_not_exist_do_not_count():
 
 
 def test_other_kinds_of_balls_and_optimizers_are_refused():
-    with pytest.raises(TypeError, match=r"GaussianObsAdversary\.ball must be a LinfBall, got 0\.1"):
+    with pytest.raises(TypeError, match=r"ObsAdversaryPPO\.ball must be a LinfBall, got 0\.1"):
         ObsAdversaryPPO.for_env(TwoStepGame(), 0.1)
     with pytest.raises(TypeError, match=r"ObsAdversaryPPO\.optim must be an optimizer factory"):
         ObsAdversaryPPO.for_env(TwoStepGame(), LinfBall(epsilon=0.1), optim=1e-3)

@@ -333,7 +333,7 @@ def test_penalties_join_the_actors_step_only():
         ({"reward_scale": 0.0}, r"COMA\.reward_scale must be a number > 0"),
         ({"entropy_coef": -1.0}, r"COMA\.entropy_coef must be a number >= 0"),
         ({"max_grad_norm": 0.0}, r"COMA\.max_grad_norm must be a number"),
-        ({"critic_hidden": ()}, r"ActionCritic\.hidden must be at least one width"),
+        ({"critic_hidden": ()}, r"\.critic_hidden must be at least one width"),
     ],
 )
 def test_bad_settings(settings, text):

@@ -353,7 +353,7 @@ def test_it_learns_the_two_step_game():
         ({"target_update": 0}, r"DOP\.target_update must be an int >= 1"),
         ({"entropy_coef": -1.0}, r"DOP\.entropy_coef must be a number >= 0"),
         ({"max_grad_norm": 0.0}, r"DOP\.max_grad_norm must be a number"),
-        ({"embed": 0}, r"WeightedMixer\.embed must be an int >= 1"),
+        ({"embed": 0}, r"DOP\.embed must be an int >= 1"),
         ({"exploration": 2.0}, r"exploration.* must be a number in \[0, 1\]"),
     ],
 )

@@ -429,7 +429,7 @@ def test_a_fresh_adversary_attacks_it(cls, continuous):
         ({"critic_input": "obs"}, ValueError, r"M3DDPG\.critic_input must be one of"),
         ({"epsilon": -0.1}, ValueError, r"M3DDPG\.epsilon must be a number >= 0, got -0\.1\."),
         ({"epsilon": "small"}, TypeError, r"M3DDPG\.epsilon must be a number >= 0"),
-        ({"critic_hidden": ()}, ValueError, r"JointCritic\.hidden must be at least one width"),
+        ({"critic_hidden": ()}, ValueError, r"\.critic_hidden must be at least one width"),
         ({"learning_rate": 1.0}, TypeError, r"learning_rate"),
     ],
 )

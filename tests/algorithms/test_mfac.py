@@ -256,7 +256,7 @@ def test_it_learns_to_answer_what_it_observes():
         (
             Arena,
             {"neighbours": Neighbours(radius=1.0, position=(3,))},
-            r"MeanFieldPolicy\.neighbours\.position must be coordinates",
+            r"\.neighbours\.position must be coordinates",
         ),
     ],
 )

@@ -353,9 +353,9 @@ def test_ippo_finds_the_safe_equilibrium_of_the_climbing_game():
         ({"value_coef": None}, TypeError, r"value_coef must be a number >= 0, got None\."),
         ({"reward": "both"}, ValueError, r"reward must be one of .*, got 'both'\."),
         ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm must be a number > 0, got -1\.0\."),
-        ({"hidden": (0,)}, ValueError, r"AgentNetwork\.hidden must be an int >= 1, got 0\."),
-        ({"critic_hidden": ()}, ValueError, r"Critic\.hidden must be at least one width"),
-        ({"activation": "gelu"}, ValueError, r"AgentNetwork\.activation must be one of"),
+        ({"hidden": (0,)}, ValueError, r"\.hidden must be an int >= 1, got 0\."),
+        ({"critic_hidden": ()}, ValueError, r"\.critic_hidden must be at least one width"),
+        ({"activation": "gelu"}, ValueError, r"\.activation must be one of"),
         ({"exploration": 0.1}, TypeError, r"exploration"),
     ],
 )

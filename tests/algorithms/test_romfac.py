@@ -134,8 +134,8 @@ def test_a_term_with_a_radius_keeps_the_contract_of_terms():
     [
         ({"variant": "SA"}, ValueError, r"romfac_loss\.variant must be one of"),
         ({"period": 0}, ValueError, r"romfac_loss\.period must be an int"),
-        ({"warmup": -1}, ValueError, r"Repetitive\.warmup must be an int"),
-        ({"peak": -1.0}, ValueError, r"Repetitive\.peak must be a number"),
+        ({"warmup": -1}, ValueError, r"romfac_loss\.warmup must be an int"),
+        ({"peak": -1.0}, ValueError, r"romfac_loss\.peak must be a number"),
         (
             {"variant": "SA-MFAC", "ball": LinfBall(epsilon=(0.1, 0.2))},
             TypeError,

@@ -277,7 +277,13 @@ def test_exploring_agents_draw_available_actions_uniformly():
 
 
 def test_exploration_beyond_one_is_refused_when_it_happens():
-    policy = build(QMIX, exploration=Linear(0.0, 2.0, over=10, unit="env_steps")).policy
+    class Growing:
+        unit = "env_steps"
+
+        def __call__(self, count):
+            return 0.2 * count
+
+    policy = build(QMIX, exploration=Growing()).policy
     policy.count("env_steps", 10)
     with pytest.raises(ValueError, match=r"QPolicy\.exploration\(\) must be a number in \[0, 1\]"):
         _ = policy.epsilon
@@ -332,8 +338,8 @@ def test_iql_learns_a_game_with_a_dominant_action():
         ({"target_unit": "steps"}, ValueError, r"target_unit must be one of .*, got 'steps'\."),
         ({"reward": "own"}, ValueError, r"reward must be one of .*, got 'own'\."),
         ({"max_grad_norm": 0.0}, ValueError, r"max_grad_norm must be a number > 0, got 0\.0\."),
-        ({"exploration": "always"}, TypeError, r"QPolicy\.exploration must be a number or"),
-        ({"hidden": ()}, ValueError, r"AgentNetwork\.hidden must be at least one width"),
+        ({"exploration": "always"}, TypeError, r"\.exploration must be a number or"),
+        ({"hidden": ()}, ValueError, r"\.hidden must be at least one width"),
         ({"learning_rate": 1.0}, TypeError, r"learning_rate"),
     ],
 )

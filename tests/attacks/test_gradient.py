@@ -597,7 +597,7 @@ def test_a_gradient_that_is_not_finite_is_an_error():
         ({"loss": "hinge"}, ValueError, r"PGD\.loss must be None, one of"),
         ({"target": -1}, ValueError, r"PGD\.target must be an int >= 0, got -1\."),
         ({"target": 1.5}, TypeError, r"PGD\.target must be an action's index, a tuple of floats"),
-        ({"target": [0.0, 1.0]}, TypeError, r"PGD\.target must be an action's index, a tuple of"),
+        ({"target": "1"}, TypeError, r"PGD\.target must be an action's index, a tuple of"),
         ({"loss": abs, "target": 1}, ValueError, r"PGD\.target must be None where"),
         ({"loss": abs}, ValueError, r"PGD\.loss must be an OutputLoss, or a function of \(view"),
         ({"loss": CrossEntropy}, ValueError, r"PGD\.loss must be an OutputLoss, or a function"),

@@ -430,7 +430,7 @@ def test_perturbers_that_do_not_fit_are_refused():
         ValueError, match=r"ObsPerturber\.victim must be given where nobody acts, or"
     ):
         play(RandomController(spec_of(Scripted())), Scripted, 1, perturb=[ATTACK])
-    with pytest.raises(TypeError, match=r"ObsPerturber\.attack must be an ObsAttack"):
+    with pytest.raises(TypeError, match=r"JointCollector\.perturb must be an attack, a perturber"):
         play(team, Scripted, 1, perturb=["noise"])
 
 

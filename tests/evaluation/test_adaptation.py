@@ -119,9 +119,7 @@ def test_one_team_of_two_is_attacked():
     assert not same(before, weights(blue))
     assert np.isfinite(found.adapting[1]).all()
     assert found.without[0][-1] >= found.stopped + 20
-    with pytest.raises(
-        ValueError, match=r"JointCollector\.opponents must be a controller for each"
-    ):
+    with pytest.raises(ValueError, match=r"adaptation\.opponents must be a controller for each"):
         adaptation(blue, lambda: armies(2), noise, team="blue", **TESTED)
 
 
@@ -147,8 +145,12 @@ def test_two_runs_are_kept_and_resumed(tmp_path):
         ({"env_steps": 0}, ValueError, r"adaptation\.env_steps must be an int >= 1, got 0"),
         ({"recovery_steps": -1}, ValueError, r"adaptation\.recovery_steps must be an int >= 0"),
         ({"tests": {}}, TypeError, "unexpected keyword argument 'tests'"),
-        ({"test_episodes": 0}, ValueError, r"Tests\.episodes must be an int >= 1, got 0"),
-        ({"learn": OffPolicy()}, TypeError, r"run\.learn must be OnPolicy\(\.\.\.\) for IPPO"),
+        ({"test_episodes": 0}, ValueError, r"adaptation\.test_episodes must be an int >= 1, got 0"),
+        (
+            {"learn": OffPolicy()},
+            TypeError,
+            r"adaptation\.learn must be OnPolicy\(\.\.\.\) for IPPO",
+        ),
         ({"metric": "wins"}, ValueError, r"adaptation\.metric must be one of \['return', 'u'\]"),
     ],
 )

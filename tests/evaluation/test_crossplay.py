@@ -134,9 +134,7 @@ def test_one_team_of_two_is_attacked(team):
             np.testing.assert_array_equal(table.cell("IPPO", name).scores[seed], want)
     random = rollout(RandomController(spec.of_team(team)), two, **SMALL, **common).returns
     np.testing.assert_array_equal(table.cell("random", "pgd").scores[0], random)
-    with pytest.raises(
-        ValueError, match=r"JointCollector\.opponents must be a controller for each"
-    ):
+    with pytest.raises(ValueError, match=r"crossplay\.opponents must be a controller for each"):
         crossplay({"IPPO": victims}, ATTACKS, two, team=team, **SMALL)
     of_other = {"team": other, "opponents": {team: victims[0]}, "baselines": False}
     with pytest.raises(ValueError, match="made for this environment"):

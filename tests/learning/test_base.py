@@ -96,7 +96,7 @@ def test_for_env_wants_factories_of_optimizers(cls):
 
 @pytest.mark.parametrize("cls", TEAMS)
 def test_for_env_wants_a_parallel_environment(cls):
-    with pytest.raises(TypeError, match=r"spec_of\.env must be a PettingZoo ParallelEnv, got int"):
+    with pytest.raises(TypeError, match=r"\.env must be a PettingZoo ParallelEnv, got int"):
         cls.for_env(3)
 
 

@@ -94,7 +94,7 @@ def test_settings_give_the_loss():
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
-        ({"attack": BALL}, TypeError, r"ActionLoss\.attack must be an observation attack, got"),
+        ({"attack": BALL}, TypeError, r"ActionLoss\.attack must be an ObsAttack with "),
         (
             {"weight": None},
             TypeError,

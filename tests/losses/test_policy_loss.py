@@ -186,7 +186,7 @@ def test_rows_keep_their_own_random_numbers():
 @pytest.mark.parametrize(
     ("settings", "kind", "text"),
     [
-        ({"attack": "pgd"}, TypeError, r"PolicyLoss\.attack must be an observation attack, got"),
+        ({"attack": "pgd"}, TypeError, r"PolicyLoss\.attack must be an ObsAttack with "),
         ({"weight": "x"}, TypeError, r"PolicyLoss\.weight must be a number or a robustmarl\.sched"),
         ({"form": "js"}, ValueError, r"PolicyLoss\.form must be one of .*, got 'js'\."),
         ({"margin": 0.0}, ValueError, r"PolicyLoss\.margin must be a number > 0, Q units, got 0"),

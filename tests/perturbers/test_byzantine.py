@@ -132,7 +132,7 @@ def test_adaptive_weights_are_those_of_the_sheet():
         ({"k": 0}, "TypeDistribution.k must be an int >= 1, got 0"),
         ({"scale": 0.0}, "TypeDistribution.scale must be"),
         ({"choice": "worst"}, "TypeDistribution.choice must be one of"),
-        ({"choice": "fixed"}, "TypeDistribution.agents must be given for a fixed choice"),
+        ({"choice": "fixed"}, "TypeDistribution.choice must be 'uniform' or 'adaptive'"),
         ({"agents": ["a0", "a0"]}, "without repetition"),
         ({"agents": []}, "TypeDistribution.agents must be at least one name"),
     ],
@@ -156,10 +156,12 @@ def test_distributions_that_do_not_fit_the_team_are_refused(keywords, text):
 
 def test_returns_that_do_not_fit_the_team_are_refused():
     distribution = TypeDistribution(1.0, choice="adaptive")
-    with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*got \(\)"):
+    with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*got"):
         distribution.update(torch.tensor(1.0))
     distribution.update([1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match=r"update\.returns must be one number per agent.*\(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"update\.returns must be one number per agent.*got \[1\.0, 2\.0\]"
+    ):
         distribution.update([1.0, 2.0])
     text = r"TypeDistribution\.returns must be 4 numbers, one per agent, got 3"
     with pytest.raises(ValueError, match=text):

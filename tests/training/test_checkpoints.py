@@ -1,11 +1,11 @@
 """Files that are whole or not there, and that load without running code."""
 
+import contextlib
 import enum
+import multiprocessing
 import os
 import pickle
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from doubles import Scripted
 from robustmarl.adversaries import ObsAdversaryPPO
 from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.budgets import LinfBall
-from robustmarl.training import load_checkpoint, load_weights, save_weights
+from robustmarl.training import files, load_checkpoint, load_weights, save_weights
 from robustmarl.training.checkpoints import FORMAT, save_checkpoint
 from robustmarl.training.files import LOCK, locked
 
@@ -112,23 +112,81 @@ def test_a_locked_folder_is_refused_until_its_owner_is_gone(tmp_path):
     assert not (tmp_path / LOCK).exists()
 
 
+def holding(folder, held, enough, together=None):
+    """Hold a folder if it is free, say so, and let go of it when all have tried."""
+    if together is not None:
+        kill, os.kill = os.kill, lambda *args: agreed(kill, together, *args)
+    with contextlib.suppress(ValueError), locked("Log.logdir", folder):
+        held.release()
+        enough.wait()
+        return
+    enough.wait()
+
+
+def agreed(kill, together, *args):
+    """Ask whether a process lives, and wait until all have asked for the first time."""
+    os.kill = kill
+    try:
+        return kill(*args)
+    finally:
+        together.wait()
+
+
 def test_a_lock_of_another_process(tmp_path):
-    host = socket.gethostname()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as alive:
-        (tmp_path / LOCK).write_text(f"{alive.pid} {host}\n")
-        with pytest.raises(ValueError, match="no other run"), locked("Log.logdir", tmp_path):
-            pass
+    context = multiprocessing.get_context("fork")
+    held, enough = context.Semaphore(0), context.Barrier(2)
+    other = context.Process(target=holding, args=(tmp_path, held, enough))
+    other.start()
+    held.acquire()
+    with pytest.raises(ValueError, match="no other run"), locked("Log.logdir", tmp_path):
+        pass
+    other.kill()
+    other.join()
     (tmp_path / "file.pt.1-ab.part").touch()
     (tmp_path / "mine.part").touch()
+    assert (tmp_path / LOCK).exists()
     with locked("Log.logdir", tmp_path, ["file.pt"]):  # it is dead now
         assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.part", LOCK]
-    (tmp_path / LOCK).write_text(f"{os.getpid()} {host}\n")  # killed; we have got its number
-    with locked("Log.logdir", tmp_path):
-        pass
-    for text in ("", "17 elsewhere\n"):
+    for text in ("", f"{os.getpid()} {socket.gethostname()}\n"):  # killed; we have got its number
         (tmp_path / LOCK).write_text(text)
-        with pytest.raises(ValueError, match="no other run"), locked("Log.logdir", tmp_path):
+        with locked("Log.logdir", tmp_path):
             pass
+    (tmp_path / LOCK).write_text("17 elsewhere\n")
+    with pytest.raises(ValueError, match="no other run"), locked("Log.logdir", tmp_path):
+        pass
+
+
+def test_of_several_that_find_a_dead_ones_lock_one_gets_it(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for number in range(20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / LOCK).write_text(f"999999999 {socket.gethostname()}\n")
+        held = context.Semaphore(0)
+        shared = held, context.Barrier(4), context.Barrier(4)
+        tried = [context.Process(target=holding, args=(folder, *shared)) for _ in range(4)]
+        for one in tried:
+            one.start()
+        for one in tried:
+            one.join()
+        assert held.acquire(block=False)
+        assert not held.acquire(block=False)
+        assert not (folder / LOCK).exists()
+
+
+def test_a_folder_is_free_again_for_who_opened_the_file_of_its_last_holder(tmp_path, monkeypatch):
+    with contextlib.ExitStack() as last:
+        last.enter_context(locked("Log.logdir", tmp_path))
+        grab = files._grabbed
+
+        def late(file):
+            last.close()  # between opening the file and asking for its lock
+            monkeypatch.setattr(files, "_grabbed", grab)
+            return grab(file)
+
+        monkeypatch.setattr(files, "_grabbed", late)
+        with locked("Log.logdir", tmp_path):
+            assert (tmp_path / LOCK).read_text().startswith(f"{os.getpid()} ")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -191,7 +249,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     save_weights(qmix(), tmp_path / "team.pt")
     with pytest.raises(ValueError, match=r"weights of QMIX with these sizes, got a QMIX"):
         load_weights(qmix(width=9), tmp_path / "team.pt")
-    with pytest.raises(ValueError, match=r"weights of IPPO with these sizes, got a QMIX"):
+    with pytest.raises(ValueError, match=r"load_weights\.algorithm must be a QMIX"):
         load_weights(IPPO.for_env(Scripted(), hidden=(8,)), tmp_path / "team.pt")
     save_checkpoint(tmp_path / "other.pt", {"count": 3})
     with pytest.raises(ValueError, match="load_weights"):

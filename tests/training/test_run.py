@@ -635,7 +635,7 @@ def test_bad_kinds():
         run(qmix(), game, **SETTINGS, perturb=["PGD"])
     with pytest.raises(TypeError, match=r"run\.log must be Log.*got 'runs'\. Write Log\('runs'\)"):
         run(qmix(), game, **SETTINGS, log="runs")
-    with pytest.raises(TypeError, match=r"Tests\.attacks must be a mapping.*got \['clean'\]"):
+    with pytest.raises(TypeError, match=r"run\.tests must be Tests.*got \['clean'\]"):
         run(qmix(), game, **SETTINGS, tests=["clean"])
 
 

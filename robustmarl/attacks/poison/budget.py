@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robustmarl._checks import check_number, check_tensor
+
 __all__ = ["Poisoned", "kl_scale", "log_likelihood", "poison"]
 
 BSN1, BSN2 = 55, 15
@@ -50,6 +52,10 @@ def poison(logits: Tensor, mask: Tensor, direction: Tensor, kl_budget: float) ->
         direction: of any length, (R, m); masked entries do not matter, zero rows do nothing.
         kl_budget: :math:`KL^U` > 0, nats.
     """
+    check_tensor("poison.logits", logits)
+    check_tensor("poison.mask", mask, logits)
+    check_tensor("poison.direction", direction, logits)
+    kl_budget = check_number("poison.kl_budget", kl_budget, 0.0, open_low=True, unit="nats")
     # In numpy: at R x m numbers, calling torch costs several times the arithmetic. In float64: the
     # divergence of a small shift is a difference of nearly equal numbers.
     device, available = logits.device, mask.cpu().numpy()
@@ -106,6 +112,9 @@ def kl_scale(log_policy: Tensor, unit: Tensor, kl_budget: float) -> Tensor:
         unit: :math:`\hat\delta`, (R, m) float64; adding a constant to a row changes nothing.
         kl_budget: :math:`KL^U` > 0, nats.
     """
+    check_tensor("kl_scale.log_policy", log_policy)
+    check_tensor("kl_scale.unit", unit, log_policy)
+    kl_budget = check_number("kl_scale.kl_budget", kl_budget, 0.0, open_low=True, unit="nats")
     log_probs, direction = log_policy.cpu().numpy(), unit.cpu().numpy()
     possible = np.isfinite(log_probs)
     direction = direction - np.where(possible, direction, -np.inf).max(-1, keepdims=True)
@@ -168,7 +177,11 @@ def log_likelihood(log_policy: Tensor, poisoned: Tensor, attack_frequency: float
     Args:
         log_policy: :math:`\log\pi`, (R, m).
         poisoned: :math:`\pi'`, (R, m).
-        attack_frequency: :math:`f_A`.
+        attack_frequency: :math:`f_A` in [0, 1].
     """
+    check_tensor("log_likelihood.log_policy", log_policy)
+    check_tensor("log_likelihood.poisoned", poisoned, log_policy)
+    where = "log_likelihood.attack_frequency"
+    attack_frequency = check_number(where, attack_frequency, 0.0, 1.0)
     mixed = attack_frequency * poisoned + (1.0 - attack_frequency) * log_policy.exp()
     return torch.where(mixed > 0, mixed * log_policy, 0.0).sum(-1)

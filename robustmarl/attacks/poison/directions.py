@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_choice, check_int
+from robustmarl._checks import check_choice, check_int, check_tensor
 from robustmarl.attacks.poison.view import PoisonView
 from robustmarl.networks.calculus.scores import (
     ActorJacobian,
@@ -36,6 +36,8 @@ def shift_direction(policy: Tensor, weight: Tensor) -> Tensor:
         policy: :math:`\pi`, (R, m).
         weight: w, (R, m); what it holds where the policy is 0 does not matter.
     """
+    check_tensor("shift_direction.policy", policy)
+    check_tensor("shift_direction.weight", weight, policy)
     weight = torch.where(policy > 0, weight, 0.0)
     direction = policy * (weight - (policy * weight).sum(-1, keepdim=True))
     # Of constant weights float64 leaves about 1e-16 of them, which a unit vector would blow up to

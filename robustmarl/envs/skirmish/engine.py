@@ -83,8 +83,8 @@ class SkirmishEngine:
         device: torch.device | str = "cpu",
         backend: str | None = None,
     ) -> None:
-        self.game = map_of(game)
-        check_int("SkirmishEngine.num_envs", num_envs, 1)
+        self.game = map_of(game, "SkirmishEngine.game")
+        num_envs = check_int("SkirmishEngine.num_envs", num_envs, 1)
         check_choice("SkirmishEngine.difficulty", difficulty, DIFFICULTIES)
         check_choice("SkirmishEngine.illegal", illegal, ("replace", "refuse"))
         check_choice("SkirmishEngine.reward", reward, ("positive", "signed"))

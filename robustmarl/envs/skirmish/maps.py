@@ -10,12 +10,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from robustmarl._checks import check, check_choice, check_int, check_known
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_index,
+    check_int,
+    check_kind,
+    check_known,
+    check_number,
+    check_text,
+    keep,
+)
 from robustmarl.envs.skirmish.units import UNITS, UnitType
 
 __all__ = ["MAPS", "SkirmishMap", "map_of"]
 
 Army: TypeAlias = tuple[tuple[str | UnitType, int], ...]
+
+MOST_UNITS = 200
+"""Of a side: everybody sees everybody, so that work and memory grow with the cube of the number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +50,8 @@ class SkirmishMap:
 
     Raises:
         TypeError: for an argument of a wrong kind.
-        ValueError: for an unknown unit, an empty side or a place outside the map.
+        ValueError: for an unknown unit, an empty side, one of more than ``MOST_UNITS``, or a place
+            outside the map.
     """
 
     name: str
@@ -53,24 +68,36 @@ class SkirmishMap:
     enemy_units: tuple[UnitType, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_int("SkirmishMap.limit", self.limit, 1)
+        keep(
+            self,
+            name=check_text("SkirmishMap.name", self.name),
+            limit=check_int("SkirmishMap.limit", self.limit, 1),
+        )
         for army, units in (("allies", "ally_units"), ("enemies", "enemy_units")):
             kinds = _units(army, getattr(self, army))
             fighting = any(not kind.heal for kind in kinds)
             check(fighting, f"SkirmishMap.{army}", "units of which some fight", getattr(self, army))
-            object.__setattr__(self, units, kinds)  # the way to set a frozen dataclass's field
+            army_given = tuple((kind, int(number)) for kind, number in getattr(self, army))
+            keep(self, **{army: army_given, units: kinds})
         for name, count in (("size", 2), ("playable", 4)):
-            cells = getattr(self, name)
-            whole = len(cells) == count and all(isinstance(cell, int) for cell in cells)
-            check(whole, f"SkirmishMap.{name}", f"{count} ints, cells", cells)
+            where, rule = f"SkirmishMap.{name}", f"{count} ints, cells"
+            cells = check_each(where, getattr(self, name), check_index, rule)
+            check(len(cells) == count, where, rule, cells)
+            keep(self, **{name: cells})
         left, bottom, right, top = self.playable
         inside = 0 <= left < right <= self.size[0] and 0 <= bottom < top <= self.size[1]
         check(inside, "SkirmishMap.playable", f"inside the size {self.size}", self.playable)
         for name in ("ally_start", "enemy_start"):
-            x, y = getattr(self, name)
-            rule = f"inside {self.playable}"
-            check(left < x < right and bottom < y < top, f"SkirmishMap.{name}", rule, (x, y))
+            where, rule = f"SkirmishMap.{name}", f"(x, y) inside {self.playable}, cells"
+            place = check_each(where, getattr(self, name), check_number, rule)
+            check(len(place) == 2, where, rule, place)
+            x, y = place
+            check(left < x < right and bottom < y < top, where, rule, place)
+            keep(self, **{name: place})
         if self.enemy_types is not None:
+            rule = "a tuple of the types' names"
+            types = check_each("SkirmishMap.enemy_types", self.enemy_types, check_text, rule)
+            keep(self, enemy_types=types)
             same = sorted(self.enemy_types) == sorted(self.ally_types)
             rule = f"the types {list(self.ally_types)} in some order"
             check(same, "SkirmishMap.enemy_types", rule, self.enemy_types)
@@ -93,16 +120,20 @@ class SkirmishMap:
 def _units(name: str, army: Army) -> tuple[UnitType, ...]:
     """Return the kind of each unit of an army, which is an argument of this name."""
     where = f"SkirmishMap.{name}"
+    rule = "pairs (unit type, count)"
+    check_kind(where, army, tuple | list, rule)
     check(len(army) > 0, where, "at least one (unit type, count)", army)
     units: list[UnitType] = []
     for part in army:
         pair = isinstance(part, tuple | list) and len(part) == 2
-        check(pair, where, "pairs (unit type, count)", army)
+        check(pair, where, rule, army)
         kind, count = part
         if not isinstance(kind, UnitType):
+            check_kind(where, kind, str, rule)
             check_choice(where, kind, UNITS)
             kind = UNITS[kind]
-        units += [kind] * check_int(f"{where}[{kind.name!r}]", count, 1)
+        units += [kind] * check_int(f"{where}[{kind.name!r}]", count, 1, MOST_UNITS)
+    check(len(units) <= MOST_UNITS, where, f"at most {MOST_UNITS} units", army)
     return tuple(units)
 
 
@@ -187,8 +218,8 @@ MAPS = {
 """The maps by name."""
 
 
-def map_of(game: str | SkirmishMap) -> SkirmishMap:
-    """Return a map, by name or as it is.
+def map_of(game: str | SkirmishMap, where: str = "map_of.game") -> SkirmishMap:
+    """Return a map, by name or as it is; ``where`` is what errors call it.
 
     Raises:
         TypeError: if it is neither a name nor a map.
@@ -196,7 +227,6 @@ def map_of(game: str | SkirmishMap) -> SkirmishMap:
     """
     if isinstance(game, SkirmishMap):
         return game
-    if not isinstance(game, str):
-        raise TypeError(f"skirmish.map must be a name or a SkirmishMap, got {game!r}.")
-    check_known("skirmish.map", game, MAPS)
+    check_kind(where, game, str, "a name or a SkirmishMap")
+    check_known(where, game, MAPS)
     return MAPS[game]

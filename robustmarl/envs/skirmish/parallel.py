@@ -12,11 +12,11 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice, check_seed
+from robustmarl._checks import check, check_choice, check_seed, speaking_for
 from robustmarl._seeding import mix, signed
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
 from robustmarl.envs.skirmish.engine import SkirmishEngine
-from robustmarl.envs.skirmish.maps import SkirmishMap
+from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
 from robustmarl.envs.skirmish.render import picture
 from robustmarl.typing import ResetResult, StepResult
 
@@ -56,12 +56,14 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         render_mode: str | None = None,
     ) -> None:
         check_choice("skirmish.render_mode", render_mode, (None, "rgb_array"))
+        game = map_of(game, "skirmish.map")
         self._settings: _Settings = {
             "difficulty": difficulty,
             "illegal": illegal,
             "reward": reward,
         }
-        self.engine = engine = SkirmishEngine(game, **self._settings)
+        with speaking_for("skirmish", SkirmishEngine):
+            self.engine = engine = SkirmishEngine(game, **self._settings)
         self.game, self.render_mode = engine.game, render_mode
         self._refuse = illegal == "refuse"
         spec = engine.spec

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import check, check_int, check_kind, check_number, check_path, writing
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 
 __all__ = ["Figure", "draw", "picture", "save_replay"]
@@ -32,7 +32,8 @@ def picture(engine: SkirmishEngine, env: int = 0) -> NDArray[np.uint8]:
     Raises:
         ValueError: if there is no such environment.
     """
-    check_int("picture.env", env, 0, len(engine) - 1)
+    check_kind("picture.engine", engine, SkirmishEngine, "a SkirmishEngine")
+    env = check_int("picture.env", env, 0, len(engine) - 1)
     battles, host = engine.battles, engine.ops.host
     pos, pools = (
         np.asarray(host(array[:, :, env]), np.float32) for array in (battles.pos, battles.pools)
@@ -98,16 +99,20 @@ def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: f
     Raises:
         ValueError: for another file type, no frames, or frames of different sizes.
     """
-    path = Path(path)
+    path = check_path("save_replay.path", path)
     check(path.suffix == ".gif", "save_replay.path", "a file name that ends in .gif", str(path))
-    check(len(frames) > 0, "save_replay.frames", "at least one image", len(frames))
-    check_number("save_replay.fps", fps, 0.0, open_low=True)
+    check_kind("save_replay.frames", frames, Sequence, "a sequence of images")
+    check(len(frames) > 0, "save_replay.frames", "at least one image", frames)
+    for frame in frames:
+        check_kind("save_replay.frames", frame, np.ndarray, "images, uint8 arrays (H, W, 3)")
+    fps = check_number("save_replay.fps", fps, 0.0, open_low=True)
     shapes = {frame.shape for frame in frames}
     check(len(shapes) == 1, "save_replay.frames", "images of one size", sorted(shapes))
     from PIL import Image
 
     first, *rest = (Image.fromarray(frame) for frame in frames)
-    first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    with writing("save_replay.path", path):
+        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
 def _bar(

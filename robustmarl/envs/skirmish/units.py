@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from robustmarl._checks import check_choice, check_int, check_number
+from robustmarl._checks import check_choice, check_flag, check_int, check_number, check_text, keep
 from robustmarl.envs.skirmish.rules import (
     LARGEST_FIGURE,
     LEAST_DAMAGE,
@@ -82,15 +82,22 @@ class UnitType:
     def __post_init__(self) -> None:
         positive = ("health", "cooldown", "radius", "max_cooldown")
         for name in positive:
-            check_number(
-                f"UnitType.{name}", getattr(self, name), 0.0, LARGEST_FIGURE, open_low=True
-            )
+            where = f"UnitType.{name}"
+            figure = check_number(where, getattr(self, name), 0.0, LARGEST_FIGURE, open_low=True)
+            keep(self, **{name: figure})
         for name in ("shield", "armor", "damage", "bonus", "range", "heal", "splash"):
-            check_number(f"UnitType.{name}", getattr(self, name), 0.0, LARGEST_FIGURE)
-        check_number("UnitType.speed", self.speed, 0.0, _FASTEST, unit="cells per second")
-        check_int("UnitType.attacks", self.attacks, 1)
+            figure = check_number(f"UnitType.{name}", getattr(self, name), 0.0, LARGEST_FIGURE)
+            keep(self, **{name: figure})
+        unit = "cells per second"
+        keep(
+            self,
+            name=check_text("UnitType.name", self.name),
+            speed=check_number("UnitType.speed", self.speed, 0.0, _FASTEST, unit=unit),
+            attacks=check_int("UnitType.attacks", self.attacks, 1),
+            sc2_id=check_int("UnitType.sc2_id", self.sc2_id, 0),
+        )
         for name in ("flying", "hits_air", "spent"):
-            check_choice(f"UnitType.{name}", getattr(self, name), (True, False))
+            keep(self, **{name: check_flag(f"UnitType.{name}", getattr(self, name))})
         check_choice("UnitType.attribute", self.attribute, ("light", "armored", None))
         check_choice("UnitType.bonus_against", self.bonus_against, (None, "light", "armored"))
 

@@ -1,0 +1,144 @@
+"""The public interface, and what of it needs no row in the tables."""
+
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import robustmarl
+
+
+def public() -> dict[str, Any]:
+    """Return the callables of ``__all__`` of every public module, by their full names."""
+    found = {}
+    for _, name, _ in pkgutil.walk_packages(robustmarl.__path__, "robustmarl."):
+        if any(part.startswith("_") for part in name.split(".")):
+            continue
+        module = importlib.import_module(name)
+        for key in module.__all__:
+            one = getattr(module, key)
+            if _is_ours(one):
+                found[f"{one.__module__}.{one.__qualname__}"] = one
+    return found
+
+
+def _is_ours(one: Any) -> bool:
+    """Return whether a user can call it: no type alias, protocol, typed dictionary or base."""
+    if not isinstance(one, type) and not inspect.isfunction(one):
+        return False
+    shape = getattr(one, "_is_protocol", False) or hasattr(one, "__total__")
+    return one.__module__.startswith("robustmarl.") and not shape and not inspect.isabstract(one)
+
+
+_RECORD = "what a step or an update is told in: made by the library, where a check costs most"
+_FIGURES = "what is returned to users, who do not make it"
+_TENSORS = "arithmetic on tensors in the loop of every step, where a check costs most"
+
+_ELSEWHERE = "its bad input is in the tests of its own module"
+
+EXCEPTIONS = {
+    "robustmarl.adversaries.base.Sample": _RECORD,
+    "robustmarl.adversaries.deployed": "what adversaries share, for their own parts alone",
+    "robustmarl.adversaries.directing": "what adversaries share, for their own parts alone",
+    "robustmarl.adversaries.population.PopulationPerturber": "made by Population alone",
+    "robustmarl.adversaries.ppo": "what adversaries share, for their own records alone",
+    "robustmarl.algorithms.actor_critic.ActorOutputs": _RECORD,
+    "robustmarl.algorithms.ppo_based.PPOBased": "a base; MAPPO, IPPO and A2C have its rows",
+    "robustmarl.algorithms.value_based.ValueBased": "a base; VDN, IQL and QMIX have its rows",
+    "robustmarl.attacks.averaged": "made by attacks alone, of the view that they are given",
+    "robustmarl.attacks.base.needs_victim": "takes any attack: it says whether it asks",
+    "robustmarl.attacks.gradient.Walk": _RECORD,
+    "robustmarl.attacks.poison.budget.Poisoned": _RECORD,
+    "robustmarl.attacks.poison.view": _RECORD,
+    "robustmarl.data.controllers.found_controller": "takes anything: it says whether it plays",
+    "robustmarl.data.guards": "a part of JointCollector, which is checked",
+    "robustmarl.data.ledger": "a part of JointCollector, which is checked",
+    "robustmarl.data.opponents": "a part of JointCollector, which is checked",
+    "robustmarl.data.staging": "a part of JointCollector, which is checked",
+    "robustmarl.data.stats": _FIGURES,
+    "robustmarl.envs._particle_task": "tasks and their rewards: data of the makers in particles",
+    "robustmarl.envs.joint.JointEnv": "a part of JointVectorEnv, which is checked",
+    "robustmarl.envs.skirmish.battles": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.dynamics": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.encoder": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.formations": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.layout": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.referee": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.render.Figure": "made by picture alone",
+    "robustmarl.envs.skirmish.render.draw": "called by picture alone",
+    "robustmarl.envs.skirmish.replay": _ELSEWHERE,
+    "robustmarl.envs.skirmish.rules": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.tables": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.smac.smac": "needs StarCraft II; tests of its own, with a double of it",
+    "robustmarl.evaluation.adaptation.Adaptation": _FIGURES,
+    "robustmarl.evaluation.rollouts.Rollouts": _FIGURES,
+    "robustmarl.evaluation.statistics.Estimate": _FIGURES,
+    "robustmarl.evaluation.comparisons": _ELSEWHERE,
+    "robustmarl.evaluation.aggregates": _ELSEWHERE,
+    "robustmarl.evaluation.blind": _ELSEWHERE,
+    "robustmarl.evaluation.certified": _ELSEWHERE,
+    "robustmarl.evaluation.curves": _ELSEWHERE,
+    "robustmarl.evaluation.episodes": _FIGURES,
+    "robustmarl.evaluation.exports": _ELSEWHERE,
+    "robustmarl.evaluation.meter": _FIGURES,
+    "robustmarl.evaluation.plots.label_axes": "called by plots alone",
+    "robustmarl.evaluation.plots.saved": "called by plots alone",
+    "robustmarl.evaluation.replay": _ELSEWHERE,
+    "robustmarl.evaluation.report": _FIGURES,
+    "robustmarl.evaluation.statistics.check_level": "called by statistics alone",
+    "robustmarl.evaluation.statistics.interval": _ELSEWHERE,
+    "robustmarl.evaluation.statistics.per_seed": "called by statistics alone",
+    "robustmarl.evaluation.statistics.t_band": "called by plots alone",
+    "robustmarl.evaluation.statistics.widened": "called by tables alone",
+    "robustmarl.evaluation.suite": _ELSEWHERE,
+    "robustmarl.evaluation.sweep": _ELSEWHERE,
+    "robustmarl.evaluation.tables.Average": _FIGURES,
+    "robustmarl.evaluation.teams": "what crossplay and sweep share; they name it as theirs",
+    "robustmarl.evaluation.threats": _ELSEWHERE,
+    "robustmarl.evaluation.validity": "called by worst_case alone",
+    "robustmarl.evaluation.worst_case": _ELSEWHERE,
+    "robustmarl.joint.batch": _RECORD,
+    "robustmarl.joint.boxes": _TENSORS,
+    "robustmarl.joint.context": _RECORD,
+    "robustmarl.joint.flatten": _ELSEWHERE,
+    "robustmarl.joint.masks": _TENSORS,
+    "robustmarl.joint.reading": "what environments answer, which it says itself is wrong",
+    "robustmarl.joint.spec.split_obs": _TENSORS,
+    "robustmarl.learning.base.TeamTrainingStats": _FIGURES,
+    "robustmarl.learning.optim.check_max_grad_norm": "called by learners, whose rows are here",
+    "robustmarl.learning.optim.own_state_dict": "of state_dicts, which torch checks",
+    "robustmarl.learning.q_learning": _TENSORS,
+    "robustmarl.learning.samples": _RECORD,
+    "robustmarl.learning.settings.known_settings": "of classes: their own for_env calls it",
+    "robustmarl.learning.settings.take": "of classes: their own for_env calls it",
+    "robustmarl.learning.settings.told_of": "of classes: their own for_env calls it",
+    "robustmarl.learning.values.Valuation": "made by learners, which check its arguments",
+    "robustmarl.networks.calculus": "reads networks that are made, and checks what it cannot read",
+    "robustmarl.losses.attack_term": "a base; the losses have its rows",
+    "robustmarl.networks.gaussian": _TENSORS,
+    "robustmarl.networks.mixers.AgentValues": _RECORD,
+    "robustmarl.networks.protocol": _RECORD,
+    "robustmarl.perturbers.base": "hooks that do nothing, and a record of the place in a stack",
+    "robustmarl.perturbers.blind": _ELSEWHERE,
+    "robustmarl.perturbers.foreign.ForeignLearner": "a part of ActionPoisonWrapper",
+    "robustmarl.perturbers.traitors.as_adversary": "called by perturbers, whose rows are here",
+    "robustmarl.perturbers.traitors.has_probabilities": "called by perturbers alone",
+    "robustmarl.perturbers.traitors.ByzantinePlay": _RECORD,
+    "robustmarl.testing._error": "an error",
+    "robustmarl.training.files": "a part of run, which is checked",
+    "robustmarl.training.fingerprint": "a part of run, which is checked",
+    "robustmarl.training.history": "made by run, and returned to users",
+    "robustmarl.training.progress": "tqdm's arguments",
+    "robustmarl.training.resume": "a part of run, which is checked",
+    "robustmarl.training.trainers": "Tianshou's trainers with Tianshou's parameters",
+    "robustmarl.typing": "a warning",
+    "robustmarl.victims.baselines": "a part of as_victim, which is checked",
+    "robustmarl.victims.protocol": _RECORD,
+    "robustmarl.victims.readings": "a part of as_victim, which is checked",
+}
+"""What needs no row of its own, by module or name, and why."""
+
+
+def excepted(name: str) -> set[str]:
+    """Return which exceptions ``name`` falls under."""
+    return {key for key in EXCEPTIONS if name == key or name.startswith(f"{key}.")}
