@@ -52,7 +52,7 @@ def test_two_actions_and_a_linear_victim_end_in_the_corner():
 
 
 def test_steps_are_halved_until_a_maximum_inside_the_ball_is_met():
-    """PGD's steps of .125 pass it to and fro, and stop where the last one left them."""
+    """PGD's steps of .125 swing about it, and stop where the last one left them."""
     view = FunctionVictim(itself, continuous=True).at()
     obs = torch.zeros(1, 1, dtype=torch.float64)
     assert float(APGD(ball=BALL, steps=40, loss=NEAR)(view, obs)) == pytest.approx(0.3, abs=0.01)
