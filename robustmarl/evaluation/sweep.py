@@ -22,7 +22,7 @@ from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.statistics import Limits
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
+from robustmarl.evaluation.teams import Victims, by_seed, draws_actions, playing, team_spec
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import Perturber, Place
 from robustmarl.training import Attacks
@@ -198,7 +198,7 @@ def sweep(
             for epsilon in sizes:
                 at_size = _AtSize()
                 for training_seed, policy in seeds.items():
-                    meter, distance = Meter(), _Distance()
+                    meter, distance = Meter(drawn=draws_actions(policy)), _Distance()
                     perturb = [*listed("sweep.attack", _of_size(attack, epsilon)), meter, distance]
                     at_size.scores[training_seed] = play(policy, perturb, seed)
                     at_size.moved.append(distance.mean())
