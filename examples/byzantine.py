@@ -136,6 +136,16 @@ TASKS = {
 }
 
 
+# No return is lower than 0 or higher than this.
+HIGHEST = {
+    "toy": 100.0,
+    "toy, last actions": 100.0,
+    "alternating toy": 100.0,
+    "4m_vs_3m": 20.0,
+    "foraging 12x12-4p-3f-c": 1.0,
+}
+
+
 def build(method: str, task: Task, seed: int) -> tuple[Any, dict[str, Any]]:
     """Return (team, its ``env_steps`` and ``learn`` of ``training.run``)."""
     common = {"seed": seed, "columns": task.columns}
@@ -358,7 +368,8 @@ def table_of(results: Results, task: str) -> CrossTable:
         if len(common) > 1:
             columns["mean of attacks"] = [name for name in common if name != "none"]
         for column, names in columns.items():
-            cell = Cell({one["seed"]: episodes(one, names) for one in found})
+            scores = {one["seed"]: episodes(one, names) for one in found}
+            cell = Cell(scores, limits=(0.0, HIGHEST[task]))
             cells.setdefault(method, {})[column] = cell
     return CrossTable(
         cells=cells,
@@ -377,34 +388,52 @@ ANCHORS = {
 
 
 def draw(results: Results, out: Path) -> None:
-    """Draw return under the non-oblivious adversary against return without, a panel per task."""
+    """Draw return without attack and under the non-oblivious adversary, a panel per task.
+
+    Small points are seeds, bars 95 % intervals over them; grey rows are plays whose returns are
+    known.
+    """
     tasks = [name for name in TASKS if any(one["task"] == name for one in results)]
     rows = -(-len(tasks) // 2)
-    figure = Figure(figsize=(9.0, 3.8 * rows + 0.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.5, 2.9 * rows + 0.5), dpi=150, layout="constrained")
+    kinds = (("without attack", "none", "#0072B2", -0.13), ("attacked", OWN[0], "#D55E00", 0.13))
     labels: dict[str, Any] = {}
     for index, task in enumerate(tasks):
         axes = figure.add_subplot(rows, 2, index + 1)
-        for name, (x, y) in ANCHORS.get(task, {}).items():
-            axes.plot(x, y, "k+", markersize=11)
-            axes.annotate(name, (x, y), xytext=(-6, 6), textcoords="offset points", ha="right")
-        for k, method in enumerate(METHODS):
-            found = [one for one in results if (one["task"], one["method"]) == (task, method)]
-            points = [
-                [sum(v) / len(v) for v in (episodes(one, ["none"]), episodes(one, OWN[:1]))]
-                for one in found
-            ]
-            if points:
-                x, y = zip(*points, strict=True)
-                labels[method] = axes.scatter(x, y, color=f"C{k}", s=28, alpha=0.8)
-        if task in ANCHORS:
-            axes.set(xlim=(-5, 106), ylim=(-4, 58))
-        axes.locator_params(axis="x", nbins=6)
-        axes.set_xlabel("return without attack")
-        axes.set_ylabel("return under the non-oblivious adversary")
-        axes.set_title(task)
-    figure.legend(
-        labels.values(), labels, loc="outside lower center", ncols=len(labels), frameon=False
-    )
+        known = {name: ("#777777", list(pair)) for name, pair in ANCHORS.get(task, {}).items()}
+        names = list(known)
+        of_task = [one for one in results if one["task"] == task]
+        names += [m for m in METHODS if any(one["method"] == m for one in of_task)]
+        every: list[float] = []
+        for place, name in enumerate(names):
+            found = [one for one in of_task if one["method"] == name]
+            for (label, attack, colour, shift), number in zip(kinds, (0, 1), strict=True):
+                y = place + shift
+                if name in known:
+                    axes.plot(known[name][1][number], y, "D", color=colour, alpha=0.45, ms=5)
+                    every.append(known[name][1][number])
+                    continue
+                scores = {one["seed"]: episodes(one, [attack]) for one in found}
+                means = [sum(v) / len(v) for v in scores.values()]
+                every += means
+                mean = evaluation.interval(scores, limits=(0.0, HIGHEST[task]))
+                axes.plot([mean.low, mean.high], [y, y], color=colour, linewidth=1.6)
+                axes.plot(means, [y] * len(means), "o", color=colour, ms=3, alpha=0.5)
+                (labels[label],) = axes.plot(mean.mean, y, "o", color=colour, ms=6)
+        room = 0.04 * (max(every) - min(every))
+        axes.set(xlim=(min(every) - room, max(every) + room), ylim=(len(names) - 0.4, -0.6))
+        axes.set_yticks(range(len(names)), names)
+        for tick, name in zip(axes.get_yticklabels(), names, strict=True):
+            tick.set_color("#777777" if name in known else "#222222")
+        axes.grid(axis="x", color="#e6e6e6")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel("return")
+        axes.set_title(task, loc="left")
+    handles = [labels[label] for label, *_ in kinds]
+    words = ["without attack", "under the non-oblivious adversary"]
+    figure.legend(handles, words, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(out / "byzantine.png")
 
 

@@ -380,32 +380,37 @@ def curves(results: Results, out: Path) -> None:
                 out / f"tram_curves_{learner.lower()}.png",
                 ylabel=names,
                 title=f"{learner}: tests without attack while one agent is poisoned in training",
+                limits={task: (0.0, 1.0) for task, name in names.items() if name != "return"},
             )
 
 
 def sweeps(results: Results, out: Path) -> None:
-    """Draw how the budgets matter."""
+    """Draw how the budgets matter, over all seeds that there are at each."""
     swept = where(results, task=SWEEP_TASK, learner=SWEEP_LEARNER, deployed=False)
-    panels: dict[str, Any] = {}
+    metric = metric_of(swept) if swept else ""
+    panels: dict[str, dict[str, evaluation.Curve]] = {}
     for key, values, fixed, title in SWEEPS:
         for attack in ATTACKS:
-            lines: dict[int, list[tuple[float, float]]] = {}
+            known, estimates = [], []
             for value in values:
                 # Without attack there is no budget: a level line.
                 budget = {} if attack == "none" else {key: value, **fixed}
-                for one in where(swept, attack=attack, **budget):
-                    of_seed = one["final"][metric_of(swept)]
-                    lines.setdefault(one["seed"], []).append((value, sum(of_seed) / len(of_seed)))
-            whole = [tuple(zip(*p, strict=True)) for p in lines.values() if len(p) == len(values)]
-            if whole:
-                panels.setdefault(title, {})[attack] = whole
+                found = where(swept, attack=attack, **budget)
+                if found:
+                    known.append(value)
+                    estimates.append(
+                        evaluation.interval({one["seed"]: one["final"][metric] for one in found})
+                    )
+            if known:
+                curve = evaluation.Curve(x=known, estimates=estimates)
+                panels.setdefault(title, {})[attack] = curve
     if panels:
-        evaluation.curve_panels(
+        evaluation.size_curves(
             panels,
             out / "tram_sweeps.png",
-            columns=2,
             xlabel="budget",
-            ylabel=metric_of(swept),
+            ylabel=metric,
+            bars=True,
             title=f"{SWEEP_LEARNER} on {SWEEP_TASK}: tests without attack after poisoned training",
         )
 
@@ -427,6 +432,7 @@ def adaptations(results: Results, out: Path) -> None:
         xlabel=f"environment steps since the attack began (it stops at {found[0]['stopped']:,})",
         ylabel=metric_of(found),
         title=f"{SWEEP_LEARNER} on {SWEEP_TASK}: variance attack on a trained team",
+        limits=None if metric_of(found) == "return" else (0.0, 1.0),
     )
 
 

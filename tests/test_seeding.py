@@ -107,3 +107,9 @@ def test_streams_of_libraries_are_named_and_leave_the_global_one_alone():
     others = [stream_seed(4, "weights"), stream_seed(3, "belief"), stream_seed(3, "weights")]
     assert len(set(others)) == 3
     assert 0 <= min(others) <= max(others) < 2**63
+
+
+def test_a_stream_follows_from_numbers_and_names_in_their_order():
+    known = mix(3, 7, stream_id("gumbel")) % 2**63
+    assert stream_seed(3, 7, "gumbel") == known != stream_seed(7, 3, "gumbel")
+    assert generator(3, 7, "gumbel").initial_seed() == known

@@ -18,8 +18,8 @@ __all__ = ["ObsAttack", "check_attack", "needs_victim"]
 class ObsAttack(Protocol):
     """A small value object of settings, called with the victim's view.
 
-    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``
-    (see :func:`needs_victim`); it can then be used where there is none.
+    An attack that never asks the victim may say so by a class attribute ``needs_victim = False``;
+    it can then be used where there is none.
     """
 
     @property

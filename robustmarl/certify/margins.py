@@ -48,24 +48,24 @@ def _bounds(name: str, victim: NetworkVictim, rows: LossRows, ball: LinfBall) ->
     check(plan is not None, where, rule, type(victim.network).__name__)
     assert plan is not None
     ball.check_size(name, rows.obs.shape[-1])
-    bound = rows.rows
+    beside = rows.rows  # what the policy acts on beside observations
     logits = rows.view(victim).logits(rows.obs)
     greedy = logits.argmax(dim=-1, keepdim=True)
     low, high = ball.box(rows.obs)
-    if bound.obs_mask is not None:  # padding is not attacked
-        low, high = (torch.where(bound.obs_mask, end, rows.obs) for end in (low, high))
-    added = victim.network.extra(bound.agents, bound.last_act, bound.side).added
+    if beside.obs_mask is not None:  # padding is not attacked
+        low, high = (torch.where(beside.obs_mask, end, rows.obs) for end in (low, high))
+    added = victim.network.extra(beside.agents, beside.last_act, beside.side).added
     size = logits.shape[-1]
-    each = torch.eye(size, dtype=logits.dtype, device=logits.device)
-    leads = each[greedy] - each  # (M, A, A): row a is z_y - z_a
+    one_hot = torch.eye(size, dtype=logits.dtype, device=logits.device)
+    leads = one_hot[greedy] - one_hot  # (M, A, A): row a is z_y - z_a
     box = Interval(low, high)
-    forward = interval_bounds(plan, box, added, bound.hidden)
+    forward = interval_bounds(plan, box, added, beside.hidden)
     margins = forward[-1].low.gather(-1, greedy) - forward[-1].high
     tighter = linear_lower_bounds(plan, box, leads, forward, added)
     if tighter is not None:
         margins = torch.maximum(margins, tighter)
     margins = margins.scatter(-1, greedy, torch.inf)
-    return margins if bound.mask is None else margins.masked_fill(~bound.mask, torch.inf)
+    return margins if beside.mask is None else margins.masked_fill(~beside.mask, torch.inf)
 
 
 @torch.no_grad()

@@ -44,9 +44,11 @@ def size_curves(
     path: str | Path | None = None,
     *,
     xlabel: str = "epsilon",
+    ylabel: str | None = None,
+    bars: bool = False,
     title: str = "",
 ) -> Figure:
-    """Return curves with their intervals as bands, a panel per figure, and one legend.
+    """Return curves with their intervals, a panel per figure, and one legend.
 
     Intervals without end are left out, and those of baselines.
 
@@ -54,6 +56,8 @@ def size_curves(
         panels: what y is, to label and curve. A label has one colour in all panels.
         path: where to write it; the ending chooses the format (png, pdf, svg).
         xlabel: what x is.
+        ylabel: what y is, where names of panels are titles; None: they are what y is.
+        bars: draw intervals as bars side by side, where bands would cover each other.
         title: above all.
 
     Raises:
@@ -65,24 +69,29 @@ def size_curves(
     labels = tuple(dict.fromkeys(label for curves in panels.values() for label in curves))
     colours = _colours(panels)
     handles: dict[str, Artist] = {}
-    for number, (ylabel, curves) in enumerate(panels.items()):
-        check(len(curves) > 0, f"size_curves.panels[{ylabel!r}]", "non-empty", curves)
+    for number, (name, curves) in enumerate(panels.items()):
+        check(len(curves) > 0, f"size_curves.panels[{name!r}]", "non-empty", curves)
         axes = figure.add_subplot(1, len(panels), number + 1)
-        for label, curve in curves.items():
+        widest = max(max(curve.x) - min(curve.x) for curve in curves.values())
+        for place, (label, curve) in enumerate(curves.items()):
             x = np.asarray(curve.x, dtype=np.float64)
             y, low, high = (
                 np.array([getattr(estimate, end) for estimate in curve.estimates])
                 for end in ("mean", "low", "high")
             )
             colour = colours[label]
-            where = np.isfinite(low) & np.isfinite(high)
-            if where.any() and not curve.baseline:
+            where = np.isfinite(low) & np.isfinite(high) & (not curve.baseline)
+            if bars:
+                x = x + 0.012 * widest * (place - (len(curves) - 1) / 2)
+                axes.vlines(x[where], low[where], high[where], color=colour, linewidth=1.2)
+            elif where.any():
                 axes.fill_between(x, low, high, where=where, color=colour, alpha=0.16, linewidth=0)
             style = "--" if curve.dashed else ":" if curve.baseline else "-"
             marker = "" if curve.baseline else "o"
             (line,) = axes.plot(x, y, style, color=colour, marker=marker, markersize=4)
             handles.setdefault(label, line)
-        label_axes(axes, "", xlabel, textwrap.fill(ylabel, 30))
+        named = (name, ylabel) if ylabel is not None else ("", name)
+        label_axes(axes, named[0], xlabel, textwrap.fill(named[1], 30))
         shares = [e for curve in curves.values() for e in curve.estimates]
         if all(0.0 <= e.mean <= 1.0 for e in shares):
             axes.set_ylim(-0.03, 1.03)

@@ -155,7 +155,16 @@ def learning_curves(
     axes = figure.add_subplot()
     _draw(axes, "learning_curves.curves", curves, limits)
     label_axes(axes, title, xlabel, ylabel)
-    axes.legend(frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(len(label) for label in labels)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=max(1, min(len(labels), 80 // (longest + 6))),
+        frameon=False,
+        fontsize=9,
+    )
     return saved("learning_curves.path", figure, path)
 
 

@@ -82,9 +82,18 @@ class Case:
         return ObsPerturber(attack, agents=self.agents)
 
     def trained(self, adversary: Adversary, env_steps: int) -> ObsPerturber:
-        """Return an adversary as deployed, after so many steps against the frozen team."""
-        assert isinstance(self.policy, TeamPolicy)  # entries that learn look first
-        training = AdversarialTraining(self.policy, adversary, team_every=None)
+        """Return an adversary as deployed, after so many steps against the frozen team.
+
+        Args:
+            adversary: perturbs observations; it learns.
+            env_steps: >= 1.
+
+        Raises:
+            TypeError: if the team's policy is not one of this package, or the adversary none on
+                observations.
+        """
+        # of any other policy it says so itself
+        training = AdversarialTraining(cast(TeamPolicy, self.policy), adversary, team_every=None)
         off_policy = OffPolicy(batch_size=16, learning_starts=16, buffer_episodes=1_000)
         run(
             training,
@@ -99,7 +108,9 @@ class Case:
             log=Log(progress=False),
         )
         deployed = adversary.deployed()
-        assert isinstance(deployed, ObsPerturber)  # of an adversary on observations
+        if not isinstance(deployed, ObsPerturber):
+            kind = type(adversary).__name__
+            raise TypeError(f"Case.trained.adversary must be one on observations, got {kind}.")
         return deployed
 
 

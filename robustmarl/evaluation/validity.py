@@ -12,7 +12,7 @@ from robustmarl.evaluation.report import ZEROED, Finding, Measured, WorstCase
 __all__ = ["findings_of"]
 
 FEW_FLIPS = 0.01
-"""Of agent-steps: fewer changed actions can hardly change an episode."""
+"""Of attacked agent-steps: fewer changed actions can hardly change an episode."""
 
 MANY_VANISHED = 0.5
 
@@ -33,14 +33,13 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
         return [name for name in attacks if result.families[name] in families]
 
     following = of("gradient", "targeted", "learned")
-    tried = {name: measured[name].flipped for name in attacks}
-    flips = {name: share for name, share in tried.items() if share is not None}
-    if flips and max(flips.values()) < FEW_FLIPS:
+    flips = [share for share in map(_flips, (measured[n] for n in attacks)) if share is not None]
+    if flips and max(flips) < FEW_FLIPS:
         yield Finding(
             victim=team,
             check="no flips",
-            text=f"no attack changed more than {max(flips.values()):.3f} of its actions: a budget "
-            "too small to be felt, or attacks that do not find the way.",
+            text=f"no attack changed more than {max(flips):.3f} of the actions that it could: a "
+            "budget too small to be felt, or attacks that do not find the way.",
         )
     vanished = measured["none"].vanished
     if measured["none"].flipped is not None and (vanished is None or vanished > MANY_VANISHED):
@@ -99,6 +98,13 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
                 text=f"with {fold} observations it has {blind:.2f} of its {clean:.2f} (random "
                 f"{floor:.2f}): it hardly needs what is attacked.",
             )
+
+
+def _flips(measured: Measured) -> float | None:
+    """Return the share of changed actions where observations were changed."""
+    if measured.changed is None or measured.flipped is None:
+        return None
+    return measured.flipped / measured.changed if measured.changed else 0.0
 
 
 def _lowest(result: WorstCase, team: str, names: Collection[str]) -> str | None:

@@ -25,7 +25,7 @@ from robustmarl.evaluation.report import ZEROED, Measured, WorstCase
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.suite import Case, Suite, quick, standard
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
+from robustmarl.evaluation.teams import Victim, Victims, by_seed, playing, team_spec
 from robustmarl.evaluation.threats import worst_agents
 from robustmarl.evaluation.validity import findings_of
 from robustmarl.joint import TeamSpec
@@ -43,6 +43,9 @@ __all__ = ["worst_case"]
 Scores: TypeAlias = NDArray[np.float64]
 
 NONE, WORST = "none", "worst"
+
+RESERVED = (NONE, WORST, ZEROED)
+"""Columns and lines that are no attack."""
 
 SAMPLES = 8
 """How often a victim that answers at random is asked for each answer."""
@@ -63,6 +66,7 @@ def worst_case(
     seed: int = 0,
     team: str | None = None,
     opponents: Mapping[str, AnyPolicy] | None = None,
+    sources: Sequence[Victim] = (),
     title: str = "",
     progress: bool | str = False,
 ) -> WorstCase:
@@ -78,8 +82,8 @@ def worst_case(
     Args:
         victims: name to a trained algorithm or policy, or to one per training seed; as of
             :func:`~robustmarl.evaluation.crossplay`. Each is attacked on its own; attacks that
-            learn do so against it, frozen. Another training seed is a source of transfer, another
-            victim if there is none.
+            learn do so against it, frozen. Attacks are transferred from another training seed,
+            or from another victim if there is none.
         make_env: builds one environment.
         ball: what attacks may change.
         suite: ``"standard"``, ``"quick"``, or one of your own.
@@ -96,6 +100,7 @@ def worst_case(
         seed: of the episodes and of what learns, >= 0.
         team: name of the team that the victims play, where there are several.
         opponents: what plays the other teams, the same throughout.
+        sources: further teams on which attacks are made and transferred; they are taken first.
         title: printed above the table.
         progress: show a bar over the attacks; a text names it.
 
@@ -136,6 +141,10 @@ def worst_case(
         )
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)
+    if not isinstance(sources, Sequence):
+        kind = type(sources).__name__
+        raise TypeError(f"worst_case.sources must be a sequence of teams, got {kind}.")
+    further = playing("worst_case", {"sources": dict(enumerate(sources))}, spec)["sources"]
     if agents is not None:
         check_int("worst_case.agents", agents, 1, spec.num_agents)
     trial = _Trial(
@@ -152,6 +161,7 @@ def worst_case(
         seed=seed,
         team=team,
         opponents=opponents,
+        sources=tuple(further.values()),
     )
     total = len(suite.entries) * sum(len(seeds) for seeds in teams.values())
     name = progress if isinstance(progress, str) else "worst case"
@@ -190,6 +200,7 @@ class _Trial:
     seed: int
     team: str | None
     opponents: Mapping[str, AnyPolicy] | None
+    sources: tuple[Controller, ...]
     played: dict[tuple[str, str], dict[int, Scores]] = field(default_factory=dict)
     choices: dict[tuple[str, str], dict[int, Scores]] = field(default_factory=dict)
     readings: dict[tuple[str, str], dict[int, Reading]] = field(default_factory=dict)
@@ -219,7 +230,7 @@ class _Trial:
             attacks = entry.build(case)
             building = time.process_time() - begun
             for name, attack in attacks.items():
-                check(name not in (NONE, WORST), "Entry.build", "named otherwise", name)
+                check(name not in RESERVED, "Entry.build", f"named unlike {RESERVED}", name)
                 known = self.families.setdefault(name, entry.family)
                 check(known == entry.family, "Entry.build", f"of one family, {known}", name)
                 if entry.longer and name not in self.longer:
@@ -263,7 +274,9 @@ class _Trial:
         return result
 
     def _threat(self) -> str:
-        who = "all agents" if self.agents is None else f"the worst {self.agents} agents"
+        who = f"the worst {self.agents} of {self.spec.num_agents} agents"
+        if self.agents is None:
+            who = "all agents"
         when = "every step" if self.steps is None else f"{self.steps} steps of an episode"
         return f"{self.ball!r}, {who} at {when}"
 
@@ -289,7 +302,7 @@ class _Trial:
             spec=self.spec,
             make_env=self.make_env,
             ball=self.ball,
-            others=(*kin, *strangers),
+            others=(*self.sources, *kin, *strangers),
             seed=stream_seed(self.seed, f"attacks on {victim} {training_seed}") >> 1,
             team=self.team,
             opponents=self.opponents,

@@ -41,7 +41,7 @@ def standardize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     _check_mask("standardize", x, mask)
     centred = x - masked_mean(x, mask)
     squares = torch.where(mask, centred, 0.0).square().sum()
-    std = (squares / (mask.sum() - 1).clamp(min=1)).sqrt()
+    std = (squares / (mask.sum() - 1).clamp(min=1)).sqrt()  # as torch's, over n - 1
     return centred / (std + eps)
 
 

@@ -6,6 +6,7 @@ from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.drawn import RandomAgents
+from robustmarl.perturbers.foreign import ForeignLearner
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.perturbers.sparing import SparingPerturber
@@ -26,6 +27,7 @@ __all__ = [
     "ByzantinePerturber",
     "ByzantinePlay",
     "DirectedObsPerturber",
+    "ForeignLearner",
     "GaussianObsAdversary",
     "HasPolicy",
     "LearnedObsPerturber",

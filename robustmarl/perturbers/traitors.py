@@ -46,8 +46,8 @@ class ByzantinePlay:
 class ByzantineAdversary(Protocol):
     """Chooses what Byzantine agents do.
 
-    One whose plays tell ``logp`` says so by an attribute ``has_probabilities = True`` (see
-    :func:`has_probabilities`); what it plays is then recorded with its probabilities.
+    One whose plays tell ``logp`` says so by an attribute ``has_probabilities = True``; what it
+    plays is then recorded with its probabilities.
     """
 
     @property

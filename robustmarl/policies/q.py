@@ -43,6 +43,7 @@ class QPolicy(TeamPolicy):
         if epsilon == 0.0:
             return greedy, None
         explore, which = draws.uniform(2 * greedy.shape[1]).split(greedy.shape[1], dim=1)
+        # A uniform choice among available actions: the nth of them, where the mask's sum gets to n.
         order = mask.cumsum(dim=-1)
         nth = (which * order[..., -1]).long() + 1
         uniform = ((order == nth.unsqueeze(-1)) & mask).int().argmax(dim=-1)

@@ -96,8 +96,8 @@ class _Trial:
         mask[:, 0] = True
         keys = torch.randint(2**62, (rows,), generator=generator)
         device = victim.device
-        bound = None if victim.continuous else mask.to(device)
-        return cls(victim, obs.to(device), bound, keys.to(device))
+        available = None if victim.continuous else mask.to(device)
+        return cls(victim, obs.to(device), available, keys.to(device))
 
     def view(self, index: Tensor | None = None, victim: Victim | None = None) -> VictimView:
         """Return the view of the rows ``index``, int64 (K,), or of all."""

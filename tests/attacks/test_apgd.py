@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchattacks
 
 from robustmarl.attacks import APGD, PGD, CrossEntropy, FunctionLoss
 from robustmarl.attacks.apgd import _checkpoints
@@ -51,7 +52,7 @@ def test_two_actions_and_a_linear_victim_end_in_the_corner():
 
 
 def test_steps_are_halved_until_a_maximum_inside_the_ball_is_met():
-    """PGD's steps of .125 pass it to and fro, and stop where the last one left them."""
+    """PGD's steps of .125 swing about it, and stop where the last one left them."""
     view = FunctionVictim(itself, continuous=True).at()
     obs = torch.zeros(1, 1, dtype=torch.float64)
     assert float(APGD(ball=BALL, steps=40, loss=NEAR)(view, obs)) == pytest.approx(0.3, abs=0.01)
@@ -139,3 +140,37 @@ def test_rejects():
         APGD(ball=BALL, loss="kl")
     with pytest.raises(ValueError, match=r"APGD\.target must be None where the loss is a critic"):
         APGD(ball=BALL, loss="expected", target=1)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
+def test_follows_the_authors_code(loss):
+    """As torchattacks has it: the same points, but for rows in which one of its details decides.
+
+    It compares the first loss with one of zero, and takes three quarters of the steps exactly for
+    too few.
+    """
+    exact = network().double()
+    obs = torch.rand(64, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    theirs = torchattacks.APGD(
+        torch.nn.Sequential(torch.nn.Flatten(), exact),
+        eps=0.2,
+        steps=100,
+        loss={"cross_entropy": "ce"}.get(loss, loss),
+    )
+    label = exact(obs).argmax(-1)
+    torch.manual_seed(1)
+    found, _, highest, _ = theirs.attack_single_run(obs.view(64, 1, 1, 6), label)
+    torch.manual_seed(1)
+    noise = 2.0 * torch.rand(64, 1, 1, 6).view(64, 6) - 1.0
+
+    class SameStart(APGD):
+        def start(self, view, obs, draws):
+            return self.ball.project(obs + 0.2 * noise / noise.abs().amax(-1, keepdim=True), obs)
+
+    ball = LinfBall(epsilon=0.2, low=0.0, high=1.0)
+    attack = SameStart(ball=ball, steps=100, loss=loss, random_start=True)
+    ours = attack(FunctionVictim(exact).at(), obs)
+    same = ((ours - found.view(64, 6)).abs() < 1e-6).all(-1)
+    assert same.double().mean() > 0.95  # 1 and .98; wrong constants leave .9 or .3
+    value = attack.output_loss(FunctionVictim(exact).at(), obs)(exact(ours))
+    torch.testing.assert_close(value.mean(), highest.mean().double(), rtol=1e-2, atol=1e-3)

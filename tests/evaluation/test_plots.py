@@ -55,7 +55,8 @@ def test_heatmap_of_equal_returns(tmp_path):
 def test_curves_draw_mean_seeds_and_band():
     x = np.arange(4)
     seeds = [(x, np.zeros(4)), (x, np.full(4, 2.0))]
-    axes = learning_curves({"QMIX": seeds, "VDN": seeds[:1]}).axes[0]
+    figure = learning_curves({"QMIX": seeds, "VDN": seeds[:1]})
+    axes = figure.axes[0]
     drawn = [line.get_ydata().tolist() for line in axes.lines]
     assert drawn == [[0.0] * 4, [2.0] * 4, [1.0] * 4, [0.0] * 4]
     (band,) = axes.collections
@@ -63,7 +64,7 @@ def test_curves_draw_mean_seeds_and_band():
     reach = stats.t.ppf(0.975, 1)  # times a deviation of sqrt 2 by the root of 2 seeds
     assert (heights.min(), heights.max()) == pytest.approx((1.0 - reach, 1.0 + reach))
     assert axes.get_ylim() == pytest.approx((-2.0, 4.0))  # curves are not squeezed by a wide band
-    labels = [t.get_text() for t in axes.get_legend().get_texts()]
+    labels = [t.get_text() for t in figure.legends[0].get_texts()]  # beside the curves
     assert labels == ["QMIX (2 seeds)", "VDN (1 seed)"]
 
 

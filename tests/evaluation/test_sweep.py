@@ -170,3 +170,14 @@ def test_a_stochastic_team_is_swept_too():
     assert found.scores.cell("IPPO", "0.1").limits == (0.0, 10.0)
     assert found.scores.victims == ("IPPO",)
     assert 0.0 <= found.flips.mean("IPPO", "0.1") <= 1.0
+
+
+def test_bars_stand_side_by_side_where_bands_would_cover_each_other():
+    ends = [Estimate(mean=0.5, low=0.1, high=0.9, n_seeds=3, n_episodes=3)] * 2
+    curves = {"a": Curve(x=(0, 1), estimates=ends), "b": Curve(x=(0, 1), estimates=ends)}
+    (axes,) = size_curves({"by size": curves}, ylabel="success", bars=True).axes
+    assert (axes.get_title(loc="left"), axes.get_ylabel()) == ("by size", "success")
+    at = [[segment[0][0] for segment in bars.get_segments()] for bars in axes.collections]
+    assert at == [pytest.approx([-0.006, 0.994]), pytest.approx([0.006, 1.006])]
+    heights = axes.collections[0].get_segments()[0][:, 1]
+    assert heights.tolist() == [0.1, 0.9]

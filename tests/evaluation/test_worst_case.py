@@ -7,16 +7,20 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from doubles import Scripted
+from doubles import Scripted, armies
 
-from robustmarl.algorithms import QMIX
+from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController, ScriptedController
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import (
     Case,
+    Cell,
+    CrossTable,
     Entry,
+    Measured,
     Suite,
     WorstCase,
     quick,
@@ -25,6 +29,7 @@ from robustmarl.evaluation import (
     worst_case,
 )
 from robustmarl.evaluation.threats import worst_agents
+from robustmarl.evaluation.validity import findings_of
 from robustmarl.joint import spec_of
 from robustmarl.typing import RobustnessWarning
 
@@ -100,7 +105,9 @@ def test_a_ball_too_small_is_said_to_be():
 
 
 def test_warnings_are_the_findings():
-    with pytest.warns(RobustnessWarning, match="no attack changed more than 0.000 of its actions"):
+    with pytest.warns(
+        RobustnessWarning, match="no attack changed more than 0.000 of the actions that it could"
+    ):
         worst_case({"it": plain}, game, LinfBall(epsilon=0.1), suite="quick", **SMALL)
 
 
@@ -157,7 +164,8 @@ def test_the_teams_are_left_as_they_were_and_figures_repeat(learned):
         for name, values in team.policy.state_dict().items():
             assert torch.equal(values, teams[seed].policy.state_dict()[name])
     few = [e for e in standard(learning_steps=64).entries if e.family in ("noise", "learned")]
-    again = found({"QMIX": fresh}, suite=Suite(name="few", version=1, entries=few), num_envs=4)
+    suite = Suite(name="few", version=1, entries=tuple(few))
+    again = found({"QMIX": fresh}, suite=suite, num_envs=4)
     for name, cell in again.table.cells["QMIX"].items():
         assert name == "worst" or cell == result.table.cell("QMIX", name)
 
@@ -182,6 +190,38 @@ def test_what_does_not_apply_is_left_out():
     assert "director" not in result.table.cells["net"]
 
 
+def test_attacks_are_transferred_from_a_source():
+    transfer = standard().entries[-1]
+    script = ScriptedController(spec_of(game()), lambda context: context.seen.argmax(-1))
+    suite = Suite(name="transfer", version=1, entries=(transfer,))
+    result = found({"it": script}, suite=suite, sources=[plain])
+    assert result.chosen["it"] == {0: "transfer"}
+    assert result.table.mean("it", "worst") == 0.0
+
+
+def test_one_team_of_two_is_attacked():
+    """Also by what learns against it, on two of its agents and beside the other team."""
+
+    def two():
+        return armies(2)
+
+    spec = spec_of(two())
+    blue, red = (IPPO.for_env(spec, team=name, hidden=(8,)) for name in ("blue", "red"))
+    few = [e for e in standard(learning_steps=40).entries if e.family in ("noise", "learned")]
+    result = found(
+        {"IPPO": blue},
+        make=two,
+        suite=Suite(name="few", version=1, entries=tuple(few)),
+        team="blue",
+        opponents={"red": red},
+        agents=1,
+    )
+    assert set(result.families) == {"noise", "director", "ATLA"}
+    assert result.attacked["IPPO"][0] in {("a2",), ("a3",)}
+    noise, atla = (result.measured["IPPO"][name].changed for name in ("noise", "ATLA"))
+    assert noise == atla == 0.5
+
+
 def test_suites_extend():
     mine = Entry(family="noise", build=lambda case: {"mine": case.on(UniformNoise(ball=case.ball))})
     suite = quick().extended(mine, name="quick and mine")
@@ -195,6 +235,14 @@ def test_suites_extend():
         found({"it": plain}, suite=two)
 
 
+def test_what_cannot_be_trained_on_is_named():
+    spec = spec_of(game())
+    case = Case(policy=RandomController(spec), spec=spec, make_env=game, ball=BALL)
+    adversary = ObsAdversaryPPO.for_env(spec, BALL, hidden=(8,))
+    with pytest.raises(TypeError, match=r"AdversarialTraining\.team must be a robustmarl algori"):
+        case.trained(adversary, 40)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"worst_case\.suite must be one of \['standard'"):
         worst_case({"it": plain}, game, BALL, suite="auto")
@@ -202,6 +250,8 @@ def test_bad_arguments():
         worst_case({"it": plain}, game, 0.6)
     with pytest.raises(ValueError, match=r"worst_case\.ball must be larger than nothing"):
         worst_case({"it": plain}, game, LinfBall(epsilon=0.0))
+    with pytest.raises(TypeError, match=r"worst_case\.sources must be a sequence of teams"):
+        worst_case({"it": plain}, game, BALL, sources=plain, **SMALL)
     with pytest.raises(TypeError, match=r"worst_case\.victims must be a mapping from names"):
         worst_case(plain, game, BALL)
     with pytest.raises(ValueError, match=r"worst_case\.choice_episodes must be an int >= 1"):
@@ -227,7 +277,7 @@ def test_the_worst_agents_are_found():
         )
         assert result.attacked["it"][0] in attacked
         assert result.table.mean("it", "worst") < 4.0
-        assert f"the worst {count} agents at every step" in result.threat
+        assert f"the worst {count} of 3 agents at every step" in result.threat
 
 
 @pytest.mark.parametrize(("count", "tried"), [(1, 8), (3, 8 + 7 + 6), (7, 8)])
@@ -266,3 +316,62 @@ def test_continuous_teams():
     assert result.measured["it"]["none"].vanished == 0.0
     low, high = (result.table.mean("it", f"target {end}") for end in ("low", "high"))
     assert low < result.table.mean("it", "none") < high
+
+
+def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, **left):
+    """Return the findings on a team of which attacks left these shares of 100 episodes."""
+
+    def cell(share):
+        return Cell({0: [1.0] * round(100 * share) + [0.0] * (100 - round(100 * share))})
+
+    families = {
+        "noise": "noise",
+        "short": "gradient",
+        "long": "gradient",
+        "search": "black box",
+        "director": "learned",
+    }
+    scores = {name: cell(left.get(name, clean)) for name in ("none", *families, "worst")}
+    cells = {
+        "random": {"none": cell(0.0)},
+        "it, zeroed": {"none": cell(zeroed)},
+        "it, another's": {"none": cell(0.1)},
+        "it": scores,
+    }
+    measured = {name: Measured(changed=1.0, flipped=flipped) for name in families}
+    measured["none"] = Measured(changed=0.0, flipped=0.0, vanished=vanished)
+    measured["zeroed"] = Measured(changed=1.0, flipped=seen)
+    result = WorstCase(
+        suite="own-1",
+        threat="",
+        table=CrossTable(cells=cells, baselines=[*cells][:3]),
+        choices=CrossTable(cells={"it": scores}),
+        chosen={"it": {0: "short"}},
+        families=families,
+        measured={"it": measured},
+        longer=("long",),
+    )
+    return [finding.check for finding in findings_of(result)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "doubts"),
+    [
+        ({}, []),
+        ({"short": 0.2, "long": 0.2, "search": 0.3, "noise": 0.8}, []),
+        ({"flipped": 0.005}, ["no flips"]),
+        ({"vanished": 0.9, "short": 0.1, "long": 0.1}, ["no gradient"]),
+        ({"vanished": None}, ["no gradient"]),
+        ({"short": 0.9, "long": 0.9, "search": 0.4}, ["black box"]),
+        ({"short": 0.9, "long": 0.9, "search": 0.4, "director": 0.1}, []),
+        ({"short": 0.5, "long": 0.5, "search": 0.49}, []),  # not beyond chance
+        ({"noise": 0.6, "short": 0.6, "long": 0.6}, ["noise"]),
+        ({"noise": 0.6, "short": 0.2, "long": 0.2}, []),
+        ({"short": 0.5, "long": 0.2}, ["steps"]),
+        ({"seen": 0.001}, ["ignores"]),
+        ({"zeroed": 0.6}, ["blind"]),
+        ({"clean": 0.0, "zeroed": 0.0}, []),  # nothing to keep
+    ],
+)
+def test_findings(figures, doubts):
+    assert judged(**figures) == doubts

@@ -2,7 +2,7 @@
 
 import torch
 
-from robustmarl.joint import JointBatch, JointObs
+from robustmarl.joint import JointBatch, JointObs, at_actions
 
 
 def episode():
@@ -37,3 +37,8 @@ def test_who_has_died_earns_nothing_more():
     assert bootstrap[0, :3].tolist() == [[1.0, 0.0]] * 3
     assert going_on[0].tolist() == [[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
     assert batch.earning("agents")[0].tolist() == [[1, 1], [1, 0], [1, 0], [0, 0]]
+
+
+def test_values_are_read_off_at_actions():
+    values = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]])
+    assert at_actions(values, torch.tensor([[2, 0]])).tolist() == [[3.0, 4.0]]

@@ -84,6 +84,23 @@ class Layout:
         ticks = [unit.cooldown * TICKS_PER_SECOND / unit.max_cooldown for unit in self.allies]
         return max(1.0, *ticks)
 
+    def feature_names(self) -> list[str]:
+        """Return what each coordinate of an observation is, (D,); allies are the others."""
+        kinds = [f"type {kind}" for kind in range(self.types)]
+
+        def of(unit: str, first: str, shield: int) -> list[str]:
+            shields = ["shield"] * shield
+            named = [first, "distance", "x", "y", "health", *shields, *kinds]
+            return [f"{unit} {name}" for name in named]
+
+        itself = ["health", *["shield"] * self.ally_shield, *kinds]
+        return [
+            *(f"can walk {way}" for way in ("north", "south", "east", "west")),
+            *(n for j in range(self.m) for n in of(f"enemy {j}", "in range", self.enemy_shield)),
+            *(n for j in range(self.n - 1) for n in of(f"ally {j}", "visible", self.ally_shield)),
+            *(f"own {name}" for name in itself),
+        ]
+
     def one_hot_types(self) -> Array:
         """Return (types, U): the enemies' order may differ from the allies'."""
         ally_types = self.game.ally_types

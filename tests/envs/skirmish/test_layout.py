@@ -241,3 +241,15 @@ def test_a_shield_on_one_side_with_mixed_types():
     assert enemies[1] == pytest.approx([1, 3 / 9, 0, -3 / 9, 1, 0, 0, 0, 1])
     assert now["obs"][0, 22:30] == pytest.approx([1, 2 / 9, 0, 2 / 9, 1, 1, 0, 0])
     assert now["obs"][0, 30:].tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["3m", "2s3z", "3s_vs_3z", "MMM2"])
+def test_every_coordinate_has_a_name(name):
+    layout = Layout(MAPS[name])
+    names = layout.feature_names()
+    assert len(names) == len(set(names)) == layout.obs_size
+    first = names[layout.obs_enemies][: layout.enemy_size]
+    assert first[:5] == [f"enemy 0 {what}" for what in ("in range", "distance", "x", "y", "health")]
+    assert names[layout.obs_allies][0] == "ally 0 visible"
+    assert names[layout.obs_itself][0] == "own health"
+    assert names[layout.obs_moves] == [f"can walk {w}" for w in ("north", "south", "east", "west")]
