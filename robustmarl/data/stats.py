@@ -19,10 +19,12 @@ class TeamCollectStats(CollectStats):
 
     Attributes:
         metrics: per name of ``spec.metrics`` one figure per episode.
+        means: their means over the episodes, which loggers show.
         counters: per perturber its counters, e.g. ``0/attacked``.
     """
 
     metrics: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    means: dict[str, float] = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
 
 
@@ -55,4 +57,5 @@ class Tally:
         )
         figures = np.concatenate([part.metrics for part in ended]).astype(np.float64)[order]
         stats.metrics = {name: figures[:, i] for i, name in enumerate(metrics)}
+        stats.means = {name: float(values.mean()) for name, values in stats.metrics.items()}
         return stats

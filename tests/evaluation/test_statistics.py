@@ -113,8 +113,8 @@ class TestInterval:
         ("kwargs", "text"),
         [
             ({"scores": {}}, r"interval\.scores must be non-empty"),
-            ({"scores": [[]]}, r"seed number 0 must be of shape \(M,\) with M >= 1"),
-            ({"scores": [[1.0], [math.nan]]}, "seed number 1 must be finite"),
+            ({"scores": [[]]}, r"seed number 0, must be of shape \(M,\) with M >= 1"),
+            ({"scores": [[1.0], [math.nan]]}, "seed number 1, must be finite"),
             ({"scores": [[1.0]], "level": 1.0}, r"interval\.level must be a number in \(0, 1\)"),
             ({"scores": [[1.0]], "level": 0.0}, r"interval\.level must be"),
             ({"scores": [[1.0]], "limits": (1, 0)}, r"interval\.limits must be the lowest and"),

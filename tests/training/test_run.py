@@ -175,6 +175,9 @@ def test_a_run_leaves_history_logs_and_checkpoint(kind, tmp_path):
     tags = events.Tags()["scalars"]
     assert any("clean/return" in tag for tag in tags)
     assert any("loss" in tag for tag in tags)
+    played = events.Scalars("training/means/u")  # of the environment's own figures, by its steps
+    assert played
+    assert all(0 < event.step <= history.env_steps[-1] for event in played)
     assert not list(tmp_path.glob("*.part"))
 
 
