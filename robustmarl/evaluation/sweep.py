@@ -45,7 +45,7 @@ class Sweep:
     Attributes:
         epsilons: the sizes, (P,), increasing.
         scores: victims against sizes, ``"0.05"``; the random team among them, if asked for.
-        flips: likewise, in which share of an episode's steps the greedy action was another than
+        flips: likewise, in which share of an episode's steps the action was another than
             on the true observation (see :class:`~robustmarl.evaluation.Reading`); without victims
             that cannot be asked.
         moved: victim to the mean change of each coordinate, observation units, (P, N, D): over
