@@ -51,11 +51,12 @@ class Task:
     learner: dict = field(default_factory=dict)
 
 
-# Without its mask, which tells even the blind where food and walls are. A cell is 1: who rounds
-# what it sees cannot be fooled by less than a half, so that there is something to be learnt.
-FORAGING = partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3", mask=False)
+# Without its mask, which tells even the blind where food and walls are, and too short to come upon
+# food by chance. A cell is 1: who rounds what it sees cannot be fooled by less than a half, so that
+# there is something to be learnt.
+FORAGING = partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3", mask=False, horizon=20)
 TASKS = {
-    "foraging": Task(FORAGING, 0.45, 150_000),
+    "foraging": Task(FORAGING, 0.3, 300_000, learner={"entropy_coef": 0.003}),
     "3m": Task(
         partial(envs.skirmish, "3m"),
         0.25,
@@ -75,8 +76,8 @@ TASKS = {
 FILMED = 4  # battles: one alone may be luck
 
 
-class RobustMAPPO(losses.ActionLossRegularizer, algorithms.MAPPO):
-    """The defence: multi-agent PPO with RoMFAC's action loss."""
+class RobustMAPPO(losses.PolicyRegularizer, algorithms.MAPPO):
+    """The defence: multi-agent PPO that is to act alike on what an attack makes of observations."""
 
 
 def build(team, task, steps, seed):
@@ -86,11 +87,12 @@ def build(team, task, steps, seed):
         return algorithms.MAPPO.for_env(env, seed=seed, **task.learner), None
     attack = attacks.PGD(ball=LinfBall(epsilon=task.epsilon), steps=3)
     rounds = steps // task.learn.steps_per_round
-    action_loss = losses.ActionLoss(
+    policy_loss = losses.PolicyLoss(
         attack=attack,
-        weight=schedules.Linear(0.0, 0.1, over=max(1, rounds // 4), begin=rounds // 4),
+        form="kl",
+        weight=schedules.Linear(0.0, 0.5, over=max(1, 3 * rounds // 8), begin=rounds // 4),
     )
-    algorithm = RobustMAPPO.for_env(env, seed=seed, action_loss=action_loss, **task.learner)
+    algorithm = RobustMAPPO.for_env(env, seed=seed, policy_loss=policy_loss, **task.learner)
     # Attacks grow once the team can do something, in every other episode: a team that is attacked
     # from the start, or always, learns slowly if at all.
     growing = schedules.Linear(
