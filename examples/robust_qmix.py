@@ -226,6 +226,24 @@ def table_of(name, cells, columns, title):
     return evaluation.CrossTable(cells=rows, metric="win rate", baselines=baselines, title=title)
 
 
+def draw_sizes(grid, name, path):
+    """Draw what the table of all sizes has of PGD."""
+    epsilon = TASKS[name].epsilon
+    sizes = (0.0, *sorted({*GRID, epsilon}))
+    columns = ["none", *(f"PGD {size:g}" for size in sizes[1:])]
+    curves = {
+        victim: evaluation.Curve(
+            x=sizes,
+            estimates=[grid.cell(victim, column).estimate for column in columns],
+            baseline=grid.is_baseline(victim),
+        )
+        for victim in grid.victims
+    }
+    title = f"{name} (trained at epsilon {epsilon:g})"
+    xlabel = "epsilon of PGD with ten steps"
+    evaluation.size_curves({"win rate": curves}, path, xlabel=xlabel, bars=True, title=title)
+
+
 def report(name, cells, folder):
     """Write and return the tables of one map, with their pictures."""
     epsilon = TASKS[name].epsilon
@@ -237,24 +255,7 @@ def report(name, cells, folder):
     table.plot(folder / f"{name}.png")
     grid = table_of(name, cells, {a: a for a in tests(name)}, f"{name}: all sizes")
     grid.to_json(folder / f"{name}.json")
-    sizes = sorted({*GRID, epsilon})
-    curves = {
-        method: [
-            ([0.0, *sizes], [sum(c["scores"][a]) / len(c["scores"][a]) for a in at_sizes])
-            for c in cells
-            if c["method"] == method
-            for at_sizes in [["none", *(f"PGD {size:g}" for size in sizes)]]
-        ]
-        for method in grid.victims
-    }
-    evaluation.learning_curves(
-        curves,
-        folder / f"{name}-pgd.png",
-        xlabel="epsilon of PGD with ten steps",
-        ylabel="win rate",
-        title=f"{name} (trained at epsilon {epsilon:g})",
-        limits=(0.0, 1.0),
-    )
+    draw_sizes(grid, name, folder / f"{name}-pgd.png")
     costs = [c["cpu_seconds"] for c in cells if c["cpu_seconds"] and c["method"] in METHODS]
     cost = f"CPU seconds per training: {min(costs):.0f} to {max(costs):.0f}.\n" if costs else ""
     spoken = [f"- {c['method']}, seed {c['seed']}: {w}\n" for c in cells for w in c["warnings"]]

@@ -26,7 +26,7 @@ from robustmarl.evaluation.episodes import EpisodeCounts
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.sweep import checked_sizes
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
+from robustmarl.evaluation.teams import Victims, by_seed, draws_actions, playing, team_spec
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.perturbers._rows import ChosenRows
@@ -143,7 +143,7 @@ def certified(
     for name, seeds in teams.items():
         for policy in seeds.values():
             _check_provable(f"certified.victims[{name!r}]", policy)
-    draws_actions = any(not _greedy(p) for seeds in teams.values() for p in seeds.values())
+    drawn = any(draws_actions(policy) for seeds in teams.values() for policy in seeds.values())
     metric = (*spec.metrics, "return")[0]
     tables: dict[str, dict[str, dict[str, Cell]]] = {"proven": {}, "kept": {}, WON: {}}
     lost_or_won = True
@@ -185,7 +185,7 @@ def certified(
         epsilons=sizes,
         proven=table("proven", "decisions proven unchanged"),
         kept=None if attack is None else table("kept", "decisions unchanged by the attack"),
-        won=table(WON, WON) if lost_or_won and not draws_actions else None,
+        won=table(WON, WON) if lost_or_won and not drawn else None,
     )
 
 
@@ -204,11 +204,6 @@ def _check_provable(where: str, policy: Controller) -> None:
     size = policy.hidden_size or victim.hidden_size
     check(size == 0, where, rule, f"hidden_size={size}", remedy)
     check(not victim.continuous, where, "of discrete actions", "continuous ones")
-
-
-def _greedy(policy: Controller) -> bool:
-    """Return whether a team acts greedily where it does not learn."""
-    return bool(getattr(policy, "deterministic_eval", True))
 
 
 class _Prover(ObsPerturber):

@@ -19,6 +19,8 @@ from robustmarl.evaluation.statistics import Estimate
 
 __all__ = ["Curve", "feature_bars", "size_curves"]
 
+_GREY, _DOTS = "#777777", (":", "-.")  # of baselines
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -68,12 +70,14 @@ def size_curves(
     FigureCanvasAgg(figure)
     labels = tuple(dict.fromkeys(label for curves in panels.values() for label in curves))
     colours = _colours(panels)
+    baselines = [label for label in labels if colours[label] == _GREY]
     handles: dict[str, Artist] = {}
     for number, (name, curves) in enumerate(panels.items()):
         check(len(curves) > 0, f"size_curves.panels[{name!r}]", "non-empty", curves)
         axes = figure.add_subplot(1, len(panels), number + 1)
         widest = max(max(curve.x) - min(curve.x) for curve in curves.values())
-        for place, (label, curve) in enumerate(curves.items()):
+        several = [label for label, curve in curves.items() if not curve.baseline]
+        for label, curve in curves.items():
             x = np.asarray(curve.x, dtype=np.float64)
             y, low, high = (
                 np.array([getattr(estimate, end) for estimate in curve.estimates])
@@ -81,12 +85,14 @@ def size_curves(
             )
             colour = colours[label]
             where = np.isfinite(low) & np.isfinite(high) & (not curve.baseline)
-            if bars:
-                x = x + 0.012 * widest * (place - (len(curves) - 1) / 2)
+            if bars and label in several:
+                x = x + 0.012 * widest * (several.index(label) - (len(several) - 1) / 2)
                 axes.vlines(x[where], low[where], high[where], color=colour, linewidth=1.2)
             elif where.any():
                 axes.fill_between(x, low, high, where=where, color=colour, alpha=0.16, linewidth=0)
-            style = "--" if curve.dashed else ":" if curve.baseline else "-"
+            style = "--" if curve.dashed else "-"
+            if curve.baseline:
+                style = _DOTS[baselines.index(label) % len(_DOTS)]
             marker = "" if curve.baseline else "o"
             (line,) = axes.plot(x, y, style, color=colour, marker=marker, markersize=4)
             handles.setdefault(label, line)
@@ -95,11 +101,12 @@ def size_curves(
         shares = [e for curve in curves.values() for e in curve.estimates]
         if all(0.0 <= e.mean <= 1.0 for e in shares):
             axes.set_ylim(-0.03, 1.03)
+    longest = max(len(label) for label in labels)
     figure.legend(
         [handles[label] for label in labels],
         labels,
         loc="outside lower center",
-        ncols=min(len(labels), 4),
+        ncols=max(1, min(len(labels), int(13 * figure.get_figwidth() / (longest + 7)))),
         frameon=False,
         fontsize=9,
     )
@@ -157,7 +164,7 @@ def _colours(panels: Mapping[str, Mapping[str, Curve]]) -> dict[str, str]:
             if label in found:
                 continue
             if curve.baseline:
-                found[label] = "#777777"
+                found[label] = _GREY
             elif curve.like in found and curve.like is not None:
                 found[label] = found[curve.like]
             else:

@@ -13,6 +13,7 @@ from robustmarl.attacks import FunctionLoss, Margin, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.evaluation.episodes import EpisodeCounts
 from robustmarl.joint import StepContext, TeamSpec
+from robustmarl.losses import policy_loss
 from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.perturbers._rows import ChosenRows
 from robustmarl.victims import Victim, VictimView
@@ -29,8 +30,10 @@ class Reading:
 
     Attributes:
         changed: in which the observation shown is not the true one.
-        flipped: in which the greedy action is another than on the true observation (a mean
-            action: moved by more than .1 in one coordinate).
+        flipped: in which the action is another than on the true observation: the greedy one; of a
+            team that draws actions the least chance that they differ, which is how far its
+            distribution moved in total variation; a mean action moved by more than .1 in one
+            coordinate.
         vanished: in which the gradient of the margin is zero in every coordinate, at the true
             observation (of a mean action: of the sum of its coordinates); None where it was not
             asked for, or the victim has none.
@@ -50,21 +53,21 @@ class Meter(ObsPerturber):
 
     Args:
         gradients: look at gradients, too, and ask twice; costs a backward pass per step.
+        drawn: whether the team draws its actions.
     """
 
     kind = "meter"
 
-    def __init__(self, *, gradients: bool = False) -> None:
+    def __init__(self, *, gradients: bool = False, drawn: bool = False) -> None:
         super().__init__(UniformNoise(ball=LinfBall(epsilon=1.0)))  # never called
-        self.gradients = gradients
+        self.gradients, self.drawn = gradients, drawn
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Take the acting policy, which is asked."""
         super().bind(spec, policy, place)
         self._asked, self._victim = policy is not None, policy or self._victim
-        self._steps = self._changed = self._flipped = self._vanished = torch.zeros(
-            (), dtype=torch.int64
-        )
+        self._steps = self._changed = self._vanished = torch.zeros((), dtype=torch.int64)
+        self._flipped = torch.zeros(())
         self._episodes = EpisodeCounts(2)
         self._followed = self.gradients and self._asked
         self._random = False
@@ -89,9 +92,9 @@ class Meter(ObsPerturber):
         changed = (clean != shown).any(dim=-1) & counted
         self._steps = self._steps + counted.sum()
         self._changed = self._changed + changed.sum()
-        flipped = changed
+        flipped = torch.zeros(changed.shape, device=changed.device)
         if bool(changed.any()):
-            flipped = _differ(view, clean, shown) & changed
+            flipped = torch.where(changed, _difference(view, clean, shown, self.drawn), 0.0)
             self._flipped = self._flipped + flipped.sum()
         by_env = [flags.view(playing.shape).sum(dim=1) for flags in (counted, flipped)]
         self._episodes.add(context, torch.stack(by_env, dim=1))
@@ -105,7 +108,7 @@ class Meter(ObsPerturber):
         if not self._asked or steps == 0:
             return None
         vanished = int(self._vanished) / steps if self._followed else None
-        changed, flipped = int(self._changed) / steps, int(self._flipped) / steps
+        changed, flipped = int(self._changed) / steps, float(self._flipped) / steps
         return Reading(changed=changed, flipped=flipped, vanished=vanished, random=self._random)
 
     def flips(self) -> NDArray[np.float64] | None:
@@ -132,9 +135,11 @@ class Meter(ObsPerturber):
             return torch.zeros(len(obs), dtype=torch.bool, device=obs.device)
 
 
-def _differ(view: VictimView, clean: Tensor, shown: Tensor) -> Tensor:
-    """Return where the victim acts otherwise, bool (M,)."""
+def _difference(view: VictimView, clean: Tensor, shown: Tensor, drawn: bool) -> Tensor:
+    """Return how often the victim acts otherwise, in [0, 1], (M,)."""
     before, after = view.output(clean), view.output(shown)
     if view.continuous:
-        return ((after - before).abs() > MOVED).any(dim=-1)
-    return before.argmax(dim=-1) != after.argmax(dim=-1)
+        return ((after - before).abs() > MOVED).any(dim=-1).to(torch.float32)
+    if drawn:
+        return policy_loss(before, after, "tv").to(torch.float32)
+    return (before.argmax(dim=-1) != after.argmax(dim=-1)).to(torch.float32)

@@ -36,7 +36,7 @@ class Finding:
     black box       an attack without gradients did better than all that follow one
     noise           noise hurts, and no gradient does better than noise
     steps           more steps or restarts did better: those of the others are too few
-    ignores         the greedy action hardly ever changes when observations are zeroed
+    ignores         the action hardly ever changes when observations are zeroed
     blind           without eyes the team keeps most of what it gains over a random one
     ==============  =====================================================================
 
@@ -62,7 +62,7 @@ class Measured:
     Attributes:
         changed: share of agent-steps in which another observation was shown; see
             :class:`~robustmarl.evaluation.Reading`. None where the team cannot be asked.
-        flipped: share in which the greedy action was another.
+        flipped: share in which the action was another (:class:`~robustmarl.evaluation.Reading`).
         vanished: share without gradient; of the line without attack only.
         seconds: CPU time of training, choosing and playing it, all training seeds together.
     """

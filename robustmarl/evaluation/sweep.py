@@ -22,7 +22,7 @@ from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.statistics import Limits
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
+from robustmarl.evaluation.teams import Victims, by_seed, draws_actions, playing, team_spec
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import Perturber, Place
 from robustmarl.training import Attacks
@@ -45,7 +45,7 @@ class Sweep:
     Attributes:
         epsilons: the sizes, (P,), increasing.
         scores: victims against sizes, ``"0.05"``; the random team among them, if asked for.
-        flips: likewise, in which share of an episode's steps the greedy action was another than
+        flips: likewise, in which share of an episode's steps the action was another than
             on the true observation (see :class:`~robustmarl.evaluation.Reading`); without victims
             that cannot be asked.
         moved: victim to the mean change of each coordinate, observation units, (P, N, D): over
@@ -198,7 +198,7 @@ def sweep(
             for epsilon in sizes:
                 at_size = _AtSize()
                 for training_seed, policy in seeds.items():
-                    meter, distance = Meter(), _Distance()
+                    meter, distance = Meter(drawn=draws_actions(policy)), _Distance()
                     perturb = [*listed("sweep.attack", _of_size(attack, epsilon)), meter, distance]
                     at_size.scores[training_seed] = play(policy, perturb, seed)
                     at_size.moved.append(distance.mean())

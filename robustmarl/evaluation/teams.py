@@ -9,9 +9,19 @@ from robustmarl._checks import check
 from robustmarl.data import AnyPolicy, Controller, as_controller
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
+from robustmarl.policies import ActorPolicy
 from robustmarl.training import Trainable
+from robustmarl.victims import PolicyVictim
 
-__all__ = ["TeamController", "Victim", "Victims", "by_seed", "playing", "team_spec"]
+__all__ = [
+    "TeamController",
+    "Victim",
+    "Victims",
+    "by_seed",
+    "draws_actions",
+    "playing",
+    "team_spec",
+]
 
 Victim: TypeAlias = Trainable | AnyPolicy
 """What is attacked: an algorithm, or whatever can play the team."""
@@ -75,3 +85,11 @@ def playing(
         }
         for name, seeds in victims.items()
     }
+
+
+def draws_actions(policy: Controller) -> bool:
+    """Return whether a team draws its actions from a distribution where it does not learn."""
+    victim = policy.victim()
+    if isinstance(victim, PolicyVictim):
+        return victim.stochastic
+    return isinstance(policy, ActorPolicy) and not policy.deterministic_eval

@@ -85,7 +85,7 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
         yield Finding(
             victim=team,
             check="ignores",
-            text=f"with observations zeroed its greedy action is another in {zeroed:.3f} of its "
+            text=f"with observations zeroed its action is another in {zeroed:.3f} of its "
             "steps: it does not look at what is attacked.",
         )
     floor, clean = table.mean("random", "none"), table.mean(team, "none")

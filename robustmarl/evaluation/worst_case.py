@@ -25,7 +25,14 @@ from robustmarl.evaluation.report import ZEROED, Measured, WorstCase
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.suite import Case, Suite, quick, standard
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victim, Victims, by_seed, playing, team_spec
+from robustmarl.evaluation.teams import (
+    Victim,
+    Victims,
+    by_seed,
+    draws_actions,
+    playing,
+    team_spec,
+)
 from robustmarl.evaluation.threats import worst_agents
 from robustmarl.evaluation.validity import findings_of
 from robustmarl.joint import TeamSpec
@@ -216,7 +223,7 @@ class _Trial:
         case = self._case(victim, training_seed, teams)
         at = victim, training_seed
         clean = self._measure(at, NONE, case.policy, None)
-        blind = Meter()
+        blind = Meter(drawn=draws_actions(case.policy))
         self._chosen_on(case.policy, [ZeroedObs(), blind])
         if (unseeing := blind.reading()) is not None:
             self.readings.setdefault((victim, ZEROED), {})[training_seed] = unseeing
@@ -336,7 +343,7 @@ class _Trial:
         victim, training_seed = at
         reading = None
         for reported, kept in ((False, self.choices), (True, self.played)):
-            meter = Meter(gradients=attack is None)
+            meter = Meter(gradients=attack is None, drawn=draws_actions(policy))
             perturb = [meter] if attack is None else [attack, meter]
             scores = (
                 self._reported(policy, perturb) if reported else self._chosen_on(policy, perturb)

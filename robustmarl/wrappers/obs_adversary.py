@@ -274,9 +274,9 @@ def _attack_below(env: Env) -> ObsAdversaryWrapper | None:
 
 
 def _largest_change(shown: Values, truth: Values) -> float:
-    """Return the largest change of a coordinate, computed in double precision."""
-    change = np.abs(shown.astype(np.float64) - truth.astype(np.float64))
-    return float(change.max(initial=0.0))
+    """Return the largest change of a coordinate, in single precision at least."""
+    wide = np.result_type(shown.dtype, truth.dtype, np.float32)
+    return float(np.abs(shown.astype(wide) - truth.astype(wide)).max(initial=0.0))
 
 
 def _box(env: Env, agent: str) -> gymnasium.spaces.Box:

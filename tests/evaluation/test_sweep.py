@@ -179,5 +179,9 @@ def test_bars_stand_side_by_side_where_bands_would_cover_each_other():
     assert (axes.get_title(loc="left"), axes.get_ylabel()) == ("by size", "success")
     at = [[segment[0][0] for segment in bars.get_segments()] for bars in axes.collections]
     assert at == [pytest.approx([-0.006, 0.994]), pytest.approx([0.006, 1.006])]
+    curves |= {name: Curve(x=(0, 1), estimates=ends, baseline=True) for name in ("c", "d")}
+    (beside,) = size_curves({"by size": curves}, bars=True).axes
+    assert [line.get_linestyle() for line in beside.lines] == ["-", "-", ":", "-."]
+    assert beside.lines[2].get_xdata().tolist() == [0.0, 1.0]
     heights = axes.collections[0].get_segments()[0][:, 1]
     assert heights.tolist() == [0.1, 0.9]
