@@ -41,7 +41,6 @@ _ACTIVATIONS: dict[Activation, type[nn.ReLU] | type[nn.Tanh]] = {"relu": nn.ReLU
 Index = Tensor | tuple[slice | int, ...]
 """Picks rows: where a bool tensor (...,) holds, or at one place of the axis of agents."""
 
-
 Memory = Callable[[nn.GRU, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 """Maps a GRU, its input and the memory before it to its output, and to what is kept of it."""
 
