@@ -35,7 +35,7 @@ def keywords(cls: type) -> frozenset[str]:
 
 def passes_on(cls: type) -> bool:
     """Return whether ``cls`` leaves keywords that it does not know to the next class in line."""
-    return "__init__" not in vars(cls) or _rest(vars(cls)["__init__"]) is not None
+    return "__init__" not in vars(cls) or _open_keyword(vars(cls)["__init__"]) is not None
 
 
 def typeddict_keys(kind: Any) -> frozenset[str]:
@@ -45,7 +45,7 @@ def typeddict_keys(kind: Any) -> frozenset[str]:
 
 def typed_keywords(function: Callable[..., Any]) -> frozenset[str] | None:
     """Return the keys of ``**settings: Unpack[SomeTypedDict]``; None where they are not typed."""
-    rest = _rest(function)
+    rest = _open_keyword(function)
     hint = None if rest is None else get_type_hints(function).get(rest)
     if get_origin(hint) is not Unpack or not is_typeddict(get_args(hint)[0]):
         return None
@@ -124,7 +124,7 @@ def _names(classes: Iterable[type]) -> str:
     return ", ".join(cls.__name__ for cls in classes)
 
 
-def _rest(function: Callable[..., Any]) -> str | None:
+def _open_keyword(function: Callable[..., Any]) -> str | None:
     """Return the name of the parameter ``**name``, None if there is none."""
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:

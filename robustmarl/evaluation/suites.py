@@ -49,8 +49,9 @@ def byzantine_attacks(
     for name, own in adversaries.items():
         _check_mapping(f"{where}.adversaries[{name!r}]", own)
     check_choice(f"{where}.target", target, list(adversaries))
-    for own in adversaries.values():
-        check_choice(f"{where}.agent", agent, list(own))
+    for name, own in adversaries.items():
+        rule = f"one of those with an adversary against {name!r}, {[*own]}"
+        check(agent in own, f"{where}.agent", rule, agent)
     if isinstance(epsilons, str) or not isinstance(epsilons, Sequence):
         raise TypeError(f"{where}.epsilons must be a sequence of numbers, got {epsilons!r}.")
     epsilons = [

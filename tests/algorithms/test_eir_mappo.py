@@ -699,7 +699,7 @@ def test_eleven_attacks_play_against_any_team(cls):
         moved = (batch.obs.seen - batch.obs.obs)[:, :-1][batch.valid].abs()
         assert 0.0 < float(moved[:, 1].max()) <= float(name.split()[1]) + 1e-6
         assert not moved[:, [0, 2]].any()
-    with pytest.raises(ValueError, match=r"adversaries\['MAPPO'\] must be with 'unit_0'"):
+    with pytest.raises(ValueError, match=r"agent must be .* against 'MAPPO', \[\], got"):
         byzantine_attacks("EIR", {"EIR": {"unit_0": None}, "MAPPO": {}}, "unit_0")
 
 

@@ -234,5 +234,5 @@ def test_intervals_keep_to_the_range_of_the_metric():
         assert cell.limits == (0.0, 200.0)
         assert 0.0 <= cell.estimate.low <= cell.estimate.high <= 200.0
         assert cell.scores.keys() == free.cell(victim, "none").scores.keys()
-    with pytest.raises(ValueError, match=r"interval\.limits must be around all scores"):
+    with pytest.raises(ValueError, match=r"Cell\.limits must be around all scores"):
         crossplay(teams, {"none": None}, game, metric="return", limits=(0.0, 1.0), **SMALL)

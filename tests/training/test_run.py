@@ -658,8 +658,13 @@ def test_settings_of_the_other_kind_are_refused(kind):
 
 
 def test_keywords_that_moved_are_refused():
-    for name in ("updates_per_episode", "epochs", "batch_size", "logdir", "test_episodes"):
-        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+    ways = {
+        "epochs": "Write learn=OnPolicy",
+        "logdir": "Write log=Log",
+        "test_episodes": "It takes",
+    }
+    for name, way in ways.items():
+        with pytest.raises(TypeError, match=f"run has no parameter '{name}'. {way}"):
             run(qmix(), game, **SETTINGS, **{name: 3})
 
 
