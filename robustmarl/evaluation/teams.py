@@ -10,7 +10,7 @@ from robustmarl.data import AnyPolicy, Controller, as_controller
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
 from robustmarl.policies import ActorPolicy
-from robustmarl.training import Trainable
+from robustmarl.training import Trainable, is_trainable
 from robustmarl.victims import PolicyVictim
 
 __all__ = [
@@ -65,7 +65,7 @@ def team_spec(
     """Return the team's spec, which policies of this package know; else the environment's."""
     for seeds in victims.values():
         for victim in seeds.values():
-            if isinstance(victim, Trainable | TeamController):
+            if is_trainable(victim) or isinstance(victim, TeamController):
                 return victim.spec
     env = vector_env(make_env, 1)
     try:

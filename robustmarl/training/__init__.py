@@ -12,6 +12,7 @@ from robustmarl.training.trainers import (
     EpisodeTrainer,
     Trainable,
     TrainerCounters,
+    is_trainable,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Tests",
     "Trainable",
     "TrainerCounters",
+    "is_trainable",
     "load_checkpoint",
     "load_weights",
     "run",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol, TypedDict, cast, runtime_checkable
+from typing import Protocol, TypedDict, TypeGuard, cast
 
 import tqdm
 from tianshou.algorithm.algorithm_base import TrainingStats
@@ -36,10 +36,10 @@ __all__ = [
     "Trainable",
     "TrainerCounters",
     "check_trainable",
+    "is_trainable",
 ]
 
 
-@runtime_checkable
 class Trainable(Protocol):
     """What :func:`run` trains: a team's algorithm, alone or with others that learn beside it.
 
@@ -75,9 +75,30 @@ class Trainable(Protocol):
         """Load what :meth:`state_dict` returned, and leave it as it was."""
 
 
+_TRAINABLE = (
+    "seed",
+    "lr_schedulers",
+    "policy",
+    "spec",
+    "off_policy",
+    "perturbers",
+    "state_dict",
+    "load_state_dict",
+)
+
+
+def is_trainable(algorithm: object) -> TypeGuard[Trainable]:
+    """Return whether ``algorithm`` is :class:`Trainable`.
+
+    It is asked for names: since Python 3.12 ``isinstance`` looks past a policy that torch keeps
+    among an algorithm's modules.
+    """
+    return not isinstance(algorithm, type) and all(hasattr(algorithm, name) for name in _TRAINABLE)
+
+
 def check_trainable(where: str, algorithm: object) -> None:
     """Raise ``TypeError`` unless ``algorithm`` is :class:`Trainable`."""
-    if not isinstance(algorithm, Trainable):
+    if not is_trainable(algorithm):
         raise TypeError(
             f"{where} must be a robustmarl algorithm, got {type(algorithm).__name__}. "
             "Train Tianshou's own with Tianshou's trainer."

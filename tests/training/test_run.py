@@ -36,7 +36,7 @@ from robustmarl.training import (
     OffPolicy,
     OnPolicy,
     Tests,
-    Trainable,
+    is_trainable,
     load_checkpoint,
     run,
 )
@@ -685,11 +685,11 @@ def test_a_perturber_has_one_place():
 @pytest.mark.parametrize("kind", ["qmix", "loss mixin", "ippo", "adversarial"])
 def test_algorithms_are_trainable(kind):
     algorithm = MAKERS[kind]()
-    assert isinstance(algorithm, Trainable)
+    assert is_trainable(algorithm)
     algorithm.seed = 7
     assert algorithm.seed == 7
     assert len(algorithm.perturbers()) == int(kind == "adversarial")
-    assert not isinstance(algorithm.policy, Trainable)
+    assert not is_trainable(algorithm.policy)
 
 
 def test_the_environment_is_closed_when_a_run_cannot_begin():
