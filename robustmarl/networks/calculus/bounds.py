@@ -4,7 +4,8 @@ Two bounds that hold for every point of the box. Intervals are pushed forward th
 [Gowal2018]_. Linear relaxations are pulled back from the output to the observation, as CROWN does
 [Zhang2018]_, through affine layers, ReLU and Tanh: tighter on most networks, and dearer by a pass
 back per layer. Both are exact for affine networks. They are computed in the network's own
-precision: rounding may move them by a few units in the last place.
+precision: rounding may move them by a few units in the last place. They carry gradients, with
+respect to weights and ends, so that a network can be trained on them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from robustmarl.networks.calculus.plan import Affine, Gru, Norm, Plan, Relu, Tanh
 
-__all__ = ["Interval", "interval_bounds", "linear_lower_bounds"]
+__all__ = ["Interval", "interval_bounds", "interval_lead_bounds", "linear_lower_bounds"]
 
 
 class Interval(NamedTuple):
@@ -75,6 +76,35 @@ def interval_bounds(
             case _:
                 assert_never(layer)
     return reached
+
+
+def interval_lead_bounds(
+    plan: Plan, box: Interval, forward: list[Interval], leader: Tensor
+) -> Tensor:
+    r"""Return lower bounds of one output's lead over each other, :math:`z_y - z_a`, (M, A).
+
+    The last layer is applied to the difference, if it is affine: the radius weighs
+    :math:`|w_y - w_a|`, which is never more than :math:`|w_y| + |w_a|` [Gowal2018]_.
+
+    Args:
+        plan: the network.
+        box: where its observations lie, (M, D).
+        forward: what :func:`interval_bounds` makes of them.
+        leader: y, int64 (M, 1).
+    """
+    last, reached = (plan.first, *plan.rest)[-1], forward[-1]
+    if not isinstance(last, Affine):
+        return reached.low.gather(-1, leader) - reached.high
+    columns = slice(None) if plan.columns is None or plan.rest else plan.columns
+    before = (forward[-2] if plan.rest else box).radius[..., columns]
+    weight = last.module.weight
+    size = len(weight)
+    # One product for the differences of all pairs is cheaper than a matrix for each row.
+    pairs = (weight.unsqueeze(1) - weight).abs().flatten(0, 1)
+    radii = F.linear(before, pairs).unflatten(-1, (size, size))
+    radius = radii.gather(-2, leader.unsqueeze(-1).expand(-1, 1, size)).squeeze(-2)
+    centre = reached.centre
+    return centre.gather(-1, leader) - centre - radius
 
 
 def _affine(module: nn.Linear, box: Interval, added: Tensor | None) -> Interval:
@@ -218,7 +248,8 @@ def _relu_lines(before: Interval) -> _Lines:
     low, high = before
     zero, one = torch.zeros_like(low), torch.ones_like(low)
     crosses = (low < 0.0) & (high > 0.0)
-    chord = torch.where(crosses, high / (high - low).clamp(min=torch.finfo(low.dtype).tiny), zero)
+    # The width is replaced before it divides: a quotient that is left out still has a gradient.
+    chord = torch.where(crosses, high / torch.where(crosses, high - low, one), zero)
     active = torch.where(low >= 0.0, one, zero)
     # Of the lines from 0 below, the one that leaves out the smaller area (CROWN's choice).
     lower_slope = torch.where(crosses & (high > -low), one, active)
