@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -22,8 +21,9 @@ from robustmarl.victims import LossRows, NetworkVictim
 
 __all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]
 
-BoundMethod = Literal["interval", "tightest"]
-"""The cheap bound alone, or per entry the better of it and of linear relaxations."""
+BoundMethod = Literal["interval", "linear", "tightest"]
+"""Intervals alone; per entry the better of them and of linear relaxations between intervals
+(CROWN-IBP); or likewise with relaxations between bounds that are linear themselves (CROWN)."""
 
 
 def margin_bounds(
@@ -42,8 +42,9 @@ def margin_bounds(
         victim: a team's live view; discrete actions.
         rows: clean observations, (M, D), and all else that its policy acts on.
         ball: what may change.
-        method: ``"interval"`` is the cheap bound alone; ``"tightest"`` takes the better of it and
-            of linear relaxations per entry.
+        method: ``"interval"`` is the cheap bound alone. The others take, per entry, the better of
+            it and of linear relaxations: with activations between intervals, ``"linear"``, or
+            between bounds that are linear themselves, ``"tightest"`` and much dearer.
 
     Raises:
         TypeError: for a victim that is no team's network.
@@ -120,23 +121,17 @@ def _lead_bounds(
     victim: NetworkVictim, rows: LossRows, ball: LinfBall, leader: Tensor, method: BoundMethod
 ) -> Tensor:
     """Return lower bounds of the lead of ``leader``, int64 (M, 1), over every action, (M, A)."""
-    found = leader.new_zeros(len(rows), victim.num_actions, dtype=rows.obs.dtype)
-    for network, index in _parts(victim.network, rows):
-        part = _of_network(network, rows.select(index), ball, leader[index], method)
+    network = victim.network
+    if not isinstance(network, SeparateAgents):
+        return _of_network(network, rows, ball, leader, method)
+    every, agents = torch.arange(len(rows), device=rows.obs.device), rows.rows.agents
+    agents = torch.zeros_like(every) if agents is None else agents.to(every.device)
+    found = rows.obs.new_zeros(len(rows), network.num_actions)
+    for agent in range(network.num_agents):
+        index = every[agents == agent]
+        part = _of_network(network.of(agent), rows.select(index), ball, leader[index], method)
         found = found.index_copy(0, index, part)
     return found
-
-
-def _parts(network: TeamNetwork, rows: LossRows) -> Iterator[tuple[TeamNetwork, Tensor]]:
-    """Return the networks that rows go through, and which rows go through each, int64."""
-    every = torch.arange(len(rows), device=rows.obs.device)
-    if not isinstance(network, SeparateAgents):
-        yield network, every
-        return
-    agents = rows.rows.agents
-    agents = torch.zeros_like(every) if agents is None else agents.to(every.device)
-    for agent in range(network.num_agents):
-        yield network.of(agent), every[agents == agent]
 
 
 def _of_network(
@@ -156,5 +151,5 @@ def _of_network(
         return margins
     one_hot = torch.eye(margins.shape[-1], dtype=margins.dtype, device=margins.device)
     leads = one_hot[leader] - one_hot  # (M, A, A): row a is z_y - z_a
-    tighter = linear_lower_bounds(plan, box, leads, forward, added)
+    tighter = linear_lower_bounds(plan, box, leads, forward, added, refine=method == "tightest")
     return margins if tighter is None else torch.maximum(margins, tighter)

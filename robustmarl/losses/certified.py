@@ -15,6 +15,7 @@ from robustmarl._checks import (
     check_int,
     check_kind,
     check_number,
+    flags_of,
     keep,
     speaking_for,
 )
@@ -69,7 +70,8 @@ def certified_loss(
         ValueError: for continuous actions, a network with memory, layers that bounds are not known
             of, or settings out of range.
     """
-    check_number("certified_loss.margin", margin, 0.0, open_low=True, unit="Q units")
+    margin = check_number("certified_loss.margin", margin, 0.0, open_low=True, unit="Q units")
+    worst, memory_given = flags_of("certified_loss", worst=worst, memory_given=memory_given)
     check_choice("certified_loss.method", method, get_args(BoundMethod))
     with speaking_for("certified_loss", margin_bounds):
         # What is no network of a team is refused there.
@@ -85,8 +87,8 @@ def certified_loss(
 
 
 def _check_memory(where: str, hidden_size: int, memory_given: bool) -> None:
-    given = hidden_size == 0 or check_flag("certified_loss.memory_given", memory_given)
-    check(given, where, _WITHOUT_MEMORY, f"hidden_size={hidden_size}", _MEMORY_REMEDY)
+    good = hidden_size == 0 or memory_given
+    check(good, where, _WITHOUT_MEMORY, f"hidden_size={hidden_size}", _MEMORY_REMEDY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,12 +35,12 @@ class Interval(NamedTuple):
     @property
     def centre(self) -> Tensor:
         """The middle, (..., H)."""
-        return (self.low + self.high) / 2
+        return (self.low + self.high) * 0.5
 
     @property
     def radius(self) -> Tensor:
         """Half of the width, (..., H), >= 0."""
-        return (self.high - self.low) / 2
+        return (self.high - self.low) * 0.5
 
 
 def interval_bounds(
@@ -98,20 +98,22 @@ def interval_lead_bounds(
     columns = slice(None) if plan.columns is None or plan.rest else plan.columns
     before = (forward[-2] if plan.rest else box).radius[..., columns]
     weight = last.module.weight
-    size = len(weight)
     # One product for the differences of all pairs is cheaper than a matrix for each row.
-    pairs = (weight.unsqueeze(1) - weight).abs().flatten(0, 1)
-    radii = F.linear(before, pairs).unflatten(-1, (size, size))
-    radius = radii.gather(-2, leader.unsqueeze(-1).expand(-1, 1, size)).squeeze(-2)
+    first, second = torch.triu_indices(len(weight), len(weight), device=weight.device)
+    number = torch.zeros(len(weight), len(weight), dtype=torch.int64, device=weight.device)
+    number[first, second] = number[second, first] = torch.arange(len(first), device=weight.device)
+    radii = F.linear(before, (weight[first] - weight[second]).abs())
+    radius = radii.gather(-1, number[leader.squeeze(-1)])
     centre = reached.centre
     return centre.gather(-1, leader) - centre - radius
 
 
 def _affine(module: nn.Linear, box: Interval, added: Tensor | None) -> Interval:
-    centre = F.linear(box.centre, module.weight, module.bias)
+    half = module.weight * 0.5  # of sum and difference of the ends: weights are fewer than rows
+    centre = F.linear(box.low + box.high, half, module.bias)
     if added is not None:
         centre = centre + added
-    radius = F.linear(box.radius, module.weight.abs())
+    radius = F.linear(box.high - box.low, half.abs())
     return Interval(centre - radius, centre + radius)
 
 
@@ -178,6 +180,8 @@ def linear_lower_bounds(
     combinations: Tensor,
     forward: list[Interval],
     added: Tensor | None = None,
+    *,
+    refine: bool = True,
 ) -> Tensor | None:
     """Return lower bounds of linear combinations of the outputs, (M, K).
 
@@ -189,20 +193,21 @@ def linear_lower_bounds(
         combinations: (M, K, A).
         forward: what :func:`interval_bounds` makes of the same.
         added: what its other inputs add to the first layer's output, (M, H), or None.
+        refine: bound each activation's input by the layers before it, which tightens its lines and
+            costs a pass back for every unit; else take the intervals.
     """
     layers = (plan.first, *plan.rest)
     if any(isinstance(layer, Norm | Gru) for layer in layers):
         return None
-    # Each activation's input is bounded anew by the layers before it, which tightens its lines.
     lines: dict[int, _Lines] = {}
     for index, layer in enumerate(layers):
         if not isinstance(layer, Relu | Tanh):
             continue
         before = forward[index - 1]
-        size = before.low.shape[-1]
-        each = torch.eye(size, dtype=before.low.dtype, device=before.low.device)
-        each = each.expand(len(before.low), size, size)
-        if index > 1:  # the first layer's output is known exactly already
+        if refine and index > 1:  # the first layer's output is known exactly already
+            size = before.low.shape[-1]
+            each = torch.eye(size, dtype=before.low.dtype, device=before.low.device)
+            each = each.expand(len(before.low), size, size)
             low = _pulled_back(plan, index, box, each, added, lines)
             high = -_pulled_back(plan, index, box, -each, added, lines)
             before = Interval(torch.maximum(low, before.low), torch.minimum(high, before.high))
@@ -228,19 +233,22 @@ def _pulled_back(
             if bias is not None:
                 offset = offset + weight @ bias
             if index == 0 and added is not None:
-                offset = offset + (weight * added.unsqueeze(-2)).sum(-1)
+                offset = offset + _times(weight, added.expand(len(weight), -1))
             weight = weight @ layer.module.weight
         else:  # from below a positive weight rests on the lower line, a negative on the upper
             line = lines[index]
-            positive, negative = weight.clamp(min=0.0), weight.clamp(max=0.0)
-            offset = offset + (positive * line.lower.unsqueeze(1)).sum(-1)
-            offset = offset + (negative * line.upper.unsqueeze(1)).sum(-1)
-            weight = positive * line.lower_slope.unsqueeze(1)
-            weight = weight + negative * line.upper_slope.unsqueeze(1)
+            positive, falls = weight.clamp(min=0.0), line.lower_slope - line.upper_slope
+            offset = offset + _times(weight, line.upper) + _times(positive, line.lower - line.upper)
+            weight = weight * line.upper_slope.unsqueeze(1)
+            weight = torch.addcmul(weight, positive, falls.unsqueeze(1))
     columns = slice(None) if plan.columns is None else plan.columns
     centre, radius = box.centre[..., columns], box.radius[..., columns]
-    reach = (weight.abs() * radius.unsqueeze(1)).sum(-1)
-    return offset + (weight * centre.unsqueeze(1)).sum(-1) - reach
+    return offset + _times(weight, centre) - _times(weight.abs(), radius)
+
+
+def _times(weight: Tensor, vector: Tensor) -> Tensor:
+    """Return each row's matrix (M, K, H) times its vector (M, H), (M, K)."""
+    return torch.bmm(weight, vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _relu_lines(before: Interval) -> _Lines:
