@@ -1,5 +1,5 @@
 """What no attack in a ball can change, proved."""
 
-from robustmarl.certify.margins import certified, margin_bounds
+from robustmarl.certify.margins import BoundMethod, certified, margin_bounds, possible_actions
 
-__all__ = ["certified", "margin_bounds"]
+__all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]

@@ -2,70 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_kind
+from robustmarl._checks import check, check_choice, check_kind
 from robustmarl.budgets import LinfBall
-from robustmarl.networks.calculus.bounds import Interval, interval_bounds, linear_lower_bounds
+from robustmarl.networks import SeparateAgents, TeamNetwork
+from robustmarl.networks.calculus.bounds import (
+    Interval,
+    interval_bounds,
+    interval_lead_bounds,
+    linear_lower_bounds,
+)
+from robustmarl.networks.calculus.plan import Plan
 from robustmarl.victims import LossRows, NetworkVictim
 
-__all__ = ["certified", "margin_bounds"]
+__all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]
+
+BoundMethod = Literal["interval", "linear", "tightest"]
+"""Intervals alone; per entry the better of them and of linear relaxations between intervals
+(CROWN-IBP); or likewise with relaxations between bounds that are linear themselves (CROWN)."""
 
 
-@torch.no_grad()
-def margin_bounds(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
+def margin_bounds(
+    victim: NetworkVictim, rows: LossRows, ball: LinfBall, *, method: BoundMethod = "tightest"
+) -> Tensor:
     r"""Return lower bounds of the greedy action's lead over each other one, (M, A).
 
     .. math:: \min_{\hat o \in B_\epsilon(o)} z_y(\hat o) - z_a(\hat o), \qquad
               y = \arg\max_a z_a(o)
 
-    over logits or Q-values z. The better of interval and linear bounds is taken per entry. Entries
-    of the greedy action itself and of unavailable ones are infinite. Memory and side inputs are as
-    the rows have them: of a recurrent network one step is bounded, not what follows from it.
+    over logits or Q-values z. Entries of the greedy action itself and of unavailable ones are
+    infinite. Memory and side inputs are as the rows have them: of a recurrent network one step is
+    bounded, not what follows from it. The bounds carry gradients for the network's weights.
 
     Args:
         victim: a team's live view; discrete actions.
         rows: clean observations, (M, D), and all else that its policy acts on.
         ball: what may change.
+        method: ``"interval"`` is the cheap bound alone. The others take, per entry, the better of
+            it and of linear relaxations: with activations between intervals, ``"linear"``, or
+            between bounds that are linear themselves, ``"tightest"`` and much dearer.
 
     Raises:
         TypeError: for a victim that is no team's network.
-        ValueError: for continuous actions, a network whose layers cannot be read, or a ball that
-            does not fit the observations.
+        ValueError: for continuous actions, a network whose layers cannot be read, an unknown
+            method, or a ball that does not fit the observations.
     """
-    return _bounds("margin_bounds", victim, rows, ball)
-
-
-def _bounds(name: str, victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
-    where = f"{name}.victim"
-    check_kind(where, victim, NetworkVictim, "a NetworkVictim", "Write algorithm.victim().")
-    check_kind(f"{name}.rows", rows, LossRows, "LossRows")
-    check_kind(f"{name}.ball", ball, LinfBall, "a LinfBall")
-    check(not victim.continuous, where, "of discrete actions", "a continuous one")
-    plan = victim.network.plan()
-    rule = "a network of layers that bounds are known of"
-    check(plan is not None, where, rule, type(victim.network).__name__)
-    assert plan is not None
-    ball.check_size(name, rows.obs.shape[-1])
-    beside = rows.rows  # what the policy acts on beside observations
-    logits = rows.view(victim).logits(rows.obs)
-    greedy = logits.argmax(dim=-1, keepdim=True)
-    low, high = ball.box(rows.obs)
-    if beside.obs_mask is not None:  # padding is not attacked
-        low, high = (torch.where(beside.obs_mask, end, rows.obs) for end in (low, high))
-    added = victim.network.extra(beside.agents, beside.last_act, beside.side).added
-    size = logits.shape[-1]
-    one_hot = torch.eye(size, dtype=logits.dtype, device=logits.device)
-    leads = one_hot[greedy] - one_hot  # (M, A, A): row a is z_y - z_a
-    box = Interval(low, high)
-    forward = interval_bounds(plan, box, added, beside.hidden)
-    margins = forward[-1].low.gather(-1, greedy) - forward[-1].high
-    tighter = linear_lower_bounds(plan, box, leads, forward, added)
-    if tighter is not None:
-        margins = torch.maximum(margins, tighter)
-    margins = margins.scatter(-1, greedy, torch.inf)
-    return margins if beside.mask is None else margins.masked_fill(~beside.mask, torch.inf)
+    check_choice("margin_bounds.method", method, get_args(BoundMethod))
+    return _greedy_bounds("margin_bounds", victim, rows, ball, method)
 
 
 @torch.no_grad()
@@ -75,4 +62,94 @@ def certified(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
     True is a proof, up to rounding; False is not: the bounds may be too loose. Arguments and
     errors are those of :func:`margin_bounds`.
     """
-    return (_bounds("certified", victim, rows, ball) > 0.0).all(dim=-1)
+    return (_greedy_bounds("certified", victim, rows, ball, "tightest") > 0.0).all(dim=-1)
+
+
+@torch.no_grad()
+def possible_actions(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
+    """Return which actions may be greedy somewhere in the ball, bool (M, A).
+
+    An available action is left out if another one is proven to lead it wherever the observation
+    moves. So False is a proof, up to rounding, and True is not. The greedy action on the clean
+    observation is always among them. Arguments and errors are those of :func:`margin_bounds`.
+    """
+    check_boundable("possible_actions", victim, rows, ball)
+    logits = rows.view(victim).logits(rows.obs)
+    mask, size = rows.rows.mask, logits.shape[-1]
+    available = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
+    possible = available.clone()
+    for action in range(size):
+        leader = torch.full_like(logits[:, :1], action, dtype=torch.int64)
+        led = _lead_bounds(victim, rows, ball, leader, "tightest") > 0.0
+        possible &= ~(led & available[:, [action]])
+    # Rounding must not leave out what is played now.
+    return possible.scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
+
+
+def check_boundable(name: str, victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``name`` can bound these rows."""
+    check_victim(name, victim)
+    check_kind(f"{name}.rows", rows, LossRows, "LossRows")
+    check_kind(f"{name}.ball", ball, LinfBall, "a LinfBall")
+    ball.check_size(name, rows.obs.shape[-1])
+
+
+def check_victim(name: str, victim: NetworkVictim) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``name`` can bound this network's outputs."""
+    where = f"{name}.victim"
+    check_kind(where, victim, NetworkVictim, "a NetworkVictim", "Write algorithm.victim().")
+    check(not victim.continuous, where, "of discrete actions", "a continuous one")
+    network = victim.network
+    one = network.of(0) if isinstance(network, SeparateAgents) else network
+    rule = "a network of layers that bounds are known of"
+    check(one.plan() is not None, where, rule, type(one).__name__)
+
+
+def _greedy_bounds(
+    name: str, victim: NetworkVictim, rows: LossRows, ball: LinfBall, method: BoundMethod
+) -> Tensor:
+    check_boundable(name, victim, rows, ball)
+    with torch.no_grad():  # a label has no gradient
+        greedy = rows.view(victim).logits(rows.obs).argmax(dim=-1, keepdim=True)
+    margins = _lead_bounds(victim, rows, ball, greedy, method)
+    margins = margins.scatter(-1, greedy, torch.inf)
+    mask = rows.rows.mask
+    return margins if mask is None else margins.masked_fill(~mask, torch.inf)
+
+
+def _lead_bounds(
+    victim: NetworkVictim, rows: LossRows, ball: LinfBall, leader: Tensor, method: BoundMethod
+) -> Tensor:
+    """Return lower bounds of the lead of ``leader``, int64 (M, 1), over every action, (M, A)."""
+    network = victim.network
+    if not isinstance(network, SeparateAgents):
+        return _of_network(network, rows, ball, leader, method)
+    every, agents = torch.arange(len(rows), device=rows.obs.device), rows.rows.agents
+    agents = torch.zeros_like(every) if agents is None else agents.to(every.device)
+    found = rows.obs.new_zeros(len(rows), network.num_actions)
+    for agent in range(network.num_agents):
+        index = every[agents == agent]
+        part = _of_network(network.of(agent), rows.select(index), ball, leader[index], method)
+        found = found.index_copy(0, index, part)
+    return found
+
+
+def _of_network(
+    network: TeamNetwork, rows: LossRows, ball: LinfBall, leader: Tensor, method: BoundMethod
+) -> Tensor:
+    plan = network.plan()
+    assert isinstance(plan, Plan)  # see check_victim
+    low, high = ball.box(rows.obs)
+    beside = rows.rows  # what the policy acts on beside observations
+    if beside.obs_mask is not None:  # padding is not attacked
+        low, high = (torch.where(beside.obs_mask, end, rows.obs) for end in (low, high))
+    box = Interval(low, high)
+    added = network.extra(beside.agents, beside.last_act, beside.side).added
+    forward = interval_bounds(plan, box, added, beside.hidden)
+    margins = interval_lead_bounds(plan, box, forward, leader)
+    if method == "interval":
+        return margins
+    one_hot = torch.eye(margins.shape[-1], dtype=margins.dtype, device=margins.device)
+    leads = one_hot[leader] - one_hot  # (M, A, A): row a is z_y - z_a
+    tighter = linear_lower_bounds(plan, box, leads, forward, added, refine=method == "tightest")
+    return margins if tighter is None else torch.maximum(margins, tighter)

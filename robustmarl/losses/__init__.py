@@ -2,6 +2,7 @@
 
 from robustmarl.losses.action import ActionLoss, ActionLossRegularizer, action_loss
 from robustmarl.losses.attack_term import AttackTerm
+from robustmarl.losses.certified import CertifiedLoss, CertifiedRegularizer, certified_loss
 from robustmarl.losses.lipschitz import LipschitzLoss, LipschitzRegularizer, lipschitz_loss
 from robustmarl.losses.mixin import LossMixin, RampedTerm, Term
 from robustmarl.losses.policy import PolicyLoss, PolicyRegularizer, policy_loss
@@ -10,6 +11,8 @@ __all__ = [
     "ActionLoss",
     "ActionLossRegularizer",
     "AttackTerm",
+    "CertifiedLoss",
+    "CertifiedRegularizer",
     "LipschitzLoss",
     "LipschitzRegularizer",
     "LossMixin",
@@ -18,6 +21,7 @@ __all__ = [
     "RampedTerm",
     "Term",
     "action_loss",
+    "certified_loss",
     "lipschitz_loss",
     "policy_loss",
 ]

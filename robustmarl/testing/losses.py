@@ -19,11 +19,12 @@ from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.losses import LossMixin, Term
+from robustmarl.networks import AgentNetwork
 from robustmarl.schedules import Schedule
 from robustmarl.testing._compare import same_tensors, weights_of
 from robustmarl.testing._error import requirement
 from robustmarl.testing._game import UnevenGame
-from robustmarl.victims import FunctionVictim, LossRows, Rows, Victim, VictimView
+from robustmarl.victims import LossRows, NetworkVictim, Rows, Victim, VictimView
 
 __all__ = ["check_loss"]
 
@@ -38,6 +39,7 @@ def check_loss(
     *,
     continuous: bool = False,
     zero_without_budget: bool = False,
+    asks_attack: bool = True,
     obs_size: int = 5,
     num_actions: int = 4,
     rows: int = 8,
@@ -55,6 +57,7 @@ def check_loss(
             e.g. ``lambda attack: ActionLoss(attack=attack, weight=1.0)``.
         continuous: whether it is for policies of continuous actions.
         zero_without_budget: whether it must be 0 where the attack changes nothing.
+        asks_attack: whether it asks the attack; a term on bounds takes its ball only.
         obs_size: D, >= 2.
         num_actions: A, >= 2.
         rows: M, >= 2.
@@ -69,13 +72,16 @@ def check_loss(
         >>> check_loss(lambda attack: ActionLoss(attack=attack, weight=1.0))
     """
     check_function("check_loss.make_term", make_term, "callable")
-    continuous, zero_without_budget = flags_of(
-        "check_loss", continuous=continuous, zero_without_budget=zero_without_budget
+    continuous, zero_without_budget, asks_attack = flags_of(
+        "check_loss",
+        continuous=continuous,
+        zero_without_budget=zero_without_budget,
+        asks_attack=asks_attack,
     )
     for name, size in {"obs_size": obs_size, "num_actions": num_actions, "rows": rows}.items():
         check_int(f"check_loss.{name}", size, 2)
     case = _Case.of(continuous, obs_size, num_actions, rows)
-    value = _check_value(make_term, case)
+    value = _check_value(make_term, case, asks_attack)
     _check_rows(make_term, case, value)
     _check_padding(make_term, case, value)
     if zero_without_budget:
@@ -88,7 +94,7 @@ def check_loss(
 class _Case:
     """A policy and rows that it learns from."""
 
-    network: nn.Module
+    network: AgentNetwork
     victim: Victim
     rows: LossRows
     keys: Tensor
@@ -98,11 +104,10 @@ class _Case:
         generator = torch.Generator().manual_seed(0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            layers = nn.Linear(obs_size, 16), nn.Tanh(), nn.Linear(16, num_actions)
-            network = nn.Sequential(*layers)
+            network = _network(obs_size, num_actions, continuous)
         return cls(
             network=network,
-            victim=FunctionVictim(network, continuous=continuous),
+            victim=NetworkVictim(network, continuous=continuous),
             rows=LossRows(
                 obs=torch.randn(rows, obs_size, generator=generator),
                 rows=Rows(mask=torch.ones(rows, num_actions, dtype=torch.bool)),
@@ -117,7 +122,20 @@ class _Case:
         return term.loss(self.victim, rows, Draws(keys))
 
 
-def _check_value(make_term: Callable[[ObsAttack], Term], case: _Case) -> Tensor:
+def _network(obs_size: int, num_actions: int, continuous: bool) -> AgentNetwork:
+    """Return a small network that also bounds are known of."""
+    return AgentNetwork(
+        obs_size,
+        1,
+        num_actions,
+        hidden=(16,),
+        agent_id=False,
+        activation="tanh",
+        continuous=continuous,
+    )
+
+
+def _check_value(make_term: Callable[[ObsAttack], Term], case: _Case, asks_attack: bool) -> Tensor:
     """Return the term's value, which is a scalar with a gradient for the policy only."""
     attack = _Push(LinfBall(epsilon=_EPSILON))
     term = make_term(attack)
@@ -127,7 +145,8 @@ def _check_value(make_term: Callable[[ObsAttack], Term], case: _Case) -> Tensor:
     _require(scalar, "return a scalar tensor")
     _require(bool(value.isfinite()), f"be finite, got {float(value.detach())}")
     _require(value.requires_grad, "carry a gradient")
-    _require(bool(attack.grad_enabled), "ask the attack")
+    asked = "ask the attack" if asks_attack else "not ask the attack"
+    _require(bool(attack.grad_enabled) == asks_attack, asked)
     _require(not any(attack.grad_enabled), "call the attack under no_grad")
     _require(torch.equal(case.rows.obs, kept), "give the attack a copy, which it may write into")
     same = torch.equal(generator, torch.get_rng_state())
@@ -153,18 +172,14 @@ def _check_rows(make_term: Callable[[ObsAttack], Term], case: _Case, value: Tens
 def _check_padding(make_term: Callable[[ObsAttack], Term], case: _Case, value: Tensor) -> None:
     """Append coordinates and actions that do not exist: the value stays."""
     obs, mask = case.rows.obs, torch.ones_like(case.rows.obs, dtype=torch.bool)
-    size = obs.shape[1]
+    num_actions = case.network.num_actions
     padding = torch.zeros(len(obs), 2)
-
-    def function(wide: Tensor) -> Tensor:
-        output = case.network(wide[:, :size]) + wide[:, size:].sum(-1, keepdim=True)
-        return torch.cat([output, wide.new_full((len(wide), 2), 7.0)], dim=1)
-
+    network = _padded(case.network)
     wide_mask = torch.cat([mask, padding.bool()], dim=1)
-    actions = torch.ones(len(obs), len(case.network(obs)[0]), dtype=torch.bool)
+    actions = torch.ones(len(obs), num_actions, dtype=torch.bool)
     padded = _Case(
-        network=case.network,
-        victim=FunctionVictim(function, continuous=case.victim.continuous),
+        network=network,
+        victim=NetworkVictim(network, continuous=case.victim.continuous),
         rows=LossRows(
             obs=torch.cat([obs, padding], dim=1),
             rows=Rows(mask=torch.cat([actions, padding.bool()], dim=1), obs_mask=wide_mask),
@@ -174,6 +189,21 @@ def _check_padding(make_term: Callable[[ObsAttack], Term], case: _Case, value: T
     found = padded.value(make_term(_Push(LinfBall(epsilon=_EPSILON)))).detach()
     near = torch.allclose(found, value, rtol=1e-4, atol=1e-6)
     _require(near, "not count coordinates and actions that do not exist")
+
+
+@torch.no_grad()
+def _padded(network: AgentNetwork) -> AgentNetwork:
+    """Return it with two coordinates more, which it reads, and two outputs more, which are 7."""
+    size, num_actions = network.obs_size, network.num_actions
+    with torch.random.fork_rng(devices=[]):
+        wide = _network(size + 2, num_actions + 2, network.continuous)
+    wide.first.weight[:, :size] = network.first.weight
+    wide.first.weight[:, size:] = 1.0
+    wide.first.bias.copy_(network.first.bias)
+    old, new = ([m for m in net.rest if isinstance(m, nn.Linear)] for net in (network, wide))
+    new[-1].weight[:num_actions], new[-1].bias[:num_actions] = old[-1].weight, old[-1].bias
+    new[-1].weight[num_actions:], new[-1].bias[num_actions:] = 0.0, 7.0
+    return wide
 
 
 def _check_weightless(make_term: Callable[[ObsAttack], Term], continuous: bool) -> None:

@@ -66,15 +66,18 @@ from robustmarl.attacks.poison import (
     shift_direction,
 )
 from robustmarl.budgets import LinfBall
-from robustmarl.certify import certified, margin_bounds
+from robustmarl.certify import certified, margin_bounds, possible_actions
 from robustmarl.losses import (
     ActionLoss,
     ActionLossRegularizer,
+    CertifiedLoss,
+    CertifiedRegularizer,
     LipschitzLoss,
     LipschitzRegularizer,
     PolicyLoss,
     PolicyRegularizer,
     action_loss,
+    certified_loss,
     lipschitz_loss,
     policy_loss,
 )
@@ -104,6 +107,10 @@ class RobustQMIX(ActionLossRegularizer, QMIX):
 
 class RegularQMIX(PolicyRegularizer, QMIX):
     """A learner with the policy loss."""
+
+
+class CertifiedQMIX(CertifiedRegularizer, QMIX):
+    """A learner with the certified loss."""
 
 
 class SmoothQMIX(LipschitzRegularizer, QMIX):
@@ -163,6 +170,16 @@ LOSS = {
     "attack": instance(BALL),
     "weight": schedule(0.0),
     "max_rows": integer(64, optional=True),
+}
+CERTIFIED_LOSS = {
+    "ball": instance(0.1),
+    "weight": schedule(0.0),
+    "max_rows": integer(64, optional=True),
+    "epsilon": Domain(("1", True), (-0.5, math.nan), (Pair(np.float64(0.5), 0.5),)),
+    "margin": number(0.5, 0.0, open_low=True),
+    "worst": flag(),
+    "method": choice(),
+    "memory_given": flag(),
 }
 TERM = Domain((3, None, "loss", Made(lambda: ATTACK, "attack")))
 LABELS = {"label": Domain((3, "greedy", [1])), "targeted": flag()}
@@ -314,9 +331,10 @@ SUBJECTS = (
                 "rows": instance(),
                 "ball": instance(0.1)
                 | Domain((), (Made(lambda: LinfBall(epsilon=(0.1, 0.2)), "two"),)),
+                **({"method": choice()} if kind is margin_bounds else {}),
             },
         )
-        for kind in (certified, margin_bounds)
+        for kind in (certified, margin_bounds, possible_actions)
     ),
     Subject(
         ObsPerturber,
@@ -475,6 +493,27 @@ SUBJECTS = (
         LOSS | {"form": choice(), "margin": number(0.5, 0.0, open_low=True)},
     ),
     Subject(LipschitzLoss, lambda: {"attack": ATTACK}, LOSS),
+    Subject(CertifiedLoss, lambda: {"ball": BALL}, CERTIFIED_LOSS),
+    Subject(
+        CertifiedQMIX.for_env,
+        lambda: {"env": SPEC, "certified_loss": CertifiedLoss(ball=BALL)},
+        {"certified_loss": TERM | Domain((Made(lambda: PolicyLoss(attack=ATTACK), "PolicyLoss"),))},
+        "CertifiedQMIX",
+        CertifiedRegularizer,
+    ),
+    Subject(
+        certified_loss,
+        lambda: {"victim": vdn().victim(), "rows": ROWS, "ball": BALL},
+        {
+            "victim": instance(victim()),
+            "rows": instance(),
+            "ball": instance(0.1),
+            "margin": number(0.5, 0.0, open_low=True),
+            "worst": flag(),
+            "method": choice(),
+            "memory_given": flag(),
+        },
+    ),
     Subject(
         RobustQMIX.for_env,
         lambda: {"env": SPEC, "action_loss": ActionLoss(attack=ATTACK, weight=0.5)},

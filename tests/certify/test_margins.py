@@ -1,5 +1,8 @@
 """Bounds hold for every point of a ball, and are exact where the network is affine."""
 
+import itertools
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +11,7 @@ from robustmarl import algorithms, envs
 from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
-from robustmarl.certify import certified, margin_bounds
+from robustmarl.certify import BoundMethod, certified, margin_bounds, possible_actions
 from robustmarl.joint import spec_of
 from robustmarl.networks import AgentNetwork
 from robustmarl.networks.calculus.bounds import Interval, interval_bounds, linear_lower_bounds
@@ -82,6 +85,33 @@ def test_no_budget_leaves_the_lead_itself(kind):
     bounds = margin_bounds(victim, rows, LinfBall(epsilon=0.0))
     expected = leads(rows.view(victim), rows.obs, greedy)
     assert torch.allclose(bounds[bounds.isfinite()], expected[bounds.isfinite()], atol=1e-9)
+
+
+def test_dearer_bounds_are_no_looser():
+    victim, ball = team("relu"), LinfBall(epsilon=0.05)
+    rows = rows_of(victim)
+    bounds = [margin_bounds(victim, rows, ball, method=m) for m in get_args(BoundMethod)]
+    for looser, tighter in itertools.pairwise(bounds):
+        finite = tighter.isfinite()
+        assert bool((tighter >= looser - 1e-9)[finite].all())
+        assert bool((tighter > looser + 1e-6)[finite].any())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.5])
+def test_no_point_of_the_ball_makes_an_action_greedy_that_is_said_not_to_be(kind, epsilon):
+    victim, ball = team(kind), LinfBall(epsilon=epsilon)
+    rows = rows_of(victim)
+    view, possible = rows.view(victim), possible_actions(victim, rows, ball)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(200):
+        draw = torch.rand(rows.obs.shape, generator=generator, dtype=D)
+        greedy = view.logits(rows.obs + epsilon * (2 * draw - 1)).argmax(-1, keepdim=True)
+        assert bool(possible.gather(-1, greedy).all())
+    assert not bool((possible & ~rows.rows.mask).any())
+    alone = possible.sum(-1) == 1
+    assert torch.equal(alone, certified(victim, rows, ball))
+    assert bool(alone.all()) or epsilon > 0.0
 
 
 def test_affine_networks_are_bounded_exactly():

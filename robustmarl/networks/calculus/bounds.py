@@ -4,7 +4,8 @@ Two bounds that hold for every point of the box. Intervals are pushed forward th
 [Gowal2018]_. Linear relaxations are pulled back from the output to the observation, as CROWN does
 [Zhang2018]_, through affine layers, ReLU and Tanh: tighter on most networks, and dearer by a pass
 back per layer. Both are exact for affine networks. They are computed in the network's own
-precision: rounding may move them by a few units in the last place.
+precision: rounding may move them by a few units in the last place. They carry gradients, with
+respect to weights and ends, so that a network can be trained on them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from robustmarl.networks.calculus.plan import Affine, Gru, Norm, Plan, Relu, Tanh
 
-__all__ = ["Interval", "interval_bounds", "linear_lower_bounds"]
+__all__ = ["Interval", "interval_bounds", "interval_lead_bounds", "linear_lower_bounds"]
 
 
 class Interval(NamedTuple):
@@ -34,12 +35,12 @@ class Interval(NamedTuple):
     @property
     def centre(self) -> Tensor:
         """The middle, (..., H)."""
-        return (self.low + self.high) / 2
+        return (self.low + self.high) * 0.5
 
     @property
     def radius(self) -> Tensor:
         """Half of the width, (..., H), >= 0."""
-        return (self.high - self.low) / 2
+        return (self.high - self.low) * 0.5
 
 
 def interval_bounds(
@@ -77,11 +78,42 @@ def interval_bounds(
     return reached
 
 
+def interval_lead_bounds(
+    plan: Plan, box: Interval, forward: list[Interval], leader: Tensor
+) -> Tensor:
+    r"""Return lower bounds of one output's lead over each other, :math:`z_y - z_a`, (M, A).
+
+    The last layer is applied to the difference, if it is affine: the radius weighs
+    :math:`|w_y - w_a|`, which is never more than :math:`|w_y| + |w_a|` [Gowal2018]_.
+
+    Args:
+        plan: the network.
+        box: where its observations lie, (M, D).
+        forward: what :func:`interval_bounds` makes of them.
+        leader: y, int64 (M, 1).
+    """
+    last, reached = (plan.first, *plan.rest)[-1], forward[-1]
+    if not isinstance(last, Affine):
+        return reached.low.gather(-1, leader) - reached.high
+    columns = slice(None) if plan.columns is None or plan.rest else plan.columns
+    before = (forward[-2] if plan.rest else box).radius[..., columns]
+    weight = last.module.weight
+    # One product for the differences of all pairs is cheaper than a matrix for each row.
+    first, second = torch.triu_indices(len(weight), len(weight), device=weight.device)
+    number = torch.zeros(len(weight), len(weight), dtype=torch.int64, device=weight.device)
+    number[first, second] = number[second, first] = torch.arange(len(first), device=weight.device)
+    radii = F.linear(before, (weight[first] - weight[second]).abs())
+    radius = radii.gather(-1, number[leader.squeeze(-1)])
+    centre = reached.centre
+    return centre.gather(-1, leader) - centre - radius
+
+
 def _affine(module: nn.Linear, box: Interval, added: Tensor | None) -> Interval:
-    centre = F.linear(box.centre, module.weight, module.bias)
+    half = module.weight * 0.5  # of sum and difference of the ends: weights are fewer than rows
+    centre = F.linear(box.low + box.high, half, module.bias)
     if added is not None:
         centre = centre + added
-    radius = F.linear(box.radius, module.weight.abs())
+    radius = F.linear(box.high - box.low, half.abs())
     return Interval(centre - radius, centre + radius)
 
 
@@ -148,6 +180,8 @@ def linear_lower_bounds(
     combinations: Tensor,
     forward: list[Interval],
     added: Tensor | None = None,
+    *,
+    refine: bool = True,
 ) -> Tensor | None:
     """Return lower bounds of linear combinations of the outputs, (M, K).
 
@@ -159,20 +193,21 @@ def linear_lower_bounds(
         combinations: (M, K, A).
         forward: what :func:`interval_bounds` makes of the same.
         added: what its other inputs add to the first layer's output, (M, H), or None.
+        refine: bound each activation's input by the layers before it, which tightens its lines and
+            costs a pass back for every unit; else take the intervals.
     """
     layers = (plan.first, *plan.rest)
     if any(isinstance(layer, Norm | Gru) for layer in layers):
         return None
-    # Each activation's input is bounded anew by the layers before it, which tightens its lines.
     lines: dict[int, _Lines] = {}
     for index, layer in enumerate(layers):
         if not isinstance(layer, Relu | Tanh):
             continue
         before = forward[index - 1]
-        size = before.low.shape[-1]
-        each = torch.eye(size, dtype=before.low.dtype, device=before.low.device)
-        each = each.expand(len(before.low), size, size)
-        if index > 1:  # the first layer's output is known exactly already
+        if refine and index > 1:  # the first layer's output is known exactly already
+            size = before.low.shape[-1]
+            each = torch.eye(size, dtype=before.low.dtype, device=before.low.device)
+            each = each.expand(len(before.low), size, size)
             low = _pulled_back(plan, index, box, each, added, lines)
             high = -_pulled_back(plan, index, box, -each, added, lines)
             before = Interval(torch.maximum(low, before.low), torch.minimum(high, before.high))
@@ -198,19 +233,22 @@ def _pulled_back(
             if bias is not None:
                 offset = offset + weight @ bias
             if index == 0 and added is not None:
-                offset = offset + (weight * added.unsqueeze(-2)).sum(-1)
+                offset = offset + _times(weight, added.expand(len(weight), -1))
             weight = weight @ layer.module.weight
         else:  # from below a positive weight rests on the lower line, a negative on the upper
             line = lines[index]
-            positive, negative = weight.clamp(min=0.0), weight.clamp(max=0.0)
-            offset = offset + (positive * line.lower.unsqueeze(1)).sum(-1)
-            offset = offset + (negative * line.upper.unsqueeze(1)).sum(-1)
-            weight = positive * line.lower_slope.unsqueeze(1)
-            weight = weight + negative * line.upper_slope.unsqueeze(1)
+            positive, falls = weight.clamp(min=0.0), line.lower_slope - line.upper_slope
+            offset = offset + _times(weight, line.upper) + _times(positive, line.lower - line.upper)
+            weight = weight * line.upper_slope.unsqueeze(1)
+            weight = torch.addcmul(weight, positive, falls.unsqueeze(1))
     columns = slice(None) if plan.columns is None else plan.columns
     centre, radius = box.centre[..., columns], box.radius[..., columns]
-    reach = (weight.abs() * radius.unsqueeze(1)).sum(-1)
-    return offset + (weight * centre.unsqueeze(1)).sum(-1) - reach
+    return offset + _times(weight, centre) - _times(weight.abs(), radius)
+
+
+def _times(weight: Tensor, vector: Tensor) -> Tensor:
+    """Return each row's matrix (M, K, H) times its vector (M, H), (M, K)."""
+    return torch.bmm(weight, vector.unsqueeze(-1)).squeeze(-1)
 
 
 def _relu_lines(before: Interval) -> _Lines:
@@ -218,7 +256,8 @@ def _relu_lines(before: Interval) -> _Lines:
     low, high = before
     zero, one = torch.zeros_like(low), torch.ones_like(low)
     crosses = (low < 0.0) & (high > 0.0)
-    chord = torch.where(crosses, high / (high - low).clamp(min=torch.finfo(low.dtype).tiny), zero)
+    # The width is replaced before it divides: a quotient that is left out still has a gradient.
+    chord = torch.where(crosses, high / torch.where(crosses, high - low, one), zero)
     active = torch.where(low >= 0.0, one, zero)
     # Of the lines from 0 below, the one that leaves out the smaller area (CROWN's choice).
     lower_slope = torch.where(crosses & (high > -low), one, active)
