@@ -224,7 +224,7 @@ class _Prover(ObsPerturber):
         """Take the acting policy, which is asked."""
         super().bind(spec, policy, place)
         assert policy is not None  # a team of this package: see _check_provable
-        self._asked, self._victim = True, policy
+        self._ask_acting(policy, spec)
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return observations as they are."""

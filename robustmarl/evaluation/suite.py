@@ -24,13 +24,15 @@ from robustmarl.attacks import (
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
 from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.meter import Meter
+from robustmarl.evaluation.rollouts import rollout
 from robustmarl.joint import MASKED, TeamSpec
 from robustmarl.learning.optim import adam
 from robustmarl.perturbers import ObsPerturber, stor
 from robustmarl.policies import TeamPolicy
 from robustmarl.schedules import Linear
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
-from robustmarl.victims import VictimView
+from robustmarl.victims import Victim, VictimView
 
 __all__ = ["Case", "Entry", "Family", "Suite", "quick", "standard"]
 
@@ -200,7 +202,7 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
     black box       100 queries of random and of square search
     learned         a best-response director (:class:`~robustmarl.adversaries.PAAD` with a
                     ten-step generator), and ATLA's Gaussian
-    transfer        APGD on another team of the same kind
+    transfer        APGD on another team of the same kind, the first that has a gradient
     ==============  =====================================================================
 
     Of continuous actions: APGD on the squared error, towards both ends of all coordinates, and
@@ -330,10 +332,28 @@ def _gaussian(case: Case, *, steps: int) -> dict[str, ObsPerturber]:
     return {"ATLA": case.trained(adversary, steps)}
 
 
+def _source(case: Case, other: Controller) -> Victim | None:
+    """Return the view of a team on which attacks can be made; None of one without a gradient."""
+    victim, meter = other.victim(), Meter(gradients=True)
+    if victim is None or victim.acting_only:
+        return None
+    rollout(
+        other,
+        case.make_env,
+        episodes=1,
+        perturb=meter,
+        num_envs=1,
+        seed=case.seed,
+        team=case.team,
+        opponents=case.opponents,
+    )
+    reading = meter.reading()
+    followed = reading is not None and reading.vanished is not None and reading.vanished < 1.0
+    return victim if followed else None
+
+
 def _transfer(case: Case) -> dict[str, ObsPerturber]:
-    sources = [one.victim() for one in case.others]
-    able = (v for v in sources if v is not None and not v.acting_only)
-    source = next(able, None)
+    source = next((v for one in case.others if (v := _source(case, one)) is not None), None)
     if source is None:
         return {}
     attack = (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_int, speaking_for
 from robustmarl._seeding import stream_seed
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
@@ -134,18 +134,19 @@ def worst_case(
     with warnings.catch_warnings():
         # That a blind team keeps its score is among the findings below.
         warnings.filterwarnings("ignore", message=".*hardly needs", category=RobustnessWarning)
-        base = crossplay(
-            victims,
-            {NONE: None},
-            make_env,
-            episodes=episodes,
-            metric=metric,
-            num_envs=num_envs,
-            seed=seed,
-            team=team,
-            opponents=opponents,
-            blind=True,
-        )
+        with speaking_for("worst_case", crossplay):
+            base = crossplay(
+                victims,
+                {NONE: None},
+                make_env,
+                episodes=episodes,
+                metric=metric,
+                num_envs=num_envs,
+                seed=seed,
+                team=team,
+                opponents=opponents,
+                blind=True,
+            )
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)
     if not isinstance(sources, Sequence):
@@ -245,6 +246,9 @@ class _Trial:
                 with self._timed(victim, name, building / len(attacks)):
                     self._measure(at, name, case.policy, self._kept(case, attack))
             yield
+        played = any(training_seed in self.choices.get((victim, n), {}) for n in self.families)
+        rule = f"a suite with an attack that applies to {victim!r}, training seed {training_seed}"
+        check(played, "worst_case.suite", rule, self.suite.title)
 
     def report(self, base: CrossTable, title: str) -> WorstCase:
         """Return what was found, given the table of clean and blind play."""
@@ -284,7 +288,8 @@ class _Trial:
         who = f"the worst {self.agents} of {self.spec.num_agents} agents"
         if self.agents is None:
             who = "all agents"
-        when = "every step" if self.steps is None else f"{self.steps} steps of an episode"
+        several = "step" if self.steps == 1 else "steps"
+        when = "every step" if self.steps is None else f"{self.steps} {several} of an episode"
         return f"{self.ball!r}, {who} at {when}"
 
     def _chosen(self, victim: str, training_seeds: Iterable[int]) -> dict[int, str]:
