@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_flag,
+    check_function,
+    check_int,
+    check_kind,
+    check_text,
+    keep,
+)
 from robustmarl.adversaries import PAAD, Adversary, ObsAdversaryPPO
 from robustmarl.attacks import (
     APGD,
@@ -135,6 +145,11 @@ class Entry:
     build: Build
     longer: bool = False
 
+    def __post_init__(self) -> None:
+        check_choice("Entry.family", self.family, get_args(Family))
+        check_function("Entry.build", self.build, "a function of a Case")
+        keep(self, longer=check_flag("Entry.longer", self.longer))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
@@ -157,7 +172,13 @@ class Suite:
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        check_int("Suite.version", self.version)
+        rule = "a tuple of entries"
+        keep(
+            self,
+            name=check_text("Suite.name", self.name),
+            version=check_int("Suite.version", self.version),
+            entries=check_each("Suite.entries", self.entries, _entry, rule),
+        )
         check(len(self.entries) > 0, "Suite.entries", "non-empty", self.entries)
 
     @property
@@ -174,6 +195,11 @@ class Suite:
         """
         check(name != self.name, "Suite.extended.name", "a new name", name)
         return replace(self, name=name, version=1, entries=(*self.entries, *entries))
+
+
+def _entry(where: str, given: object) -> Entry:
+    check_kind(where, given, Entry, "a tuple of entries")
+    return cast(Entry, given)
 
 
 def quick() -> Suite:
@@ -212,7 +238,7 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
         learning_steps: environment steps of each learned attack against the frozen team, >= 1;
             other than 25,000 it is another suite, whose name says so.
     """
-    check_int("standard.learning_steps", learning_steps)
+    learning_steps = check_int("standard.learning_steps", learning_steps)
     learned = (_director, _gaussian)
     entries = (
         Entry(family="noise", build=_noise),

@@ -29,6 +29,7 @@ from robustmarl.evaluation.teams import (
     Victim,
     Victims,
     by_seed,
+    check_play,
     draws_actions,
     playing,
     team_spec,
@@ -120,16 +121,22 @@ def worst_case(
         RobustnessWarning: where figures do not mean what they seem to: see
             :class:`~robustmarl.evaluation.Finding`.
     """
-    check_int("worst_case.choice_episodes", choice_episodes, 1)
+    episodes, num_envs, seed, title = check_play(
+        "worst_case",
+        victims,
+        episodes=episodes,
+        num_envs=num_envs,
+        seed=seed,
+        title=title,
+        progress=progress,
+    )
+    choice_episodes = check_int("worst_case.choice_episodes", choice_episodes, 1)
     if steps is not None:
         check_int("worst_case.steps", steps, 1)
     if not isinstance(ball, LinfBall):
         raise TypeError(f"worst_case.ball must be a LinfBall, got {ball!r}.")
     check(not ball.is_zero, "worst_case.ball", "larger than nothing", ball)
     suite = _suite(suite)
-    if not isinstance(victims, Mapping):
-        kind = type(victims).__name__
-        raise TypeError(f"worst_case.victims must be a mapping from names, got {kind}.")
     given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}
     with warnings.catch_warnings():
         # That a blind team keeps its score is among the findings below.
