@@ -394,12 +394,14 @@ def draw(results: Results, out: Path) -> None:
     known.
     """
     tasks = [name for name in TASKS if any(one["task"] == name for one in results)]
-    rows = -(-len(tasks) // 2)
-    figure = Figure(figsize=(9.5, 2.9 * rows + 0.5), dpi=150, layout="constrained")
+    columns = min(2, len(tasks))
+    rows = -(-len(tasks) // columns)
+    size = max(5.0, 4.75 * columns), 2.9 * rows + 0.5
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     kinds = (("without attack", "none", "#0072B2", -0.13), ("attacked", OWN[0], "#D55E00", 0.13))
     labels: dict[str, Any] = {}
     for index, task in enumerate(tasks):
-        axes = figure.add_subplot(rows, 2, index + 1)
+        axes = figure.add_subplot(rows, columns, index + 1)
         known = {name: ("#777777", list(pair)) for name, pair in ANCHORS.get(task, {}).items()}
         names = list(known)
         of_task = [one for one in results if one["task"] == task]
@@ -433,7 +435,7 @@ def draw(results: Results, out: Path) -> None:
         axes.set_title(task, loc="left")
     handles = [labels[label] for label, *_ in kinds]
     words = ["without attack", "under the non-oblivious adversary"]
-    figure.legend(handles, words, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, words, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(out / "byzantine.png")
 
 

@@ -168,7 +168,7 @@ class AimedAttack(ABC):
                 highest = torch.where(better, value, highest)
         if self.clean_if_own:
             found = torch.where(self._aims_at_own(view, obs, loss), obs, found)
-        return found
+        return _where_possible(view, loss, found, obs)
 
     def output_loss(self, view: VictimView, obs: Tensor) -> OutputLoss:
         """Return what is raised on M rows, given their clean observations (M, D): a hook."""
@@ -293,6 +293,18 @@ class AimedAttack(ABC):
         if label is None:
             check(False, f"{type(self).__name__}.clean_if_own", _NO_TARGET, self.clean_if_own)
         return torch.eq(view.logits(obs).argmax(dim=-1), cast(Tensor, label)).unsqueeze(-1)
+
+
+def _where_possible(view: VictimView, loss: OutputLoss, found: Tensor, obs: Tensor) -> Tensor:
+    """Return ``found``, and ``obs`` in rows whose target is an action that is unavailable.
+
+    Their loss has no gradient, but a value, which searches and restarts would raise.
+    """
+    targeted = isinstance(loss, LabelLoss) and loss.targeted
+    if not targeted or view.mask is None:
+        return found
+    label = cast(Tensor, cast(LabelLoss, loss).label)
+    return torch.where(view.mask.gather(-1, label.unsqueeze(-1)), found, obs)
 
 
 def _is_loss(loss: object) -> TypeGuard[OutputLoss]:

@@ -12,7 +12,14 @@ from scipy import special
 
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.evaluation.comparisons import TaskScores, tasks_of
-from robustmarl.evaluation.statistics import Estimate, check_level, iqm, per_seed, widened
+from robustmarl.evaluation.statistics import (
+    Estimate,
+    check_level,
+    floats,
+    iqm,
+    per_seed,
+    widened,
+)
 
 __all__ = ["Profile", "performance_profile", "task_iqm"]
 
@@ -44,7 +51,8 @@ def task_iqm(
         0.7
     """
     level = check_level("task_iqm.level", level)
-    check_int("task_iqm.resamples", resamples, 1)
+    resamples = check_int("task_iqm.resamples", resamples, 1)
+    seed = check_int("task_iqm.seed", seed, 0)
     runs = tasks_of("task_iqm.scores", scores)
     sizes = [len(means) for means in runs.values()]
     check(min(sizes) > 1, "task_iqm.scores", "of two seeds per task or more", sizes)
@@ -113,7 +121,7 @@ def performance_profile(
     """
     level = check_level("performance_profile.level", level)
     check_choice("performance_profile.of", of, ("runs", "tasks"))
-    tau = np.asarray(thresholds, dtype=np.float64)
+    tau = floats("performance_profile.thresholds", thresholds)
     some = tau.ndim == 1 and tau.size > 0 and bool(np.isfinite(tau).all())
     check(some, "performance_profile.thresholds", "finite numbers, (P,)", thresholds)
     runs = tasks_of("performance_profile.scores", scores)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustmarl import certify
-from robustmarl._checks import check, check_int
+from robustmarl._checks import check, check_kind, speaking_for
 from robustmarl._seeding import Draws
 from robustmarl.attacks import UniformNoise
-from robustmarl.attacks.base import ObsAttack
+from robustmarl.attacks.base import ObsAttack, check_attack
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
 from robustmarl.envs.vector import EnvMaker
@@ -26,7 +26,14 @@ from robustmarl.evaluation.episodes import EpisodeCounts
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.sweep import checked_sizes
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victims, by_seed, draws_actions, playing, team_spec
+from robustmarl.evaluation.teams import (
+    Victims,
+    by_seed,
+    check_play,
+    draws_actions,
+    playing,
+    team_spec,
+)
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.perturbers._rows import ChosenRows
@@ -132,11 +139,14 @@ def certified(
             of, another ball than the attack's, radii that do not increase, or bad numbers.
     """
     sizes = checked_sizes("certified.epsilons", epsilons)
-    check_int("certified.episodes", episodes, 1)
+    episodes, num_envs, seed, title = check_play(
+        "certified", victims, episodes=episodes, num_envs=num_envs, seed=seed, title=title
+    )
+    check_kind("certified.ball", ball, LinfBall, "a LinfBall")
     if attack is not None:
+        check_attack("certified.attack", attack)
         same = attack.ball.with_epsilon(0.0) == ball.with_epsilon(0.0)
         check(same, "certified.attack.ball", f"{ball!r} but for its radius", attack.ball)
-    check(len(victims) > 0, "certified.victims", "non-empty", victims)
     given = {name: by_seed(f"certified.victims[{name!r}]", one) for name, one in victims.items()}
     spec = team_spec(given, make_env, team)
     teams = playing("certified.victims", given, spec)
@@ -151,16 +161,17 @@ def certified(
         scores: dict[str, list[dict[int, Floats]]] = {what: [{} for _ in sizes] for what in tables}
         for training_seed, policy in seeds.items():
             prover = _Prover(ball, sizes, attack)
-            played = rollout(
-                policy,
-                make_env,
-                episodes=episodes,
-                perturb=prover,
-                num_envs=num_envs,
-                seed=seed,
-                team=team,
-                opponents=opponents,
-            )
+            with speaking_for("certified", rollout):
+                played = rollout(
+                    policy,
+                    make_env,
+                    episodes=episodes,
+                    perturb=prover,
+                    num_envs=num_envs,
+                    seed=seed,
+                    team=team,
+                    opponents=opponents,
+                )
             outcome = played.figure(metric)
             lost_or_won = lost_or_won and bool(np.isin(outcome, (0.0, 1.0)).all())
             proven, kept = prover.shares()
@@ -224,7 +235,7 @@ class _Prover(ObsPerturber):
         """Take the acting policy, which is asked."""
         super().bind(spec, policy, place)
         assert policy is not None  # a team of this package: see _check_provable
-        self._asked, self._victim = True, policy
+        self._ask_acting(policy, spec)
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return observations as they are."""

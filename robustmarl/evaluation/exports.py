@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_int, check_kind, check_text
 
 if TYPE_CHECKING:
     from robustmarl.evaluation.tables import CrossTable
@@ -79,7 +79,14 @@ def marl_eval(environment: str, tables: Mapping[str, CrossTable], *, env_steps: 
     Raises:
         ValueError: for no table, other victims, missing cells, or unequal numbers of seeds.
     """
+    environment = check_text("marl_eval.environment", environment)
+    env_steps = check_int("marl_eval.env_steps", env_steps, 0)
     where = "marl_eval.tables"
+    check_kind(where, tables, Mapping, "a mapping from tasks to tables")
+    for task, table in tables.items():
+        known = hasattr(table, "cells") and hasattr(table, "victims")
+        if not known:
+            raise TypeError(f"{where}[{task!r}] must be a CrossTable, got {table!r}.")
     check(len(tables) > 0, where, "non-empty", tables)
     victims = [set(table.victims) for table in tables.values()]
     check(all(one == victims[0] for one in victims), where, "of the same victims", victims)

@@ -65,7 +65,7 @@ class Meter(ObsPerturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Take the acting policy, which is asked."""
         super().bind(spec, policy, place)
-        self._asked, self._victim = policy is not None, policy or self._victim
+        self._ask_acting(policy, spec)
         self._steps = self._changed = self._vanished = torch.zeros((), dtype=torch.int64)
         self._flipped = torch.zeros(())
         self._episodes = EpisodeCounts(2)

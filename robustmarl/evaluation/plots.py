@@ -256,6 +256,8 @@ def _draw(
     room, (bottom, top) = highest - lowest, axes.get_ylim()
     if room > 0.0:
         axes.set_ylim(max(bottom, lowest - room), min(top, highest + room))
+    elif lowest in (0.0, 1.0):  # never, or always: no share lies beyond
+        axes.set_ylim(-0.03, 1.03)
 
 
 def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

@@ -11,7 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_function,
+    check_int,
+    check_number,
+    check_path,
+    check_text,
+    speaking_for,
+)
 from robustmarl.data import AnyPolicy, Controller, as_controller
 from robustmarl.envs.skirmish import SkirmishEngine, SkirmishParallelEnv, save_replay
 from robustmarl.envs.skirmish.replay import Scene, draw_scenes, snapshot
@@ -70,27 +79,33 @@ def replay(
         TypeError: if ``make_env`` builds no battle.
         ValueError: for an unknown agent, another file type or bad numbers.
     """
+    check_function("replay.make_env", make_env, "a function that builds an environment")
     env = make_env()
     if not isinstance(env, SkirmishParallelEnv):
         kind = type(env).__name__
         raise TypeError(f"replay.make_env must build a battle, envs.skirmish(...), got {kind}.")
     check_int("replay.episodes", episodes, 1)
-    check(Path(path).suffix == ".gif", "replay.path", "a file name that ends in .gif", str(path))
+    path = check_path("replay.path", path)
+    check(path.suffix == ".gif", "replay.path", "a file name that ends in .gif", str(path))
     if believer is not None:
         check_choice("replay.believer", believer, env.possible_agents)
     number = 0 if believer is None else env.possible_agents.index(believer)
+    seed = check_int("replay.seed", seed, 0)
+    fps = check_number("replay.fps", fps, 0.0, open_low=True)
+    title = check_text("replay.title", title)
+    perturbers = listed("replay.perturb", perturb)
     engine = env.make_engine(1)
     policy = as_controller("replay.team", cast(AnyPolicy, team), engine.spec)
     camera = _Camera(engine, policy)
     stage = cast(Callable[[], SkirmishParallelEnv], lambda: _OneEngine(engine))
-    perturbers = [*listed("replay.perturb", perturb), camera]
-    rollout(policy, stage, episodes=episodes, perturb=perturbers, num_envs=1, seed=seed)
+    rollout(policy, stage, episodes=episodes, perturb=[*perturbers, camera], num_envs=1, seed=seed)
     battles = [
         draw_scenes(engine.layout, scenes, believer=number, title=title)
         for scenes in camera.battles
     ]
     frames = _of_one_size([[*frames, *[frames[-1]] * _STILL] for frames in battles])
-    save_replay(path, frames, fps=fps)
+    with speaking_for("replay", save_replay):
+        save_replay(path, frames, fps=fps)
     return frames
 
 

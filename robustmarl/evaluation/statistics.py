@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from robustmarl._checks import check, check_choice, check_index, check_int, check_kind, check_number
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_index,
+    check_int,
+    check_kind,
+    check_number,
+)
 
 __all__ = [
     "Estimate",
@@ -24,6 +32,7 @@ __all__ = [
     "Scores",
     "bootstrap",
     "check_level",
+    "check_limits",
     "clopper_pearson",
     "interval",
     "iqm",
@@ -343,13 +352,21 @@ def _left_open(seeds: list[Floats], level: float, shares: bool) -> tuple[float, 
     return float(mean - half), float(mean + half)
 
 
-def _check_limits(
-    where: str, limits: tuple[float, float] | None, scores: Floats, shares: bool
-) -> tuple[float, float]:
+def check_limits(where: str, limits: Limits | None) -> Limits | None:
+    """Return the range of a metric, two floats, or None."""
     if limits is None:
+        return None
+    rule = "the lowest and the highest value, or None"
+    ends = check_each(where, limits, check_number, rule)
+    check(len(ends) == 2 and ends[0] < ends[-1], where, rule, limits)
+    return ends[0], ends[1]
+
+
+def _check_limits(where: str, limits: Limits | None, scores: Floats, shares: bool) -> Limits:
+    found = check_limits(where, limits)
+    if found is None:
         return (0.0, 1.0) if shares else (-math.inf, math.inf)
-    bottom, top = (check_number(where, end) for end in limits)
-    check(bottom < top, where, "the lowest and the highest value, or None", limits)
+    bottom, top = found
     seen = float(scores.min()), float(scores.max())
     check(bottom <= seen[0] and seen[1] <= top, where, f"around all scores, {seen}", limits)
     return bottom, top

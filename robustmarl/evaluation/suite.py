@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeAlias, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_int
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_flag,
+    check_function,
+    check_int,
+    check_kind,
+    check_text,
+    keep,
+)
 from robustmarl.adversaries import PAAD, Adversary, ObsAdversaryPPO
 from robustmarl.attacks import (
     APGD,
@@ -24,13 +34,15 @@ from robustmarl.attacks import (
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
 from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.meter import Meter
+from robustmarl.evaluation.rollouts import rollout
 from robustmarl.joint import MASKED, TeamSpec
 from robustmarl.learning.optim import adam
 from robustmarl.perturbers import ObsPerturber, stor
 from robustmarl.policies import TeamPolicy
 from robustmarl.schedules import Linear
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
-from robustmarl.victims import VictimView
+from robustmarl.victims import Victim, VictimView
 
 __all__ = ["Case", "Entry", "Family", "Suite", "quick", "standard"]
 
@@ -133,6 +145,11 @@ class Entry:
     build: Build
     longer: bool = False
 
+    def __post_init__(self) -> None:
+        check_choice("Entry.family", self.family, get_args(Family))
+        check_function("Entry.build", self.build, "a function of a Case")
+        keep(self, longer=check_flag("Entry.longer", self.longer))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
@@ -155,7 +172,13 @@ class Suite:
     entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
-        check_int("Suite.version", self.version)
+        rule = "a tuple of entries"
+        keep(
+            self,
+            name=check_text("Suite.name", self.name),
+            version=check_int("Suite.version", self.version),
+            entries=check_each("Suite.entries", self.entries, _entry, rule),
+        )
         check(len(self.entries) > 0, "Suite.entries", "non-empty", self.entries)
 
     @property
@@ -172,6 +195,11 @@ class Suite:
         """
         check(name != self.name, "Suite.extended.name", "a new name", name)
         return replace(self, name=name, version=1, entries=(*self.entries, *entries))
+
+
+def _entry(where: str, given: object) -> Entry:
+    check_kind(where, given, Entry, "a tuple of entries")
+    return cast(Entry, given)
 
 
 def quick() -> Suite:
@@ -200,7 +228,7 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
     black box       100 queries of random and of square search
     learned         a best-response director (:class:`~robustmarl.adversaries.PAAD` with a
                     ten-step generator), and ATLA's Gaussian
-    transfer        APGD on another team of the same kind
+    transfer        APGD on another team of the same kind, the first that has a gradient
     ==============  =====================================================================
 
     Of continuous actions: APGD on the squared error, towards both ends of all coordinates, and
@@ -210,7 +238,7 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
         learning_steps: environment steps of each learned attack against the frozen team, >= 1;
             other than 25,000 it is another suite, whose name says so.
     """
-    check_int("standard.learning_steps", learning_steps)
+    learning_steps = check_int("standard.learning_steps", learning_steps)
     learned = (_director, _gaussian)
     entries = (
         Entry(family="noise", build=_noise),
@@ -330,10 +358,28 @@ def _gaussian(case: Case, *, steps: int) -> dict[str, ObsPerturber]:
     return {"ATLA": case.trained(adversary, steps)}
 
 
+def _source(case: Case, other: Controller) -> Victim | None:
+    """Return the view of a team on which attacks can be made; None of one without a gradient."""
+    victim, meter = other.victim(), Meter(gradients=True)
+    if victim is None or victim.acting_only:
+        return None
+    rollout(
+        other,
+        case.make_env,
+        episodes=1,
+        perturb=meter,
+        num_envs=1,
+        seed=case.seed,
+        team=case.team,
+        opponents=case.opponents,
+    )
+    reading = meter.reading()
+    followed = reading is not None and reading.vanished is not None and reading.vanished < 1.0
+    return victim if followed else None
+
+
 def _transfer(case: Case) -> dict[str, ObsPerturber]:
-    sources = [one.victim() for one in case.others]
-    able = (v for v in sources if v is not None and not v.acting_only)
-    source = next(able, None)
+    source = next((v for one in case.others if (v := _source(case, one)) is not None), None)
     if source is None:
         return {}
     attack = (

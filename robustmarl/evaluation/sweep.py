@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustmarl._checks import check, check_int, check_number
+from robustmarl._checks import check, check_each, check_flag, check_number, speaking_for
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import AnyPolicy, Controller, RandomController
 from robustmarl.envs.vector import EnvMaker
@@ -20,9 +21,16 @@ from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
-from robustmarl.evaluation.statistics import Limits
+from robustmarl.evaluation.statistics import Limits, check_limits
 from robustmarl.evaluation.tables import CrossTable
-from robustmarl.evaluation.teams import Victims, by_seed, draws_actions, playing, team_spec
+from robustmarl.evaluation.teams import (
+    Victims,
+    by_seed,
+    check_play,
+    draws_actions,
+    playing,
+    team_spec,
+)
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import Perturber, Place
 from robustmarl.training import Attacks
@@ -151,13 +159,19 @@ def sweep(
         ValueError: for sizes that do not increase, and as there.
     """
     sizes = checked_sizes("sweep.epsilons", epsilons)
-    check_int("sweep.episodes", episodes, 1)
+    episodes, num_envs, seed, title = check_play(
+        "sweep",
+        victims,
+        episodes=episodes,
+        num_envs=num_envs,
+        seed=seed,
+        title=title,
+        progress=progress,
+    )
     if not callable(attack):
         raise TypeError(f"sweep.attack must be an attack or a function of epsilon, got {attack!r}.")
-    if not isinstance(victims, Mapping):
-        kind = type(victims).__name__
-        raise TypeError(f"sweep.victims must be a mapping from names, got {kind}.")
-    check(len(victims) > 0, "sweep.victims", "non-empty", victims)
+    baselines = check_flag("sweep.baselines", baselines)
+    limits = check_limits("sweep.limits", limits)
     free = not baselines or "random" not in victims
     remedy = "Rename it, or pass baselines=False."
     check(free, "sweep.victims", "named unlike the baseline", "random", remedy)
@@ -169,16 +183,17 @@ def sweep(
     check(figure in known, "sweep.metric", f"one of {list(known)}", metric)
 
     def play(policy: Controller, perturb: Sequence[Perturber | ObsAttack], seed: int) -> Floats:
-        played = rollout(
-            policy,
-            make_env,
-            episodes=episodes,
-            perturb=perturb,
-            num_envs=num_envs,
-            seed=seed,
-            team=team,
-            opponents=opponents,
-        )
+        with speaking_for("sweep", rollout):
+            played = rollout(
+                policy,
+                make_env,
+                episodes=episodes,
+                perturb=perturb,
+                num_envs=num_envs,
+                seed=seed,
+                team=team,
+                opponents=opponents,
+            )
         return played.figure(figure)
 
     cells: dict[str, dict[str, Cell]] = {}
@@ -233,9 +248,10 @@ class _AtSize:
 
 def checked_sizes(where: str, epsilons: Sequence[float]) -> tuple[float, ...]:
     """Return sizes as floats, increasing and different when printed."""
-    sizes = tuple(check_number(where, size, 0.0, unit="observation units") for size in epsilons)
+    one = partial(check_number, low=0.0, unit="observation units")
+    sizes = check_each(where, epsilons, one, "several numbers, increasing, observation units")
     check(len(sizes) > 0, where, "at least one size", epsilons)
-    rising = all(one < other for one, other in pairwise(sizes))
+    rising = all(size < other for size, other in pairwise(sizes))
     check(rising, where, "increasing", epsilons)
     names = {_name(size) for size in sizes}
     check(len(names) == len(sizes), where, "different in six digits", epsilons)

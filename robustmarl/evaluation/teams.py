@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
-from robustmarl._checks import check
+import numpy as np
+
+from robustmarl._checks import check, check_int, check_kind, check_text, sizes_of
 from robustmarl.data import AnyPolicy, Controller, as_controller
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
@@ -14,10 +16,12 @@ from robustmarl.training import Trainable, is_trainable
 from robustmarl.victims import PolicyVictim
 
 __all__ = [
+    "Settings",
     "TeamController",
     "Victim",
     "Victims",
     "by_seed",
+    "check_play",
     "draws_actions",
     "playing",
     "team_spec",
@@ -37,6 +41,44 @@ class TeamController(Controller, Protocol):
     @property
     def spec(self) -> TeamSpec:
         """The team's."""
+
+
+class Settings(NamedTuple):
+    """What evaluations share, checked."""
+
+    episodes: int
+    num_envs: int
+    seed: int
+    title: str
+
+
+def check_play(
+    name: str,
+    victims: object,
+    *,
+    episodes: int,
+    num_envs: int,
+    seed: int,
+    title: str,
+    progress: object = False,
+) -> Settings:
+    """Return what an evaluation is given, checked; errors name it ``name``.
+
+    Raises:
+        TypeError: for values of the wrong kind.
+        ValueError: for numbers out of range, or no victims.
+    """
+    rule = "a mapping from names"
+    check_kind(f"{name}.victims", victims, Mapping, rule, "Write {'name': ...}.")
+    check(bool(victims), f"{name}.victims", "non-empty", victims)
+    check_kind(f"{name}.progress", progress, bool | np.bool_ | str, "a bool, or the bar's name")
+    episodes, num_envs = sizes_of(name, episodes=episodes, num_envs=num_envs)
+    return Settings(
+        episodes=episodes,
+        num_envs=num_envs,
+        seed=check_int(f"{name}.seed", seed, 0),
+        title=check_text(f"{name}.title", title),
+    )
 
 
 def by_seed(where: str, given: Victims) -> Mapping[int, Victim]:

@@ -19,6 +19,9 @@ MANY_VANISHED = 0.5
 CLEARLY = 2.0
 """Standard errors of the paired difference between two attacks, over all episodes."""
 
+FEWEST = 5
+"""Episodes below which no difference is beyond chance: their spread is hardly known."""
+
 
 def findings_of(result: WorstCase) -> tuple[Finding, ...]:
     """Return what is to be doubted of each team's figures."""
@@ -117,6 +120,8 @@ def _clearly_lower(result: WorstCase, team: str, one: str, other: str) -> bool:
     """Return whether ``one`` leaves less than ``other``, on the same episodes, beyond chance."""
     cells = [result.table.cell(team, name).scores for name in (one, other)]
     seeds = cells[0].keys() & cells[1].keys()
-    less = np.concatenate([cells[1][seed] - cells[0][seed] for seed in sorted(seeds)])
-    error = less.std() / np.sqrt(len(less))
+    less = np.concatenate([np.empty(0), *(cells[1][s] - cells[0][s] for s in sorted(seeds))])
+    if len(less) < FEWEST:
+        return False
+    error = less.std(ddof=1) / np.sqrt(len(less))
     return bool(less.mean() > CLEARLY * error)

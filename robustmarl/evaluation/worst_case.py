@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from robustmarl._checks import check, check_choice, check_int
+from robustmarl._checks import check, check_choice, check_int, speaking_for
 from robustmarl._seeding import stream_seed
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller
@@ -29,6 +29,7 @@ from robustmarl.evaluation.teams import (
     Victim,
     Victims,
     by_seed,
+    check_play,
     draws_actions,
     playing,
     team_spec,
@@ -120,32 +121,39 @@ def worst_case(
         RobustnessWarning: where figures do not mean what they seem to: see
             :class:`~robustmarl.evaluation.Finding`.
     """
-    check_int("worst_case.choice_episodes", choice_episodes, 1)
+    episodes, num_envs, seed, title = check_play(
+        "worst_case",
+        victims,
+        episodes=episodes,
+        num_envs=num_envs,
+        seed=seed,
+        title=title,
+        progress=progress,
+    )
+    choice_episodes = check_int("worst_case.choice_episodes", choice_episodes, 1)
     if steps is not None:
         check_int("worst_case.steps", steps, 1)
     if not isinstance(ball, LinfBall):
         raise TypeError(f"worst_case.ball must be a LinfBall, got {ball!r}.")
     check(not ball.is_zero, "worst_case.ball", "larger than nothing", ball)
     suite = _suite(suite)
-    if not isinstance(victims, Mapping):
-        kind = type(victims).__name__
-        raise TypeError(f"worst_case.victims must be a mapping from names, got {kind}.")
     given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}
     with warnings.catch_warnings():
         # That a blind team keeps its score is among the findings below.
         warnings.filterwarnings("ignore", message=".*hardly needs", category=RobustnessWarning)
-        base = crossplay(
-            victims,
-            {NONE: None},
-            make_env,
-            episodes=episodes,
-            metric=metric,
-            num_envs=num_envs,
-            seed=seed,
-            team=team,
-            opponents=opponents,
-            blind=True,
-        )
+        with speaking_for("worst_case", crossplay):
+            base = crossplay(
+                victims,
+                {NONE: None},
+                make_env,
+                episodes=episodes,
+                metric=metric,
+                num_envs=num_envs,
+                seed=seed,
+                team=team,
+                opponents=opponents,
+                blind=True,
+            )
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)
     if not isinstance(sources, Sequence):
@@ -245,6 +253,9 @@ class _Trial:
                 with self._timed(victim, name, building / len(attacks)):
                     self._measure(at, name, case.policy, self._kept(case, attack))
             yield
+        played = any(training_seed in self.choices.get((victim, n), {}) for n in self.families)
+        rule = f"a suite with an attack that applies to {victim!r}, training seed {training_seed}"
+        check(played, "worst_case.suite", rule, self.suite.title)
 
     def report(self, base: CrossTable, title: str) -> WorstCase:
         """Return what was found, given the table of clean and blind play."""
@@ -284,7 +295,8 @@ class _Trial:
         who = f"the worst {self.agents} of {self.spec.num_agents} agents"
         if self.agents is None:
             who = "all agents"
-        when = "every step" if self.steps is None else f"{self.steps} steps of an episode"
+        several = "step" if self.steps == 1 else "steps"
+        when = "every step" if self.steps is None else f"{self.steps} {several} of an episode"
         return f"{self.ball!r}, {who} at {when}"
 
     def _chosen(self, victim: str, training_seeds: Iterable[int]) -> dict[int, str]:

@@ -236,6 +236,13 @@ class ObsPerturber(Perturber):
             check_device(where, victim.device, policy.device)
         return victim
 
+    def _ask_acting(self, policy: Victim | None, spec: TeamSpec) -> None:
+        """Have the acting policy asked, about all agents, whoever is attacked: to measure."""
+        self._asked = policy is not None
+        if policy is not None:
+            where = f"{type(self).__name__}.policy"
+            self._victim, self._fit = policy, Fit.of(policy, spec, spec.agents, where)
+
     def _chosen(self, context: StepContext, draws: Draws) -> Tensor:
         """Return whose observations are attacked in this step, bool (E, N)."""
         now = context.live

@@ -62,7 +62,8 @@ class SparingPerturber(ObsPerturber):
         """Bind the attack in this place, and take the acting policy, which is asked."""
         super().bind(spec, policy, place)
         self.inner.bind(spec, policy, place)
-        self._asked, self._victim = policy is not None, policy or self._victim
+        self._attackable = self._fit.attacked
+        self._ask_acting(policy, spec)
         self._spent: Tensor | None = None
         self._acted = torch.zeros((), dtype=torch.int64)
         self.met = []
@@ -96,6 +97,12 @@ class SparingPerturber(ObsPerturber):
         """Return ``steps`` in which it acted, all environments together."""
         return {"steps": float(self._acted)}
 
+    def warn_if_idle(
+        self, since: Mapping[str, float] | None = None, during: str = "", *, stacklevel: int = 2
+    ) -> bool:
+        """Warn if the attack changed no observation in all steps that it was tried in."""
+        return self.inner.warn_if_idle(since, during, stacklevel=stacklevel + 1)
+
     def _matters(self, context: StepContext, found: Tensor) -> Tensor:
         """Return how much each environment's step matters, (E,); 0 where nobody can be asked."""
         shape = context.alive.shape
@@ -109,5 +116,6 @@ class SparingPerturber(ObsPerturber):
         else:
             taken = before.gather(-1, after.argmax(dim=-1, keepdim=True)).squeeze(-1)
             lost = before.amax(dim=-1) - taken
-        counted = (context.alive & self._fit.attacked).to(lost.dtype)
+        attackable = self._attackable.to(lost.device)
+        counted = (context.alive & attackable).to(lost.dtype)
         return (lost.view(shape) * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)

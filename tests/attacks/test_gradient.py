@@ -16,7 +16,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from robustmarl._seeding import Draws
-from robustmarl.attacks import PGD, CrossEntropy, FunctionLoss, GradientAttack, Margin
+from robustmarl.attacks import (
+    APGD,
+    PGD,
+    CrossEntropy,
+    FunctionLoss,
+    GradientAttack,
+    Margin,
+    RandomSearch,
+    SquareSearch,
+)
 from robustmarl.budgets import LinfBall
 from robustmarl.networks.agents import AgentNetwork, feed_forward
 from robustmarl.testing.attacks import check_attack
@@ -185,6 +194,27 @@ def test_unavailable_targets_leave_rows_alone():
         FunctionVictim(mlp()).at(Rows(mask=mask)), obs
     )
     assert torch.equal(found, obs)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(ball=LinfBall(epsilon=1.0), target=2, random_start=True),
+        PGD(ball=LinfBall(epsilon=1.0), target=2, restarts=3),
+        APGD(ball=LinfBall(epsilon=1.0), target=2, restarts=3),
+        RandomSearch(ball=LinfBall(epsilon=1.0), target=2),
+        SquareSearch(ball=LinfBall(epsilon=1.0), target=2),
+    ],
+)
+def test_nor_do_chance_and_search_move_them(attack, dtype, loss):
+    """The loss has no gradient there, but still a value that depends on the observation."""
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, False, True], [True] * 4] * 4)
+    obs, net = normal(8, 6).to(dtype), mlp().to(dtype)
+    found = dataclasses.replace(attack, loss=loss)(FunctionVictim(net).at(Rows(mask=mask)), obs)
+    assert (found != obs).any(-1).tolist() == [False, True] * 4
 
 
 def test_a_target_that_is_no_action_is_refused():

@@ -79,6 +79,12 @@ def test_bands_of_shares_stay_in_their_range():
     assert one.axes[1].collections[0].get_paths()[0].vertices[:, 1].max() > 1.0
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_is_never_or_always_is_shown_among_all_shares(share):
+    (axes,) = learning_curves({"QMIX": [([0, 1], [share, share])]}).axes
+    assert axes.get_ylim() == (-0.03, 1.03)
+
+
 def test_curves_meet_on_a_common_range():
     seeds = [([0, 10, 20], [0.0, 1.0, 2.0]), ([5, 15], [1.5, 2.5])]
     axes = learning_curves({"a": seeds}).axes[0]

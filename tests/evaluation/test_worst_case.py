@@ -78,6 +78,7 @@ def checks(result):
 @pytest.mark.parametrize("victim", [saturated, quantised, stochastic])
 def test_masked_gradients_do_not_hide_the_truth(victim):
     """The signal can be turned round, so that the return is 0: the suite sees it, PGD does not."""
+    torch.manual_seed(0)
     result = found({"it": victim})
     assert result.table.mean("it", "none") == 4.0
     pgd = rollout(victim, game, episodes=12, perturb=PGD(ball=BALL)).returns
@@ -318,11 +319,12 @@ def test_continuous_teams():
     assert low < result.table.mean("it", "none") < high
 
 
-def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, **left):
-    """Return the findings on a team of which attacks left these shares of 100 episodes."""
+def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, episodes=100, **left):
+    """Return the findings on a team of which attacks left these shares of its episodes."""
 
     def cell(share):
-        return Cell({0: [1.0] * round(100 * share) + [0.0] * (100 - round(100 * share))})
+        won = round(episodes * share)
+        return Cell({0: [1.0] * won + [0.0] * (episodes - won)})
 
     families = {
         "noise": "noise",
@@ -375,3 +377,37 @@ def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, **left):
 )
 def test_findings(figures, doubts):
     assert judged(**figures) == doubts
+
+
+def test_nothing_is_beyond_chance_in_few_episodes():
+    """One episode has no spread, and that of two which happen to agree is no spread either."""
+    for episodes in (1, 2, 4):
+        assert judged(short=0.0, long=0.0, noise=0.0, search=0.0, episodes=episodes) == []
+        assert judged(short=1.0, long=1.0, search=0.0, episodes=episodes) == []
+    assert judged(short=1.0, long=1.0, search=0.0, episodes=10) == ["black box"]
+
+
+def test_attacks_are_transferred_from_a_team_with_a_gradient():
+    """The first other team answers without one; that of the second is zero, of the third not."""
+
+    def blank(obs):
+        return quantised(obs).detach()
+
+    teams = {"it": plain, "blank": blank, "flat": quantised, "third": plain}
+    suite = Suite(name="own", version=1, entries=standard().entries[-1:])
+    assert suite.entries[0].family == "transfer"
+    result = found(teams, suite=suite)
+    assert result.table.mean("it", "transfer") == 0.0
+    assert result.table.mean("third", "transfer") == 0.0
+
+
+def test_a_suite_without_an_attack_for_a_team_is_refused():
+    suite = Suite(name="own", version=1, entries=quick().entries[1:2])  # gradients alone
+    match = r"worst_case\.suite must be a suite with an attack that applies to 'it', training"
+    with pytest.raises(ValueError, match=match):
+        found({"it": lambda obs: quantised(obs).detach()}, suite=suite)
+
+
+def test_errors_of_what_is_handed_on_name_the_worst_case():
+    with pytest.raises(ValueError, match=r"worst_case\.opponents must be a controller for each"):
+        found({"it": plain}, make=lambda: armies(1), team="red")

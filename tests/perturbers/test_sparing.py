@@ -4,12 +4,15 @@ import pytest
 import torch
 from doubles import Scripted
 
-from robustmarl.attacks import UniformNoise
+from robustmarl.algorithms import IPPO
+from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, as_controller
 from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ObsPerturber, SparingPerturber
+from robustmarl.typing import RobustnessWarning
 
 LENGTH = 6
 
@@ -76,6 +79,13 @@ def test_an_attack_that_changes_no_action_is_not_let_act():
     assert counters == {"0/steps": 0.0}
 
 
+def test_an_attack_that_finds_nothing_is_warned_of():
+    """As without a budget of steps."""
+    perturber = SparingPerturber(ObsPerturber(PGD(ball=LinfBall(epsilon=0.1))), steps=LENGTH)
+    with pytest.warns(RobustnessWarning, match="changed none of 60 observations"):
+        rollout(lambda obs: obs[:, :3] * 0.0, game, episodes=5, perturb=perturber)
+
+
 def test_rejects():
     with pytest.raises(TypeError, match=r"SparingPerturber\.inner must be an ObsPerturber"):
         SparingPerturber(UniformNoise(ball=LinfBall(epsilon=0.1)), steps=1)
@@ -83,3 +93,25 @@ def test_rejects():
         sparing(steps=-1)
     with pytest.raises(ValueError, match=r"SparingPerturber\.threshold must be a number >= 0"):
         sparing(steps=1, threshold=-1.0)
+
+
+@pytest.mark.parametrize("agent", ["a0", "a1"])
+@pytest.mark.parametrize("continuous", [False, True])
+def test_one_of_agents_of_different_sizes_is_attacked(agent, continuous):
+    """The team is asked about all of its agents, as it takes them, however few are attacked."""
+
+    def make():
+        return Scripted(
+            3, obs_sizes=(2, 5, 7), action_sizes=(2, 4, 3), lengths=(4,), continuous=continuous
+        )
+
+    team = IPPO.for_env(make(), hidden=(8,), seed=1)
+    inner = ObsPerturber(UniformNoise(ball=LinfBall(epsilon=3.0)), agents=[agent])
+    buffer = EpisodeBuffer(team.spec, 5)
+    perturber = SparingPerturber(inner, steps=2)
+    collector = JointCollector(team, JointVectorEnv(make, 2), buffer, perturb=[perturber])
+    collector.collect(n_episode=5)
+    batch = buffer.latest(5)
+    moved = (batch.obs.seen != batch.obs.obs).any(-1)[:, :4].sum(dim=(0, 1)).tolist()
+    number = team.spec.agents.index(agent)
+    assert sum(moved) == moved[number] == collector.stack.counters()["0/steps"] > 0
