@@ -56,7 +56,7 @@ class Task:
 # there is something to be learnt.
 FORAGING = partial(envs.foraging_from_id, "Foraging-5x5-2p-1f-coop-v3", mask=False, horizon=20)
 TASKS = {
-    "foraging": Task(FORAGING, 0.25, 200_000, learner={"entropy_coef": 0.003}),
+    "foraging": Task(FORAGING, 0.25, 200_000),
     "3m": Task(
         partial(envs.skirmish, "3m"),
         0.25,
