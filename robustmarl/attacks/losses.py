@@ -82,6 +82,14 @@ class LabelLoss(ABC):
         """
         return output.masked_fill(self._code(output)[1], MASKED / 2)
 
+    def _lead(self, output: Tensor) -> Tensor:
+        """Return how far the best other action is ahead of the label, (M,); 0 if there is none.
+
+        Nothing is to be gained there, so that no search may take one point for a better one.
+        """
+        best = self._other_logits(output).amax(dim=-1)
+        return (best - self._label_logit(output)).masked_fill(best <= MASKED / 2, 0.0)
+
     def _turned(self, gradient: Tensor, output: Tensor) -> Tensor:
         """Return the gradient (M, A), turned round in place where the label is a target."""
         if not self.targeted:
@@ -119,6 +127,8 @@ class CrossEntropy(LabelLoss):
 class Margin(LabelLoss):
     r"""How far the best other action is above action y: :math:`\max_{j \ne y} z_j - z_y`.
 
+    It is 0 where no other action is available.
+
     Args:
         label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
         targeted: raise :math:`z_y - \max_{j \ne y} z_j`; rows whose label is unavailable get
@@ -127,8 +137,7 @@ class Margin(LabelLoss):
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of logits (M, A)."""
-        best = self._other_logits(output).amax(dim=-1)
-        return self._signed(best - self._label_logit(output))
+        return self._signed(self._lead(output))
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return d loss / d logits, (M, A); zero where no other action is available."""
@@ -174,9 +183,8 @@ class ScaledMargin(LabelLoss):
         weight = by_count[count.clamp(max=4), : largest.shape[-1]]
         width = (largest * weight).sum(dim=-1).clamp_min(_NARROW)
         width = torch.where(count < 3, 1.0, width)
-        best = self._other_logits(output).amax(dim=-1)
         slope = torch.zeros_like(output).scatter_(-1, index, weight)
-        return (best - self._label_logit(output)) / width, slope
+        return self._lead(output) / width, slope
 
 
 class Divergence:

@@ -113,7 +113,8 @@ def interval(
         scores: per seed the episodes' scores, (M_s,); a mapping from seed or a sequence.
         level: nominal coverage, in (0, 1).
         limits: the range of the metric. None is [0, 1] where all scores are 0 or 1, which are
-            taken for lost and won, else without limits.
+            taken for lost and won, else without limits. Within other limits 0 and 1 are scores
+            like any others.
 
     Raises:
         TypeError: for bare numbers in place of one array per seed.
@@ -127,8 +128,9 @@ def interval(
     level = check_level("interval.level", level)
     seeds = per_seed("interval", scores)
     every = np.concatenate(seeds)
-    shares = bool(np.isin(every, (0.0, 1.0)).all())
-    bottom, top = _check_limits("interval.limits", limits, every, shares)
+    limits = check_limits("interval.limits", limits)
+    shares = limits in (None, (0.0, 1.0)) and bool(np.isin(every, (0.0, 1.0)).all())
+    bottom, top = _ends("interval.limits", limits, every, shares)
     means = np.array([one.mean() for one in seeds])
     low, high = _left_open(seeds, level, shares)
     if len(seeds) > 1:
@@ -362,11 +364,11 @@ def check_limits(where: str, limits: Limits | None) -> Limits | None:
     return ends[0], ends[1]
 
 
-def _check_limits(where: str, limits: Limits | None, scores: Floats, shares: bool) -> Limits:
-    found = check_limits(where, limits)
-    if found is None:
+def _ends(where: str, limits: Limits | None, scores: Floats, shares: bool) -> Limits:
+    """Return the lowest and the highest value, which scores have to lie between."""
+    if limits is None:
         return (0.0, 1.0) if shares else (-math.inf, math.inf)
-    bottom, top = found
+    bottom, top = limits
     seen = float(scores.min()), float(scores.max())
     check(bottom <= seen[0] and seen[1] <= top, where, f"around all scores, {seen}", limits)
     return bottom, top

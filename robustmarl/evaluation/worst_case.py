@@ -91,7 +91,7 @@ def worst_case(
         victims: name to a trained algorithm or policy, or to one per training seed; as of
             :func:`~robustmarl.evaluation.crossplay`. Each is attacked on its own; attacks that
             learn do so against it, frozen. Attacks are transferred from another training seed,
-            or from another victim if there is none.
+            or from another victim if there is none, the first one that has a gradient.
         make_env: builds one environment.
         ball: what attacks may change.
         suite: ``"standard"``, ``"quick"``, or one of your own.

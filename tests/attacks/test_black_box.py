@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from robustmarl.attacks import PGD, Margin, RandomSearch, SquareSearch
+from robustmarl.attacks import APGD, PGD, Margin, RandomSearch, SquareSearch
 from robustmarl.budgets import LinfBall
 from robustmarl.testing.attacks import check_attack
-from robustmarl.victims import FunctionVictim
+from robustmarl.victims import FunctionVictim, Rows
 
 BALL = LinfBall(epsilon=0.5)
 WEIGHT = torch.tensor([[1.0, -2.0, 0.5], [-1.0, 1.0, 0.25]], dtype=torch.float64)
@@ -40,6 +40,17 @@ def test_the_worst_corner_of_a_linear_victim_is_found(kind, function):
 def test_nothing_is_changed_where_nothing_is_gained(kind):
     view = FunctionVictim(lambda obs: obs * 0.0).at()
     assert torch.equal(kind(ball=BALL, queries=20, loss="margin")(view, OBS), OBS)
+
+
+@pytest.mark.parametrize("loss", ["margin", "dlr"])
+@pytest.mark.parametrize("attack", [*KINDS, APGD])
+def test_nothing_is_changed_where_there_is_no_choice(attack, loss):
+    """All other actions are unavailable, whatever the logit of the one that is left."""
+    torch.manual_seed(0)
+    mask = torch.tensor([[False, True], [True, True]])
+    view = FunctionVictim(lambda obs: obs @ WEIGHT.T).at(Rows(mask=mask))
+    found = attack(ball=BALL, loss=loss, restarts=3)(view, OBS)
+    assert (found != OBS).any(-1).tolist() == [False, True]
 
 
 def test_the_share_of_coordinates_moved_shrinks():

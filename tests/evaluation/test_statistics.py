@@ -109,6 +109,17 @@ class TestInterval:
         assert moved.mean == pytest.approx(found.mean + shift, abs=1e-9)
         assert moved.low == pytest.approx(found.low + shift, abs=1e-6)
 
+    def test_scores_that_happen_to_be_0_and_1_need_not_be_lost_and_won(self):
+        """Of returns in [0, 10] one that is 1 says nothing about those that would be 9."""
+        returns = [[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+        found = interval(returns, limits=(0.0, 10.0))
+        shifted = interval([[x + 1.0 for x in one] for one in returns], limits=(0.0, 11.0))
+        assert found.high == pytest.approx(shifted.high - 1.0)
+        assert found.high > 1.0
+        alone = interval([[1.0]], limits=(0.0, 10.0))
+        assert (alone.low, alone.high) == (0.0, 10.0)
+        assert interval(returns, limits=(0.0, 1.0)) == interval(returns)
+
     @pytest.mark.parametrize(
         ("kwargs", "text"),
         [
