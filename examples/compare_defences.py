@@ -120,6 +120,8 @@ def main():
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for _ in pool.imap_unordered(train, jobs):
             pass
+        pool.close()
+        pool.join()
     teams = {}
     for method in METHODS:
         for seed in seeds:
