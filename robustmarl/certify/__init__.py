@@ -1,5 +1,14 @@
 """What no attack in a ball can change, proved."""
 
 from robustmarl.certify.margins import BoundMethod, certified, margin_bounds, possible_actions
+from robustmarl.certify.returns import CertifiedReturn, ListedGame, certified_return
 
-__all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]
+__all__ = [
+    "BoundMethod",
+    "CertifiedReturn",
+    "ListedGame",
+    "certified",
+    "certified_return",
+    "margin_bounds",
+    "possible_actions",
+]

@@ -95,6 +95,11 @@ class TeamGame(CheckedEnv[Array, SupportsIndex], ABC):
             {agent: {} for agent in agents},
         )
 
+    @property
+    def action_sizes(self) -> tuple[int, ...]:
+        """The number of each agent's actions."""
+        return self._action_sizes
+
     def _observe(self) -> dict[str, Array]:
         return dict(zip(self.possible_agents, self._views(), strict=True))
 

@@ -54,6 +54,19 @@ class MatrixGame(TeamGame):
         """Return the only state, [1.0]."""
         return np.ones(1, np.float32)
 
+    def first_states(self) -> dict[int, float]:
+        """Return the only first state: no step was played."""
+        return {0: 1.0}
+
+    def shown(self, state: int) -> Array:
+        """Return what each agent observes after so many steps, (N, N)."""
+        return self._views()
+
+    def follow(self, state: int, joint: tuple[int, ...]) -> tuple[float, dict[int, float]]:
+        """Return the reward, and the next state unless it is over."""
+        after = state + 1
+        return float(self.payoff[joint]), {after: 1.0} if after < self._horizon else {}
+
     @override
     def _begin(self) -> None:
         pass
@@ -109,6 +122,18 @@ class TwoStepGame(TeamGame):
         """Return the state, one-hot, shape (3,)."""
         return np.eye(3, dtype=np.float32)[self._game_state]
 
+    def first_states(self) -> dict[int, float]:
+        """Return the only first state, 0."""
+        return {0: 1.0}
+
+    def shown(self, state: int) -> Array:
+        """Return what each agent observes in a state, (2, 3)."""
+        return np.tile(np.eye(3, dtype=np.float32)[state], (2, 1))
+
+    def follow(self, state: int, joint: tuple[int, ...]) -> tuple[float, dict[int, float]]:
+        """Return the reward, and the state that the first agent chose if it is the first step."""
+        return float(self.payoffs[state][joint]), {1 + joint[0]: 1.0} if state == 0 else {}
+
     @override
     def _begin(self) -> None:
         self._game_state = 0
@@ -160,6 +185,24 @@ class SignalMatching(TeamGame):
     def state(self) -> Array:
         """Return the context without noise, shape (2,)."""
         return np.eye(2, dtype=np.float32)[self.context]
+
+    def first_states(self) -> dict[tuple[int, int], float]:
+        """Return the first states, (steps played, context): without noise they are listed."""
+        rule, remedy = "0 for states to be listed", "Write SignalMatching(noise=0.0)."
+        check(self._noise == 0.0, "SignalMatching.noise", rule, self._noise, remedy)
+        return {(0, 0): 0.5, (0, 1): 0.5}
+
+    def shown(self, state: tuple[int, int]) -> Array:
+        """Return what each agent observes in a state, (N, 2)."""
+        return np.tile(np.eye(2, dtype=np.float32)[state[1]], (len(self._action_sizes), 1))
+
+    def follow(
+        self, state: tuple[int, int], joint: tuple[int, ...]
+    ) -> tuple[float, dict[tuple[int, int], float]]:
+        """Return the reward and the next states; the next context is drawn evenly."""
+        steps, context = state[0] + 1, state[1]
+        reward = float(all(action == context for action in joint))
+        return reward, {(steps, 0): 0.5, (steps, 1): 0.5} if steps < self._horizon else {}
 
     @override
     def _begin(self) -> None:

@@ -20,6 +20,9 @@ __all__ = ["ToyDynamics", "ToyEngine", "ToyGame"]
 
 ToyDynamics = Literal["published", "alternating"]
 
+ToyState = tuple[int, int, int, int, int]
+"""Steps played, the state, and the last state and what both played in it."""
+
 
 class ToyGame(TeamGame):
     """Two agents agree in state 0 and differ in state 1: such a success earns 1.
@@ -81,24 +84,49 @@ class ToyGame(TeamGame):
         """Return what each agent observes, shape (2, D)."""
         return self._views()
 
+    def first_states(self) -> dict[ToyState, float]:
+        """Return the two first states."""
+        return {(0, 0, 0, 0, 0): 0.5, (0, 1, 0, 0, 0): 0.5}
+
+    def shown(self, state: ToyState) -> Array:
+        """Return what each agent observes in a state, (2, D)."""
+        return self._rows(state[1], state[2:])
+
+    def follow(
+        self, state: ToyState, joint: tuple[int, ...]
+    ) -> tuple[float, dict[ToyState, float]]:
+        """Return the reward, and the next state unless it is over."""
+        steps, before = state[0] + 1, state[1]
+        success, after = self._moved(before, joint)
+        # What is not shown is left out, so that fewer states are told apart.
+        last = (before, joint[0], joint[1]) if self._obs_size > 2 else (0, 0, 0)
+        return float(success), {(steps, after, *last): 1.0} if steps < self._horizon else {}
+
     @override
     def _begin(self) -> None:
         self._game_state, self._last = _first_state(self._rng), (0, 0, 0)
 
     @override
     def _play(self, joint: tuple[int, ...]) -> float:
-        first, second = joint
-        success = (first == second) == (self._game_state == 0)
-        self._last = (self._game_state, first, second)
+        self._last = (self._game_state, joint[0], joint[1])
+        success, self._game_state = self._moved(self._game_state, joint)
+        return float(success)
+
+    def _moved(self, state: int, joint: tuple[int, ...]) -> tuple[bool, int]:
+        """Return whether a joint action succeeds in a state, and the next state."""
+        success = (joint[0] == joint[1]) == (state == 0)
         # published: 1 after a success, 0 after a failure; alternating: the other state after a
         # success, which from state 1 is just the reverse
-        reverse = self._dynamics == "alternating" and self._game_state == 1
-        self._game_state = int(success != reverse)
-        return float(success)
+        reverse = self._dynamics == "alternating" and state == 1
+        return success, int(success != reverse)
 
     @override
     def _views(self) -> Array:
-        rows = [[self._game_state, agent, *self._last] for agent in (0, 1)]
+        return self._rows(self._game_state, self._last)
+
+    def _rows(self, state: int, last: tuple[int, ...]) -> Array:
+        """Return observations of both agents in a state, after what came last."""
+        rows = [[state, agent, *last] for agent in (0, 1)]
         return np.array(rows, np.float32)[:, : self._obs_size].copy()
 
 

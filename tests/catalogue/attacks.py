@@ -35,7 +35,7 @@ from catalogue.things import (
 )
 from learners import Arena
 
-from robustmarl.algorithms import QMIX
+from robustmarl.algorithms import QMIX, VDN
 from robustmarl.attacks import (
     APGD,
     MIFGSM,
@@ -66,7 +66,8 @@ from robustmarl.attacks.poison import (
     shift_direction,
 )
 from robustmarl.budgets import LinfBall
-from robustmarl.certify import certified, margin_bounds, possible_actions
+from robustmarl.certify import certified, certified_return, margin_bounds, possible_actions
+from robustmarl.envs import TwoStepGame
 from robustmarl.losses import (
     ActionLoss,
     ActionLossRegularizer,
@@ -335,6 +336,15 @@ SUBJECTS = (
             },
         )
         for kind in (certified, margin_bounds, possible_actions)
+    ),
+    Subject(
+        certified_return,
+        lambda: {
+            "victim": VDN.for_env(TwoStepGame(), hidden=(4,)).victim(),
+            "game": TwoStepGame(),
+            "ball": BALL,
+        },
+        {"victim": instance(victim()), "game": instance(), "ball": instance(0.1)},
     ),
     Subject(
         ObsPerturber,

@@ -70,6 +70,7 @@ EXCEPTIONS = {
     "robustmarl.envs.skirmish.rules": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.skirmish.tables": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.smac.smac": "needs StarCraft II; tests of its own, with a double of it",
+    "robustmarl.certify.returns.CertifiedReturn": _FIGURES,
     "robustmarl.evaluation.adaptation.Adaptation": _FIGURES,
     "robustmarl.evaluation.aggregates.Profile": _FIGURES,
     "robustmarl.evaluation.certified.Certificates": _FIGURES,
