@@ -274,7 +274,7 @@ def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
     nothing.
     """
     if isinstance(values, Tensor) and values.device.type == "cpu":
-        values = values.detach().numpy()
+        values = (values.detach() if values.requires_grad else values).numpy()  # a call less
     if isinstance(values, np.ndarray):
         numbers = cast(NDArray[np.float64], values)
         total = float(np.vdot(numbers, numbers))

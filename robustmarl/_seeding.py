@@ -137,7 +137,7 @@ def inverse(chance: Tensor, point: Tensor) -> Tensor:
         chance: >= 0, (..., A).
         point: uniform in [0, 1), (...,); its inverse of the distribution is returned.
     """
-    values = _native(chance.detach())
+    values = _native(chance.detach() if chance.requires_grad else chance)
     if isinstance(values, np.ndarray):  # as torch does it, which sums in doubles, too
         summed = values.cumsum(axis=-1, dtype=np.float64).astype(values.dtype)
         below = summed <= point.numpy()[..., None] * summed[..., -1:]

@@ -201,7 +201,10 @@ class JointEnv:
                     available = infos[agent].get("action_mask")
                 if available is not None:
                     size = self.spec.action_sizes[i]
-                    mask[i, :size] = mask_of(agent, available, size, self._where)
+                    flags = isinstance(available, np.ndarray) and available.dtype.kind in "bi"
+                    if not (flags and available.shape == (size,)):  # else there is nothing to ask
+                        available = mask_of(agent, available, size, self._where)
+                    mask[i, :size] = available
                     self._says_all = False  # the next step may leave the mask out
         state = row["state"]
         if self._plain_state:

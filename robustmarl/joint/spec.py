@@ -176,7 +176,7 @@ def check_parallel(where: str, env: object) -> None:
 
 def split_obs(obs: Any) -> tuple[Any, Any]:
     """Return (observation, action mask or None) of one agent's raw observation."""
-    if isinstance(obs, Mapping):
+    if type(obs) is dict or isinstance(obs, Mapping):  # the usual case, told at once
         return obs["observation"], obs.get("action_mask")
     return obs, None
 

@@ -166,15 +166,16 @@ class Episode:
     def encode(self, actions: Actions) -> Tensor:
         """Return actions as victims have them, (1, N) or in [-1, 1], (1, N, A); 0 if missing."""
         spec = self._spec
-        joint = spec.empty(1)["act"]
+        kind = np.float32 if spec.continuous else np.int64
+        joint = np.zeros((1, *spec.action_shape()), kind)
         for agent, action in actions.items():
             i = spec.agents.index(agent)
             if spec.continuous:
                 own = torch.from_numpy(np.array(action, np.float64))
-                joint[0, i, : spec.action_sizes[i]] = to_unit(own, *self._boxes[i])
+                joint[0, i, : spec.action_sizes[i]] = to_unit(own, *self._boxes[i]).numpy()
             else:
                 joint[0, i] = check_index(f"step.actions[{agent!r}]", action)
-        return joint.to(self._device)
+        return torch.from_numpy(joint).to(self._device)
 
     def context(
         self,
@@ -227,9 +228,10 @@ class Episode:
     ) -> dict[str, Values]:
         """Return ``obs seen mask alive`` of all N agents, zeros where they have none."""
         spec = self._spec
-        empty = spec.empty(1)
-        clean, mask, alive = (empty[name][0].numpy() for name in ("obs", "mask", "alive"))
-        seen = np.zeros_like(clean)
+        number = spec.num_agents
+        clean = np.zeros((number, spec.obs_size), np.float32)
+        seen, alive = np.zeros_like(clean), np.zeros(number, np.bool_)
+        mask = np.zeros((number, spec.num_actions), np.bool_)
         mask[:, 0] = True  # no-op, all that the absent may do
         for i, agent in enumerate(spec.agents):
             info, size, actions = infos.get(agent, {}), spec.obs_sizes[i], spec.action_sizes[i]
