@@ -20,11 +20,11 @@ from robustmarl.victims import LossRows, NetworkVictim, Rows
 
 __all__ = ["CertifiedReturn", "ListedGame", "certified_return"]
 
-StateT = TypeVar("StateT", bound=Hashable)
+_StateT = TypeVar("_StateT", bound=Hashable)
 
 
 @runtime_checkable
-class ListedGame(Protocol[StateT]):
+class ListedGame(Protocol[_StateT]):
     """A game of a team that can say what follows from every state and joint action.
 
     A state holds all that decides what follows, the number of steps played among it. It must never
@@ -39,13 +39,15 @@ class ListedGame(Protocol[StateT]):
     def action_sizes(self) -> Sequence[int]:
         """The number of each agent's actions."""
 
-    def first_states(self) -> Mapping[StateT, float]:
+    def first_states(self) -> Mapping[_StateT, float]:
         """Return the states in which an episode may begin, with their probabilities."""
 
-    def shown(self, state: StateT) -> ArrayLike:
+    def shown(self, state: _StateT) -> ArrayLike:
         """Return what each agent observes in a state, (N, D)."""
 
-    def follow(self, state: StateT, joint: tuple[int, ...]) -> tuple[float, Mapping[StateT, float]]:
+    def follow(
+        self, state: _StateT, joint: tuple[int, ...]
+    ) -> tuple[float, Mapping[_StateT, float]]:
         """Return the team's reward and the next states with probabilities, none at the end."""
 
 
@@ -65,7 +67,7 @@ class CertifiedReturn:
 
 
 def certified_return(
-    victim: NetworkVictim, game: ListedGame[StateT], ball: LinfBall
+    victim: NetworkVictim, game: ListedGame[_StateT], ball: LinfBall
 ) -> CertifiedReturn:
     r"""Return the clean return of a greedy team and a lower bound of it under any attack.
 
@@ -122,10 +124,10 @@ class _Worth(NamedTuple):
     bound: float
 
 
-class _Solver(Generic[StateT]):
+class _Solver(Generic[_StateT]):
     """Values of states, each worked out once."""
 
-    def __init__(self, victim: NetworkVictim, game: ListedGame[StateT], ball: LinfBall) -> None:
+    def __init__(self, victim: NetworkVictim, game: ListedGame[_StateT], ball: LinfBall) -> None:
         self._victim, self._game, self._ball = victim, game, ball
         self._sizes, names = tuple(game.action_sizes), tuple(game.possible_agents)
         order = names if victim.agents is None else victim.agents
@@ -136,9 +138,9 @@ class _Solver(Generic[StateT]):
         self._agents = torch.tensor([order.index(name) for name in names], device=victim.device)
         numbers = torch.arange(victim.num_actions, device=victim.device)
         self._mask = numbers < torch.tensor(self._sizes, device=victim.device)[:, None]
-        self.known: dict[StateT, _Worth] = {}
+        self.known: dict[_StateT, _Worth] = {}
 
-    def worth(self, first: StateT) -> _Worth:
+    def worth(self, first: _StateT) -> _Worth:
         """Return the value of a state; a stack of its own, as episodes may be long."""
         waiting = [first]
         while waiting:
@@ -163,14 +165,14 @@ class _Solver(Generic[StateT]):
             waiting.pop()
         return self.known[first]
 
-    def _value(self, branch: tuple[float, Mapping[StateT, float]]) -> _Worth:
+    def _value(self, branch: tuple[float, Mapping[_StateT, float]]) -> _Worth:
         reward, nexts = branch
         clean = math.fsum(p * self.known[after].clean for after, p in nexts.items())
         bound = math.fsum(p * self.known[after].bound for after, p in nexts.items())
         return _Worth(reward + clean, reward + bound)
 
     @torch.no_grad()
-    def _choices(self, state: StateT) -> tuple[tuple[int, ...], list[list[int]]]:
+    def _choices(self, state: _StateT) -> tuple[tuple[int, ...], list[list[int]]]:
         """Return the clean joint action, and what each agent may be made to play."""
         weight = next(self._victim.network.parameters())
         shown: NDArray[np.float64] = np.asarray(self._game.shown(state), np.float64)
