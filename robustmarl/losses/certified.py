@@ -54,7 +54,8 @@ def certified_loss(
     over the available actions A, where y is the greedy one on the clean observation, held fixed,
     and z are logits or Q-values. :math:`\underline m_a` is
     :func:`robustmarl.certify.margin_bounds`; gradients flow through it [Gowal2018]_. Where the
-    loss is below c over the number of other actions, or c with ``worst``, the row's action is proven.
+    loss is below c over the number of other actions, or c with ``worst``, the row's action is
+    proven.
 
     Args:
         victim: a team's live view; discrete actions.
