@@ -217,13 +217,14 @@ def foraging(
     shape = rows, cols
     players = check_int("foraging.players", players, 1, rows * cols - 1)
     foods = check_int("foraging.foods", foods, 1)
-    coop, normalize_reward, grid_observation, observe_agent_levels, share_cells = flags_of(
+    coop, normalize_reward, grid_observation, observe_agent_levels, share_cells, mask = flags_of(
         "foraging",
         coop=coop,
         normalize_reward=normalize_reward,
         grid_observation=grid_observation,
         observe_agent_levels=observe_agent_levels,
         share_cells=share_cells,
+        mask=mask,
     )
     sight = max(shape) if sight is None else check_int("foraging.sight", sight, 1)
     penalty = check_number("foraging.penalty", penalty, 0.0)

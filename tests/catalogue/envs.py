@@ -230,6 +230,7 @@ SUBJECTS = (
             "grid_observation": flag(),
             "observe_agent_levels": flag(),
             "share_cells": flag(),
+            "mask": flag(),
             "render_mode": MODE,
         },
     ),
