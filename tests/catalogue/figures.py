@@ -127,7 +127,7 @@ SUBJECTS = (
     Subject(standard, dict, {"learning_steps": integer(5)}),
     Subject(
         worst_case,
-        lambda: played() | {"ball": BALL, "suite": one(), "choice_episodes": 1},
+        lambda: played() | {"ball": LinfBall(epsilon=3.0), "suite": one(), "choice_episodes": 1},
         playing()
         | {
             "ball": Domain((3, None, ATTACK), (LinfBall(epsilon=0.0),)),

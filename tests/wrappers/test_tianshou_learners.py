@@ -113,7 +113,8 @@ def test_what_it_was_likely_to_do_is_told_by_its_own_distribution():
     )
     obs, _ = env.reset(seed=1)
     for _ in range(6):
-        logits, _ = learner.policy.actor(torch.as_tensor(obs["agent_0"]).unsqueeze(0))
+        with torch.no_grad():
+            logits, _ = learner.policy.actor(torch.as_tensor(obs["agent_0"]).unsqueeze(0))
         obs, _, _, _, infos = env.step(dict.fromkeys(env.agents, 0))
         told, action = infos["agent_0"]["clean_logp"], infos["agent_0"]["executed_action"]
         assert told == pytest.approx(float(logits.log_softmax(-1)[0, action]), abs=1e-5)
