@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
-from robustmarl.networks.agents import feed_forward
+from robustmarl.networks.layers import feed_forward
 from robustmarl.victims import FunctionVictim
 
 STEPS = 10

@@ -273,17 +273,12 @@ def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
     however, where they are, which a second look tells. Of squares, as BLAS is fast and warns of
     nothing.
     """
-    if isinstance(values, Tensor) and values.device.type == "cpu":
-        values = (values.detach() if values.requires_grad else values).numpy()  # a call less
-    if isinstance(values, np.ndarray):
-        numbers = cast(NDArray[np.float64], values)
-        total = float(np.vdot(numbers, numbers))
-    else:
-        total = float(values.sum())
-    if math.isfinite(total):
-        return True
-    finite = np.isfinite(values) if isinstance(values, np.ndarray) else values.isfinite()
-    return bool(finite.all())
+    if not isinstance(values, np.ndarray):  # told first: what asks a tensor is dear in hot loops
+        if values.device.type != "cpu":
+            return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
+        values = (values.detach() if values.requires_grad else values).numpy()
+    numbers = cast(NDArray[np.float64], values)
+    return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
 def _bounds(low: float, high: float, open_low: bool) -> str:

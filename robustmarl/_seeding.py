@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -150,22 +150,19 @@ class Draws:
     """Independent random rows, one per key.
 
     Args:
-        keys: int64, shape (R,): one per row; rows with equal keys draw equal numbers.
+        keys: int64, shape (R,): one per row; rows with equal keys draw equal numbers. Or what
+            returns them.
     """
 
-    def __init__(self, keys: Tensor) -> None:
-        self._keys: Tensor | None = keys
-        self._source: tuple[Tensor, Tensor, int] | None = None
+    def __init__(self, keys: Tensor | Callable[[], Tensor]) -> None:
+        self._keys = keys
         self._calls = 0
 
     @property
     def keys(self) -> Tensor:
-        """The rows' keys; hashed when first needed, as many steps draw nothing."""
-        if self._keys is None:
-            assert self._source is not None  # set by at
-            keys, step, stream = self._source
-            inner = _finish(_native(step) * _GOLDEN_S + stream)
-            self._keys = _tensor(_finish(_native(keys) ^ inner))
+        """The rows' keys; worked out when first needed, as many steps draw nothing."""
+        if not isinstance(self._keys, Tensor):
+            self._keys = self._keys()
         return self._keys
 
     @classmethod
@@ -176,15 +173,22 @@ class Draws:
 
     def at(self, step: Tensor, stream: int) -> Draws:
         """Return the draws of one step, shape (R,) or scalar, of one named stream."""
-        draws = Draws(self.keys)
-        draws._source, draws._keys = (self.keys, step, stream), None
-        return draws
+
+        def hashed() -> Tensor:
+            inner = _finish(_native(step) * _GOLDEN_S + stream)
+            return _tensor(_finish(_native(self.keys) ^ inner))
+
+        return Draws(hashed)
 
     def split(self, parts: int) -> Draws:
         """Return draws for ``parts`` sub-rows of each row, (R * parts,) keys, row-major."""
-        keys = _native(self.keys)
-        index = _arange(1, parts, keys) * _M1_S
-        return Draws(_tensor(_finish(keys[:, None] + index).reshape(-1)))
+
+        def hashed() -> Tensor:
+            keys = _native(self.keys)
+            index = _arange(1, parts, keys) * _M1_S
+            return _tensor(_finish(keys[:, None] + index).reshape(-1))
+
+        return Draws(hashed)
 
     def uniform(self, size: int) -> Tensor:
         """Return float32 in [0, 1), shape (R, size); 23 bits, so that it never rounds to 1."""

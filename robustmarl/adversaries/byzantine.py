@@ -28,7 +28,7 @@ from robustmarl.learning.returns import standardize
 from robustmarl.learning.settings import check_settings
 from robustmarl.learning.values import Reward, Valuation, state_critic
 from robustmarl.networks import Critic
-from robustmarl.networks.agents import check_widths
+from robustmarl.networks.layers import check_widths
 from robustmarl.networks.normalizer import ValueNormalizer
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.types import Choice, TypeDistribution

@@ -20,7 +20,7 @@ from robustmarl.learning.beliefs import BeliefLearner
 from robustmarl.learning.optim import adam
 from robustmarl.learning.settings import NetworkSettings, OpenSettings, take
 from robustmarl.networks import BeliefNetwork, TypedAgentNetwork, TypedCritic
-from robustmarl.networks.agents import check_widths
+from robustmarl.networks.layers import check_widths
 from robustmarl.perturbers.base import Perturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies.byzantine import ByzantinePolicy

@@ -21,7 +21,7 @@ from robustmarl.learning.samples import Samples
 from robustmarl.learning.settings import NetworkSettings, TeamSettings, take
 from robustmarl.learning.values import Reward
 from robustmarl.networks import AgentNetwork, Agents
-from robustmarl.networks.agents import check_widths
+from robustmarl.networks.layers import check_widths
 from robustmarl.policies.mean_field import MeanFieldPolicy, Neighbours
 from robustmarl.typing import Env
 

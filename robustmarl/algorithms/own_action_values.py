@@ -16,7 +16,7 @@ from robustmarl.learning import OnPolicyTeam, TeamTrainingStats
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.networks import ActionCritic
-from robustmarl.networks.agents import check_widths
+from robustmarl.networks.layers import check_widths
 from robustmarl.typing import Env
 
 __all__ = ["OwnActionValues"]

@@ -67,7 +67,8 @@ class HostGuards:
         self._refuse(output, context, _refuse_changed)
 
     def _refuse(self, output: Tensor, context: StepContext, refuse: _Refuse) -> None:
-        if all_finite(output):
+        in_numpy = self._on_cpu and not output.requires_grad
+        if all_finite(output.numpy() if in_numpy else output):
             return
         bad = _not_finite(output, context)
         if bool(bad.any()):

@@ -148,9 +148,11 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
             return [_clipped(agent, motors, *box) for agent, motors, box in bounds]
         moves: list[Action] = []
         for agent, action, size in zip(self.possible_agents, actions, self._sizes, strict=True):
-            moves.append(check_index(f"step.actions[{agent!r}]", action))
+            if type(action) is not int:  # the usual case, told at once
+                action = check_index(f"step.actions[{agent!r}]", action)
             if not 0 <= action < size:
                 check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
+            moves.append(action)
         return moves
 
 

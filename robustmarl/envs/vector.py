@@ -7,13 +7,12 @@ from typing import NoReturn, Protocol, TypeAlias, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from robustmarl._checks import all_finite, check, check_function, check_int
 from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
-from robustmarl.typing import Array, Env
+from robustmarl.typing import Env
 
 __all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "vector_env"]
 
@@ -55,13 +54,21 @@ class JointVectorEnv:
         self.spec = spec_of(envs[0])
         self._closed = False
         arrays = {k: v for k, v in self.spec.empty(num_envs).items() if k != "act"}
+        # side by side in memory, so that one look tells whether all of them are finite
+        floats = {key: arrays[key] for key in ("obs", "state", "rew_agents")}
+        sizes = [values.numel() for values in floats.values()]
+        together = torch.zeros(sum(sizes))
+        parts = zip(floats.items(), together.split(sizes), strict=True)
+        arrays |= {key: part.view(values.shape) for (key, values), part in parts}
         arrays["terminated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
         arrays["truncated"] = torch.zeros(num_envs, 1, dtype=torch.bool)
         shared = {key: tensor.numpy() for key, tensor in arrays.items()}
-        self._obs, self._rew = shared["obs"], shared["rew_agents"]
-        # concatenated observations are finite where they are; a view of no width passes the check
-        own_state = self.spec.state_layout != "concatenated"
-        self._state = shared["state"] if own_state else shared["state"][:, :0]
+        self._floats = together.numpy()
+        self._checked = {
+            "observation": shared["obs"],
+            "state": shared["state"],
+            "reward": shared["rew_agents"],
+        }
         self.joint = [
             JointEnv(env, {key: array[e] for key, array in shared.items()}, self.spec, e)
             for e, env in enumerate(envs)
@@ -88,8 +95,7 @@ class JointVectorEnv:
         check_seeds("JointVectorEnv.begin.seeds", seeds, len(self))
         for e, seed in zip(rows.tolist(), seeds.numpy()[rows].tolist(), strict=True):
             self.joint[e].begin(seed)
-        self._check_finite(self._obs, "observation")
-        self._check_finite(self._state, "state")
+        self._check_finite()
 
     def advance(self, act: Tensor, active: Tensor) -> None:
         """Step the environments that are ``active``, bool (E,); ``act``: (E, N) or (E, N, A)."""
@@ -97,9 +103,7 @@ class JointVectorEnv:
         actions = act.numpy() if self.spec.continuous else act.tolist()
         for e in rows.tolist():
             self.joint[e].advance(actions[e])
-        self._check_finite(self._obs, "observation")
-        self._check_finite(self._state, "state")
-        self._check_finite(self._rew, "reward")
+        self._check_finite()
         if self.spec.metrics:
             for e in rows[(self._terminated | self._truncated)[rows]].tolist():
                 values = [self.joint[e].metric(name) for name in self.spec.metrics]
@@ -112,16 +116,17 @@ class JointVectorEnv:
             for joint in self.joint:
                 joint.env.close()
 
-    def _check_finite(self, values: Array, what: str) -> None:
-        if all_finite(values):
+    def _check_finite(self) -> None:
+        if all_finite(self._floats):
             return
-        place: NDArray[np.int64] = np.argwhere(~np.isfinite(values))[0]
-        e = int(place[0])
-        agent = "" if what == "state" else f"agent {self.spec.agents[place[1]]!r}, "
-        raise ValueError(
-            f"{what} must be finite, got {float(values[tuple(place)])} from environment {e}, "
-            f"{agent}step {self.joint[e].steps}."
-        )
+        for what, values in self._checked.items():
+            for place in np.argwhere(~np.isfinite(values))[:1]:
+                e = int(place[0])
+                agent = "" if what == "state" else f"agent {self.spec.agents[place[1]]!r}, "
+                raise ValueError(
+                    f"{what} must be finite, got {float(values[tuple(place)])} from environment "
+                    f"{e}, {agent}step {self.joint[e].steps}."
+                )
 
 
 def vector_env(make_env: EnvMaker, num_envs: int) -> VectorEngine:

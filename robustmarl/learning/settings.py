@@ -20,7 +20,7 @@ from tianshou.algorithm.optim import OptimizerFactory
 from robustmarl._signatures import keywords, passes_on, typed_keywords, typeddict_keys
 from robustmarl.learning.optim import check_factory
 from robustmarl.learning.values import Reward
-from robustmarl.networks.agents import Activation
+from robustmarl.networks.layers import Activation
 from robustmarl.schedules import Schedule
 
 __all__ = [

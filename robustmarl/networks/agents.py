@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
-from typing import Literal, TypedDict, Unpack, cast
+from typing import TypedDict, Unpack, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +13,14 @@ from robustmarl._checks import (
     check,
     check_choice,
     check_each,
-    check_flag,
     check_index,
-    check_int,
     check_number,
     flags_of,
     sizes_of,
     speaking_for,
 )
 from robustmarl.networks.calculus.plan import Input, OneHot, Plan, Vector
+from robustmarl.networks.layers import Activation, activation_of, check_widths, feed_forward
 from robustmarl.networks.protocol import Extra
 
 __all__ = [
@@ -30,13 +28,7 @@ __all__ = [
     "AgentSettings",
     "Agents",
     "SeparateAgents",
-    "activation_of",
-    "check_widths",
-    "feed_forward",
 ]
-
-Activation = Literal["relu", "tanh"]
-_ACTIVATIONS: dict[Activation, type[nn.ReLU] | type[nn.Tanh]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 Index = Tensor | tuple[slice | int, ...]
 """Picks rows: where a bool tensor (...,) holds, or at one place of the axis of agents."""
@@ -61,36 +53,6 @@ class AgentSettings(TypedDict, total=False):
     columns: tuple[int, ...] | None
 
 
-def check_widths(where: str, hidden: object) -> tuple[int, ...]:
-    """Return the widths of hidden layers as a tuple: one or more, each >= 1."""
-    widths = check_each(where, hidden, check_int, "a tuple of ints")
-    check(len(widths) > 0, where, "at least one width", hidden)
-    return widths
-
-
-def activation_of(name: Activation) -> nn.Module:
-    """Return the activation called ``name``."""
-    check_choice("activation_of.name", name, tuple(_ACTIVATIONS))
-    return _ACTIVATIONS[name]()
-
-
-def feed_forward(
-    sizes: tuple[int, ...], activation: Activation = "relu", layer_norm: bool = False
-) -> nn.Sequential:
-    """Return linear layers ``sizes[0] -> ... -> sizes[-1]`` with activations between them."""
-    sizes = check_each("feed_forward.sizes", sizes, check_int, "a tuple of ints")
-    check(len(sizes) > 1, "feed_forward.sizes", "of input and output at least", sizes)
-    check_choice("feed_forward.activation", activation, tuple(_ACTIVATIONS))
-    layer_norm = check_flag("feed_forward.layer_norm", layer_norm)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(sizes):
-        if layers:
-            layers += [nn.LayerNorm(fan_in)] if layer_norm else []
-            layers.append(activation_of(activation))
-        layers.append(nn.Linear(fan_in, fan_out))
-    return nn.Sequential(*layers)
-
-
 class AgentNetwork(nn.Module):
     r"""Logits, Q-values or mean actions of every agent from its own observation.
 
@@ -113,7 +75,12 @@ class AgentNetwork(nn.Module):
         layer_norm: normalise before each activation.
         output_gain: the last layer is drawn orthogonal with this gain > 0; None keeps torch's draw.
         columns: the observation's coordinates that it reads; None is all.
+
+    Attributes:
+        team: the indices of all agents, in order.
     """
+
+    team: Tensor
 
     def __init__(
         self,
@@ -154,11 +121,12 @@ class AgentNetwork(nn.Module):
         self.obs_size, self.columns = obs_size, None if columns is None else list(columns)
         read_size = obs_size if columns is None else len(columns)
         check(continuous or not squash, f"{name}.squash", "False for logits", squash)
-        check_choice(f"{name}.activation", activation, tuple(_ACTIVATIONS))
+        check_choice(f"{name}.activation", activation, get_args(Activation))
         hidden = check_widths(f"{name}.hidden", hidden)
         if output_gain is not None:
             output_gain = check_number(f"{name}.output_gain", output_gain, 0.0, open_low=True)
         self.num_agents, self.num_actions = num_agents, num_actions
+        self.register_buffer("team", torch.arange(num_agents), persistent=False)
         self.continuous, self.recurrent = continuous, recurrent
         width = hidden[0]
         self.hidden_size = width if recurrent else 0
@@ -249,7 +217,8 @@ class AgentNetwork(nn.Module):
         for block in self.inputs():
             values = given.get(block.name)
             if values is not None:
-                part = block.added(values)
+                # everybody in order: the table as it is, without looking up its rows
+                part = block.table if values is self.team else block.added(values)
                 added = part if added is None else added + part
         return Extra(added, extra.agents)
 
@@ -269,8 +238,7 @@ class AgentNetwork(nn.Module):
             last_act: actions before each step, (B, T, N) int64 or (B, T, N, A) float.
             side: further inputs by name, (B, T, N, size) each.
         """
-        agents = torch.arange(self.num_agents, device=obs.device)
-        return self._run(obs, self.extra(agents, last_act, side), _all_states, None)
+        return self._run(obs, self.extra(self.team, last_act, side), _all_states, None)
 
     def _run(
         self, obs: Tensor, extra: Extra | None, remember: Memory, hidden: Tensor | None
@@ -316,7 +284,12 @@ class SeparateAgents(nn.Module):
         num_agents: N.
         num_actions: A.
         settings: of every :class:`AgentNetwork`; there are no agent ids.
+
+    Attributes:
+        team: the indices of all agents, in order.
     """
+
+    team: Tensor
 
     def __init__(
         self,
@@ -334,6 +307,7 @@ class SeparateAgents(nn.Module):
             self.nets = nn.ModuleList(AgentNetwork(*sizes, **settings) for _ in range(num_agents))
         self.obs_size = obs_size
         self.num_agents, self.num_actions = num_agents, num_actions
+        self.register_buffer("team", torch.arange(num_agents), persistent=False)
         shape = self._first_net
         self.continuous, self.recurrent = shape.continuous, shape.recurrent
         self.hidden_size = shape.hidden_size
@@ -407,7 +381,7 @@ class SeparateAgents(nn.Module):
         Without ``extra`` rows are in the team's order, (..., N, D).
         """
         shape = obs.shape[:-1]
-        extra = Extra(None, torch.arange(self.num_agents)) if extra is None else extra
+        extra = Extra(None, self.team) if extra is None else extra
         agents = torch.zeros((), dtype=torch.int64) if extra.agents is None else extra.agents
         agents = agents.to(obs.device).expand(shape)
         added = None if extra.added is None else extra.added.expand(*shape, -1)
@@ -423,8 +397,8 @@ class SeparateAgents(nn.Module):
 
     def _parts(self, agents: Tensor) -> Iterator[tuple[AgentNetwork, Index]]:
         """Return every agent's network and where its rows are among those of ``agents`` (...,)."""
-        order = torch.arange(self.num_agents, device=agents.device)
-        in_order = agents.shape[-1:] == order.shape and bool((agents == order).all())
+        alike = agents.shape[-1:] == self.team.shape  # then they may be in the team's order
+        in_order = agents is self.team or (alike and bool((agents == self.team).all()))
         every = (slice(None),) * (agents.dim() - 1)
         for i in range(self.num_agents):
             # A slice, where rows are in the team's order, is a view; a mask has to be searched.

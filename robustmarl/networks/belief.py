@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from robustmarl._checks import check, check_int, check_kind, sizes_of
 from robustmarl._seeding import seeded
 from robustmarl.joint import TeamSpec
-from robustmarl.networks.agents import AgentNetwork, AgentSettings, check_widths
+from robustmarl.networks.agents import AgentNetwork, AgentSettings
 from robustmarl.networks.calculus.plan import Input, Vector
 from robustmarl.networks.critics import Critic, CriticSettings
+from robustmarl.networks.layers import check_widths
 
 __all__ = ["BeliefNetwork", "TypedAgentNetwork", "TypedCritic"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import check_choice, check_flag, check_int, flags_of, sizes_of
-from robustmarl.networks.agents import Activation, activation_of, check_widths, feed_forward
+from robustmarl.networks.layers import Activation, activation_of, check_widths, feed_forward
 
 __all__ = ["ActionCritic", "Critic", "CriticSettings", "JointCritic"]
 

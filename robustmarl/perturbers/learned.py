@@ -12,8 +12,8 @@ from robustmarl._checks import check_int, check_kind, check_number
 from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.networks.agents import check_widths
 from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
+from robustmarl.networks.layers import check_widths
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber

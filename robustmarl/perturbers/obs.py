@@ -261,16 +261,20 @@ class ObsPerturber(Perturber):
 
     def _found(self, context: StepContext, clean: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
-        view = self._view(context, self._memory(context), self.rows)
-        keys = draws.split(self._fit.team_size).keys.view(len(context.keys), -1)
-        if self._fit.numbers is not None:
-            keys = keys[:, self._fit.numbers]
+        rows, numbers = self.rows, self._fit.numbers
+        view = self._view(context, self._memory(context), rows)
+        by_agent = draws.split(self._fit.team_size)
+
+        def keys() -> Tensor:
+            every = by_agent.keys.view(len(context.keys), -1)
+            return rows.pick(every if numbers is None else every[:, numbers])
+
         # A clone, as an attack may write into what it is given.
-        found = self.perturbed(view, clean.clone(), Draws(self.rows.pick(keys)))
+        found = self.perturbed(view, clean.clone(), Draws(keys))
         found = self._present.ball.project(found, clean)  # as a user's attack may leave its ball
-        if isinstance(self.rows, ChosenRows):  # the host knows them, and need not wait
-            self._check_finite(found, self.rows, context)
-        real = self._fit.real_rows(self.rows.agents)
+        if isinstance(rows, ChosenRows):  # the host knows them, and need not wait
+            self._check_finite(found, rows, context)
+        real = self._fit.real_rows(rows.agents)
         return found if real is None else torch.where(real, found, clean)
 
     def _check_finite(self, found: Tensor, rows: ChosenRows, context: StepContext) -> None:

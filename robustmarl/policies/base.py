@@ -47,7 +47,9 @@ class TeamPolicy(Policy):
         self.register_buffer("counts", torch.zeros(len(UNITS), dtype=torch.int64))
         # of which buffer, at which of its versions, and what was read of it: see `counted`
         self._last_read: tuple[Tensor | None, int, tuple[int, ...]] = (None, 0, ())
-        self.register_buffer("_agents", torch.arange(spec.num_agents), persistent=False)
+        everybody = getattr(network, "team", None)  # the very tensor, which networks know again
+        everybody = torch.arange(spec.num_agents) if everybody is None else everybody
+        self.register_buffer("_agents", everybody, persistent=False)
         self._victim = NetworkVictim(
             network,
             continuous=spec.continuous,

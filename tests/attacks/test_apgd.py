@@ -7,7 +7,7 @@ import torchattacks
 from robustmarl.attacks import APGD, PGD, CrossEntropy, FunctionLoss
 from robustmarl.attacks.apgd import _checkpoints
 from robustmarl.budgets import LinfBall
-from robustmarl.networks.agents import feed_forward
+from robustmarl.networks.layers import feed_forward
 from robustmarl.testing.attacks import check_attack
 from robustmarl.victims import FunctionVictim
 

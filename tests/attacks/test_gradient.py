@@ -27,7 +27,8 @@ from robustmarl.attacks import (
     SquareSearch,
 )
 from robustmarl.budgets import LinfBall
-from robustmarl.networks.agents import AgentNetwork, feed_forward
+from robustmarl.networks.agents import AgentNetwork
+from robustmarl.networks.layers import feed_forward
 from robustmarl.testing.attacks import check_attack
 from robustmarl.victims import FunctionVictim, NetworkVictim, Rows
 

@@ -5,7 +5,7 @@ import torch
 
 from robustmarl.attacks import MIFGSM, PGD
 from robustmarl.budgets import LinfBall
-from robustmarl.networks.agents import feed_forward
+from robustmarl.networks.layers import feed_forward
 from robustmarl.testing.attacks import check_attack
 from robustmarl.victims import FunctionVictim
 

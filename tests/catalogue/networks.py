@@ -31,8 +31,8 @@ from robustmarl.networks import (
     VDNMixer,
     WeightedMixer,
 )
-from robustmarl.networks.agents import activation_of, check_widths, feed_forward
 from robustmarl.networks.duplex import QPLEXMixer
+from robustmarl.networks.layers import activation_of, check_widths, feed_forward
 from robustmarl.policies import (
     ActorPolicy,
     ByzantinePolicy,

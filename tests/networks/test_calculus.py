@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from robustmarl.attacks import CrossEntropy
 from robustmarl.networks import AgentNetwork, SeparateAgents, TypedAgentNetwork
-from robustmarl.networks.agents import feed_forward
 from robustmarl.networks.calculus import InputGradient, Plan
 from robustmarl.networks.calculus.plan import Affine, Gru, Norm, OneHot, Relu, Tanh, Vector
 from robustmarl.networks.calculus.scores import linearize, score_gram, score_products
+from robustmarl.networks.layers import feed_forward
 from robustmarl.victims import NetworkVictim, Rows
 
 F64 = torch.float64

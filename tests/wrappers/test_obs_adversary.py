@@ -16,7 +16,8 @@ from robustmarl._seeding import episode_key
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import StepContext, describe, spec_of
-from robustmarl.networks.agents import AgentNetwork, feed_forward
+from robustmarl.networks.agents import AgentNetwork
+from robustmarl.networks.layers import feed_forward
 from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.testing import ContractError, check_wrapper
 from robustmarl.typing import RobustnessWarning
