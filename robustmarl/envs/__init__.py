@@ -4,6 +4,7 @@ Importing this module needs no optional package; constructors say which they mis
 """
 
 from robustmarl.envs.lbf import foraging, foraging_from_id
+from robustmarl.envs.magent import battle, pursuit
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
 from robustmarl.envs.mpe import spread
 from robustmarl.envs.particles import formation, gather, tram_spread
@@ -21,6 +22,7 @@ __all__ = [
     "ToyGame",
     "TwoStepGame",
     "UnitType",
+    "battle",
     "climbing",
     "describe",
     "flatten_obs",
@@ -28,6 +30,7 @@ __all__ = [
     "foraging_from_id",
     "formation",
     "gather",
+    "pursuit",
     "skirmish",
     "smac",
     "spread",
