@@ -298,7 +298,7 @@ class ObsPerturber(Perturber):
             last_act=fit.cut_actions(pick(context.last_act)),
             agents=agents,
             state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
-            side={name: pick(values) for name, values in self._victim.side(context).items()},
+            side={name: pick(values) for name, values in fit.side(self._victim, context).items()},
         )
 
     def _rows(self, attacked: Tensor) -> AttackedRows:
