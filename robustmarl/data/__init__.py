@@ -9,12 +9,14 @@ from robustmarl.data.controllers import (
     ScriptedController,
     SlowCopy,
 )
+from robustmarl.data.perturbed import PerturbedController
 
 __all__ = [
     "AnyPolicy",
     "Controller",
     "EpisodeBuffer",
     "JointCollector",
+    "PerturbedController",
     "PolicyController",
     "RandomController",
     "Script",

@@ -254,6 +254,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
             self.controller.count("episodes", ledger.begun)
         stats = self._tally.stats(self.spec.metrics, ledger.played)
         stats.counters = self.stack.counters()
+        stats.earned = self._opponents.earned(stats.n_collected_episodes)
         self.episodes_begun += ledger.begun
         self.collect_step += ledger.played
         self.collect_episode += ledger.begun
@@ -322,6 +323,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         if not self._unmoved:
             joint, live = joint.to(self._engine_device), live.to(self._engine_device)
         self.engine.advance(joint, live)
+        self._opponents.count(self.engine.tensors["rew_agents"], live)
         self._guards.horizon(self._ledger.count_step(self.spec.horizon))
         self._guards.turn()
         arrays: dict[str, Values] = {"rew_agents": self._rewards()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from robustmarl._checks import (
+    check_choice,
+    check_flag,
     check_function,
     check_has,
     check_kind,
@@ -32,6 +34,9 @@ __all__ = [
     "categorical",
     "found_controller",
 ]
+
+
+Follows = Literal["always", "ahead"]
 
 
 class Controller(Protocol):
@@ -93,16 +98,22 @@ class SlowCopy(nn.Module):
     .. math:: \bar\theta \leftarrow (1 - \tau)\,\bar\theta + \tau\,\theta
 
     ``training.run`` lets it follow once per round and keeps it in the checkpoint. With
-    ``tau=0`` it is a frozen opponent.
+    ``tau=0`` it is a frozen opponent. RoMFAC's self-play, :math:`\bar\theta \leftarrow
+    .99\,\theta + .01\,\bar\theta` after rounds that the learner has won by its rewards, is
+    ``SlowCopy(learner, tau=0.99, when="ahead")``.
 
     Args:
         learner: an algorithm or policy whose team has the same spaces as the one it plays.
         tau: share of the learner's weights taken over per round, in [0, 1].
+        when: after which rounds: ``"always"``, or ``"ahead"``, those in which the learner's team
+            earned more than the copy's, over all agents, steps and episodes of the round.
     """
 
-    def __init__(self, learner: Any, tau: float = 0.01) -> None:
+    def __init__(self, learner: Any, tau: float = 0.01, when: Follows = "always") -> None:
         super().__init__()
         self.tau = check_number("SlowCopy.tau", tau, 0.0, 1.0)
+        check_choice("SlowCopy.when", when, get_args(Follows))
+        self.when: Follows = when
         policy = getattr(learner, "policy", learner)
         rule = "an algorithm or policy of a team"
         check_has("SlowCopy.learner", policy, (*_METHODS, "parameters"), rule)
@@ -110,8 +121,15 @@ class SlowCopy(nn.Module):
         self.policy = copy.deepcopy(self._learner[0]).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def follow(self) -> None:
-        """Move towards the learner by one round; counters and other buffers are copied."""
+    def follow(self, ahead: bool = True) -> None:
+        """Move towards the learner by one round; counters and other buffers are copied.
+
+        Args:
+            ahead: whether the learner's team earned more in it than the copy's.
+        """
+        ahead = check_flag("SlowCopy.follow.ahead", ahead)
+        if self.when == "ahead" and not ahead:
+            return
         learner = self._learner[0]
         for slow, live in zip(self.policy.parameters(), learner.parameters(), strict=True):
             slow.lerp_(live, self.tau)

@@ -13,6 +13,7 @@ from robustmarl._checks import check
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.data.guards import Guards
+from robustmarl.data.perturbed import follower_of
 from robustmarl.joint import MASKED, StepContext, TeamSpec
 
 __all__ = ["Opponents", "Pick", "masked", "restarted"]
@@ -110,6 +111,9 @@ class Opponents:
         self._spec = spec
         self._indices = spec.team_indices(team)
         self._agents: Tensor | None = None  # the same, where the actions are
+        followers = [follower_of(one) for one in controllers.values()]
+        self._compares = any(one is not None and one.when == "ahead" for one in followers)
+        self._earned = torch.zeros(spec.num_agents, dtype=torch.float64, device=device)
         self._teams = [
             _Opponent(spec, name, controller, size, device, guards)
             for name, controller in controllers.items()
@@ -120,6 +124,7 @@ class Opponents:
 
     def open(self) -> None:
         """Begin a collection."""
+        self._earned.zero_()
         for team in self._teams:
             team.guards.open()
 
@@ -127,6 +132,26 @@ class Opponents:
         """Raise what is known to be wrong by now in what they do."""
         for team in self._teams:
             team.guards.settle()
+
+    def count(self, rewards: Tensor, live: Tensor) -> None:
+        """Add up what a step earned all agents, (E, N), if one goes by it.
+
+        Args:
+            rewards: of the step.
+            live: which environments took it, bool (E,).
+        """
+        if self._compares:
+            self._earned += torch.where(live[:, None], rewards, 0.0).sum(dim=0)
+
+    def earned(self, episodes: int) -> dict[str, float]:
+        """Return what each team earned in this collection, as a mean over so many episodes."""
+        if not self._compares:
+            return {}
+        per_agent = self._earned.cpu() / episodes
+        return {
+            name: float(per_agent[list(indices)].sum())
+            for name, indices in self._spec.teams.items()
+        }
 
     def begin(self, mask: Tensor) -> None:
         """Forget the episodes of the environments in ``mask``, bool (E,)."""

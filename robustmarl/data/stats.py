@@ -21,11 +21,14 @@ class TeamCollectStats(CollectStats):
         metrics: per name of ``spec.metrics`` one figure per episode.
         means: their means over the episodes, which loggers show.
         counters: per perturber its counters, e.g. ``0/attacked``.
+        earned: per team its agents' rewards, summed over agents and steps, as a mean over the
+            episodes; empty unless an opponent goes by them (``SlowCopy(when="ahead")``).
     """
 
     metrics: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     means: dict[str, float] = field(default_factory=dict)
     counters: dict[str, float] = field(default_factory=dict)
+    earned: dict[str, float] = field(default_factory=dict)
 
 
 class Tally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._checks import check
-from robustmarl.joint import TeamSpec
+from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.victims import Victim
 
 __all__ = ["Fit"]
@@ -32,6 +32,8 @@ class Fit:
             one team is attacked, so that an environment of several teams draws what a collector
             of that team draws. None where all agents draw.
         team_size: how many agents draw.
+        team: the victim's agents among those of the spec, int64 (K,); None where they are all of
+            them, in its order.
     """
 
     attacked: Tensor
@@ -42,6 +44,7 @@ class Fit:
     real: Tensor | None
     numbers: Tensor | None
     team_size: int
+    team: Tensor | None
 
     @classmethod
     def of(
@@ -92,6 +95,7 @@ class Fit:
             real=None if bool(real[attacked].all()) else real,
             numbers=None if members == tuple(in_order) else numbers,
             team_size=len(members),
+            team=_members(victim, spec),
         )
 
     def to(self, device: torch.device) -> Self:
@@ -109,7 +113,36 @@ class Fit:
             ids=moved(self.ids),
             numbers=moved(self.numbers),
             real=moved(self.real),
+            team=moved(self.team),
         )
+
+    def side(self, victim: Victim, context: StepContext) -> Mapping[str, Tensor]:
+        """Return the victim's further inputs, (E, N, ...) each, zeros for agents that are not its.
+
+        They are worked out from its own team alone: others are no neighbours of its agents.
+        """
+        if self.team is None:
+            return victim.side(context)
+        whole, team = context.alive.shape, self.team
+        obs, actions = slice(self.obs_size), slice(self.num_actions)
+        last, hidden, types = context.last_act[:, team], context.hidden, context.types
+        own = replace(
+            context,
+            obs=context.obs[:, team, obs],
+            seen=context.seen[:, team, obs],
+            mask=context.mask[:, team, actions],
+            state=context.state[:, team] if context.state.dim() == 3 else context.state,
+            alive=context.alive[:, team],
+            observed=context.observed[:, team],
+            last_act=last if last.dim() == 2 else last[..., actions],
+            hidden=None if hidden is None else hidden[:, team],
+            types=None if types is None else types[:, team],
+        )
+        side = {}
+        for name, values in victim.side(own).items():
+            side[name] = values.new_zeros(*whole, *values.shape[2:])
+            side[name][:, team] = values
+        return side
 
     def cut(self, obs: Tensor) -> Tensor:
         """Return observations (M, ...) as the victim takes them, (M, D)."""
@@ -135,6 +168,13 @@ def _team_of(spec: TeamSpec, index: Sequence[int]) -> tuple[int, ...]:
         if set(index) <= set(members):
             return members
     return tuple(range(spec.num_agents))
+
+
+def _members(victim: Victim, spec: TeamSpec) -> Tensor | None:
+    """Return the indices of the victim's agents in ``spec``, None where these are all, in order."""
+    order = {agent: i for i, agent in enumerate(spec.agents)}
+    known = [order[agent] for agent in victim.agents or () if agent in order]
+    return None if not known or known == list(order.values()) else torch.tensor(known)
 
 
 def _victims_agents(

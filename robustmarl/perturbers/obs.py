@@ -122,15 +122,11 @@ class ObsPerturber(Perturber):
         """Return who may be attacked.
 
         Raises:
-            ValueError: for unknown agents, or fewer than are to be drawn.
+            ValueError: for unknown agents.
         """
-        drawn = self.agents if isinstance(self.agents, RandomAgents) else None
         given = self.agents if not isinstance(self.agents, RandomAgents) else self.agents.among
         names = spec.agents if given is None else given
-        names = check_names(f"{type(self).__name__}.agents", names, spec.agents)
-        if drawn is not None:
-            drawn.check_size(len(names))
-        return names
+        return check_names(f"{type(self).__name__}.agents", names, spec.agents)
 
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
@@ -306,7 +302,7 @@ class ObsPerturber(Perturber):
             last_act=fit.cut_actions(pick(context.last_act)),
             agents=agents,
             state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
-            side={name: pick(values) for name, values in self._victim.side(context).items()},
+            side={name: pick(values) for name, values in fit.side(self._victim, context).items()},
         )
 
     def _rows(self, attacked: Tensor) -> AttackedRows:

@@ -16,7 +16,8 @@ from robustmarl._checks import check, check_function, check_int, check_kind, spe
 from robustmarl._seeding import mix, stream_id
 from robustmarl._signatures import advised
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.data import Controller, EpisodeBuffer, JointCollector, SlowCopy
+from robustmarl.data import Controller, EpisodeBuffer, JointCollector
+from robustmarl.data.perturbed import follower_of
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
 from robustmarl.perturbers.base import Perturber
@@ -77,7 +78,9 @@ def run(
         num_envs: environments side by side, >= 1.
         seed: of episodes and sampling, >= 0; tests use streams of their own.
         team: name of the team that learns, where there are several.
-        opponents: controllers of the other teams.
+        opponents: controllers of the other teams: trained or slowly following ones
+            (:class:`~robustmarl.data.SlowCopy`, self-play), scripts, and perturbed ones
+            (:class:`~robustmarl.data.PerturbedController`).
         perturb: attacks on the team while it trains: adversarial training. The victim is the
             learner itself, live.
         interval: steps between tests and checkpoints, >= 1; None is a twentieth of the run.
@@ -116,7 +119,7 @@ def run(
         seed=seed,
         num_envs=num_envs,
         team=team,
-        opponents={name: type(one).__name__ for name, one in (opponents or {}).items()},
+        opponents=dict(opponents or {}),
         perturb=given,
         learn=learn,
         algorithm=algorithm,
@@ -162,14 +165,14 @@ def run(
         recorder = Recorder(history, collector.spec.metrics, testers, tests.episodes, logger)
         bar = _bar(log, algorithm, env_steps, begun)
         closing.callback(bar.close)
-        followers = {
-            name: one for name, one in (opponents or {}).items() if isinstance(one, SlowCopy)
-        }
+        copies = {name: follower_of(one) for name, one in (opponents or {}).items()}
+        followers = {name: one for name, one in copies.items() if one is not None}
         trainer = _trainer_of(algorithm)(
             algorithm,
             _params(learn, collector, num_envs, logger),
             bar=bar,
-            followers=list(followers.values()),
+            followers=followers,
+            team=collector.team,
             on_collect=recorder.collected,
         )
         trainer.reset(reset_collectors=False)

@@ -143,7 +143,8 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         algorithm: what is trained.
         params: Tianshou's.
         bar: of environment steps; None shows nothing.
-        followers: opponents of self-play, which follow the learner once per round.
+        followers: opponents of self-play by their team, which follow the learner once per round.
+        team: the learner's.
         on_collect: called once per round with the statistics of its episodes.
     """
 
@@ -153,12 +154,13 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         params: EpisodeOffPolicyParams | OnPolicyTrainerParams,
         *,
         bar: tqdm.tqdm | None = None,
-        followers: Sequence[SlowCopy] = (),
+        followers: Mapping[str, SlowCopy] | None = None,
+        team: str = "",
         on_collect: Callable[[TeamCollectStats], None] | None = None,
     ) -> None:
         super().__init__(algorithm, params)
         self._bar = tqdm.tqdm(disable=True) if bar is None else bar
-        self._followers, self._on_collect = followers, on_collect
+        self._followers, self._team, self._on_collect = followers or {}, team, on_collect
         self._played = 0
         self._logger = cast(BaseLogger, _OnEnvSteps(self._logger, lambda: self._played))
 
@@ -170,10 +172,12 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
 
     def _training_step(self) -> OnlineTrainer._TrainingStepResult:
         result = super()._training_step()
-        for opponent in self._followers:
-            opponent.follow()
+        stats = cast(TeamCollectStats, result.get_collect_stats())
+        for team, opponent in self._followers.items():
+            earned = stats.earned  # nothing where none asks who is ahead
+            opponent.follow(not earned or earned[self._team] > earned[team])
         if self._on_collect is not None:
-            self._on_collect(cast(TeamCollectStats, result.get_collect_stats()))
+            self._on_collect(stats)
         return result
 
     def _collect_training_data(self) -> CollectStats:

@@ -123,6 +123,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         self._episode = Episode(self._spec, self._device)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._context: StepContext | None = None
+        self._alive = frozenset[str]()
         self._episode_start = self.perturber.counters()
         self._warned = False
 
@@ -136,11 +137,15 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         obs, infos = self._reset_env(seed, options)
         self._unchanged = dict.fromkeys(self.attacked, 0)
         self._episode_start = self.perturber.counters()
+        self._alive = self._roster.left
         return self._perturb(obs, infos)
 
     @override
     def step(self, actions: Actions) -> StepResult:
         obs, rewards, terminations, truncations, infos = self._step_env(actions, {})
+        # As in a collector: at an episode's end those that were cut off are alive.
+        cut_off = (agent for agent in self._roster.ended if not terminations.get(agent))
+        self._alive = self._roster.left or frozenset(cut_off)
         obs, infos = self._perturb(obs, infos)
         if not self._roster.left and not self._warned:
             since, during = self._episode_start, "in this episode"
@@ -206,6 +211,9 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         context = self._context = self._episode.context(
             self.env, obs, infos, living=obs, over=not self._roster.left
         )
+        # Who has died is attacked in what it is shown last, but is nobody's neighbour any more.
+        alive = torch.tensor([agent in self._alive for agent in self._spec.agents])
+        context.alive = context.alive & alive.to(self._device)
         context.seen = self.perturber.on_obs(context)
         attacked = [] if self._idle else self.perturber.rows.attacked[0].tolist()
         tried = frozenset(itertools.compress(self._spec.agents, attacked)) & given.keys()

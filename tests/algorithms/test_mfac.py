@@ -9,7 +9,7 @@ from doubles import Scripted
 from learners import Arena, Recorded, collected, same_weights, sgd, update, weights
 
 from robustmarl import envs
-from robustmarl.algorithms import MFAC
+from robustmarl.algorithms import A2C, MFAC
 from robustmarl.data import EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED
@@ -164,6 +164,73 @@ def test_a_step_of_both_is_the_written_one(literal):
     found = weights(algorithm)
     for name, value in want.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+PLAIN = {"max_grad_norm": None, "hidden": (8,)}
+
+
+def test_with_a_single_action_its_critic_learns_as_that_of_a2c():
+    """Q(o, a) is V(o) then, and there is nothing to choose."""
+    game = envs.MatrixGame(np.ones((1, 1)), steps=3)
+    mean_field = MFAC.for_env(game, critic_optim=sgd(0.05), **PLAIN)
+    plain = A2C.for_env(
+        game, optim=sgd(0.1), value_coef=0.5, gae_lambda=0.0, normalize_value=False, **PLAIN
+    )
+    critic, value = mean_field.critic, plain.critic
+    batch = collected(plain, 4, make_env=lambda: game, num_envs=1).sample(0)[0]
+    batch = batch.replace(rew_agents=torch.randn(batch.rew_agents.shape))
+    with torch.no_grad():
+        critic.mean_table.zero_()
+        critic.first.load_state_dict(value.first.state_dict())
+        critic.rest.load_state_dict(value.rest.state_dict())
+    mean_field._target.module[1].load_state_dict(critic.state_dict())
+    before = weights(mean_field)
+    for algorithm in (mean_field, plain):
+        update(algorithm, Recorded(batch))
+    torch.testing.assert_close(critic.first.weight, value.first.weight)
+    torch.testing.assert_close(critic.rest[-1].weight, value.rest[-1].weight)
+    assert not torch.equal(critic.first.weight, before["critic.first.weight"])
+    for name, weight in mean_field.policy.network.named_parameters():
+        assert torch.equal(weight, before[f"policy.network.{name}"])
+
+
+def test_without_the_branch_of_mean_actions_its_actor_learns_as_that_of_a2c():
+    """Where both know the same advantages: 1 and -1, for the two actions of an even policy."""
+    game = envs.MatrixGame(np.ones((2, 2)))
+    spread = (8 / 7) ** 0.5  # of the eight advantages, by which A2C divides
+    mean_field = MFAC.for_env(game, actor_uses_mean=False, optim=sgd(0.1), **PLAIN)
+    plain = A2C.for_env(game, agent_id=False, optim=sgd(0.1 * spread), **PLAIN)
+    batch = collected(plain, 4, make_env=lambda: game, num_envs=1).sample(0)[0]
+    act = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]]).unsqueeze(1)
+    batch = batch.replace(act=act, rew_agents=1.0 - 2.0 * act)
+    with torch.no_grad():
+        for critic in (mean_field.critic, plain.critic):
+            for weight in critic.parameters():
+                weight.zero_()
+        mean_field.critic.rest[-1].bias.copy_(torch.tensor([1.0, -1.0]))
+        for weight in plain.policy.network.rest[-1].parameters():
+            weight.zero_()
+    mean_field.policy.network.load_state_dict(plain.policy.network.state_dict())
+    for algorithm in (mean_field, plain):
+        update(algorithm, Recorded(batch))
+    actors = mean_field.policy.network, plain.policy.network
+    for one, other in zip(*(actor.parameters() for actor in actors), strict=True):
+        torch.testing.assert_close(one, other)
+    assert bool(actors[0].rest[-1].weight.any())
+
+
+def test_the_dead_are_left_out_of_mean_actions():
+    """Agent 2 dies in step 3: from the next on it is nobody's neighbour, and it has neighbours."""
+    algorithm = made()
+    batch = batch_of(algorithm)
+    means, alive = algorithm.mean_actions(batch), batch.obs.alive
+    long = batch.valid.sum(1) > 4
+    assert bool(long.any())
+    assert not bool(alive[long, 4, 2].any())
+    act = torch.nn.functional.one_hot(batch.act, 4).float()
+    torch.testing.assert_close(means[long, 4, 0], act[long, 3, 1])  # of the one that is left
+    torch.testing.assert_close(means[long, 3, 0], act[long, 2, 1:].mean(1))
+    assert not bool(means[:, 0].any())
 
 
 def test_targets_follow_slowly():

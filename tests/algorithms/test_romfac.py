@@ -71,6 +71,34 @@ def test_without_weight_or_radius_it_is_mfac_bit_for_bit(loss):
     assert same_weights(plain, robust)
 
 
+def test_before_its_first_loop_it_is_mfac_for_a_hundred_updates(monkeypatch):
+    def attacked(*_):
+        raise AssertionError("PGD was called")
+
+    monkeypatch.setattr(PGD, "__call__", attacked)
+    batch = collected(made(MFAC), 2).sample(0)[0]
+    for loss in (romfac_loss(warmup=100), romfac_loss(warmup=0, peak=0.0)):
+        plain, robust = made(MFAC), made(action_loss=loss)
+        for algorithm in (plain, robust):
+            for _ in range(100):
+                update(algorithm, Recorded(batch))
+        assert same_weights(plain, robust)
+    late = made(action_loss=romfac_loss(warmup=1, period=5))
+    update(late, Recorded(batch))
+    update(late, Recorded(batch))  # the first of a loop still has weight 0
+    with pytest.raises(AssertionError, match="PGD was called"):
+        update(late, Recorded(batch))
+
+
+def test_methods_of_one_loop_are_trained_for_as_many_rounds_as_they_are_given():
+    for equal, rounds in ((False, 150), (True, 250)):
+        loss = romfac_loss("RoMFAC1", warmup=100, period=50, peak=1.0, equal_rounds=equal)
+        weights = [loss.weight(number) for number in range(300)]
+        assert weights[100] == 0.0 < weights[101]
+        assert weights[rounds - 1] == 1.0
+        assert weights[rounds] == 0.0
+
+
 def test_the_radius_ramps():
     attack, radii = Shift(BALL), []
 

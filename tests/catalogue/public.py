@@ -51,6 +51,7 @@ EXCEPTIONS = {
     "robustmarl.attacks.poison.budget.Poisoned": _RECORD,
     "robustmarl.attacks.poison.view": _RECORD,
     "robustmarl.data.controllers.found_controller": "takes anything: it says whether it plays",
+    "robustmarl.data.perturbed.follower_of": "takes anything: it says whether it follows",
     "robustmarl.data.guards": "a part of JointCollector, which is checked",
     "robustmarl.data.ledger": "a part of JointCollector, which is checked",
     "robustmarl.data.opponents": "a part of JointCollector, which is checked",

@@ -29,6 +29,7 @@ from robustmarl.algorithms.maddpg import gumbel_softmax
 from robustmarl.data import (
     EpisodeBuffer,
     JointCollector,
+    PerturbedController,
     PolicyController,
     RandomController,
     ScriptedController,
@@ -266,7 +267,12 @@ SUBJECTS = (
     Subject(
         SlowCopy,
         lambda: {"learner": vdn()},
-        {"learner": instance(victim()), "tau": number(0.5, 0.0, 1.0)},
+        {"learner": instance(victim()), "tau": number(0.5, 0.0, 1.0), "when": choice()},
+    ),
+    Subject(
+        PerturbedController,
+        lambda: {"policy": vdn(), "perturb": ATTACK},
+        {"policy": instance(victim()), "perturb": Domain((3, "noise", BALL))},
     ),
     Subject(
         JointVectorEnv,

@@ -5,9 +5,18 @@ import torch
 from doubles import Scripted, armies
 
 from robustmarl._seeding import Draws
-from robustmarl.algorithms import IPPO, QMIX
-from robustmarl.data import RandomController, ScriptedController, SlowCopy
+from robustmarl.algorithms import IPPO, MFAC, QMIX
+from robustmarl.attacks import PGD
+from robustmarl.budgets import LinfBall
+from robustmarl.data import (
+    JointCollector,
+    PerturbedController,
+    RandomController,
+    ScriptedController,
+    SlowCopy,
+)
 from robustmarl.data.controllers import categorical
+from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
 from robustmarl.training import Log, load_checkpoint, run
@@ -17,6 +26,22 @@ def twins():
     """Two teams of equal spaces."""
     teams = {"red": ("a0", "a1"), "blue": ("a2", "a3")}
     return Scripted(4, teams=teams, state="joint", masks="info")
+
+
+class Lifted(Scripted):
+    """Red earns as much as blue but for what they do: now one is ahead, now the other."""
+
+    def step(self, actions):
+        obs, rewards, *rest = super().step(actions)
+        rewards = {
+            agent: reward + 20.0 * (agent in ("a0", "a1")) for agent, reward in rewards.items()
+        }
+        return obs, rewards, *rest
+
+
+def lifted():
+    teams = {"red": ("a0", "a1"), "blue": ("a2", "a3")}
+    return Lifted(4, teams=teams, state="joint", masks="info")
 
 
 def learner(seed=0, **settings):
@@ -80,17 +105,84 @@ def test_a_copy_plays_the_other_side(recurrent):
     rollout(copy, twins, episodes=4, team="blue", opponents={"red": team})
 
 
-def test_self_play_resumes_bit_for_bit(tmp_path):
+def idle(context):
+    """The least that anybody earns."""
+    return torch.zeros_like(context.last_act)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_teams_earnings_are_told_where_a_copy_goes_by_them(num_envs):
+    """Agent i earns 1 + t + 10 i + its action in step t; episodes are of four steps."""
+    spec, copy = spec_of(twins()), SlowCopy(learner(), when="ahead")
+    copy.policy.select = lambda output, mask, *_: (torch.zeros_like(mask[..., 0]).long(), None)
+    red = ScriptedController(spec.of_team("red"), idle)
+    for blue, earned in ((copy, {"red": 60.0, "blue": 220.0}), (SlowCopy(learner()), {})):
+        engine = JointVectorEnv(twins, num_envs)
+        collector = JointCollector(red, engine, team="red", opponents={"blue": blue})
+        for _ in range(2):
+            assert collector.collect(n_episode=5).earned == earned
+
+
+def test_a_copy_follows_who_is_ahead_only():
+    team = learner()
+    copy = SlowCopy(team, 0.99, when="ahead")
+    before = [p.clone() for p in team.policy.parameters()]
+    with torch.no_grad():
+        for p in team.policy.parameters():
+            p += 1.0
+    copy.follow(ahead=False)
+    assert all(torch.equal(a, b) for a, b in zip(copy.policy.parameters(), before, strict=True))
+    copy.follow(ahead=True)
+    for own, old in zip(copy.policy.parameters(), before, strict=True):
+        torch.testing.assert_close(own, old + 0.99)
+
+
+@pytest.mark.parametrize(("team", "moves"), [("red", False), ("blue", True)])
+def test_self_play_goes_by_the_rounds_rewards(team, moves):
+    """Blue earns more in this game, whatever both do."""
+    algorithm = MFAC.for_env(twins(), team=team, hidden=(8,))
+    copy = SlowCopy(algorithm, 0.99, when="ahead")
+    before = [p.clone() for p in copy.policy.parameters()]
+    other = {"red": "blue", "blue": "red"}[team]
+    run(
+        algorithm,
+        twins,
+        env_steps=16,
+        num_envs=2,
+        team=team,
+        opponents={other: PerturbedController(copy, PGD(ball=LinfBall(epsilon=0.1), steps=2))},
+        log=Log(progress=False),
+    )
+    after = list(copy.policy.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True)) == moves
+
+
+def test_a_start_against_a_script_and_then_self_play():
+    """Two runs: the copy of the second one is made of what was learned in the first."""
+    team, spec = learner(), spec_of(twins())
+    settings = {"env_steps": 16, "num_envs": 2, "team": "red", "log": Log(progress=False)}
+    run(team, twins, opponents={"blue": ScriptedController(spec.of_team("blue"), idle)}, **settings)
+    copy = SlowCopy(team, 0.99)
+    for own, live in zip(copy.policy.parameters(), team.policy.parameters(), strict=True):
+        assert torch.equal(own, live)
+    updates = team.policy.counted("updates")
+    run(team, twins, opponents={"blue": copy}, **settings)
+    assert team.policy.counted("updates") > updates > 0  # schedules go on
+
+
+@pytest.mark.parametrize("perturbed", [False, True])
+def test_self_play_resumes_bit_for_bit(tmp_path, perturbed):
     settings = {"num_envs": 2, "interval": 16, "team": "red"}
 
     def go(where, steps, seed, resume=False):
         team = learner(seed)
-        copy = SlowCopy(team, 0.1)
+        copy = SlowCopy(team, 0.1, when="ahead" if perturbed else "always")
+        attack = PGD(ball=LinfBall(epsilon=0.3), steps=2, random_start=True)
         run(
             team,
-            twins,
+            lifted if perturbed else twins,
             env_steps=steps,
-            opponents={"blue": copy},
+            opponents={"blue": PerturbedController(copy, attack) if perturbed else copy},
             log=Log(tmp_path / where, resume=resume, progress=False),
             **settings,
         )

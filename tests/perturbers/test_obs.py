@@ -234,14 +234,15 @@ def attacked_in(batch):
     return (batch.obs.seen != batch.obs.obs).any(-1)
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 8])
 def test_so_many_agents_are_drawn_and_stay_attacked_for_the_episode(number):
     perturb = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(number))
     batch = collected(lambda: Scripted(3), perturb, episodes=12, num_envs=5)
     hit = attacked_in(batch)
-    assert (hit.sum(-1) == number).all()
+    assert (hit.sum(-1) == min(number, 3)).all()
     assert (hit == hit[:, :1]).all()
-    assert len({tuple(row) for row in hit[:, 0].tolist()}) == {1: 3, 2: 3, 3: 1}[number]
+    sets = {0: 1, 1: 3, 2: 3, 3: 1, 8: 1}
+    assert len({tuple(row) for row in hit[:, 0].tolist()}) == sets[number]
 
 
 def test_sets_are_equally_likely_and_who_is_named_alone_is_drawn():
@@ -280,16 +281,23 @@ def test_rows_are_chosen_alike_on_an_accelerator(waits):
 
 
 def test_bad_draws():
-    with pytest.raises(ValueError, match=r"RandomAgents\.number must be an int >= 1"):
-        RandomAgents(0)
-    with pytest.raises(ValueError, match=r"RandomAgents\.number must be at most 1, the agents"):
-        RandomAgents(2, ["a0"])
-    four = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(4))
-    with pytest.raises(ValueError, match=r"RandomAgents\.number must be at most 3, the agents"):
-        collected(lambda: Scripted(3), four)
+    with pytest.raises(ValueError, match=r"RandomAgents\.number must be an int >= 0"):
+        RandomAgents(-1)
+    with pytest.raises(ValueError, match=r"RandomAgents\.among must be at least one name"):
+        RandomAgents(2, [])
     other = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(1, ["b"]))
     with pytest.raises(ValueError, match=r"ObsPerturber\.agents must be among"):
         collected(lambda: Scripted(3), other)
+    team = IPPO.for_env(Scripted(3, teams=TEAMS), team="blue", hidden=(8,))
+    perturb = ObsPerturber(UniformNoise(ball=BALL), agents=RandomAgents(1, ["a0", "a1"]))
+    with pytest.raises(ValueError, match=r"ObsPerturber\.agents must be among .*'a0'"):
+        JointCollector(
+            team,
+            JointVectorEnv(lambda: Scripted(3, teams=TEAMS), 1),
+            team="blue",
+            opponents={"red": RandomController(spec_of(Scripted(3, teams=TEAMS)).of_team("red"))},
+            perturb=[perturb],
+        )
 
 
 # A radius over time

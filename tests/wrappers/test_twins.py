@@ -21,6 +21,7 @@ from robustmarl.perturbers import (
     ActionPoisonPerturber,
     ByzantinePerturber,
     ObsPerturber,
+    RandomAgents,
     TypeDistribution,
 )
 from robustmarl.wrappers import ActionPoisonWrapper, BayesianTypeWrapper, ObsAdversaryWrapper
@@ -117,6 +118,49 @@ def test_mean_actions():
     assert bool((batch.obs.seen != batch.obs.obs).any())
     env = ObsAdversaryWrapper(sizes(), attack, victim=team)
     assert_same_observations(env, spec, batch, batch.act)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 9])
+def test_mean_field_actors_of_which_some_are_drawn(number):
+    """RoMFAC's M attacked agents, of a team that has another against it."""
+
+    def make():
+        members = {"red": ("a0", "a3", "a5"), "blue": ("a1", "a2", "a4")}
+        return Scripted(6, lengths=(3, 5), state="joint", deaths={3: 2}, teams=members)
+
+    red = MFAC.for_env(make(), team="red", hidden=(8,))
+    with torch.no_grad():
+        red.policy.network.mean_table.mul_(20)
+    blue = RandomController(spec_of(make()).of_team("blue"))
+    attack = PGD(ball=BALL, steps=3)
+    perturb = [ObsPerturber(attack, agents=RandomAgents(number))]
+    settings = {"team": "red", "opponents": {"blue": blue}, "episodes": 6}
+    spec, batch = played(make, red, perturb, **settings)
+    drawn = RandomAgents(number, among=spec.agents)
+    env, bare = ObsAdversaryWrapper(make(), attack, victim=red, agents=drawn), make()
+    sets = set()
+    for k in range(len(batch)):
+        seed, hit = episode_key(SEED, k) & 0x7FFFFFFF, set()
+        (shown, _), (clean, _) = env.reset(seed=seed), bare.reset(seed=seed)
+        for t in range(int(batch.valid[k].sum()) + 1):
+            changed = {agent for agent in shown if not np.array_equal(shown[agent], clean[agent])}
+            assert changed <= set(spec.agents)
+            living = {a for i, a in enumerate(spec.agents) if batch.obs.alive[k, t, i]}
+            hit |= changed
+            assert changed & living == hit & living  # the same ones all along
+            for i, agent in enumerate(spec.agents):
+                if agent in living:
+                    assert np.array_equal(shown[agent], batch.obs.seen[k, t, i].numpy()), (k, t)
+            assert np.array_equal(env.state(), bare.state())
+            if not env.agents:
+                break
+            act = {a: int(batch.act[k, t, i]) for i, a in enumerate(spec.agents)}
+            joint = {agent: act.get(agent, 0) for agent in env.agents}
+            (shown, *told, _), (clean, *true, _) = env.step(joint), bare.step(joint)
+            assert told == true  # rewards, terminations, truncations
+        assert len(hit) == min(number, 3)
+        sets.add(frozenset(hit))
+    assert len(sets) > 1 or number in (0, 9)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])
