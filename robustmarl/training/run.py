@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TypeAlias
 
 import tqdm
@@ -74,7 +75,8 @@ def run(
     Args:
         algorithm: a robustmarl algorithm, or :class:`AdversarialTraining`; changed in place.
         make_env: builds one environment, or a batched engine.
-        env_steps: environment steps to play, >= 1; the last round may exceed it.
+        env_steps: environment steps to play, >= 1; the last round may exceed it, and
+            ``OnPolicy.rounds`` may end the run before.
         num_envs: environments side by side, >= 1.
         seed: of episodes and sampling, >= 0; tests use streams of their own.
         team: name of the team that learns, where there are several.
@@ -121,7 +123,8 @@ def run(
         team=team,
         opponents=dict(opponents or {}),
         perturb=given,
-        learn=learn,
+        # a run may be made longer, by steps or by rounds
+        learn=replace(learn, rounds=None) if isinstance(learn, OnPolicy) else learn,
         algorithm=algorithm,
         schedules=algorithm.lr_schedulers,
     )
@@ -173,6 +176,7 @@ def run(
             bar=bar,
             followers=followers,
             team=collector.team,
+            rounds=None if isinstance(learn, OffPolicy) else learn.rounds,
             on_collect=recorder.collected,
         )
         trainer.reset(reset_collectors=False)
@@ -183,7 +187,7 @@ def run(
             state.restore(saved)
             if log.folder is not None:
                 state.write_history(log.folder)
-        while (done := trainer.counters()["env_step"]) < env_steps:
+        while (done := trainer.counters()["env_step"]) < env_steps and not trainer.ended:
             trainer.run_interval(min(interval, env_steps - done))
             recorder.record(trainer.counters()["env_step"], trainer.counters()["episodes"])
             if log.folder is not None:

@@ -74,6 +74,8 @@ class OnPolicy:
         episodes_per_round: episodes played between updates, >= 1; None is ``num_envs``.
         steps_per_round: play whole episodes of at least so many steps together between updates
             instead, >= 1; keeps rounds of one size while episodes get shorter.
+        rounds: end after so many, >= 1, though environment steps may be left: for schedules that
+            count updates, and papers that count rounds. None goes on until the steps are played.
 
     Raises:
         ValueError: for a number out of range, or rounds counted in episodes and in steps.
@@ -88,9 +90,10 @@ class OnPolicy:
     batch_size: int | None = None
     episodes_per_round: int | None = None
     steps_per_round: int | None = None
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
-        _keep_ints(self, "epochs", "batch_size", "episodes_per_round", "steps_per_round")
+        _keep_ints(self, "epochs", "batch_size", "episodes_per_round", "steps_per_round", "rounds")
         one = self.steps_per_round is None or self.episodes_per_round is None
         rule = "given without episodes_per_round"
         check(one, "OnPolicy.steps_per_round", rule, self.steps_per_round)

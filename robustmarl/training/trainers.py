@@ -145,6 +145,7 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         bar: of environment steps; None shows nothing.
         followers: opponents of self-play by their team, which follow the learner once per round.
         team: the learner's.
+        rounds: after so many it has :attr:`ended`; None is never.
         on_collect: called once per round with the statistics of its episodes.
     """
 
@@ -156,9 +157,11 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         bar: tqdm.tqdm | None = None,
         followers: Mapping[str, SlowCopy] | None = None,
         team: str = "",
+        rounds: int | None = None,
         on_collect: Callable[[TeamCollectStats], None] | None = None,
     ) -> None:
         super().__init__(algorithm, params)
+        self._rounds = rounds
         self._bar = tqdm.tqdm(disable=True) if bar is None else bar
         self._followers, self._team, self._on_collect = followers or {}, team, on_collect
         self._played = 0
@@ -170,6 +173,11 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         kept_open = nullcontext(self._bar)
         return cast("Callable[..., tqdm.tqdm]", lambda *args, **kwargs: kept_open)
 
+    @property
+    def ended(self) -> bool:
+        """Whether as many rounds were played as there are to be: Tianshou's update steps."""
+        return self._rounds is not None and self._current_update_step >= self._rounds
+
     def _training_step(self) -> OnlineTrainer._TrainingStepResult:
         result = super()._training_step()
         stats = cast(TeamCollectStats, result.get_collect_stats())
@@ -178,7 +186,11 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
             opponent.follow(not earned or earned[self._team] > earned[team])
         if self._on_collect is not None:
             self._on_collect(stats)
-        return result
+        if not self.ended:
+            return result
+        return self._TrainingStepResult(
+            collect_stats=stats, training_stats=result.get_training_stats(), is_training_done=True
+        )
 
     def _collect_training_data(self) -> CollectStats:
         stats = super()._collect_training_data()

@@ -36,6 +36,7 @@ PGD10, NOISE = PGD(ball=BALL), UniformNoise(ball=BALL)
         (OnPolicy, "batch_size", 2.5, "an int >= 1"),
         (OnPolicy, "episodes_per_round", 0, "an int >= 1"),
         (OnPolicy, "steps_per_round", 0, "an int >= 1"),
+        (OnPolicy, "rounds", 0, "an int >= 1"),
         (Tests, "episodes", 0, "an int >= 1"),
         (Log, "bar_position", -1, "an int >= 0"),
         (Log, "logdir", 3, "a path or None"),
@@ -55,7 +56,7 @@ def test_bad_values_are_named(kind, name, value, rule):
     [
         (OffPolicy, ("batch_size", "episodes_per_round", "buffer_episodes", "buffer_bytes")),
         (OffPolicy, ("learning_starts",)),
-        (OnPolicy, ("epochs", "batch_size", "steps_per_round")),
+        (OnPolicy, ("epochs", "batch_size", "steps_per_round", "rounds")),
         (OnPolicy, ("episodes_per_round",)),
         (Tests, ("episodes",)),
         (Log, ("bar_position",)),

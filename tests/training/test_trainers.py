@@ -59,6 +59,27 @@ def test_steps_per_round():
     assert history.episodes == 12
 
 
+@pytest.mark.parametrize("interval", [8, 16, 1000])
+def test_a_run_ends_after_its_rounds(interval, tmp_path):
+    def trained(rounds, **settings):
+        team = IPPO.for_env(Scripted(), hidden=(4,))
+        learn = OnPolicy(episodes_per_round=2, rounds=rounds)
+        history = run(
+            team, Scripted, **SETTINGS | {"interval": interval, "learn": learn} | settings
+        )
+        return team, history
+
+    team, history = trained(3)
+    assert team.policy.counted("updates") == 3
+    assert (history.env_steps[-1], history.episodes) == (24, 6)
+    trained(3, log=Log(tmp_path))
+    again, history = trained(5, log=Log(tmp_path, resume=True))  # as with steps, it may go on
+    assert again.policy.counted("updates") == 5
+    assert history.env_steps[-1] == 40
+    assert trained(5, log=Log(tmp_path, resume=True))[1].env_steps[-1] == 40
+    assert trained(100)[1].env_steps[-1] == 48  # the steps are played
+
+
 def test_no_episode_of_a_round_is_lost():
     def short():
         return Scripted(lengths=(1,))
