@@ -5,15 +5,17 @@
 """
 
 # rules says what is played, _game plays one game in magent2's memory, engine many of them,
-# parallel makes an environment of one, and render draws.
+# parallel makes an environment of one, render draws, and script is Charge.
 
 from robustmarl.envs.magent.engine import MagentEngine
 from robustmarl.envs.magent.parallel import MagentParallelEnv, battle, pursuit
 from robustmarl.envs.magent.render import picture
 from robustmarl.envs.magent.rules import BattleRules, PursuitRules
+from robustmarl.envs.magent.script import Charge
 
 __all__ = [
     "BattleRules",
+    "Charge",
     "MagentEngine",
     "MagentParallelEnv",
     "PursuitRules",
