@@ -19,7 +19,7 @@ from robustmarl import envs
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.magent import Charge
 
-MAP, STEPS = 40, 100  # 64 against 64
+MAP, STEPS, GAMES = 40, 100, 8  # 64 against 64
 
 
 def raw():
@@ -144,10 +144,10 @@ def main():
     play, rows = raw(), []
     pieces = {
         "magent2's engine alone": (bare(), ""),
-        "our engine, 4 games": (stepped(4), ""),
-        "collecting, 4 games, random, nothing kept": (collected(4, keep=False), "of raw: >= 0.7"),
-        "collecting, 4 games, random, red kept": (collected(4, keep=True), "of raw: >= 0.7"),
-        "collecting, 4 games, scripts, red kept": (collected(4, keep=True, script=True), ""),
+        f"our engine, {GAMES} games": (stepped(GAMES), ""),
+        f"collecting, {GAMES} games, nothing kept": (collected(GAMES, keep=False), ">= 0.7"),
+        f"collecting, {GAMES} games, red kept": (collected(GAMES, keep=True), ">= 0.7"),
+        f"collecting scripts, {GAMES} games": (collected(GAMES, keep=True, script=True), ""),
     }
     for name, (piece, target) in pieces.items():
         longer, units, base = times_longer(piece, play, args.repeats)

@@ -565,6 +565,15 @@ def test_charge_reads_all_kinds_of_observations_alike():
         script.act(torch.zeros(2, 30))
 
 
+def test_charge_acts_on_one_observation_as_on_many():
+    script, sees_one = Charge(team="red", random=0.0), view(enemies=[(4, 0)])
+    for _ in range(100):  # and leaves what it knows of views as it is
+        assert script.act(view()).tolist() == 8
+    assert script.act(sees_one).tolist() == 8
+    assert script.act(view(enemies=[(-4, 0)])).tolist() == 4
+    assert script.act(torch.stack([view(enemies=[(0, 4)])] * 100)).tolist() == [12] * 100
+
+
 def test_the_share_of_random_actions():
     acts = Charge(team="red", random=0.25).act(torch.zeros(20_000, 845))
     counts = torch.bincount(acts, minlength=21) / len(acts)

@@ -105,7 +105,7 @@ class Charge:
         chance, other, target_tie, move_tie, angle = points.unbind(-1)
         tables = _tables(view.device)
         enemies = view[..., (view.shape[-1] - 1) // 2 + 1] > 0.0
-        far = tables.far[(target_tie * _TIES).long()].masked_fill_(~enemies, math.inf)
+        far = tables.far[(target_tie * _TIES).long()].masked_fill(~enemies, math.inf)
         least, nearest = far.min(dim=-1)
         sees_enemy = least < math.inf
         to_the_right = self.team == "red"
@@ -115,7 +115,7 @@ class Charge:
         unseen = torch.where(blocked, anywhere, ahead if to_the_right else -ahead) * _SIGHT
         aim = torch.where(sees_enemy[..., None], tables.cells[nearest], unseen)
         left = (tables.moves - aim[..., None, :]).norm(dim=-1)
-        left += tables.move_ties[(move_tie * _TIES).long()]
+        left = left + tables.move_ties[(move_tie * _TIES).long()]
         hit = tables.action_at[nearest]
         chosen = torch.where(sees_enemy & (hit >= 0), hit, left.argmin(dim=-1))
         return torch.where(chance < self.random, (other * _NUM_ACTIONS).long(), chosen)
