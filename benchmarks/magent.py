@@ -134,13 +134,8 @@ class Living:
         self._engine.close()
 
 
-def main():
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+def environment_rows(repeats):
+    """Return the rates of playing, learning left aside, beside magent2's own."""
     play, rows = raw(), []
     pieces = {
         "magent2's engine alone": (bare(), ""),
@@ -150,11 +145,22 @@ def main():
         f"collecting scripts, {GAMES} games": (collected(GAMES, keep=True, script=True), ""),
     }
     for name, (piece, target) in pieces.items():
-        longer, units, base = times_longer(piece, play, args.repeats)
+        longer, units, base = times_longer(piece, play, repeats)
         if not rows:
-            rows.append(("raw: magent2's environment, agent-steps per CPU-second", base, ""))
-        rows.append((f"{name}, agent-steps per CPU-second", units, ""))
-        rows.append((f"{name}, of raw", 1.0 / longer, target))
+            rows.append(("magent2's environment: agent-steps/s", base, ""))
+        rows.append((f"{name}: agent-steps/s", units, ""))
+        rows.append(("  times magent2's environment", 1.0 / longer, target))
+    return rows
+
+
+def main():
+    """Measure, and print beside the targets."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = environment_rows(args.repeats)
     report(f"battle, map {MAP}, {STEPS} steps", rows, args.json)
 
 
