@@ -18,8 +18,8 @@ import robustmarl
 
 PACKAGE = Path(robustmarl.__file__).parent
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-TRIED = ("mpe", "foraging", "supersuit", "test")
-HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging")
+TRIED = ("mpe", "foraging", "magent", "supersuit", "test")
+HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging", "magent2")
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "robustmarl.")
@@ -37,7 +37,8 @@ def test_environment_packages_are_imported_on_use_only():
     """Core installs lack them; importing the constructors must not need them."""
     code = (
         "import sys, robustmarl.envs;"
-        "print([m for m in ('mpe2', 'lbforaging', 'supersuit', 'pygame') if m in sys.modules])"
+        "extras = ('mpe2', 'lbforaging', 'magent2', 'supersuit', 'pygame');"
+        "print([m for m in extras if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"

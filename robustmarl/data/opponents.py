@@ -33,7 +33,11 @@ class Pick:
     def __init__(self, spec: TeamSpec, team: str, device: torch.device) -> None:
         of_team = spec.of_team(team)
         self.whole = of_team is spec
-        self._agents = torch.tensor(spec.team_indices(team), device=device)
+        rows = spec.team_indices(team)
+        first, last = rows[0], rows[-1]
+        neighbours = rows == tuple(range(first, last + 1))
+        # rows side by side are not copied
+        self._agents = slice(first, last + 1) if neighbours else torch.tensor(rows, device=device)
         self._obs_size, self._num_actions = of_team.obs_size, of_team.num_actions
 
     def __call__(self, values: Tensor) -> Tensor:

@@ -36,6 +36,16 @@ from robustmarl.envs import (
     tram_spread,
 )
 from robustmarl.envs.lbf import ForagingParallelEnv
+from robustmarl.envs.magent import (
+    BattleRules,
+    Charge,
+    MagentEngine,
+    MagentParallelEnv,
+    PursuitRules,
+    battle,
+    pursuit,
+)
+from robustmarl.envs.magent import picture as magent_picture
 from robustmarl.envs.mpe import MPEParallelEnv, SpreadEnv
 from robustmarl.envs.particles import ParticleEngine, ParticleEnv
 from robustmarl.envs.skirmish import (
@@ -63,6 +73,23 @@ PARTICLES = {
     "render_mode": MODE,
 }
 BATTLE = {"difficulty": choice(), "illegal": choice(), "reward": choice()}
+MAGENT = {"horizon": integer(4), "minimap": flag(), "extra_features": flag()}
+FIGHT = MAGENT | {
+    "map_size": integer(13, 12),
+    "jitter": flag(),
+    "step_reward": number(),
+    "attack_penalty": number(),
+    "attack_opponent_reward": number(),
+    "dead_penalty": number(),
+}
+HUNT = MAGENT | {
+    "map_size": integer(9, 7),
+    "predators": integer(2, high=9, optional=True),
+    "prey": integer(2, high=59, optional=True),
+    "tag_penalty": number(),
+    "prey_penalty": number(),
+}
+SHOWN = {"image": flag(), "render_mode": MODE}
 GAME = Domain((3, None, ["3m"]), ("4m",))
 ARMY = Domain(
     (3, None, "marine", (("marine", "3"),), ((3, 3),)),
@@ -156,6 +183,7 @@ SUBJECTS = (
             (spread(2), SpreadEnv),
             (gather(agents=2), ParticleEnv),
             (foraging(5, 2, 1), ForagingParallelEnv),
+            (battle(12), MagentParallelEnv),
         )
     ),
     *(
@@ -176,6 +204,37 @@ SUBJECTS = (
                 Domain((), ("up", None, [0.0], [math.nan] * 5, [0.0, math.inf, 0.0, 0.0, 0.0])),
             ),
         )
+    ),
+    Subject(
+        played(battle(12)),
+        dict,
+        {"red_0": Domain((1.5, "0", None), (21, -1), (Pair(np.int64(1), 1),))},
+        "step.actions",
+        covers=MagentParallelEnv,
+    ),
+    Subject(BattleRules, lambda: {"map_size": 12}, FIGHT),
+    Subject(PursuitRules, lambda: {"map_size": 14}, HUNT),
+    Subject(battle, lambda: {"map_size": 12}, briefly(FIGHT) | SHOWN),
+    Subject(pursuit, lambda: {"map_size": 14}, briefly(HUNT) | SHOWN),
+    Subject(
+        MagentParallelEnv,
+        lambda: {"rules": BattleRules(map_size=12)},
+        SHOWN,
+    ),
+    Subject(
+        MagentEngine,
+        lambda: {"rules": BattleRules(map_size=12)},
+        {"rules": instance(BattleRules), "num_envs": integer(2)},
+    ),
+    Subject(
+        magent_picture,
+        lambda: {"engine": MagentEngine(BattleRules(map_size=12))},
+        {"engine": instance(), "env": Domain((1.5, "0", True), (1, -1), (Pair(np.int64(0), 0),))},
+    ),
+    Subject(
+        Charge,
+        lambda: {"team": "red"},
+        {"team": choice(), "random": number(0.5, 0.0, 1.0)},
     ),
     *(
         Subject(

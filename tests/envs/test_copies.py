@@ -34,6 +34,8 @@ ENVS = {
     "spread by mpe2": lambda: envs.spread(num_agent_neighbors=1),
     "spread continuous": lambda: envs.spread(continuous_actions=True),
     "foraging": lambda: envs.foraging(5, players=2, foods=2),
+    "battle": lambda: envs.battle(12, horizon=20, extra_features=True),
+    "pursuit": lambda: envs.pursuit(10, horizon=20, image=True),
     "toy": envs.ToyGame,
     "signals": lambda: envs.SignalMatching(horizon=6),
     "flattened": lambda: envs.flatten_obs(envs.describe(envs.foraging(), horizon=50)),
@@ -123,6 +125,8 @@ def test_a_copied_particle_environment_can_be_drawn():
 ENGINES = {
     "gather": lambda: envs.gather().make_engine(3),
     "toy": lambda: envs.ToyGame(horizon=5).make_engine(3),
+    "battle": lambda: envs.battle(12).make_engine(3),
+    "pursuit": lambda: envs.pursuit(10).make_engine(3),
     "skirmish": lambda: SkirmishEngine("3m", 3),
     "skirmish torch": lambda: SkirmishEngine("3m", 3, backend="torch"),
 }

@@ -12,7 +12,8 @@ from robustmarl import envs
 def test_importing_the_package_imports_no_extra():
     code = (
         "import sys, robustmarl.envs;"
-        "print(sorted({'mpe2', 'lbforaging', 'pygame', 'pyglet', 'smac'} & set(sys.modules)))"
+        "extras = {'mpe2', 'lbforaging', 'magent2', 'pygame', 'pyglet', 'smac'};"
+        "print(sorted(extras & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -24,6 +25,8 @@ def test_importing_the_package_imports_no_extra():
         (envs.spread, "mpe2", "mpe"),
         (envs.gather, "mpe2", "mpe"),
         (envs.foraging, "lbforaging", "foraging"),
+        (envs.battle, "magent2", "magent"),
+        (envs.pursuit, "magent2", "magent"),
     ],
 )
 def test_missing_extra_names_the_command(monkeypatch, make, package, extra):

@@ -204,7 +204,8 @@ class Game:
         self.act[:] = act
         self.steps += 1
         row["rew_agents"][:] = 0.0
-        row["obs"][self._fallen] = 0.0
+        if len(self._fallen):
+            row["obs"][self._fallen] = 0.0
         for team, side in enumerate(self._sides):
             count, where = len(side.living), side.where
             _LIB.env_get_reward(game, side.handle, side.reward_at)
@@ -251,10 +252,11 @@ class Game:
                 fallen.append(side.living[~alive])
                 side.living = side.living[alive]
         self._fallen = np.concatenate(fallen) if fallen else self._fallen[:0]
-        gone = slice(None) if self._over.value else self._fallen
-        row["alive"][gone] = False
-        row["mask"][gone] = False
-        row["mask"][gone, _NO_OP] = True
+        if fallen or self._over.value:
+            gone = slice(None) if self._over.value else self._fallen
+            row["alive"][gone] = False
+            row["mask"][gone] = False
+            row["mask"][gone, _NO_OP] = True
 
 
 def _pointer(array: Values) -> ctypes.c_void_p:

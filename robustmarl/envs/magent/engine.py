@@ -54,7 +54,10 @@ class MagentEngine:
                 for layout, size in zip(self.layouts, rules.sizes, strict=True)
                 for i in range(size)
             ),
-            teams={layout.name: tuple(range(10**9)[layout.rows]) for layout in self.layouts},
+            teams={
+                layout.name: tuple(range(layout.rows.start, layout.rows.stop))
+                for layout in self.layouts
+            },
             obs_sizes=self._per_agent(*(layout.obs_size for layout in self.layouts)),
             action_sizes=self._per_agent(*(layout.actions for layout in self.layouts)),
             continuous=False,
