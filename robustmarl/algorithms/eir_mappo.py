@@ -141,6 +141,8 @@ class EIRMAPPO(MAPPO):
         actors: OpenSettings = {"output_gain": 0.01, **take(settings, NetworkSettings)}
         shared = check_flag(f"{cls.__name__}.shared", actors.pop("shared", True))
         check(shared, f"{cls.__name__}.shared", "True: its actors share a network", shared)
+        conv = actors.pop("conv", None)
+        check(conv is None, f"{cls.__name__}.conv", "None: types enter its first layer", conv)
         network = TypedAgentNetwork(
             spec.obs_size,
             spec.num_agents,

@@ -82,7 +82,9 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     ``for_env`` also takes ``neighbours`` (the whole team without the agent itself),
     ``actor_uses_mean`` (True), ``critic_hidden`` (the actor's), ``deterministic_eval`` and the
-    network's settings, where agents do not know their index unless ``agent_id`` says so.
+    network's settings, where agents do not know their index unless ``agent_id`` says so;
+    ``conv=(13, 13, 5)`` has actor and critic read their view as an image
+    (:class:`~robustmarl.networks.Conv`).
 
     Args:
         policy: the team's.
@@ -170,7 +172,9 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         # The critic is shared and without memory whatever the actors are.
         hidden = settings.pop("critic_hidden", actors.get("hidden", (64, 64)))
         hidden = check_widths(f"{cls.__name__}.critic_hidden", hidden)
-        valued = NetworkSettings(hidden=hidden, agent_id=actors.get("agent_id", False))
+        valued = NetworkSettings(
+            hidden=hidden, agent_id=actors.get("agent_id", False), conv=actors.get("conv")
+        )
         critic = build_network(spec, valued, mean_action=True)
         return cls(policy=policy, critic=cast(AgentNetwork, critic), **settings)
 

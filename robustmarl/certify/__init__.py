@@ -2,11 +2,14 @@
 
 from robustmarl.certify.margins import BoundMethod, certified, margin_bounds, possible_actions
 from robustmarl.certify.returns import CertifiedReturn, ListedGame, certified_return
+from robustmarl.certify.sasg import StateAdversarialGame, WorstCase
 
 __all__ = [
     "BoundMethod",
     "CertifiedReturn",
     "ListedGame",
+    "StateAdversarialGame",
+    "WorstCase",
     "certified",
     "certified_return",
     "margin_bounds",

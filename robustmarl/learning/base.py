@@ -17,7 +17,7 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_flag, check_int, check_usable, speaking_for
+from robustmarl._checks import check, check_flag, check_int, check_usable, speaking_for
 from robustmarl._seeding import seeded
 from robustmarl.joint import JointBatch, TeamSpec, check_parallel, last_actions, spec_of
 from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
@@ -30,7 +30,7 @@ from robustmarl.learning.settings import (
     take,
     told_of,
 )
-from robustmarl.networks import AgentNetwork, Agents, SeparateAgents
+from robustmarl.networks import AgentNetwork, Agents, ConvAgentNetwork, SeparateAgents
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.typing import Env
 from robustmarl.victims import LossRows, NetworkVictim, Rows
@@ -269,8 +269,13 @@ def build_network(
     """Return the agents' network of the right sizes; see ``AgentNetwork`` for further keywords."""
     keywords: OpenSettings = dict(settings)
     shared = check_flag("build_network.shared", keywords.pop("shared", True))
-    kind = AgentNetwork if shared else SeparateAgents
+    kind: type[AgentNetwork] | type[SeparateAgents] = AgentNetwork if shared else SeparateAgents
     sizes = spec.obs_size, spec.num_agents, spec.num_actions
     keywords |= {"squash": squash, "mean_action": mean_action}
+    if keywords.get("conv") is None:
+        keywords.pop("conv", None)
+    else:
+        check(shared, "build_network.shared", "True for convolutions, which agents share", shared)
+        kind = ConvAgentNetwork
     with speaking_for("build_network", kind):
         return kind(*sizes, continuous=spec.continuous, **keywords)

@@ -20,6 +20,7 @@ from tianshou.algorithm.optim import OptimizerFactory
 from robustmarl._signatures import keywords, passes_on, typed_keywords, typeddict_keys
 from robustmarl.learning.optim import check_factory
 from robustmarl.learning.values import Reward
+from robustmarl.networks.conv import Conv
 from robustmarl.networks.layers import Activation
 from robustmarl.schedules import Schedule
 
@@ -53,7 +54,10 @@ class MadeForSettings(TypedDict, total=False):
 
 
 class NetworkSettings(TypedDict, total=False):
-    """Keywords of :class:`~robustmarl.networks.AgentNetwork`, and whether agents share one."""
+    """Keywords of :class:`~robustmarl.networks.AgentNetwork`, and whether agents share one.
+
+    ``conv`` makes it a :class:`~robustmarl.networks.ConvAgentNetwork`.
+    """
 
     hidden: tuple[int, ...]
     recurrent: bool
@@ -63,6 +67,7 @@ class NetworkSettings(TypedDict, total=False):
     layer_norm: bool
     output_gain: float | None
     columns: tuple[int, ...] | None
+    conv: Conv | tuple[int, int, int] | None
     shared: bool
 
 

@@ -2,6 +2,7 @@
 
 from robustmarl.networks.agents import AgentNetwork, Agents, AgentSettings, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
+from robustmarl.networks.conv import Conv, ConvAgentNetwork
 from robustmarl.networks.critics import ActionCritic, Critic, CriticSettings, JointCritic
 from robustmarl.networks.fop import FOPMixer
 from robustmarl.networks.mixers import AgentValues, Mixer, QMIXMixer, VDNMixer, WeightedMixer
@@ -15,6 +16,8 @@ __all__ = [
     "AgentValues",
     "Agents",
     "BeliefNetwork",
+    "Conv",
+    "ConvAgentNetwork",
     "Critic",
     "CriticSettings",
     "Extra",

@@ -4,6 +4,7 @@ from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedL
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
+from robustmarl.perturbers.critical import CriticalSteps
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.drawn import RandomAgents
 from robustmarl.perturbers.foreign import ForeignLearner
@@ -26,6 +27,7 @@ __all__ = [
     "ByzantineAdversary",
     "ByzantinePerturber",
     "ByzantinePlay",
+    "CriticalSteps",
     "DirectedObsPerturber",
     "ForeignLearner",
     "GaussianObsAdversary",

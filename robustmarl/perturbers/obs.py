@@ -13,6 +13,7 @@ from robustmarl._checks import (
     check,
     check_device,
     check_int,
+    check_kind,
     check_names,
     check_number,
 )
@@ -22,6 +23,7 @@ from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers._fit import Fit
 from robustmarl.perturbers._rows import AllRows, AttackedRows, ChosenRows
 from robustmarl.perturbers.base import Perturber, Place
+from robustmarl.perturbers.critical import CriticalSteps
 from robustmarl.perturbers.drawn import AttackedAgents, RandomAgents
 from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import RobustnessWarning, Unit
@@ -50,6 +52,7 @@ class ObsPerturber(Perturber):
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, drawn per environment, in [0, 1].
         episodes: share of the episodes in which it attacks at all, drawn per episode, in [0, 1].
+        when: attack an agent only in steps that its policy calls critical; None is in all.
         epsilon: the attack's radius >= 0 over the training of the acting policy, a schedule;
             None is the attack's own. Once trained, a team is attacked at the last radius.
 
@@ -70,6 +73,7 @@ class ObsPerturber(Perturber):
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
+        when: CriticalSteps | None = None,
         epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
@@ -78,6 +82,9 @@ class ObsPerturber(Perturber):
         self.every = check_int(f"{name}.every", every, 1)
         self.probability = check_number(f"{name}.probability", probability, 0.0, 1.0)
         self.episodes = check_number(f"{name}.episodes", episodes, 0.0, 1.0)
+        if when is not None:
+            check_kind(f"{name}.when", when, CriticalSteps, "CriticalSteps, or None")
+        self.when = when
         self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
         self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon)
@@ -92,7 +99,7 @@ class ObsPerturber(Perturber):
         self._remembers = False
         self._hidden: Tensor | None = None
         self._waits: bool | None = None  # whether to ask who is attacked; None: on the CPU only
-        self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
+        self._attacked = self._unchanged = self._spared = torch.zeros((), dtype=torch.int64)
         self.size = torch.zeros(0)
         self.rows: AttackedRows = ChosenRows(_NOBODY)
 
@@ -116,7 +123,7 @@ class ObsPerturber(Perturber):
         self._remembers, self._hidden = foreign and victim.hidden_size > 0, None
         self._stream = stream_id(f"obs/{place.depth}")
         self._drawing = stream_id(f"obs/{place.depth}/agents")
-        self._attacked = self._unchanged = torch.zeros((), dtype=torch.int64)
+        self._attacked = self._unchanged = self._spared = torch.zeros((), dtype=torch.int64)
 
     def names(self, spec: TeamSpec) -> tuple[str, ...]:
         """Return who may be attacked.
@@ -141,6 +148,8 @@ class ObsPerturber(Perturber):
         self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)
         rows = self.rows = self._rows(self._chosen(context, draws))
+        if self.when is not None and len(rows.agents) > 0:
+            rows = self.rows = self._rows(self._critical(self.when, context))
         if len(rows.agents) == 0:
             return context.seen
         clean = self._fit.cut(rows.pick(context.seen))
@@ -177,9 +186,15 @@ class ObsPerturber(Perturber):
         return self._fit.obs_size
 
     def counters(self) -> dict[str, float]:
-        """Return ``attacked`` and ``unchanged``: agent-steps, living agents only."""
+        """Return ``attacked`` and ``unchanged``: agent-steps, living agents only.
+
+        With ``when`` also ``spared``: those that were not critical.
+        """
         attacked, unchanged = self._attacked.sum(), self._unchanged.sum()
-        return {"attacked": float(attacked), "unchanged": float(unchanged)}
+        counters = {"attacked": float(attacked), "unchanged": float(unchanged)}
+        if self.when is not None:
+            counters["spared"] = float(self._spared.sum())
+        return counters
 
     def warn_if_idle(
         self, since: Mapping[str, float] | None = None, during: str = "", *, stacklevel: int = 2
@@ -195,8 +210,9 @@ class ObsPerturber(Perturber):
             whether it warned.
         """
         begun = since or {}
+        counters = ObsPerturber.counters(self)
         attacked, unchanged = (
-            count - begun.get(name, 0.0) for name, count in ObsPerturber.counters(self).items()
+            counters[name] - begun.get(name, 0.0) for name in ("attacked", "unchanged")
         )
         idle = attacked > 0 and unchanged == attacked
         if idle:
@@ -216,7 +232,7 @@ class ObsPerturber(Perturber):
             self.victim = FunctionVictim(self.victim.function, continuous=spec.continuous)
         where = f"{type(self).__name__}.victim"
         victim = policy if self.victim is None else self.victim
-        self._asked = needs_victim(self.attack)
+        self._asked = needs_victim(self.attack) or self.when is not None
         if not self._asked:
             device = torch.device("cpu") if victim is None else victim.device
             victim = FunctionVictim(_unasked, device=device)
@@ -254,6 +270,17 @@ class ObsPerturber(Perturber):
             once = Draws(context.keys).at(torch.zeros_like(context.step), self._drawing)
             attacked = self.agents.rows(once, attacked, self._fit.numbers, self._fit.team_size)
         return context.observed & now[:, None] & attacked
+
+    def _critical(self, when: CriticalSteps, context: StepContext) -> Tensor:
+        """Return who of ``rows`` is attacked in the end, bool (E, N)."""
+        rows = self.rows
+        view = self._view(context, self._memory(context), rows)
+        critical = when.of_view(view, self._fit.cut(rows.pick(context.seen)))
+        chosen = rows.spread(critical, torch.zeros_like(rows.attacked))
+        self._spared = self._spared + (
+            rows.attacked & ~chosen & context.alive & ~context.terminal[:, None]
+        )
+        return chosen
 
     def _found(self, context: StepContext, clean: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of ``clean`` (M, D): in the ball, padding untouched."""
@@ -314,6 +341,7 @@ class ObsPerturber(Perturber):
         """Keep what says who is attacked where the observations are: to copy is to wait."""
         self._fit = self._fit.to(device)
         self._attacked, self._unchanged = self._attacked.to(device), self._unchanged.to(device)
+        self._spared = self._spared.to(device)
 
     def _memory(self, context: StepContext) -> Tensor | None:
         """Return the victim's memory before this step, (E, N, H); None is empty."""

@@ -16,6 +16,7 @@ from robustmarl._checks import all_finite, check, speaking_for
 from robustmarl.attacks.base import ObsAttack, needs_victim
 from robustmarl.joint import StepContext, split_obs
 from robustmarl.joint.reading import row_of
+from robustmarl.perturbers.critical import CriticalSteps
 from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import (
@@ -60,6 +61,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         every: attack at steps 0, every, 2 * every, ... of an episode, >= 1.
         probability: of attacking at such a step, in [0, 1].
         episodes: share of the episodes in which it attacks at all, in [0, 1].
+        when: attack an agent only in steps that the victim calls critical; None is in all.
 
     Raises:
         ValueError: for unknown agents, numbers out of range, a ball that does not fit the
@@ -86,6 +88,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
+        when: CriticalSteps | None = None,
     ) -> None:
         name = type(self).__name__
         with speaking_for(self, ObsPerturber):
@@ -96,6 +99,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
                 every=every,
                 probability=probability,
                 episodes=episodes,
+                when=when,
             )
         super().__init__(env, perturber)
         self._spec = sizes_of(env)
@@ -107,10 +111,10 @@ class ObsAdversaryWrapper(PerturbingWrapper):
             remedy = "Convert it: envs.flatten_obs(env)."
             where = f"{name}.env.observation_space({agent!r}).dtype"
             check(np.issubdtype(dtype, np.floating), where, "floating", str(dtype), remedy)
-        if perturber.victim is None and needs_victim(attack):
+        if perturber.victim is None and (needs_victim(attack) or when is not None):
+            asking = type(attack).__name__ if when is None else "when="
             raise ValueError(
-                f"{name}.victim must be given for {type(attack).__name__}, got None. "
-                "Write algorithm.victim()."
+                f"{name}.victim must be given for {asking}, got None. Write algorithm.victim()."
             )
         self._outermost = True  # until another one is wrapped around
         with speaking_for(self, ObsPerturber):

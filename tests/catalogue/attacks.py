@@ -85,6 +85,7 @@ from robustmarl.losses import (
 from robustmarl.perturbers import (
     ActionPoisonPerturber,
     ByzantinePerturber,
+    CriticalSteps,
     DirectedObsPerturber,
     GaussianObsAdversary,
     LearnedObsPerturber,
@@ -152,6 +153,7 @@ WHEN = {
     "probability": number(0.5, 0.0, 1.0),
     "episodes": number(0.5, 0.0, 1.0),
 }
+CRITICAL = {"when": instance(ATTACK, optional=True)}
 POISON = {
     "attack": instance(RandomAttack),
     "learner": instance(victim()),
@@ -220,6 +222,15 @@ SUBJECTS = (
         SparingPerturber,
         lambda: {"inner": ObsPerturber(ATTACK), "steps": 2},
         {"inner": instance(ATTACK), "steps": integer(2, 0), "threshold": number(0.5, 0.0)},
+    ),
+    Subject(
+        CriticalSteps,
+        dict,
+        {
+            "measure": choice(),
+            "threshold": number(0.5, 0.0, 1.0, open_low=True),
+            "temperature": number(0.5, 0.0, open_low=True),
+        },
     ),
     Subject(
         RandomAgents,
@@ -349,7 +360,7 @@ SUBJECTS = (
     Subject(
         ObsPerturber,
         lambda: {"attack": ATTACK},
-        {"attack": instance(PGD, BALL), "victim": VICTIMS, **WHEN},
+        {"attack": instance(PGD, BALL), "victim": VICTIMS, **WHEN, **CRITICAL},
     ),
     Subject(
         DirectedObsPerturber,
@@ -475,7 +486,7 @@ SUBJECTS = (
     Subject(
         ObsAdversaryWrapper,
         lambda: {"env": Arena(), "attack": ATTACK, "victim": vdn()},
-        {"env": instance(Arena), "attack": instance(BALL), "victim": VICTIMS, **WHEN},
+        {"env": instance(Arena), "attack": instance(BALL), "victim": VICTIMS, **WHEN, **CRITICAL},
     ),
     Subject(
         ActionPoisonWrapper,

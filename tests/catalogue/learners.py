@@ -104,6 +104,7 @@ MADE = {
     "layer_norm": flag(),
     "output_gain": number(0.5, 0.0, open_low=True, optional=True),
     "columns": Domain((3, "012"), ((), (3,))),
+    "conv": Domain((3, "551"), ((9, 9, 9),)),
 }
 BRIEFLY = {name: MADE[name] for name in ("seed", "shared", "hidden")}
 EXPLORING = {"exploration": schedule(0.0, 1.0)}

@@ -20,6 +20,8 @@ from robustmarl.networks import (
     ActionCritic,
     AgentNetwork,
     BeliefNetwork,
+    Conv,
+    ConvAgentNetwork,
     Critic,
     FOPMixer,
     JointCritic,
@@ -31,6 +33,7 @@ from robustmarl.networks import (
     VDNMixer,
     WeightedMixer,
 )
+from robustmarl.networks.conv import as_conv
 from robustmarl.networks.duplex import QPLEXMixer
 from robustmarl.networks.layers import activation_of, check_widths, feed_forward
 from robustmarl.policies import (
@@ -89,6 +92,33 @@ def acting():
 
 SUBJECTS = (
     Subject(AgentNetwork, sizes, SIZES | LAYERS | {"agent_id": flag()}),
+    Subject(
+        Conv,
+        lambda: {"view": (9, 7, 1)},
+        {
+            "view": Domain((3, "431", (4, 3, 0.5)), ((4, 3), (4, 3, 0), ())),
+            "channels": widths(),
+            "kernel": Domain((2.5, "2", None), (0, 5)),
+        },
+    ),
+    Subject(
+        lambda conv: as_conv("as_conv.conv", conv),
+        lambda: {"conv": (5, 5, 1)},
+        {"conv": Domain((3, "551"), (), (Pair([5, 5, 1], (5, 5, 1)),))},
+        "as_conv",
+        as_conv,
+    ),
+    Subject(
+        ConvAgentNetwork,
+        lambda: {**sizes(), "obs_size": 26, "conv": (5, 5, 1)},
+        {
+            "obs_size": integer(26),
+            "num_agents": integer(3),
+            "conv": Domain((3, "551"), ((9, 9, 9),)),
+            "columns": Domain((), ((0, 1),)),
+            "hidden": widths(),
+        },
+    ),
     Subject(SeparateAgents, sizes, SIZES | LAYERS),
     Subject(
         TypedAgentNetwork, sizes, SIZES | {"hidden": widths(), "recurrent": Domain((), (True,))}

@@ -72,6 +72,7 @@ EXCEPTIONS = {
     "robustmarl.envs.skirmish.tables": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.smac.smac": "needs StarCraft II; tests of its own, with a double of it",
     "robustmarl.certify.returns.CertifiedReturn": _FIGURES,
+    "robustmarl.certify.sasg": _ELSEWHERE,
     "robustmarl.evaluation.adaptation.Adaptation": _FIGURES,
     "robustmarl.evaluation.aggregates.Profile": _FIGURES,
     "robustmarl.evaluation.certified.Certificates": _FIGURES,

@@ -1,0 +1,209 @@
+r"""State-adversarial stochastic games of a few states, solved exactly.
+
+In such a game [Zhou2022]_ N agents play in states s, and what M of them are shown of it is chosen
+by adversaries: agent j < M is shown :math:`v^j(s) \in B^j(s)`, the world goes on from s.
+
+.. math:: (\pi \circ v)(a \mid s) = \prod_{j < M} \pi^j(a^j \mid v^j(s))
+          \prod_{j \ge M} \pi^j(a^j \mid s)
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robustmarl._checks import check, check_index, check_number, keep
+
+__all__ = ["StateAdversarialGame", "WorstCase"]
+
+Values: TypeAlias = NDArray[np.float64]
+Policy: TypeAlias = Sequence[ArrayLike]
+"""Each agent's probabilities of its actions given the state that it is shown, (S, A_j)."""
+
+
+class WorstCase(NamedTuple):
+    """What adversaries choose, int64 (M, S), and what is left of an agent's values, (S,)."""
+
+    shown: NDArray[np.int64]
+    value: Values
+
+
+@dataclass(frozen=True, eq=False)
+class StateAdversarialGame:
+    """A game whose states, joint actions and perturbations can all be listed.
+
+    Args:
+        reward: each agent's, (N, S, A_1, ..., A_N), expected over the next state.
+        transition: probabilities of the next state, (S, A_1, ..., A_N, S).
+        sets: ``sets[j, s, t]``, bool (M, S, S): whether agent j may be shown t where the state is
+            s. Each state has itself, at least. M <= N; the first M agents are attacked.
+        gamma: discount, in [0, 1).
+
+    Raises:
+        ValueError: for arrays that do not fit each other, or a number out of range.
+    """
+
+    reward: ArrayLike
+    transition: ArrayLike
+    sets: ArrayLike
+    gamma: float
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        reward = _numbers(f"{name}.reward", self.reward)
+        transition = _numbers(f"{name}.transition", self.transition)
+        sets = np.asarray(self.sets, np.bool_)
+        agents, states = len(reward), len(transition)
+        fits = reward.ndim == agents + 2 and reward.shape[1:] == transition.shape[:-1]
+        check(fits, f"{name}.reward", "(N, S, A_1, ..., A_N)", reward.shape)
+        sums = np.abs(transition.sum(axis=-1) - 1.0).max(initial=0.0)
+        good = transition.shape[-1] == states and (transition >= 0.0).all() and sums < 1e-9
+        rule = "probabilities (S, A_1, ..., A_N, S), which add up to 1 over the last axis"
+        check(bool(good), f"{name}.transition", rule, transition.shape)
+        fits = sets.ndim == 3 and sets.shape[1:] == (states, states) and len(sets) <= agents
+        fits = fits and bool(sets.diagonal(axis1=1, axis2=2).all())
+        check(fits, f"{name}.sets", "(M, S, S) with M <= N, each state among its own", sets.shape)
+        gamma = check_number(f"{name}.gamma", self.gamma, 0.0, 1.0)
+        check(gamma < 1.0, f"{name}.gamma", "below 1: episodes have no end", gamma)
+        keep(self, reward=reward, transition=transition, sets=sets, gamma=gamma)
+
+    @property
+    def _arrays(self) -> tuple[Values, Values, NDArray[np.bool_]]:
+        """Rewards, transitions and sets, as they were kept."""
+        return np.asarray(self.reward), np.asarray(self.transition), np.asarray(self.sets)
+
+    def clean(self) -> NDArray[np.int64]:
+        """Return the perturbation that shows every agent the truth, (M, S)."""
+        _, transition, sets = self._arrays
+        return np.tile(np.arange(len(transition)), (len(sets), 1))
+
+    def joint(self, policy: Policy, shown: ArrayLike | None = None) -> Values:
+        """Return the probabilities of joint actions, (S, A_1, ..., A_N), of policy after ``shown``.
+
+        Args:
+            policy: one per agent, (S, A_j) each.
+            shown: what attacked agents are shown, int64 (M, S); None is the truth.
+        """
+        reward, transition, _ = self._arrays
+        probabilities = [_numbers("joint.policy", one) for one in policy]
+        sizes = [(len(transition), size) for size in reward.shape[2:]]
+        shapes = [one.shape for one in probabilities]
+        check(shapes == sizes, "StateAdversarialGame.joint.policy", f"of shapes {sizes}", shapes)
+        views = self.clean() if shown is None else np.asarray(shown)
+        found = np.ones(len(transition))
+        for agent, own in enumerate(probabilities):
+            rows = own[views[agent]] if agent < len(views) else own
+            found = found[..., None] * rows.reshape(len(rows), *[1] * agent, -1)
+        return found
+
+    def value(self, policy: Policy, shown: ArrayLike | None = None) -> Values:
+        r"""Return each agent's values, (N, S): the solution of RoMFAC's Theorem 1.
+
+        .. math:: V^j(s) = \sum_a (\pi \circ v)(a \mid s) \sum_{s'} p(s' \mid s, a)
+                  \bigl(R^j + \gamma V^j(s')\bigr)
+
+        Args:
+            policy: one per agent, (S, A_j) each.
+            shown: what attacked agents are shown, int64 (M, S); None is the truth.
+        """
+        reward, transition, _ = self._arrays
+        play = self.joint(policy, shown)
+        states, axes = len(transition), tuple(range(1, play.ndim))
+        step = (play[..., None] * transition).sum(axis=axes)
+        earned = (play * reward).sum(axis=tuple(axis + 1 for axis in axes))
+        solved = np.linalg.solve(np.eye(states) - self.gamma * step, earned.T)
+        return np.asarray(solved.T, np.float64)
+
+    def backup(
+        self,
+        value: ArrayLike,
+        policy: Policy,
+        agent: int,
+        *,
+        moved: Sequence[int] | None = None,
+        shown: ArrayLike | None = None,
+    ) -> WorstCase:
+        r"""Return what the adversaries' Bellman operator makes of an agent's values.
+
+        .. math:: (L^j V)(s) = \min_{\hat s \in B(s)} \sum_a \pi(a \mid s, \hat s) \sum_{s'}
+                  p(s' \mid s, a) \bigl(R^j + \gamma V(s')\bigr)
+
+        a contraction in the maximum norm with factor gamma: RoMFAC's Theorem 2, whose operator is
+        not printed. Ties go to the first state.
+
+        Args:
+            value: of the agent, (S,).
+            policy: one per agent, (S, A_j) each.
+            agent: whose rewards are to fall.
+            moved: the attacked agents whose perturbation is chosen; None is ``agent`` alone.
+            shown: the perturbation of the other ones, int64 (M, S); None is the truth.
+        """
+        reward, transition, sets = self._arrays
+        attacked = self._moved("backup", agent, moved)
+        views = self.clean() if shown is None else np.array(shown)
+        ahead = reward[agent] + self.gamma * transition @ np.asarray(value, np.float64)
+        lowest = np.full(len(transition), np.inf)
+        best = views.copy()
+        axes = tuple(range(1, ahead.ndim))
+        for choice in itertools.product(range(len(transition)), repeat=len(attacked)):
+            trial = views.copy()
+            trial[attacked] = np.asarray(choice)[:, None]
+            worth = (self.joint(policy, trial) * ahead).sum(axis=axes)
+            allowed = np.logical_and.reduce(
+                [sets[j, :, t] for j, t in zip(attacked, choice, strict=True)]
+            )
+            less = allowed & (worth < lowest - 1e-12)
+            lowest = np.where(less, worth, lowest)
+            best[:, less] = trial[:, less]
+        return WorstCase(best, lowest)
+
+    def worst(
+        self,
+        policy: Policy,
+        agent: int,
+        *,
+        moved: Sequence[int] | None = None,
+        shown: ArrayLike | None = None,
+    ) -> WorstCase:
+        """Return the worst perturbation for an agent, and the values that it leaves.
+
+        The values are the operator's only fixed point; the perturbation is one of those that
+        attain them in all states at once. Found by policy iteration, exactly.
+
+        Args:
+            policy: one per agent, (S, A_j) each.
+            agent: whose rewards are to fall.
+            moved: as of :meth:`backup`; all attacked agents, say, where a team shares its reward.
+            shown: the perturbation of the other ones, int64 (M, S); None is the truth.
+        """
+        self._moved("worst", agent, moved)
+        found = self.clean() if shown is None else np.array(shown)
+        value = self.value(policy, found)[agent]
+        while True:
+            trial = self.backup(value, policy, agent, moved=moved, shown=shown)
+            if not (trial.value < value - 1e-10).any():
+                return WorstCase(found, value)
+            found = trial.shown
+            value = self.value(policy, found)[agent]
+
+    def _moved(self, method: str, agent: int, moved: Sequence[int] | None) -> list[int]:
+        """Return the agents whose perturbations are chosen, checked."""
+        reward, _, sets = self._arrays
+        where = f"{type(self).__name__}.{method}"
+        agent = check_index(f"{where}.agent", agent)
+        check(0 <= agent < len(reward), f"{where}.agent", f"below {len(reward)}", agent)
+        attacked = [agent] if moved is None else list(moved)
+        good = bool(attacked) and all(0 <= one < len(sets) for one in attacked)
+        check(good, f"{where}.moved", f"agents below {len(sets)}, which are attacked", attacked)
+        return attacked
+
+
+def _numbers(where: str, given: ArrayLike) -> Values:
+    numbers: Values = np.array(given, np.float64)
+    check(bool(np.isfinite(numbers).all()), where, "finite numbers", given)
+    return numbers
