@@ -1,0 +1,652 @@
+"""RoMFAC's tables on magent2: teams of many, of which more and more are deceived.
+
+    python examples/romfac.py --jobs 2                     # Battle and Pursuit at a quick size
+    python examples/romfac.py --tasks battle --seeds 0     # one of them, one training seed
+    python examples/romfac.py --full --seeds 0 --methods MFAC RoMFAC   # 64 against 64; hours
+    python examples/romfac.py --report                     # tables and figures of finished runs
+    python examples/romfac.py --smoke                      # seconds, figures mean nothing
+
+Trains MFAC, RoMFAC and its relatives on clean rounds. Then PGD perturbs the observations of M
+agents that are drawn for each round, and a suite of attacks those of the whole team. What is
+finished is not run again when the command is given again: trainings continue from their
+checkpoints, and raw scores are in the output folder; all tables and figures are made of them alone.
+"""
+
+import argparse
+import json
+import multiprocessing
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tqdm
+from matplotlib.figure import Figure
+
+from robustmarl import algorithms, attacks, data, envs, evaluation, training
+from robustmarl.algorithms.romfac import romfac_loss
+from robustmarl.budgets import LinfBall
+from robustmarl.envs.magent import Charge, MagentEngine, picture
+from robustmarl.envs.skirmish import save_replay
+from robustmarl.evaluation import Case, Cell, CrossTable, Curve, Entry, Suite
+from robustmarl.evaluation.meter import Meter
+from robustmarl.joint import StepContext, spec_of
+from robustmarl.learning import adam
+from robustmarl.losses import ActionLoss
+from robustmarl.perturbers import ObsPerturber, Perturber, RandomAgents
+
+METHODS = ("MFAC", "SA-MFAC", "SA-MFAC3", "RoMFAC1", "RoMFAC")
+BASELINES = ("random", "untrained")
+EPSILON = 0.075  # the paper's, in training and tests
+SHARES = (
+    0.0,
+    0.125,
+    0.25,
+    0.5,
+    0.75,
+    1.0,
+)  # of the team that is attacked: 0 to 64 of the paper's 64
+BALL = LinfBall(epsilon=EPSILON, low=0.0, high=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A game at one size, and how long teams train on it with what settings.
+
+    Attributes:
+        make: builds the game.
+        team: who learns, and is attacked.
+        opponent: the other team.
+        figures: what is reported, beside the return.
+        rounds: of training; a round is played in ``games`` games at once.
+        warmup: share of the rounds before the first loop.
+        games: see ``rounds``.
+        minibatch: rows per gradient step, agents times steps.
+        hidden: widths of the networks.
+        lr: learning rate of actor and critic.
+        peak: weight of the action loss at its highest.
+        steps: of PGD in training.
+        loud: share of random actions of the scripted opponent.
+        opponent_rounds: of the training of an opponent that learns.
+    """
+
+    make: Callable[[], Any]
+    team: str
+    opponent: str
+    figures: tuple[str, ...]
+    rounds: int
+    warmup: float = 0.6
+    games: int = 4
+    minibatch: int = 1_024
+    epochs: int = 3
+    hidden: tuple[int, ...] = (128, 128)
+    lr: float = 5e-4
+    peak: float = 0.2
+    steps: int = 5
+    loud: float = 0.7
+    opponent_rounds: int = 200
+
+    @property
+    def size(self) -> int:
+        """How many agents the team has."""
+        return spec_of(self.make()).of_team(self.team).num_agents
+
+    @property
+    def attacked(self) -> tuple[int, ...]:
+        """How many of them are attacked, column by column."""
+        return tuple(dict.fromkeys(round(share * self.size) for share in SHARES))
+
+
+BATTLE = Task(
+    make=partial(envs.battle, 20, horizon=200),
+    team="red",
+    opponent="blue",
+    figures=("red_won", "red_kills"),
+    rounds=400,
+)
+PURSUIT = Task(
+    make=partial(envs.pursuit, 25, predators=8, prey=16, horizon=100),
+    team="predator",
+    opponent="prey",
+    figures=("tags",),
+    rounds=300,
+)
+TASKS = {
+    "battle": BATTLE,
+    "pursuit": PURSUIT,
+    "battle 64": replace(
+        BATTLE, make=partial(envs.battle, 40), games=1, hidden=(256, 256), rounds=2_000
+    ),
+    "pursuit 32": replace(
+        PURSUIT,
+        make=partial(envs.pursuit, 50, predators=32, prey=64),
+        games=1,
+        hidden=(256, 256),
+        rounds=2_000,
+    ),
+}
+QUICK, FULL = ("battle", "pursuit"), ("battle 64", "pursuit 32")
+
+
+def suite() -> Suite:
+    """Return what the worst case is taken over: no gradient, several, none that is asked for."""
+    noise, gradient, _, black_box = evaluation.quick().entries
+    return Suite(
+        name="many agents",
+        version=1,
+        entries=(noise, gradient, Entry(family="targeted", build=_aimed), black_box),
+    )
+
+
+def _aimed(case: Case) -> dict[str, ObsPerturber]:
+    """Return attacks towards an action that is held: nothing, a way back, a blow at nobody."""
+    aims = {"idle": 6, "left": 4, "hit": 13} if case.spec.num_actions == 21 else {"idle": 2}
+    aimed = attacks.APGD(ball=case.ball, loss="margin")
+    return {f"target {name}": case.on(replace(aimed, target=act)) for name, act in aims.items()}
+
+
+def build(method: str, task: Task, seed: int) -> Any:
+    """Return a team of a method."""
+    settings: dict[str, Any] = {
+        "hidden": task.hidden,
+        "optim": adam(task.lr),
+        "critic_optim": adam(task.lr),
+        "tau": 0.05,
+        "seed": seed,
+    }
+    spec = spec_of(task.make()).of_team(task.team)
+    if method == "MFAC":
+        return algorithms.MFAC.for_env(spec, **settings)
+    return algorithms.RoMFAC.for_env(spec, action_loss=loss_of(method, task), **settings)
+
+
+def loss_of(method: str, task: Task) -> ActionLoss:
+    """Return the action loss of a method that has one."""
+    warmup = round(task.warmup * task.rounds)
+    return romfac_loss(
+        method,
+        ball=BALL,
+        peak=task.peak,
+        warmup=warmup,
+        period=max(1, (task.rounds - warmup) // 3),
+        steps=task.steps,
+    )
+
+
+def script(task: Task, team: str) -> Any:
+    """Return what plays a team until somebody has learnt to: a script, in Pursuit chance."""
+    if team in ("red", "blue"):
+        return Charge(team=team, random=task.loud)
+    return data.RandomController(spec_of(task.make()).of_team(team))
+
+
+def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run: Any) -> None:
+    """Train for so many rounds, or load what was trained."""
+    weights = folder / "weights.pt"
+    if weights.exists():
+        training.load_weights(learner, weights)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    horizon, size = spec_of(task.make()).horizon, learner.spec.num_agents
+    played = folder / "rounds.json"
+
+    def note(history: training.History) -> None:
+        """Keep how many rounds were played until when: weights follow rounds, curves steps."""
+        known = json.loads(played.read_text()) if played.exists() else {}
+        known[str(history.env_steps[-1])] = learner.policy.counted("updates")
+        played.write_text(json.dumps(known))
+
+    training.run(
+        learner,
+        task.make,
+        env_steps=rounds * task.games * horizon,
+        num_envs=task.games,
+        seed=seed,
+        interval=max(1, rounds * task.games * horizon // 60),
+        learn=training.OnPolicy(
+            epochs=task.epochs, batch_size=max(1, task.minibatch // size), rounds=rounds
+        ),
+        callback=note,
+        **run,
+    )
+    training.save_weights(learner, weights)
+    (folder / "checkpoint.pt").unlink()
+
+
+def opponent(name: str, task: Task, folder: Path, position: int = 0) -> Any:
+    """Return the opponent that learns by advantage actor-critic; it is trained if it is not yet.
+
+    In Battle against the script; in Pursuit prey learn to flee from predators that have learnt
+    to catch prey that do not.
+    """
+    against: Any = script(task, task.team)
+    base = folder / "opponent"
+    if name.startswith("pursuit"):
+        against = build("MFAC", task, seed=1_000)
+        learn(
+            against,
+            task,
+            task.opponent_rounds,
+            1_000,
+            base / "catcher",
+            team=task.team,
+            opponents={task.opponent: script(task, task.opponent)},
+            log=training.Log(
+                base / "catcher", resume=True, progress=f"{name}: catcher", bar_position=position
+            ),
+        )
+    spec = spec_of(task.make()).of_team(task.opponent)
+    team = algorithms.A2C.for_env(spec, hidden=task.hidden, optim=adam(1e-3), seed=1_000)
+    learn(
+        team,
+        task,
+        task.opponent_rounds,
+        1_000,
+        base / "A2C",
+        team=task.opponent,
+        opponents={task.team: against},
+        log=training.Log(
+            base / "A2C", resume=True, progress=f"{name}: opponent", bar_position=position
+        ),
+    )
+    return team
+
+
+def train_opponent(job: tuple[Any, ...]) -> str:
+    """Train a task's opponent in a process of its own."""
+    torch.set_num_threads(1)
+    name, task, folder, position = job
+    opponent(name, task, folder, position)
+    return f"{name}: opponent"
+
+
+def run_cell(job: tuple[Any, ...]) -> str:
+    """Train and test one team in a process of its own; write its raw scores."""
+    torch.set_num_threads(1)
+    name, task, method, seed, plan, folder, position = job
+    begun, learnt = time.process_time(), opponent(name, task, folder)
+    # The script is whom teams of Battle train against, so that they meet somebody at all.
+    scripted = {task.opponent: script(task, task.opponent)}
+    trained = {task.opponent: learnt}
+    teacher = scripted if name.startswith("battle") else trained
+    run = cell_path(folder, method, seed, "")
+    if method == "random":
+        team = data.RandomController(spec_of(task.make()).of_team(task.team))
+    elif method == "untrained":
+        team = build("MFAC", task, seed).untrained(seed=seed)
+    else:
+        team = build(method, task, seed)
+        learn(
+            team,
+            task,
+            task.rounds,
+            seed,
+            run,
+            team=task.team,
+            opponents=teacher,
+            log=training.Log(
+                run, resume=True, progress=f"{name} {method} {seed}", bar_position=position
+            ),
+        )
+    cpu = time.process_time() - begun
+    against = (
+        {"script": scripted, "A2C": trained} if name.startswith("battle") else {"A2C": trained}
+    )
+    scores = {
+        foe: attacked(method, team, task, plan["episodes"], them) for foe, them in against.items()
+    }
+    result = {
+        **plan,
+        "task": name,
+        "method": method,
+        "seed": seed,
+        "cpu_seconds": round(cpu, 1),
+        "test_cpu_seconds": round(time.process_time() - begun - cpu, 1),
+        "scores": scores,
+    }
+    path = cell_path(folder, method, seed)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result))
+    part.replace(path)
+    return f"{name}, {method}, seed {seed}"
+
+
+def attacked(method: str, team: Any, task: Task, episodes: int, opponents: Any) -> dict[str, Any]:
+    """Return a team's figures per episode, with M attacked, blind, and under a suite's worst."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        play = partial(
+            evaluation.rollout,
+            team,
+            task.make,
+            episodes=episodes,
+            num_envs=min(episodes, 10),
+            team=task.team,
+            opponents=opponents,
+        )
+
+        def figures(*perturb: Any) -> dict[str, Any]:
+            meter = Meter(drawn=True)
+            found = play(perturb=[*perturb, meter])
+            flips = meter.flips()
+            kept = {key: found.figure(key).tolist() for key in (*task.figures, "return")}
+            return kept | {"flips": [] if flips is None else flips.tolist()}
+
+        clean = figures()
+        if method == "random":
+            return {f"M={m}": clean for m in task.attacked}
+        pgd = attacks.PGD(ball=BALL)
+        found = {"M=0": clean} | {
+            f"M={m}": figures(ObsPerturber(pgd, agents=RandomAgents(m)))
+            for m in task.attacked
+            if m > 0
+        }
+        if method == "untrained":
+            return found
+        spec = spec_of(task.make()).of_team(task.team)
+        folds = evaluation.blindfolds(
+            data.as_controller("romfac", team, spec),
+            task.make,
+            spec,
+            team=task.team,
+            opponents=opponents,
+        )
+        found |= {fold: figures(blind) for fold, blind in folds.items()}
+        worst = evaluation.worst_case(
+            {method: team},
+            task.make,
+            BALL,
+            suite=suite(),
+            metric="return",
+            episodes=episodes,
+            choice_episodes=max(1, episodes // 2),
+            num_envs=min(episodes, 10),
+            team=task.team,
+            opponents=opponents,
+        )
+    return found | {
+        "suite": {
+            name: {"return": next(iter(worst.table.cell(method, name).scores.values())).tolist()}
+            for name in worst.table.attacks
+        }
+    }
+
+
+def cell_path(folder: Path, method: str, seed: int, ending: str = ".json") -> Path:
+    """Return where a cell's raw scores are, or the folder of its training."""
+    return folder / f"{method}-{seed}{ending}"
+
+
+def read(folder: Path, method: str, seed: int, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a finished cell, None if there is none of these settings."""
+    path = cell_path(folder, method, seed)
+    if not path.exists():
+        return None
+    cell: dict[str, Any] = json.loads(path.read_text())
+    return cell if all(cell.get(key) == value for key, value in plan.items()) else None
+
+
+def table_of(
+    cells: list[dict[str, Any]], task: Task, foe: str, figure: str, title: str
+) -> CrossTable:
+    """Return methods x numbers of attacked agents of one figure; of the return the worst, too."""
+    columns = [f"M={m}" for m in task.attacked]
+    rows: dict[str, dict[str, Cell]] = {}
+    blind: dict[str, dict[str, Cell]] = {}
+    for method in (*BASELINES, *METHODS):
+        found = {c["seed"]: c["scores"][foe] for c in cells if c["method"] == method}
+        if not found:
+            continue
+
+        def cell(key: str, found: dict[int, Any] = found) -> Cell:
+            return Cell({seed: scores[key][figure] for seed, scores in found.items()})
+
+        rows[method] = {column: cell(column) for column in columns}
+        if method in BASELINES:
+            continue
+        for fold in ("zeroed", "another's"):
+            blind[f"{method}, {fold}"] = {columns[0]: cell(fold)}
+        if figure == "return":
+            rows[method]["worst"] = Cell(
+                {seed: scores["suite"]["worst"][figure] for seed, scores in found.items()}
+            )
+    baselines = [*(b for b in BASELINES if b in rows), *blind]
+    ordered = {name: rows.get(name) or blind[name] for name in [*baselines, *rows]}
+    return CrossTable(cells=ordered, metric=figure, baselines=baselines, title=title)
+
+
+def suite_table(cells: list[dict[str, Any]], foe: str, title: str) -> CrossTable | None:
+    """Return the return under every attack of the suite."""
+    rows: dict[str, dict[str, Cell]] = {}
+    for method in METHODS:
+        found = {c["seed"]: c["scores"][foe]["suite"] for c in cells if c["method"] == method}
+        if found:
+            names = list(next(iter(found.values())))
+            rows[method] = {
+                name: Cell({seed: attacks[name]["return"] for seed, attacks in found.items()})
+                for name in names
+            }
+    return CrossTable(cells=rows, metric="return", title=title) if rows else None
+
+
+def draw_numbers(tables: dict[str, CrossTable], task: Task, path: Path, title: str) -> None:
+    """Draw figures over the number of attacked agents."""
+    panels = {}
+    for figure, table in tables.items():
+        shown = [m for m in METHODS if m in table.victims]
+        panels[figure.replace("_", " ")] = {
+            method: Curve(
+                x=task.attacked,
+                estimates=[table.cell(method, f"M={m}").estimate for m in task.attacked],
+            )
+            for method in shown
+        }
+    evaluation.size_curves(panels, path, xlabel="attacked agents M", title=title)
+
+
+def draw_learning(cells: list[dict[str, Any]], task: Task, folder: Path, path: Path) -> None:
+    """Draw what the teams earn as they learn, and beneath it the weight or radius of their loss."""
+    figure = Figure(figsize=(7.2, 5.2), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for number, method in enumerate(METHODS):
+        seeds = [c["seed"] for c in cells if c["method"] == method]
+        curves = []
+        for seed in seeds:
+            run = cell_path(folder, method, seed, "")
+            if not (run / "rounds.json").exists():
+                continue
+            rounds = {int(k): v for k, v in json.loads((run / "rounds.json").read_text()).items()}
+            told = json.loads((run / "history.json").read_text())
+            points = [
+                (rounds[step], value)
+                for step, value in zip(told["env_steps"], told["train"]["return"], strict=True)
+                if step in rounds and value is not None and np.isfinite(value)
+            ]
+            curves.append(np.array(sorted(points)).T)
+        if not curves:
+            continue
+        grid = np.linspace(max(c[0][0] for c in curves), min(c[0][-1] for c in curves), 60)
+        values = np.array([np.interp(grid, *curve) for curve in curves])
+        colour = f"C{number}"
+        upper.plot(grid, values.mean(axis=0), color=colour, label=method)
+        upper.fill_between(grid, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15)
+        if method == "MFAC":
+            continue
+        loss = loss_of(method, task)
+        ramp = loss.epsilon if method.startswith("SA") else loss.weight
+        heights = np.array([ramp(m) for m in range(task.rounds)])
+        lower.plot(heights / max(heights.max(), 1e-9), color=colour)
+    upper.set_ylabel("return in training, mean and range over seeds")
+    lower.set_ylabel("share of the peak")
+    lower.set_xlabel("rounds")
+    upper.legend(ncols=3, fontsize="small")
+    figure.savefig(path)
+
+
+def draw_round(task: Task, folder: Path, name: str, seed: int, path: Path) -> None:
+    """Film a round of MFAC and of RoMFAC, without attack and with all agents attacked."""
+    films = []
+    for method in ("MFAC", "RoMFAC"):
+        run = cell_path(folder, method, seed, "")
+        if not (run / "weights.pt").exists():
+            return
+        team = build(method, task, seed)
+        training.load_weights(team, run / "weights.pt")
+        learnt = opponent(name, task, folder)
+        foe = script(task, task.opponent) if name.startswith("battle") else learnt
+        for perturb in (None, attacks.PGD(ball=BALL)):
+            films.append(film(team, task, foe, perturb))
+    longest = max(map(len, films))
+    clean, deceived, *robust = [frames + [frames[-1]] * (longest - len(frames)) for frames in films]
+    frames = []
+    for four in zip(clean, deceived, *robust, strict=True):
+        upper, lower = (np.pad(np.concatenate(two, axis=1), _EDGE) for two in (four[:2], four[2:]))
+        frames.append(np.concatenate([upper, lower], axis=0))
+    save_replay(path, frames, fps=8)
+
+
+_EDGE = ((2, 2), (2, 2), (0, 0))  # pixels around two rounds side by side
+
+
+class Camera(Perturber):
+    """Keeps a picture of every step; changes nothing."""
+
+    kind = "camera"
+
+    def __init__(self, engine: MagentEngine) -> None:
+        self.engine, self.frames = engine, []
+
+    def shown(self, context: StepContext) -> None:
+        """Take one."""
+        self.frames.append(picture(self.engine))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What builds the one engine that is filmed."""
+
+    engine: MagentEngine
+
+    def make_engine(self, num_envs: int) -> MagentEngine:
+        """Return it: there is one."""
+        return self.engine
+
+
+def film(team: Any, task: Task, foe: Any, perturb: Any) -> list[Any]:
+    """Return the pictures of one round."""
+    engine = task.make().make_engine(1)
+    camera = Camera(engine)
+    evaluation.rollout(
+        team,
+        Stage(engine),
+        episodes=1,
+        num_envs=1,
+        perturb=[camera] if perturb is None else [perturb, camera],
+        team=task.team,
+        opponents={task.opponent: foe},
+    )
+    return camera.frames
+
+
+def report(name: str, task: Task, cells: list[dict[str, Any]], folder: Path, out: Path) -> str:
+    """Write the tables and figures of one task; return its text."""
+    text = [f"## {name}\n"]
+    stem = name.replace(" ", "_")
+    for foe in cells[0]["scores"]:
+        tables = {}
+        for figure in (*task.figures, "return", "flips"):
+            title = f"{name} against {foe}: {figure.replace('_', ' ')}"
+            known = [c for c in cells if figure != "flips" or c["method"] != "random"]
+            table = tables[figure] = table_of(known, task, foe, figure, title)
+            table.to_json(out / f"{stem}-{foe}-{figure}.json")
+            text.append(f"### {title}\n\n{table.to_markdown()}\n")
+        worst = suite_table(cells, foe, f"{name} against {foe}: return under each attack on all")
+        if worst is not None:
+            worst.to_json(out / f"{stem}-{foe}-suite.json")
+            text.append(f"### {worst.title}\n\n{worst.to_markdown()}\n")
+            draw_numbers(tables, task, out / f"{stem}-{foe}.png", f"{name} against {foe}")
+    if any(c["method"] in METHODS for c in cells):
+        draw_learning(cells, task, folder, out / f"{stem}-learning.png")
+    if (seeds := [c["seed"] for c in cells if c["method"] == "RoMFAC"]) and name in TASKS:
+        draw_round(task, folder, name, min(seeds), out / f"{stem}.gif")
+    costs = {m: [c["cpu_seconds"] for c in cells if c["method"] == m] for m in METHODS}
+    spent = ", ".join(f"{m} {np.median(v):.0f}" for m, v in costs.items() if v)
+    return "\n".join([*text, f"CPU seconds per training (median): {spent}.\n"])
+
+
+def smoke(task: Task) -> Task:
+    """Return the task cut down to a second."""
+    small = {"red": partial(envs.battle, 12, horizon=8)}
+    make = small.get(task.team, partial(envs.pursuit, 10, predators=2, prey=3, horizon=8))
+    return replace(task, make=make, rounds=5, opponent_rounds=2, games=2, hidden=(16, 16))
+
+
+def main() -> None:
+    """Run all cells that are missing, and report on all that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
+    parser.add_argument("--full", action="store_true", help="the paper's numbers of agents")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rounds", type=int, help="of training")
+    parser.add_argument("--episodes", type=int, default=50, help="per figure and team")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
+    parser.add_argument("--out", type=Path, default=Path("runs/romfac"), help="output folder")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    names, seeds, out = args.tasks or (FULL if args.full else QUICK), args.seeds, args.out
+    tasks = {name: TASKS[name] for name in names}
+    if args.rounds:
+        tasks = {name: replace(task, rounds=args.rounds) for name, task in tasks.items()}
+    if args.smoke:
+        tasks = {name: smoke(task) for name, task in tasks.items()}
+        seeds, out, args.episodes = seeds[:1], out / "smoke", 2
+        args.methods = [m for m in args.methods if m in ("MFAC", "RoMFAC")]
+    folders = {
+        name: out / f"{name.replace(' ', '_')}-{task.rounds}" for name, task in tasks.items()
+    }
+    plans = {name: plan_of(task, args.episodes) for name, task in tasks.items()}
+    wanted = [(n, m, s) for s in seeds for n in names for m in (*BASELINES, *args.methods)]
+    jobs: list[tuple[Any, ...]] = []
+    for name, method, seed in wanted:
+        folder = folders[name]
+        folder.mkdir(parents=True, exist_ok=True)
+        if not args.report and read(folder, method, seed, plans[name]) is None:
+            place = 1 + len(jobs) % args.jobs
+            jobs.append((name, tasks[name], method, seed, plans[name], folder, place))
+    print(f"{len(wanted)} cells, {len(jobs)} of them to run, {args.jobs} at a time.")
+    first = [(n, tasks[n], folders[n], i + 1) for i, n in enumerate({job[0]: 0 for job in jobs})]
+    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
+        for work, todo in ((train_opponent, first), (run_cell, jobs)):
+            done = pool.imap_unordered(work, todo)
+            for cell in (bar := tqdm.tqdm(done, total=len(todo), desc="cells", position=0)):
+                bar.set_postfix_str(cell)
+        pool.close()
+        pool.join()
+
+    texts = []
+    for name in names:
+        found = [read(folders[name], m, s, plans[name]) for n, m, s in wanted if n == name]
+        if cells := [cell for cell in found if cell]:
+            texts.append(report(name, tasks[name], cells, folders[name], out))
+            print(f"\n{texts[-1]}")
+    (out / "romfac.md").write_text("\n".join(texts))
+    print(f"Tables, figures, films and raw scores are in {out}/")
+
+
+def plan_of(task: Task, episodes: int) -> dict[str, Any]:
+    """Return what a cell's scores depend on, as plain data."""
+    plain = {key: value for key, value in asdict(task).items() if key != "make"}
+    plain["make"] = repr(task.make.args) + repr(task.make.keywords)
+    return json.loads(json.dumps(plain | {"episodes": episodes, "epsilon": EPSILON}))
+
+
+if __name__ == "__main__":
+    main()
