@@ -286,6 +286,23 @@ def test_the_horizon_truncates_the_living():
     assert env.step({}) == ({}, {}, {}, {}, {})
 
 
+def test_who_dies_in_the_last_step_is_not_cut_off():
+    env = envs.battle(12, jitter=False, horizon=10)
+    env.reset(seed=0)
+    for move in (8, 8, 8, 7):
+        together(env, [move, move, STAY, STAY])
+    for _ in range(5):
+        together(env, [RIGHT, STAY, STAY, STAY])
+    last = dict(zip(env.agents, [RIGHT, STAY, STAY, STAY], strict=True))
+    _, _, terminated, truncated, infos = env.step(last)
+    assert list(terminated.values()) == [False, False, True, False]
+    assert list(truncated.values()) == [True, True, False, True]
+    assert infos["blue_0"] == infos["red_0"]
+    figures = {"red_won": 1.0, "blue_won": 0.0, "tie": 0.0, "red_kills": 1.0, "blue_kills": 0.0}
+    assert infos["red_0"] == figures
+    assert env.agents == []
+
+
 MAKERS = {
     "battle": lambda: envs.battle(12, horizon=30),
     "battle with everything": lambda: envs.battle(13, horizon=9, minimap=True, extra_features=True),

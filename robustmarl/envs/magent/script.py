@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice, check_kind, check_number, keep
+from robustmarl._checks import check_choice, check_kind, check_number, keep
 from robustmarl._seeding import generator
 from robustmarl.joint import StepContext
 
@@ -80,7 +80,7 @@ class Charge:
     def __call__(self, context: StepContext) -> Tensor:
         """Return the actions of all agents, int64 (E, N)."""
         envs, agents, _ = context.seen.shape
-        points = context.draws("charge").uniform(agents * _POINTS)
+        points = context.draws(f"charge {self.team}").uniform(agents * _POINTS)
         return self._choose(_view_of(context.seen), points.view(envs, agents, _POINTS))
 
     def act(self, obs: Tensor | ArrayLike, draws: torch.Generator | None = None) -> Tensor:
@@ -124,14 +124,12 @@ class Charge:
 def _view_of(obs: Tensor) -> Tensor:
     """Return the views in observations, (..., 169, C)."""
     for channels, features in _CHANNELS.items():
-        for flat, cell in zip((0, *features), (0, *features), strict=True):
-            if obs.shape[-1] == _CELLS * channels + flat:
-                return obs[..., : _CELLS * channels].unflatten(-1, (_CELLS, channels))
-            if obs.shape[-3:] == (_EDGE, _EDGE, channels + cell):
-                return obs[..., :channels].flatten(-3, -2)
+        if obs.shape[-1] in {_CELLS * channels + beside for beside in features}:
+            return obs[..., : _CELLS * channels].unflatten(-1, (_CELLS, channels))
+        if obs.shape[-3:] in {(_EDGE, _EDGE, channels + beside) for beside in features}:
+            return obs[..., :channels].flatten(-3, -2)
     rule = "of battle, (..., D) or (..., 13, 13, C)"
-    check(False, "Charge.act.obs", rule, tuple(obs.shape))
-    raise AssertionError
+    raise ValueError(f"Charge.act.obs must be {rule}, got {tuple(obs.shape)}.")
 
 
 class _Tables(NamedTuple):
