@@ -14,7 +14,7 @@ __all__ = ["Samples"]
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """B episodes of T steps, or B steps as episodes of one.
+    """B episodes of T steps; or B steps as episodes of one, once they are selected.
 
     Attributes:
         seen: what the agents acted on, (B, T, N, D).
@@ -25,6 +25,7 @@ class Samples:
         valued: where the critic learns, bool (B, T, K).
         last_act: the actions before each step, like ``act``; None if agents do not see them.
         side: further inputs of the actor by name, (B, T, N, ...) each.
+        places: which steps they are, episodes and times, int64 (K,) each; None are all episodes.
     """
 
     seen: Tensor
@@ -35,13 +36,18 @@ class Samples:
     valued: Tensor
     last_act: Tensor | None
     side: Mapping[str, Tensor]
+    places: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.seen)
+        return len(self.seen if self.places is None else self.places[0])
 
     def steps(self, valid: Tensor) -> Self:
-        """Return every step that is ``valid``, bool (B, T), as an episode of one step."""
-        return self._mapped(lambda values: values[valid].unsqueeze(1))
+        """Return every step that is ``valid``, bool (B, T), as an episode of one step.
+
+        Nothing is copied before it is selected: observations of a large team take megabytes.
+        """
+        rows, times = valid.nonzero().unbind(1)
+        return replace(self, places=(rows, times))
 
     def minibatches(
         self, valid: Tensor, size: int | None, generator: torch.Generator
@@ -57,17 +63,32 @@ class Samples:
         if size is not None:
             parts = min(max(1, round(int(valid.sum()) / size)), len(self))
         if parts == 1:
-            yield self
+            yield self if self.places is None else self._at(*self.places)
             return
         order = torch.randperm(len(self), generator=generator).to(self.seen.device)
         for index in order.chunk(parts):
             yield self.select(index)
 
     def select(self, index: Tensor) -> Self:
-        """Return the episodes of these indices, int64 (K,)."""
-        return self._mapped(lambda values: values[index])
+        """Return the episodes, or steps, of these indices, int64 (K,)."""
+        if self.places is None:
+            return self._mapped(lambda values: values[index])
+        rows, times = self.places
+        return self._at(rows[index], times[index])
+
+    def _at(self, rows: Tensor, times: Tensor) -> Self:
+        return self._mapped(lambda values: values[rows, times].unsqueeze(1))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
-        kept = {name: change(x) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        side = {name: change(values) for name, values in self.side.items()}
-        return replace(self, side=side, **kept)
+        changed: dict[tuple[object, ...], Tensor] = {}
+
+        def once(values: Tensor) -> Tensor:
+            # What nobody attacks is seen as it is: two views of one memory, and one copy.
+            key = values.data_ptr(), values.shape, values.stride(), values.dtype
+            if key not in changed:
+                changed[key] = change(values)
+            return changed[key]
+
+        kept = {name: once(x) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        side = {name: once(values) for name, values in self.side.items()}
+        return replace(self, side=side, places=None, **kept)

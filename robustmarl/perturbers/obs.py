@@ -29,6 +29,9 @@ from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import RobustnessWarning, Unit
 from robustmarl.victims import (
     FunctionVictim,
+    MembersVictim,
+    NetworkVictim,
+    PolicyVictim,
     Rows,
     Victim,
     VictimLike,
@@ -37,6 +40,9 @@ from robustmarl.victims import (
 )
 
 __all__ = ["ObsPerturber", "as_perturber"]
+
+_STATELESS = (FunctionVictim, MembersVictim, NetworkVictim, PolicyVictim)
+"""Victims that act on observations, not on states: those of this package."""
 
 _NOBODY = torch.zeros(0, 0, dtype=torch.bool)
 
@@ -317,18 +323,21 @@ class ObsPerturber(Perturber):
 
     def _bound(self, context: StepContext, hidden: Tensor | None, rows: AttackedRows) -> Rows:
         """Return all else that the victim acts on in rows of a step, given its memory."""
-        pick, fit, state = rows.pick, self._fit, context.state
+        pick, fit, state = rows.pick, self._fit, None
         mask, agents = fit.cut_actions(pick(context.mask)), fit.ids_of(rows.agents)
         obs_mask = fit.real_rows(rows.agents)
         if not self._asked:
             return Rows(mask=mask, obs_mask=obs_mask, agents=agents)
+        if type(self._victim) not in _STATELESS:  # a copy of the state per agent is dear
+            whole = context.state
+            state = pick(whole) if whole.dim() == 3 else rows.pick_envs(whole)
         return Rows(
             mask=mask,
             obs_mask=obs_mask,
             hidden=None if hidden is None else pick(hidden),
             last_act=fit.cut_actions(pick(context.last_act)),
             agents=agents,
-            state=pick(state) if state.dim() == 3 else rows.pick_envs(state),
+            state=state,
             side={name: pick(values) for name, values in fit.side(self._victim, context).items()},
         )
 
