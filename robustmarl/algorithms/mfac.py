@@ -22,6 +22,7 @@ from robustmarl.learning.settings import NetworkSettings, TeamSettings, take
 from robustmarl.learning.values import Reward
 from robustmarl.networks import AgentNetwork, Agents
 from robustmarl.networks.layers import check_widths
+from robustmarl.networks.rows import unroll_rows
 from robustmarl.policies.mean_field import MeanFieldPolicy, Neighbours
 from robustmarl.typing import Env
 
@@ -188,11 +189,22 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         return self.policy.mean_action(before, batch.obs.alive, batch.obs.obs)
 
     def target_policy(self, batch: JointBatch, mean: Tensor) -> Tensor:
-        """Return the target actor's probabilities, (B, T+1, N, A); see :meth:`targets`."""
+        """Return the target actor's probabilities, (B, T+1, N, A), of those that are asked for.
+
+        Those of the dead, and behind an episode's end, mean nothing; see :meth:`targets`.
+        """
         (actor, _), obs = self._target_networks(), batch.obs
         side = {} if actor.mean_table is None else {"mean_act": mean}
-        logits, _ = actor.unroll(obs.seen, self.last_act(batch.act, terminal=True), side)
+        last_act = self.last_act(batch.act, terminal=True)
+        logits, _ = unroll_rows(actor, obs.seen, last_act, side, self._asked(batch))
         return torch.softmax(logits.masked_fill(~obs.mask, MASKED), dim=-1)
+
+    def _asked(self, batch: JointBatch) -> Tensor:
+        """Return whose values targets ask for, bool (B, T+1, N)."""
+        alive, lengths = batch.obs.alive, batch.valid.sum(dim=1, keepdim=True)
+        played = torch.arange(alive.shape[1], device=alive.device) <= lengths
+        wanted = torch.ones_like(alive) if self.reward == "team" else alive
+        return played.unsqueeze(-1) & wanted
 
     def current_means(self, batch: JointBatch, policy: Tensor) -> Tensor:
         """Return the mean actions that the critic reads with ``"current"``, (B, T+1, N, A).
@@ -226,7 +238,8 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         if self.critic_mean == "current":
             means = self.current_means(batch, policy)
         _, critic = self._target_networks()
-        q, _ = critic.unroll(batch.obs.seen, None, {"mean_act": means})
+        side = {"mean_act": means}
+        q, _ = unroll_rows(critic, batch.obs.seen, None, side, self._asked(batch))
         value = (policy * q).sum(-1)[:, 1:]
         reward, bootstrap, going_on = batch.earned(self.reward)
         target = td_lambda_returns(reward, value, bootstrap, going_on, self.gamma, self.td_lambda)
@@ -271,13 +284,16 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def _step(self, samples: _MFACSamples) -> Tensor:
         """Take one step of critic, actor and targets; return the figures that `learn` names."""
-        q, _ = self.critic.unroll(samples.seen, None, {"mean_act": samples.critic_mean})
+        asked, side = samples.acting | samples.valued, {"mean_act": samples.critic_mean}
+        q, _ = unroll_rows(self.critic, samples.seen, None, side, asked)
         q_taken = at_actions(q, samples.act)
         critic_loss = masked_mean((samples.target - q_taken).square(), samples.valued)
         self.critic_optim.step(critic_loss)
 
         network = self.policy.network
-        logits, before = network.unroll(samples.seen, samples.last_act, samples.side)
+        logits, before = unroll_rows(
+            network, samples.seen, samples.last_act, samples.side, samples.acting
+        )
         logp = torch.log_softmax(logits.masked_fill(~samples.mask, MASKED), dim=-1)
         policy = logp.exp()
         advantage = q_taken.detach() - (policy * q).sum(-1).detach()

@@ -123,6 +123,7 @@ EXCEPTIONS = {
     "robustmarl.networks.gaussian": _TENSORS,
     "robustmarl.networks.mixers.AgentValues": _RECORD,
     "robustmarl.networks.protocol": _RECORD,
+    "robustmarl.networks.rows": _TENSORS,
     "robustmarl.perturbers.base": "hooks that do nothing, and a record of the place in a stack",
     "robustmarl.perturbers.blind": _ELSEWHERE,
     "robustmarl.perturbers.foreign.ForeignLearner": "a part of ActionPoisonWrapper",
