@@ -3,9 +3,9 @@
     python benchmarks/mean_field.py [--json runs/bench/mean_field.json]
 
 One thread, process CPU time, alternating pieces in one process. Blue is random where red trains,
-and a copy of it in rollouts. The plain loops play magent2's own parallel environment and learn by the
-same equations, with the same network, minibatches and number of optimizer steps, as one would write
-them down: one asks the actor agent by agent, the other the whole team at once.
+and a copy of it in rollouts. The plain loops play magent2's own parallel environment and learn by
+the same equations, with the same network, minibatches and number of optimizer steps, as one would
+write them down: one asks the actor agent by agent, the other the whole team at once.
 """
 
 import argparse
