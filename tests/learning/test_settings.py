@@ -165,7 +165,7 @@ def test_what_is_typed_is_what_constructors_take(cls):
 def test_what_is_typed_is_what_networks_take():
     typed, own = get_type_hints(NetworkSettings), get_type_hints(AgentNetwork.__init__)
     settings = {p.name for p in inspect.signature(AgentNetwork).parameters.values() if p.kind == 3}
-    assert typed.keys() - settings == {"shared"}
+    assert typed.keys() - settings == {"shared", "conv"}  # which network it is
     # Of the environment, or the learner.
     assert settings - typed.keys() == {"continuous", "squash", "mean_action"}
     assert all(typed[name] == own[name] for name in typed.keys() & settings)
