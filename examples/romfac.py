@@ -73,6 +73,7 @@ class Task:
         steps: of PGD in training.
         loud: share of random actions of the scripted opponent.
         opponent_rounds: of the training of an opponent that learns.
+        foes: against whom teams are tested.
     """
 
     make: Callable[[], Any]
@@ -90,6 +91,7 @@ class Task:
     steps: int = 5
     loud: float = 0.7
     opponent_rounds: int = 200
+    foes: tuple[str, ...] = ("A2C",)
 
     @property
     def size(self) -> int:
@@ -108,6 +110,7 @@ BATTLE = Task(
     opponent="blue",
     figures=("red_won", "red_kills"),
     rounds=400,
+    foes=("script",),
 )
 PURSUIT = Task(
     make=partial(envs.pursuit, 25, predators=8, prey=16, horizon=100),
@@ -135,19 +138,34 @@ QUICK, FULL = ("battle", "pursuit"), ("battle 64", "pursuit 32")
 
 def suite() -> Suite:
     """Return what the worst case is taken over: no gradient, several, none that is asked for."""
-    noise, gradient, _, black_box = evaluation.quick().entries
+    entries = {"noise": _noise, "gradient": _gradient, "targeted": _aimed, "black box": _asking}
     return Suite(
         name="many agents",
         version=1,
-        entries=(noise, gradient, Entry(family="targeted", build=_aimed), black_box),
+        entries=tuple(Entry(family=family, build=build) for family, build in entries.items()),
     )
 
 
+def _noise(case: Case) -> dict[str, ObsPerturber]:
+    return {"noise": case.on(attacks.UniformNoise(ball=case.ball))}
+
+
+def _gradient(case: Case) -> dict[str, ObsPerturber]:
+    margin = attacks.APGD(ball=case.ball, loss="dlr", steps=10)
+    return {"PGD-10": case.on(attacks.PGD(ball=case.ball)), "APGD dlr": case.on(margin)}
+
+
 def _aimed(case: Case) -> dict[str, ObsPerturber]:
-    """Return attacks towards an action that is held: nothing, a way back, a blow at nobody."""
-    aims = {"idle": 6, "left": 4, "hit": 13} if case.spec.num_actions == 21 else {"idle": 2}
-    aimed = attacks.APGD(ball=case.ball, loss="margin")
+    """Return attacks towards an action that is held: nothing, or a blow to one side."""
+    aims = {"idle": 6, "hit": 13} if case.spec.num_actions == 21 else {"idle": 2, "tag": 5}
+    aimed = attacks.APGD(ball=case.ball, loss="margin", steps=10)
     return {f"target {name}": case.on(replace(aimed, target=act)) for name, act in aims.items()}
+
+
+def _asking(case: Case) -> dict[str, ObsPerturber]:
+    """Return a search by outputs alone, which finds what gradients hide."""
+    search = attacks.SquareSearch(ball=case.ball, queries=20, loss="margin")
+    return {"square search": case.on(search)}
 
 
 def build(method: str, task: Task, seed: int) -> Any:
@@ -241,10 +259,18 @@ def opponent(name: str, task: Task, folder: Path, position: int = 0) -> Any:
             ),
         )
     spec = spec_of(task.make()).of_team(task.opponent)
-    team = algorithms.A2C.for_env(spec, hidden=task.hidden, optim=adam(1e-3), seed=1_000)
+    # With the release's bonus of .08 beside standardised advantages prey learn nothing.
+    team = algorithms.A2C.for_env(
+        spec,
+        hidden=task.hidden,
+        optim=adam(task.lr),
+        entropy_coef=0.01,
+        gae_lambda=0.9,
+        seed=1_000,
+    )
     learn(
         team,
-        task,
+        replace(task, epochs=1),
         task.opponent_rounds,
         1_000,
         base / "A2C",
@@ -269,7 +295,9 @@ def run_cell(job: tuple[Any, ...]) -> str:
     """Train and test one team in a process of its own; write its raw scores."""
     torch.set_num_threads(1)
     name, task, method, seed, plan, folder, position = job
-    begun, learnt = time.process_time(), opponent(name, task, folder)
+    begun, learnt = time.process_time(), None
+    if "A2C" in task.foes:
+        learnt = opponent(name, task, folder)
     # The script is whom teams of Battle train against, so that they meet somebody at all.
     scripted = {task.opponent: script(task, task.opponent)}
     trained = {task.opponent: learnt}
@@ -294,11 +322,12 @@ def run_cell(job: tuple[Any, ...]) -> str:
             ),
         )
     cpu = time.process_time() - begun
-    against = (
-        {"script": scripted, "A2C": trained} if name.startswith("battle") else {"A2C": trained}
-    )
+    foes = {"script": scripted, "A2C": trained}
+    first = next(foe for foe, them in foes.items() if them is teacher)
     scores = {
-        foe: attacked(method, team, task, plan["episodes"], them) for foe, them in against.items()
+        foe: attacked(method, team, task, plan["episodes"], foes[foe], whole=foe == first)
+        for foe in sorted(foes, key=lambda foe: foe != first)
+        if foe in task.foes
     }
     result = {
         **plan,
@@ -316,8 +345,10 @@ def run_cell(job: tuple[Any, ...]) -> str:
     return f"{name}, {method}, seed {seed}"
 
 
-def attacked(method: str, team: Any, task: Task, episodes: int, opponents: Any) -> dict[str, Any]:
-    """Return a team's figures per episode, with M attacked, blind, and under a suite's worst."""
+def attacked(
+    method: str, team: Any, task: Task, episodes: int, opponents: Any, *, whole: bool
+) -> dict[str, Any]:
+    """Return figures per episode with M agents attacked, on the whole blind and under a suite."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         play = partial(
@@ -325,7 +356,7 @@ def attacked(method: str, team: Any, task: Task, episodes: int, opponents: Any) 
             team,
             task.make,
             episodes=episodes,
-            num_envs=min(episodes, 10),
+            num_envs=min(episodes, 25),
             team=task.team,
             opponents=opponents,
         )
@@ -346,7 +377,7 @@ def attacked(method: str, team: Any, task: Task, episodes: int, opponents: Any) 
             for m in task.attacked
             if m > 0
         }
-        if method == "untrained":
+        if method == "untrained" or not whole:
             return found
         spec = spec_of(task.make()).of_team(task.team)
         folds = evaluation.blindfolds(
@@ -365,7 +396,7 @@ def attacked(method: str, team: Any, task: Task, episodes: int, opponents: Any) 
             metric="return",
             episodes=episodes,
             choice_episodes=max(1, episodes // 2),
-            num_envs=min(episodes, 10),
+            num_envs=min(episodes, 25),
             team=task.team,
             opponents=opponents,
         )
@@ -407,7 +438,7 @@ def table_of(
             return Cell({seed: scores[key][figure] for seed, scores in found.items()})
 
         rows[method] = {column: cell(column) for column in columns}
-        if method in BASELINES:
+        if method in BASELINES or "suite" not in next(iter(found.values())):
             continue
         for fold in ("zeroed", "another's"):
             blind[f"{method}, {fold}"] = {columns[0]: cell(fold)}
@@ -424,7 +455,11 @@ def suite_table(cells: list[dict[str, Any]], foe: str, title: str) -> CrossTable
     """Return the return under every attack of the suite."""
     rows: dict[str, dict[str, Cell]] = {}
     for method in METHODS:
-        found = {c["seed"]: c["scores"][foe]["suite"] for c in cells if c["method"] == method}
+        found = {
+            c["seed"]: c["scores"][foe]["suite"]
+            for c in cells
+            if c["method"] == method and "suite" in c["scores"][foe]
+        }
         if found:
             names = list(next(iter(found.values())))
             rows[method] = {
@@ -569,6 +604,7 @@ def report(name: str, task: Task, cells: list[dict[str, Any]], folder: Path, out
         if worst is not None:
             worst.to_json(out / f"{stem}-{foe}-suite.json")
             text.append(f"### {worst.title}\n\n{worst.to_markdown()}\n")
+        if any(c["method"] in METHODS for c in cells):
             draw_numbers(tables, task, out / f"{stem}-{foe}.png", f"{name} against {foe}")
     if any(c["method"] in METHODS for c in cells):
         draw_learning(cells, task, folder, out / f"{stem}-learning.png")
@@ -622,7 +658,8 @@ def main() -> None:
             place = 1 + len(jobs) % args.jobs
             jobs.append((name, tasks[name], method, seed, plans[name], folder, place))
     print(f"{len(wanted)} cells, {len(jobs)} of them to run, {args.jobs} at a time.")
-    first = [(n, tasks[n], folders[n], i + 1) for i, n in enumerate({job[0]: 0 for job in jobs})]
+    named = [n for n in dict.fromkeys(job[0] for job in jobs) if "A2C" in tasks[n].foes]
+    first = [(n, tasks[n], folders[n], i + 1) for i, n in enumerate(named)]
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
         for work, todo in ((train_opponent, first), (run_cell, jobs)):
             done = pool.imap_unordered(work, todo)
