@@ -85,7 +85,7 @@ class Task:
     games: int = 4
     minibatch: int = 1_024
     epochs: int = 3
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (64, 64)
     lr: float = 5e-4
     peak: float = 0.2
     steps: int = 5
@@ -109,7 +109,7 @@ BATTLE = Task(
     team="red",
     opponent="blue",
     figures=("red_won", "red_kills"),
-    rounds=400,
+    rounds=300,
     foes=("script",),
 )
 PURSUIT = Task(
