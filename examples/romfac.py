@@ -394,8 +394,8 @@ def attacked(
             BALL,
             suite=suite(),
             metric="return",
-            episodes=episodes,
-            choice_episodes=max(1, episodes // 2),
+            episodes=max(1, episodes // 2),
+            choice_episodes=max(1, episodes // 4),
             num_envs=min(episodes, 25),
             team=task.team,
             opponents=opponents,
@@ -630,7 +630,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rounds", type=int, help="of training")
-    parser.add_argument("--episodes", type=int, default=50, help="per figure and team")
+    parser.add_argument(
+        "--episodes", type=int, default=50, help="per figure and team, half of them in the suite"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/romfac"), help="output folder")
     parser.add_argument("--report", action="store_true", help="run nothing")
