@@ -203,12 +203,12 @@ def script(task: Task, team: str) -> Any:
     return data.RandomController(spec_of(task.make()).of_team(team))
 
 
-def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run: Any) -> None:
-    """Train for so many rounds, or load what was trained."""
+def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run: Any) -> bool:
+    """Train for so many rounds, or load what was trained; return whether all was done now."""
     weights = folder / "weights.pt"
     if weights.exists():
         training.load_weights(learner, weights)
-        return
+        return False
     folder.mkdir(parents=True, exist_ok=True)
     horizon, size = spec_of(task.make()).horizon, learner.spec.num_agents
     played = folder / "rounds.json"
@@ -219,7 +219,7 @@ def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run:
         known[str(history.env_steps[-1])] = learner.policy.counted("updates")
         played.write_text(json.dumps(known))
 
-    training.run(
+    history = training.run(
         learner,
         task.make,
         env_steps=rounds * task.games * horizon,
@@ -234,6 +234,7 @@ def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run:
     )
     training.save_weights(learner, weights)
     (folder / "checkpoint.pt").unlink()
+    return not history.resumed
 
 
 def opponent(name: str, task: Task, folder: Path, position: int = 0) -> Any:
@@ -295,46 +296,43 @@ def run_cell(job: tuple[Any, ...]) -> str:
     """Train and test one team in a process of its own; write its raw scores."""
     torch.set_num_threads(1)
     name, task, method, seed, plan, folder, position = job
-    begun, learnt = time.process_time(), None
+    whole, learnt = False, None
     if "A2C" in task.foes:
         learnt = opponent(name, task, folder)
-    # The script is whom teams of Battle train against, so that they meet somebody at all.
+    # Teams train against a script: against who flees or hides they never learn what there is.
     scripted = {task.opponent: script(task, task.opponent)}
     trained = {task.opponent: learnt}
-    teacher = scripted if name.startswith("battle") else trained
-    run = cell_path(folder, method, seed, "")
+    run, begun = cell_path(folder, method, seed, ""), time.process_time()
     if method == "random":
         team = data.RandomController(spec_of(task.make()).of_team(task.team))
     elif method == "untrained":
         team = build("MFAC", task, seed).untrained(seed=seed)
     else:
         team = build(method, task, seed)
-        learn(
+        whole = learn(
             team,
             task,
             task.rounds,
             seed,
             run,
             team=task.team,
-            opponents=teacher,
+            opponents=scripted,
             log=training.Log(
                 run, resume=True, progress=f"{name} {method} {seed}", bar_position=position
             ),
         )
     cpu = time.process_time() - begun
     foes = {"script": scripted, "A2C": trained}
-    first = next(foe for foe, them in foes.items() if them is teacher)
     scores = {
-        foe: attacked(method, team, task, plan["episodes"], foes[foe], whole=foe == first)
-        for foe in sorted(foes, key=lambda foe: foe != first)
-        if foe in task.foes
+        foe: attacked(method, team, task, plan["episodes"], foes[foe], whole=foe == task.foes[0])
+        for foe in task.foes
     }
     result = {
         **plan,
         "task": name,
         "method": method,
         "seed": seed,
-        "cpu_seconds": round(cpu, 1),
+        "cpu_seconds": round(cpu, 1) if whole else None,
         "test_cpu_seconds": round(time.process_time() - begun - cpu, 1),
         "scores": scores,
     }
@@ -532,8 +530,8 @@ def draw_round(task: Task, folder: Path, name: str, seed: int, path: Path) -> No
             return
         team = build(method, task, seed)
         training.load_weights(team, run / "weights.pt")
-        learnt = opponent(name, task, folder)
-        foe = script(task, task.opponent) if name.startswith("battle") else learnt
+        known = "A2C" in task.foes
+        foe = opponent(name, task, folder) if known else script(task, task.opponent)
         for perturb in (None, attacks.PGD(ball=BALL)):
             films.append(film(team, task, foe, perturb))
     longest = max(map(len, films))
@@ -610,7 +608,8 @@ def report(name: str, task: Task, cells: list[dict[str, Any]], folder: Path, out
         draw_learning(cells, task, folder, out / f"{stem}-learning.png")
     if (seeds := [c["seed"] for c in cells if c["method"] == "RoMFAC"]) and name in TASKS:
         draw_round(task, folder, name, min(seeds), out / f"{stem}.gif")
-    costs = {m: [c["cpu_seconds"] for c in cells if c["method"] == m] for m in METHODS}
+    known = [c for c in cells if c["cpu_seconds"] is not None]
+    costs = {m: [c["cpu_seconds"] for c in known if c["method"] == m] for m in METHODS}
     spent = ", ".join(f"{m} {np.median(v):.0f}" for m, v in costs.items() if v)
     return "\n".join([*text, f"CPU seconds per training (median): {spent}.\n"])
 
