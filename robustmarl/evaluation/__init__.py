@@ -2,7 +2,7 @@
 
 from robustmarl.evaluation.adaptation import Adaptation, adaptation
 from robustmarl.evaluation.aggregates import Profile, performance_profile, task_iqm
-from robustmarl.evaluation.blind import blindfolds
+from robustmarl.evaluation.blind import blindfolds, train_blind
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.certified import Certificates, certified
 from robustmarl.evaluation.comparisons import SignedRank, probability_of_improvement, signed_rank
@@ -66,5 +66,6 @@ __all__ = [
     "standard",
     "sweep",
     "task_iqm",
+    "train_blind",
     "worst_case",
 ]

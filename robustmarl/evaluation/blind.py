@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar, cast
 
 import torch
 
+from robustmarl._checks import check_int, check_kind, speaking_for
 from robustmarl._seeding import stream_seed
 from robustmarl.data import AnyPolicy, Controller, EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.evaluation.tables import CrossTable
+from robustmarl.evaluation.teams import by_seed
 from robustmarl.joint import TeamSpec
+from robustmarl.learning import TeamAlgorithm
 from robustmarl.perturbers import OtherEpisodeObs, Perturber, ZeroedObs
+from robustmarl.training import Log, OffPolicy, OnPolicy, run
 from robustmarl.typing import RobustnessWarning
 
-__all__ = ["BLIND_KEEPS", "FOLDS", "blindfolds", "keeps_blind", "other_episodes", "warn_of_blind"]
+__all__ = [
+    "BLIND_KEEPS",
+    "FOLDS",
+    "TRAINED_BLIND",
+    "blindfolds",
+    "keeps_blind",
+    "kept_blind",
+    "other_episodes",
+    "train_blind",
+    "warn_of_blind",
+]
+
+_Team = TypeVar("_Team", bound=TeamAlgorithm)
 
 FOLDS = ("zeroed", "another's")
 """What hides the episode from a team; rows are named after the team and one of these."""
+
+TRAINED_BLIND = "trained blind"
+"""The row of a team that has never seen anything; see :func:`train_blind`."""
 
 RECORDED = 32  # episodes to draw from: an episode shown twice among 200 does no harm
 
@@ -83,6 +104,77 @@ def other_episodes(
     return OtherEpisodeObs(batch.obs.obs, batch.valid.sum(dim=1))
 
 
+def train_blind(
+    teams: _Team | Sequence[_Team] | Mapping[int, _Team],
+    make_env: EnvMaker,
+    *,
+    env_steps: int,
+    num_envs: int = 10,
+    team: str | None = None,
+    opponents: Mapping[str, Controller] | None = None,
+    learn: OffPolicy | OnPolicy | None = None,
+    log: Log | None = None,
+) -> dict[int, _Team]:
+    """Train teams of the same settings that see zeros all along: what can be had without eyes.
+
+    A team that learned with its eyes open is lost without them, whether the task needs them or
+    not. What one learned blind has says how much of a score no attack on observations can take
+    from a team that knows how to do without. Masks, memory, last actions and which agent it is
+    stay known to it, as to those that are attacked, and a centralised critic sees the state
+    while it learns. Give what is returned as ``trained_blind`` to
+    :func:`~robustmarl.evaluation.crossplay` or :func:`~robustmarl.evaluation.worst_case`: on its
+    own it would be shown observations that it has never learned to read.
+
+    Args:
+        teams: one of ``for_env``'s making, or one per training seed: a mapping from seed, or a
+            sequence. They lend settings, not weights, and are left alone; training seeds are
+            those of the new ones.
+        make_env: builds one environment.
+        env_steps: per training, >= 1: what the seeing team had, to compare with it.
+        num_envs: environments side by side, >= 1.
+        team: name of the team that learns, where there are several.
+        opponents: controllers of the other teams.
+        learn: how it learns, as the seeing team did; see :func:`~robustmarl.training.run`.
+        log: where :func:`~robustmarl.training.run` keeps the runs: each in the folder of
+            ``logdir`` that is named after its training seed.
+
+    Returns:
+        Training seed to the team.
+
+    Raises:
+        TypeError: for what is no :class:`~robustmarl.learning.TeamAlgorithm`.
+        ValueError: for no team, one that ``for_env`` did not make, or bad numbers.
+    """
+    env_steps = check_int("train_blind.env_steps", env_steps, 1)
+    if log is not None:
+        check_kind("train_blind.log", log, Log, "Log(...), or None")
+    kinds = cast(Mapping[int, _Team], by_seed("train_blind.teams", teams))
+    for kind in kinds.values():
+        rule, remedy = "a TeamAlgorithm, or one per training seed", "Of a pair give its team."
+        check_kind("train_blind.teams", kind, TeamAlgorithm, rule, remedy)
+    trained = {}
+    for seed, kind in kinds.items():
+        blind = kind.untrained(seed=seed)
+        folder = None if log is None else log.folder
+        with speaking_for("train_blind", run):
+            run(
+                blind,
+                make_env,
+                env_steps=env_steps,
+                num_envs=num_envs,
+                seed=seed,
+                team=team,
+                opponents=opponents,
+                perturb=ZeroedObs(),
+                learn=learn,
+                log=log
+                if log is None or folder is None
+                else replace(log, logdir=folder / str(seed)),
+            )
+        trained[seed] = blind
+    return trained
+
+
 def keeps_blind(clean: float, blind: float, floor: float) -> bool:
     """Return whether a blind team keeps most of what a team gains over a random one.
 
@@ -94,24 +186,35 @@ def keeps_blind(clean: float, blind: float, floor: float) -> bool:
     return clean > floor and blind - floor > BLIND_KEEPS * (clean - floor)
 
 
-def warn_of_blind(table: CrossTable, teams: Sequence[str], clean: str) -> None:
-    """Warn of each team that keeps most of its score without seeing the episode.
+def kept_blind(table: CrossTable, team: str, clean: str) -> Iterator[str]:
+    """Yield what says, of each blind row of a table, that a team hardly needs its eyes.
 
     Args:
-        table: with the rows ``random`` and those of the blindfolded teams.
+        table: with the row ``random``.
+        team: whose figure is to be doubted.
+        clean: the column without attack.
+    """
+    score, floor = table.mean(team, clean), table.mean("random", clean)
+    said = {f"{team}, {fold}": f"with {fold} observations it has" for fold in FOLDS}
+    said[TRAINED_BLIND] = "a team trained blind has"
+    needs = dict.fromkeys(said, "it") | {TRAINED_BLIND: "the task"}
+    for row, text in said.items():
+        if row in table.cells and keeps_blind(score, table.mean(row, clean), floor):
+            yield (
+                f"{text} {table.metric} {table.mean(row, clean):.2f}, itself {score:.2f} (random "
+                f"{floor:.2f}): {needs[row]} hardly needs what is attacked, so withstanding "
+                "attacks on it says little."
+            )
+
+
+def warn_of_blind(table: CrossTable, teams: Sequence[str], clean: str) -> None:
+    """Warn of each team that has most of its score without seeing the episode.
+
+    Args:
+        table: with the row ``random`` and blind ones.
         teams: their names.
         clean: the column without attack.
     """
-    floor = table.mean("random", clean)
     for name in teams:
-        score = table.mean(name, clean)
-        for fold in FOLDS:
-            blind = table.mean(f"{name}, {fold}", clean)
-            if keeps_blind(score, blind, floor):
-                warnings.warn(
-                    f"{name} has {table.metric} {blind:.2f} with {fold} observations and "
-                    f"{score:.2f} with its own (random: {floor:.2f}): it hardly needs what is "
-                    "attacked, so withstanding attacks on it says little.",
-                    RobustnessWarning,
-                    stacklevel=3,
-                )
+        for text in kept_blind(table, name, clean):
+            warnings.warn(f"{name}: {text}", RobustnessWarning, stacklevel=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,16 @@ from robustmarl._checks import (
     sizes_of,
     speaking_for,
 )
-from robustmarl.data import AnyPolicy, Controller, RandomController
+from robustmarl.data import AnyPolicy, Controller, RandomController, as_controller
 from robustmarl.envs.vector import EnvMaker
-from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
+from robustmarl.evaluation.blind import FOLDS, TRAINED_BLIND, blindfolds, warn_of_blind
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.statistics import Limits
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.learning import TeamAlgorithm
-from robustmarl.perturbers import Perturber
+from robustmarl.perturbers import Perturber, ZeroedObs
 from robustmarl.perturbers.stack import listed
 from robustmarl.training import Attacks
 from robustmarl.training.progress import progress_bar
@@ -46,6 +47,7 @@ def crossplay(
     opponents: Mapping[str, AnyPolicy] | None = None,
     baselines: bool = True,
     blind: bool = False,
+    trained_blind: Victims | None = None,
     limits: Limits | None = None,
     title: str = "",
     progress: bool | str = False,
@@ -72,6 +74,8 @@ def crossplay(
         baselines: add the random team, and an untrained one of the first victim's kind.
         blind: add each victim without its eyes, as baselines: with observations ``zeroed``, and
             with ``another's``, those of another episode.
+        trained_blind: a team that learned without eyes, or one per training seed, a baseline that
+            is shown zeros whatever the attack; see :func:`~robustmarl.evaluation.train_blind`.
         limits: the range of the metric; see :func:`~robustmarl.evaluation.interval`.
         title: printed above the table.
         progress: show a bar over the cells' seeds; a text names it.
@@ -82,8 +86,8 @@ def crossplay(
             not fit the team, or one without a gradient under an attack that follows it.
 
     Warns:
-        RobustnessWarning: if an attack changed no observation of a victim, or if one that is
-            blind keeps most of what it gains over the random team without attack.
+        RobustnessWarning: if an attack changed no observation of a victim, or if blind it keeps,
+            or a team trained blind has, most of what it gains over the random team without attack.
     """
     for where, given in (("victims", victims), ("attacks", attacks)):
         if not isinstance(given, Mapping):
@@ -105,6 +109,9 @@ def crossplay(
         taken = sorted({"random", "untrained"}.intersection(victims))
         remedy = "Rename it, or pass baselines=False."
         check(not taken, "crossplay.victims", "named unlike the baselines", taken, remedy)
+    if trained_blind is not None:
+        rule = f"named unlike {TRAINED_BLIND!r}, which is a baseline"
+        check(TRAINED_BLIND not in victims, "crossplay.victims", rule, list(victims))
     by_name = {n: by_seed(f"crossplay.victims[{n!r}]", v) for n, v in victims.items()}
     first = next(iter(by_name.values()))
     spec = team_spec(by_name, make_env, team)
@@ -128,6 +135,13 @@ def crossplay(
         return rollouts.figure(figure)
 
     rows, trained = {**played}, [*played]
+    never_saw: dict[int, Controller] = {}
+    if trained_blind is not None:
+        where = "crossplay.trained_blind"
+        never_saw = {
+            s: as_controller(where, cast(AnyPolicy, one), spec)
+            for s, one in by_seed(where, trained_blind).items()
+        }
     if baselines:
         learners = {s: one for s, one in first.items() if isinstance(one, TeamAlgorithm)}
         if len(learners) == len(first):
@@ -140,6 +154,7 @@ def crossplay(
         total += unseeing * len(first)
     if blind:
         total += 2 * unseeing * sum(len(seeds) for seeds in played.values())
+    total += unseeing * len(never_saw)
     cells: dict[str, dict[str, Cell]] = {}
     desc = progress if isinstance(progress, str) else "crossplay"
     with progress_bar(total=total, desc=desc, unit="cell", disable=not progress) as bar:
@@ -185,6 +200,8 @@ def crossplay(
                 for fold in FOLDS:
                     folds = {s: made[fold] for s, made in folded.items()}
                     cells[f"{name}, {fold}"] = blind_row(seeds, folds)
+        if never_saw:
+            cells[TRAINED_BLIND] = blind_row(never_saw, {s: ZeroedObs() for s in never_saw})
         for name, seeds in rows.items():
             cells[name] = {
                 attack_name: Cell(
@@ -195,7 +212,7 @@ def crossplay(
     flagged = tuple(name for name in cells if name not in trained)
     table = CrossTable(cells=cells, metric=figure, baselines=flagged, title=title)
     clean = next((name for name, attack in attacks.items() if attack is None), None)
-    if blind and baselines and clean is not None:
+    if baselines and clean is not None:
         warn_of_blind(table, trained, clean)
     return table
 

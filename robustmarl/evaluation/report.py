@@ -37,7 +37,8 @@ class Finding:
     noise           noise hurts, and no gradient does better than noise
     steps           more steps or restarts did better: those of the others are too few
     ignores         the action hardly ever changes when observations are zeroed
-    blind           without eyes the team keeps most of what it gains over a random one
+    blind           without eyes the team, or one trained blind, has most of what it gains
+                    over a random one
     ==============  =====================================================================
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from robustmarl.evaluation.blind import FOLDS, keeps_blind
+from robustmarl.evaluation.blind import kept_blind
 from robustmarl.evaluation.report import ZEROED, Finding, Measured, WorstCase
 
 __all__ = ["findings_of"]
@@ -91,16 +91,8 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
             text=f"with observations zeroed its action is another in {zeroed:.3f} of its "
             "steps: it does not look at what is attacked.",
         )
-    floor, clean = table.mean("random", "none"), table.mean(team, "none")
-    for fold in FOLDS:
-        blind = table.mean(f"{team}, {fold}", "none")
-        if keeps_blind(clean, blind, floor):
-            yield Finding(
-                victim=team,
-                check="blind",
-                text=f"with {fold} observations it has {blind:.2f} of its {clean:.2f} (random "
-                f"{floor:.2f}): it hardly needs what is attacked.",
-            )
+    for text in kept_blind(table, team, "none"):
+        yield Finding(victim=team, check="blind", text=text)
 
 
 def _flips(measured: Measured) -> float | None:

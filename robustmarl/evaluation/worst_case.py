@@ -75,6 +75,7 @@ def worst_case(
     team: str | None = None,
     opponents: Mapping[str, AnyPolicy] | None = None,
     sources: Sequence[Victim] = (),
+    trained_blind: Victims | None = None,
     title: str = "",
     progress: bool | str = False,
 ) -> WorstCase:
@@ -109,6 +110,8 @@ def worst_case(
         team: name of the team that the victims play, where there are several.
         opponents: what plays the other teams, the same throughout.
         sources: further teams on which attacks are made and transferred; they are taken first.
+        trained_blind: a team that learned without eyes, or one per training seed: a baseline; see
+            :func:`~robustmarl.evaluation.train_blind`.
         title: printed above the table.
         progress: show a bar over the attacks; a text names it.
 
@@ -153,6 +156,7 @@ def worst_case(
                 team=team,
                 opponents=opponents,
                 blind=True,
+                trained_blind=trained_blind,
             )
     spec = team_spec(given, make_env, team)
     teams = playing("worst_case.victims", given, spec)

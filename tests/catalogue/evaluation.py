@@ -41,6 +41,7 @@ from robustmarl.evaluation import (
     learning_curves,
     rollout,
     signed_rank,
+    train_blind,
 )
 from robustmarl.perturbers import ObsPerturber
 from robustmarl.testing import (
@@ -292,8 +293,29 @@ SUBJECTS = (
             "team": Domain((), ("nobody",)),
             "opponents": OPPONENTS,
             "baselines": flag(),
+            "trained_blind": Domain((3, "blind", {0: 3}), ({}, [])),
             "title": text(),
             "progress": Domain((3, None)),
+        },
+    ),
+    Subject(
+        train_blind,
+        lambda: {
+            "teams": small(),
+            "make_env": game,
+            "env_steps": 4,
+            "num_envs": 1,
+            "log": Log(progress=False),
+        },
+        {
+            "teams": Domain((3, None, [3], {0: "IQL"}), ([], {})),
+            "make_env": Domain((3, None)),
+            "env_steps": integer(4),
+            "num_envs": integer(1),
+            "team": Domain((), ("nobody", 3)),
+            "opponents": OPPONENTS,
+            "learn": Domain((3, OnPolicy())),
+            "log": Domain((3, "runs/1")),
         },
     ),
     Subject(
