@@ -4,7 +4,7 @@ from robustmarl.attacks.aimed import AimedAttack
 from robustmarl.attacks.apgd import APGD
 from robustmarl.attacks.averaged import AveragedView
 from robustmarl.attacks.base import ObsAttack
-from robustmarl.attacks.black_box import RandomSearch, SquareSearch
+from robustmarl.attacks.black_box import SPSA, RandomSearch, SquareSearch
 from robustmarl.attacks.gradient import PGD, GradientAttack, Walk
 from robustmarl.attacks.imitation import (
     AdversaryOutputs,
@@ -39,6 +39,7 @@ __all__ = [
     "APGD",
     "MIFGSM",
     "PGD",
+    "SPSA",
     "AdversaryOutputs",
     "AimedAttack",
     "AveragedView",

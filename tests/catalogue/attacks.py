@@ -54,7 +54,7 @@ from robustmarl.attacks import (
     toward_adversary,
 )
 from robustmarl.attacks.base import check_attack
-from robustmarl.attacks.black_box import RandomSearch, SquareSearch
+from robustmarl.attacks.black_box import SPSA, RandomSearch, SquareSearch
 from robustmarl.attacks.losses import Divergence, ExpectedChange, ScaledMargin
 from robustmarl.attacks.poison import (
     JAttack,
@@ -212,6 +212,18 @@ SUBJECTS = (
             (RandomSearch, {}),
             (SquareSearch, {"share": number(0.5, 0.0, 1.0, open_low=True)}),
         )
+    ),
+    Subject(
+        SPSA,
+        lambda: {"ball": BALL},
+        {
+            "ball": STEPS["ball"],
+            "steps": integer(2),
+            "pairs": integer(2),
+            "probe": number(0.5, 0.0, 1.0, open_low=True),
+            "step_size": number(0.5, 0.0, open_low=True, optional=True),
+            "restarts": integer(2),
+        },
     ),
     *(
         Subject(kind, lambda: {"clean": torch.zeros(2, 3)}, {"clean": tensor()})
