@@ -12,11 +12,12 @@ from robustmarl.budgets import LinfBall
 from robustmarl.networks import SeparateAgents, TeamNetwork
 from robustmarl.networks.calculus.bounds import (
     Interval,
+    activation_lines,
     interval_bounds,
     interval_lead_bounds,
     linear_lower_bounds,
 )
-from robustmarl.networks.calculus.plan import Plan
+from robustmarl.networks.calculus.plan import Affine, Plan
 from robustmarl.victims import LossRows, NetworkVictim
 
 __all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]
@@ -24,6 +25,9 @@ __all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]
 BoundMethod = Literal["interval", "linear", "tightest"]
 """Intervals alone; per entry the better of them and of linear relaxations between intervals
 (CROWN-IBP); or likewise with relaxations between bounds that are linear themselves (CROWN)."""
+
+CACHED, LEAST_ROWS = 2**16, 64
+"""Numbers in all rows' matrices at once, and how many rows are worth a step of their own."""
 
 
 def margin_bounds(
@@ -78,10 +82,9 @@ def possible_actions(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> T
     mask, size = rows.rows.mask, logits.shape[-1]
     available = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
     possible = available.clone()
-    for action in range(size):
-        leader = torch.full_like(logits[:, :1], action, dtype=torch.int64)
-        led = _lead_bounds(victim, rows, ball, leader, "tightest") > 0.0
-        possible &= ~(led & available[:, [action]])
+    every = torch.arange(size, device=logits.device).expand(len(logits), size)
+    led = _lead_bounds(victim, rows, ball, every, "tightest") > 0.0  # (M, leader, A)
+    possible &= ~(led & available.unsqueeze(-1)).any(dim=1)
     # Rounding must not leave out what is played now.
     return possible.scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
 
@@ -111,34 +114,70 @@ def _greedy_bounds(
     check_boundable(name, victim, rows, ball)
     with torch.no_grad():  # a label has no gradient
         greedy = rows.view(victim).logits(rows.obs).argmax(dim=-1, keepdim=True)
-    margins = _lead_bounds(victim, rows, ball, greedy, method)
+    margins = _lead_bounds(victim, rows, ball, greedy, method).squeeze(1)
     margins = margins.scatter(-1, greedy, torch.inf)
     mask = rows.rows.mask
     return margins if mask is None else margins.masked_fill(~mask, torch.inf)
 
 
 def _lead_bounds(
-    victim: NetworkVictim, rows: LossRows, ball: LinfBall, leader: Tensor, method: BoundMethod
+    victim: NetworkVictim, rows: LossRows, ball: LinfBall, leaders: Tensor, method: BoundMethod
 ) -> Tensor:
-    """Return lower bounds of the lead of ``leader``, int64 (M, 1), over every action, (M, A)."""
+    """Return lower bounds of the lead of ``leaders``, (M, L), over every action, (M, L, A)."""
     network = victim.network
     if not isinstance(network, SeparateAgents):
-        return _of_network(network, rows, ball, leader, method)
+        return _of_network(network, rows, ball, leaders, method)
     every, agents = torch.arange(len(rows), device=rows.obs.device), rows.rows.agents
     agents = torch.zeros_like(every) if agents is None else agents.to(every.device)
-    found = rows.obs.new_zeros(len(rows), network.num_actions)
+    found = rows.obs.new_zeros(*leaders.shape, network.num_actions)
     for agent in range(network.num_agents):
         index = every[agents == agent]
-        part = _of_network(network.of(agent), rows.select(index), ball, leader[index], method)
+        part = _of_network(network.of(agent), rows.select(index), ball, leaders[index], method)
         found = found.index_copy(0, index, part)
     return found
 
 
 def _of_network(
-    network: TeamNetwork, rows: LossRows, ball: LinfBall, leader: Tensor, method: BoundMethod
+    network: TeamNetwork, rows: LossRows, ball: LinfBall, leaders: Tensor, method: BoundMethod
 ) -> Tensor:
     plan = network.plan()
     assert isinstance(plan, Plan)  # see check_victim
+    many = (
+        len(rows)
+        if method == "interval" or rows.obs.device.type != "cpu"
+        else _at_once(plan, method)
+    )
+    if len(rows) <= many:
+        return _of_plan(network, plan, rows, ball, leaders, method)
+    every = torch.arange(len(rows), device=rows.obs.device)
+    parts = (
+        _of_plan(network, plan, rows.select(index), ball, leaders[index], method)
+        for index in every.split(many)
+    )
+    return torch.cat(list(parts))
+
+
+def _at_once(plan: Plan, method: BoundMethod) -> int:
+    """Return how many rows a CPU bounds at once by linear relaxations.
+
+    Each of them has a matrix, of as many numbers as combinations times units. Where all rows' are
+    larger than a cache, or than what the system lets a process keep, each step waits for memory.
+    """
+    sizes = [
+        layer.module.out_features for layer in (plan.first, *plan.rest) if isinstance(layer, Affine)
+    ]
+    combinations = max(sizes[1:], default=1) if method == "tightest" else sizes[-1]
+    return max(LEAST_ROWS, CACHED // (combinations * max(sizes)))
+
+
+def _of_plan(
+    network: TeamNetwork,
+    plan: Plan,
+    rows: LossRows,
+    ball: LinfBall,
+    leaders: Tensor,
+    method: BoundMethod,
+) -> Tensor:
     low, high = ball.box(rows.obs)
     beside = rows.rows  # what the policy acts on beside observations
     if beside.obs_mask is not None:  # padding is not attacked
@@ -146,10 +185,15 @@ def _of_network(
     box = Interval(low, high)
     added = network.extra(beside.agents, beside.last_act, beside.side).added
     forward = interval_bounds(plan, box, added, beside.hidden)
-    margins = interval_lead_bounds(plan, box, forward, leader)
+    each = leaders.split(1, dim=-1)
+    margins = torch.stack([interval_lead_bounds(plan, box, forward, one) for one in each], dim=1)
     if method == "interval":
         return margins
+    # Whoever leads, the activations' lines are the same.
+    lines = activation_lines(plan, box, forward, added, refine=method == "tightest")
+    if lines is None:
+        return margins
     one_hot = torch.eye(margins.shape[-1], dtype=margins.dtype, device=margins.device)
-    leads = one_hot[leader] - one_hot  # (M, A, A): row a is z_y - z_a
-    tighter = linear_lower_bounds(plan, box, leads, forward, added, refine=method == "tightest")
-    return margins if tighter is None else torch.maximum(margins, tighter)
+    leads = (one_hot[one] - one_hot for one in each)  # (M, A, A): row a is z_y - z_a
+    tighter = [linear_lower_bounds(plan, box, one, lines, added) for one in leads]
+    return torch.maximum(margins, torch.stack(tighter, dim=1))

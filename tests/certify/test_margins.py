@@ -11,10 +11,15 @@ from robustmarl import algorithms, envs
 from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
-from robustmarl.certify import BoundMethod, certified, margin_bounds, possible_actions
+from robustmarl.certify import BoundMethod, certified, margin_bounds, margins, possible_actions
 from robustmarl.joint import spec_of
 from robustmarl.networks import AgentNetwork
-from robustmarl.networks.calculus.bounds import Interval, interval_bounds, linear_lower_bounds
+from robustmarl.networks.calculus.bounds import (
+    Interval,
+    activation_lines,
+    interval_bounds,
+    linear_lower_bounds,
+)
 from robustmarl.networks.calculus.plan import Plan
 from robustmarl.victims import FunctionVictim, LossRows, NetworkVictim, Rows
 
@@ -122,7 +127,8 @@ def test_affine_networks_are_bounded_exactly():
     box = Interval(obs - 0.3, obs + 0.3)
     combinations = torch.randn(6, 2, 4, dtype=D)
     forward = interval_bounds(plan, box)
-    found = linear_lower_bounds(plan, box, combinations, forward)
+    lines = activation_lines(plan, box, forward)
+    found = linear_lower_bounds(plan, box, combinations, lines)
     rows = combinations @ layer.weight
     exact = (combinations @ layer(obs).unsqueeze(-1)).squeeze(-1) - 0.3 * rows.abs().sum(-1)
     torch.testing.assert_close(found, exact)
@@ -136,10 +142,38 @@ def test_linear_bounds_are_tighter_than_intervals_on_small_balls():
     network, bound = victim.network, rows.rows
     plan, box = network.plan(), Interval(*ball.box(rows.obs))
     added = network.extra(bound.agents, None).added
-    each = torch.eye(4, dtype=D).expand(len(rows), 4, 4)
+    each = torch.eye(4, dtype=D)[None]
     reached = interval_bounds(plan, box, added)
-    linear = linear_lower_bounds(plan, box, each, reached, added)
+    lines = activation_lines(plan, box, reached, added)
+    linear = linear_lower_bounds(plan, box, each, lines, added)
     assert float((linear - reached[-1].low).mean().detach()) > 0.0
+    of_each_row = linear_lower_bounds(plan, box, each.expand(len(rows), 4, 4), lines, added)
+    torch.testing.assert_close(linear, of_each_row)
+
+
+@pytest.mark.parametrize("method", get_args(BoundMethod))
+def test_bounds_and_gradients_of_rows_are_those_of_fewer_rows(method, monkeypatch):
+    """Whoever plays, and with memory: rows are bounded some at a time where they are many."""
+    for kind in KINDS:
+        victim, ball = team(kind), LinfBall(epsilon=0.1)
+        rows = rows_of(victim)
+        weights = list(victim.network.parameters())
+
+        def bounded(victim=victim, rows=rows, ball=ball, weights=weights):
+            found = margin_bounds(victim, rows, ball, method=method)
+            total = found[found.isfinite()].sum()
+            return found, torch.autograd.grad(total, weights, allow_unused=True)
+
+        whole, gradient = bounded()
+        with monkeypatch.context() as patch:
+            patch.setattr(margins, "CACHED", 1)
+            patch.setattr(margins, "LEAST_ROWS", 7)
+            parts, of_parts = bounded()
+        torch.testing.assert_close(parts, whole)
+        for one, other in zip(of_parts, gradient, strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                torch.testing.assert_close(one, other)
 
 
 def test_padding_and_fixed_coordinates_do_not_move():

@@ -10,6 +10,7 @@ respect to weights and ends, so that a network can be trained on them.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple, assert_never
 
 import torch
@@ -18,7 +19,14 @@ from torch.nn import functional as F
 
 from robustmarl.networks.calculus.plan import Affine, Gru, Norm, Plan, Relu, Tanh
 
-__all__ = ["Interval", "interval_bounds", "interval_lead_bounds", "linear_lower_bounds"]
+__all__ = [
+    "Interval",
+    "Lines",
+    "activation_lines",
+    "interval_bounds",
+    "interval_lead_bounds",
+    "linear_lower_bounds",
+]
 
 
 class Interval(NamedTuple):
@@ -96,16 +104,24 @@ def interval_lead_bounds(
     if not isinstance(last, Affine):
         return reached.low.gather(-1, leader) - reached.high
     columns = slice(None) if plan.columns is None or plan.rest else plan.columns
-    before = (forward[-2] if plan.rest else box).radius[..., columns]
-    weight = last.module.weight
+    before = forward[-2] if plan.rest else box
+    half = last.module.weight * 0.5
     # One product for the differences of all pairs is cheaper than a matrix for each row.
-    first, second = torch.triu_indices(len(weight), len(weight), device=weight.device)
-    number = torch.zeros(len(weight), len(weight), dtype=torch.int64, device=weight.device)
-    number[first, second] = number[second, first] = torch.arange(len(first), device=weight.device)
-    radii = F.linear(before, (weight[first] - weight[second]).abs())
+    first, second, number = _pairs(len(half), half.device)
+    radii = F.linear((before.high - before.low)[..., columns], (half[first] - half[second]).abs())
     radius = radii.gather(-1, number[leader.squeeze(-1)])
     centre = reached.centre
     return centre.gather(-1, leader) - centre - radius
+
+
+@lru_cache
+def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both members of each pair of ``size`` outputs, and the number of every pair."""
+    with torch.inference_mode(mode=False):  # what is kept must do where there are gradients
+        first, second = torch.triu_indices(size, size, device=device)
+        number = torch.zeros(size, size, dtype=torch.int64, device=device)
+        number[first, second] = number[second, first] = torch.arange(len(first), device=device)
+    return first, second, number
 
 
 def _affine(module: nn.Linear, box: Interval, added: Tensor | None) -> Interval:
@@ -114,7 +130,7 @@ def _affine(module: nn.Linear, box: Interval, added: Tensor | None) -> Interval:
     if added is not None:
         centre = centre + added
     radius = F.linear(box.high - box.low, half.abs())
-    return Interval(centre - radius, centre + radius)
+    return Interval(centre - radius, centre.add_(radius))
 
 
 def _scaled(box: Interval, weight: Tensor | None, bias: Tensor | None) -> Interval:
@@ -165,32 +181,37 @@ def _gru(module: nn.GRU, box: Interval, hidden: Tensor | None) -> Interval:
     return Interval(torch.minimum(*lows), torch.maximum(*highs))
 
 
-class _Lines(NamedTuple):
-    """Two lines between which an activation lies: slopes and offsets, (M, H) each."""
+class Lines(NamedTuple):
+    """Two lines between which an activation lies: slopes and offsets, (M, H) each.
+
+    Attributes:
+        lower_slope: of the line below.
+        lower: its offset; None is 0 everywhere.
+        upper_slope: of the line above.
+        upper: its offset.
+    """
 
     lower_slope: Tensor
-    lower: Tensor
+    lower: Tensor | None
     upper_slope: Tensor
     upper: Tensor
 
 
-def linear_lower_bounds(
+def activation_lines(
     plan: Plan,
     box: Interval,
-    combinations: Tensor,
     forward: list[Interval],
     added: Tensor | None = None,
     *,
     refine: bool = True,
-) -> Tensor | None:
-    """Return lower bounds of linear combinations of the outputs, (M, K).
+) -> dict[int, Lines] | None:
+    """Return the lines of each activation, by its place among the layers.
 
     None for a network with layers that are not affine, ReLU or Tanh: intervals are all there is.
 
     Args:
         plan: the network.
         box: where its observations lie, (M, D).
-        combinations: (M, K, A).
         forward: what :func:`interval_bounds` makes of the same.
         added: what its other inputs add to the first layer's output, (M, H), or None.
         refine: bound each activation's input by the layers before it, which tightens its lines and
@@ -199,20 +220,38 @@ def linear_lower_bounds(
     layers = (plan.first, *plan.rest)
     if any(isinstance(layer, Norm | Gru) for layer in layers):
         return None
-    lines: dict[int, _Lines] = {}
+    lines: dict[int, Lines] = {}
     for index, layer in enumerate(layers):
         if not isinstance(layer, Relu | Tanh):
             continue
         before = forward[index - 1]
         if refine and index > 1:  # the first layer's output is known exactly already
             size = before.low.shape[-1]
-            each = torch.eye(size, dtype=before.low.dtype, device=before.low.device)
-            each = each.expand(len(before.low), size, size)
+            each = torch.eye(size, dtype=before.low.dtype, device=before.low.device)[None]
             low = _pulled_back(plan, index, box, each, added, lines)
             high = -_pulled_back(plan, index, box, -each, added, lines)
             before = Interval(torch.maximum(low, before.low), torch.minimum(high, before.high))
         lines[index] = _relu_lines(before) if isinstance(layer, Relu) else _tanh_lines(before)
-    return _pulled_back(plan, len(layers), box, combinations, added, lines)
+    return lines
+
+
+def linear_lower_bounds(
+    plan: Plan,
+    box: Interval,
+    combinations: Tensor,
+    lines: dict[int, Lines],
+    added: Tensor | None = None,
+) -> Tensor:
+    """Return lower bounds of linear combinations of the outputs, (M, K).
+
+    Args:
+        plan: the network.
+        box: where its observations lie, (M, D).
+        combinations: (M, K, A), or (1, K, A) if they are the same for all rows.
+        lines: what :func:`activation_lines` makes of the same.
+        added: what its other inputs add to the first layer's output, (M, H), or None.
+    """
+    return _pulled_back(plan, len(plan.rest) + 1, box, combinations, added, lines)
 
 
 def _pulled_back(
@@ -221,7 +260,7 @@ def _pulled_back(
     box: Interval,
     combinations: Tensor,
     added: Tensor | None,
-    lines: dict[int, _Lines],
+    lines: dict[int, Lines],
 ) -> Tensor:
     """Return lower bounds of combinations of the first ``depth`` layers' output, (M, K)."""
     layers = (plan.first, *plan.rest)[:depth]
@@ -233,26 +272,31 @@ def _pulled_back(
             if bias is not None:
                 offset = offset + weight @ bias
             if index == 0 and added is not None:
-                offset = offset + _times(weight, added.expand(len(weight), -1))
+                offset = offset + _times(weight, added)
             weight = weight @ layer.module.weight
         else:  # from below a positive weight rests on the lower line, a negative on the upper
             line = lines[index]
-            positive, falls = weight.clamp(min=0.0), line.lower_slope - line.upper_slope
-            offset = offset + _times(weight, line.upper) + _times(positive, line.lower - line.upper)
-            weight = weight * line.upper_slope.unsqueeze(1)
-            weight = torch.addcmul(weight, positive, falls.unsqueeze(1))
+            negative, more = weight.clamp(max=0.0), line.upper_slope - line.lower_slope
+            above = line.upper if line.lower is None else line.upper - line.lower
+            offset = offset + _times(negative, above)
+            if line.lower is not None:
+                offset = offset + _times(weight, line.lower)
+            weight = (weight * line.lower_slope.unsqueeze(1)).addcmul_(negative, more.unsqueeze(1))
     columns = slice(None) if plan.columns is None else plan.columns
-    centre, radius = box.centre[..., columns], box.radius[..., columns]
-    return offset + _times(weight, centre) - _times(weight.abs(), radius)
+    low, width = box.low[..., columns], (box.high - box.low)[..., columns]
+    return offset + _times(weight, low) + _times(weight.clamp(max=0.0), width)
 
 
 def _times(weight: Tensor, vector: Tensor) -> Tensor:
-    """Return each row's matrix (M, K, H) times its vector (M, H), (M, K)."""
+    """Return each row's matrix, (M, K, H) or one of all (1, K, H), times its vector (M, H)."""
+    if len(weight) == 1:
+        return vector @ weight[0].T
     # With the vector on the left bmm is seven times as fast as with it on the right.
-    return torch.bmm(vector.unsqueeze(1), weight.transpose(1, 2)).squeeze(1)
+    vector = vector.expand(len(weight), -1).unsqueeze(1)
+    return torch.bmm(vector, weight.transpose(1, 2)).squeeze(1)
 
 
-def _relu_lines(before: Interval) -> _Lines:
+def _relu_lines(before: Interval) -> Lines:
     """Bound ReLU: exact where its input has one sign, else by its chord above and 0 or x below."""
     low, high = before
     below, above = low.clamp(max=0.0), high.clamp(min=0.0)
@@ -260,11 +304,11 @@ def _relu_lines(before: Interval) -> _Lines:
     chord = above / (above - below).clamp(min=1e-12)
     # Of the lines from 0 below, the one that leaves out the smaller area (CROWN's choice).
     lower_slope = (high > -low).to(low.dtype)
-    return _Lines(lower_slope, torch.zeros_like(low), chord, -below * chord)
+    return Lines(lower_slope, None, chord, -below * chord)
 
 
-def _tanh_lines(before: Interval) -> _Lines:
+def _tanh_lines(before: Interval) -> Lines:
     """Bound Tanh by two lines through its ends, no steeper than it is anywhere in between."""
     low, high = before.low.tanh(), before.high.tanh()
     slope = torch.minimum(1.0 - low.square(), 1.0 - high.square())  # its slope is least at an end
-    return _Lines(slope, low - slope * before.low, slope, high - slope * before.high)
+    return Lines(slope, low - slope * before.low, slope, high - slope * before.high)
