@@ -16,7 +16,7 @@ from robustmarl.victims import OutputLoss, VictimView
 __all__ = ["SPSA", "RandomSearch", "SquareSearch"]
 
 MEAN_DECAY, SQUARE_DECAY = 0.9, 0.999
-"""Of Adam's averages: its own defaults [Kingma2015]_."""
+"""Of what Adam averages: the defaults of its authors."""
 
 
 @dataclass(frozen=True, kw_only=True)
