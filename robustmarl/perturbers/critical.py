@@ -24,15 +24,15 @@ class CriticalSteps:
     With z the victim's logits or values of its available actions, before the attack, and
     :math:`p = \mathrm{softmax}(z / T)`, an agent's step is critical from ``threshold`` on of
 
-    ============= ============================================== ==================================
-    measure       is                                             in
-    ============= ============================================== ==================================
-    ``range``     :math:`\max_a p_a - \min_a p_a`                [0, 1]: the strategically timed
-                                                                 attack of [Lin2017]_
+    ============= =============================================== ==================================
+    measure       is                                              in
+    ============= =============================================== ==================================
+    ``range``     :math:`\max_a p_a - \min_a p_a`                 [0, 1]: the strategically timed
+                                                                  attack of [Lin2017]_
     ``certainty`` :math:`1 - H(p) / \ln |A|`, A what is available [0, 1]: 0 for an even policy
-    ``gap``       :math:`\max_a z_a - \min_a z_a`                units of z: of values, how much
-                                                                 the worst action would cost
-    ============= ============================================== ==================================
+    ``gap``       :math:`\max_a z_a - \min_a z_a`                 units of z: of values, how much
+                                                                  the worst action would cost
+    ============= =============================================== ==================================
 
     Where only one action is available all of them are 0, and no step is critical. What is a good
     threshold depends on the team: ``attacked`` and ``spared`` among the perturber's counters tell
