@@ -277,7 +277,8 @@ def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
         if values.device.type != "cpu":
             return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
         values = (values.detach() if values.requires_grad else values).numpy()
-    numbers = cast(NDArray[np.float64], values)
+    # the type in quotes: to build it takes longer than all the rest
+    numbers = cast("NDArray[np.float64]", values)
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -106,7 +106,7 @@ class LinfBall:
         pairs = self._pairs(self.low, self.high)
         check(all(lo <= hi for lo, hi in pairs), "LinfBall.low", f"<= high = {self.high}", self.low)
 
-    @property
+    @cached_property
     def is_zero(self) -> bool:
         """Whether nothing may change."""
         touched = self.fixed is None or not all(self.fixed)

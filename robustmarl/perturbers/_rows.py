@@ -37,11 +37,15 @@ class ChosenRows:
 
     Args:
         attacked: bool (E, N).
+        on_cpu: whether it is on the CPU, where numpy is faster; asking it is dear in a hot loop.
     """
 
-    def __init__(self, attacked: Tensor) -> None:
-        self.attacked = attacked
-        self.envs, self.agents = attacked.nonzero().unbind(1)
+    def __init__(self, attacked: Tensor, on_cpu: bool = False) -> None:
+        self.attacked, self.on_cpu = attacked, on_cpu
+        if on_cpu:
+            self.envs, self.agents = map(torch.from_numpy, attacked.numpy().nonzero())
+        else:
+            self.envs, self.agents = attacked.nonzero().unbind(1)
         self._everybody = len(self.envs) == attacked.numel()  # as a rule: then rows are a view
 
     def pick(self, values: Tensor) -> Tensor:

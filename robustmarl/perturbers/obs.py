@@ -307,7 +307,7 @@ class ObsPerturber(Perturber):
         return found if real is None else torch.where(real, found, clean)
 
     def _check_finite(self, found: Tensor, rows: ChosenRows, context: StepContext) -> None:
-        if all_finite(found):
+        if all_finite(found.numpy() if rows.on_cpu else found):
             return
         row = int((~found.isfinite()).any(dim=-1).nonzero()[0])
         env, agent = int(rows.envs[row]), self._spec_agents[int(rows.agents[row])]
@@ -343,8 +343,9 @@ class ObsPerturber(Perturber):
 
     def _rows(self, attacked: Tensor) -> AttackedRows:
         """Return the rows to call the attack on, given who is attacked, bool (E, N)."""
-        waits = attacked.device.type == "cpu" if self._waits is None else self._waits
-        return ChosenRows(attacked) if waits else AllRows(attacked, self._fit.agents)
+        on_cpu = attacked.device.type == "cpu"
+        waits = on_cpu if self._waits is None else self._waits
+        return ChosenRows(attacked, on_cpu) if waits else AllRows(attacked, self._fit.agents)
 
     def _move(self, device: torch.device) -> None:
         """Keep what says who is attacked where the observations are: to copy is to wait."""
