@@ -94,6 +94,8 @@ def check_number(
 
     It is finite unless ``infinite`` allows what is not.
     """
+    if type(value) is float and low < value <= high and math.isfinite(value):
+        return value  # the usual case, told before any text is made: schedules are checked in steps
     value = _plain(value)
     kept = f"{', ' + unit if unit else ''}"
     rule = f"a number{_bounds(low, high, open_low)}{kept}"
