@@ -220,6 +220,7 @@ class PPOBased(OnPolicyTeam):
                 "Collect it with the learner's own policy."
             )
         samples = self._samples(batch, batch.logp, advantage, returns, side or {})
+        samples = samples.for_epochs(batch.valid, minibatch)
         order = generator(self.seed, self.policy.counted("updates"))
         figures: list[Tensor] = []
         for _ in range(epochs):

@@ -59,15 +59,25 @@ class Samples:
             size: so many of them per part, as nearly as may be; None is all at once.
             generator: of the order, on the CPU. A single part keeps its order, and draws nothing.
         """
-        parts = 1
-        if size is not None:
-            parts = min(max(1, round(int(valid.sum()) / size)), len(self))
+        parts = self._parts(valid, size)
         if parts == 1:
-            yield self if self.places is None else self._at(*self.places)
+            yield self._copied()
             return
         order = torch.randperm(len(self), generator=generator).to(self.seen.device)
         for index in order.chunk(parts):
             yield self.select(index)
+
+    def for_epochs(self, valid: Tensor, size: int | None) -> Self:
+        """Return the same to draw minibatches of several times: a single part is copied once."""
+        return self._copied() if self._parts(valid, size) == 1 else self
+
+    def _parts(self, valid: Tensor, size: int | None) -> int:
+        if size is None:
+            return 1
+        return min(max(1, round(int(valid.sum()) / size)), len(self))
+
+    def _copied(self) -> Self:
+        return self if self.places is None else self._at(*self.places)
 
     def select(self, index: Tensor) -> Self:
         """Return the episodes, or steps, of these indices, int64 (K,)."""

@@ -47,3 +47,14 @@ def test_one_memory_is_copied_once():
         assert part.acting is part.valued
         assert part.side["mean_act"] is not part.seen
         assert part.last_act is None
+
+
+def test_epochs_share_one_copy_of_a_single_part():
+    made, valid = samples()
+    kept = made.steps(valid).for_epochs(valid, None)
+    first, again = (next(kept.minibatches(valid, None, torch.Generator())) for _ in range(2))
+    assert first is again
+    assert torch.equal(first.seen[:, 0], made.seen[valid])
+    steps = made.steps(valid)
+    assert steps.for_epochs(valid, 2) is steps  # parts are selected from what is there
+    assert made.for_epochs(valid, None) is made  # whole episodes need no copy
