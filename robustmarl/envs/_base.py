@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, SupportsIndex, TypeAlias, TypeVar
@@ -12,10 +13,11 @@ from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 from typing_extensions import override
 
-from robustmarl._checks import check, check_index
+from robustmarl._checks import check, check_index, check_seed
+from robustmarl._seeding import mix
 from robustmarl.typing import StepResult
 
-__all__ = ["CheckedEnv", "MaskedObs", "Spaces", "masked_spaces", "read_action"]
+__all__ = ["CheckedEnv", "EpisodeSeeds", "MaskedObs", "Spaces", "masked_spaces", "read_action"]
 
 ObsT = TypeVar("ObsT")
 ActionT = TypeVar("ActionT")
@@ -55,6 +57,21 @@ class CheckedEnv(ParallelEnv[str, ObsT, ActionT], ABC):
     @abstractmethod
     def _step(self, actions: Mapping[str, ActionT]) -> StepResult:
         """Play one step; ``actions`` has one of every living agent."""
+
+
+class EpisodeSeeds:
+    """Seeds of the episodes of one environment of an engine, which knows no others."""
+
+    def __init__(self) -> None:
+        self._seed, self._episode = secrets.randbits(62), 0
+
+    def next(self, seed: int | None) -> int:
+        """Return the next episode's seed: the one that is given, else one counted on from it."""
+        if seed is not None:
+            self._seed, self._episode = check_seed("reset.seed", seed), 0
+            return self._seed
+        self._episode += 1
+        return mix(self._seed, self._episode)
 
 
 def masked_spaces(agents: Iterable[str], seen: Box, actions: int) -> tuple[Spaces, Spaces]:

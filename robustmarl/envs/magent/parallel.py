@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -18,11 +17,10 @@ from robustmarl._checks import (
     check_choice,
     check_flag,
     check_index,
-    check_seed,
     speaking_for,
 )
-from robustmarl._seeding import mix, signed
-from robustmarl.envs._base import CheckedEnv, Spaces
+from robustmarl._seeding import signed
+from robustmarl.envs._base import CheckedEnv, EpisodeSeeds, Spaces
 from robustmarl.envs.magent.engine import MagentEngine
 from robustmarl.envs.magent.render import picture
 from robustmarl.envs.magent.rules import BattleRules, PursuitRules, Rules
@@ -80,7 +78,7 @@ class MagentParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
                 seen_by[agent], acted_by[agent], self._layout_of[agent] = seen, acted, layout
         self.observation_spaces, self.action_spaces = seen_by, acted_by
         self.state_space = Box(0.0, 1.0, (spec.state_size,), np.float32)
-        self._seed, self._episode = secrets.randbits(62), 0
+        self._seeds = EpisodeSeeds()
 
     def make_engine(self, num_envs: int) -> MagentEngine:
         """Return ``num_envs`` games like this one, stepped together, with flat observations."""
@@ -107,13 +105,7 @@ class MagentParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
     def reset(
         self, seed: int | None = None, options: dict[str, object] | None = None
     ) -> ResetResult:
-        if seed is not None:
-            self._seed, self._episode = check_seed("reset.seed", seed), 0
-            seed = self._seed
-        else:
-            self._episode += 1
-            seed = mix(self._seed, self._episode)
-        self.engine.begin(_ALL, torch.tensor([signed(seed)]))
+        self.engine.begin(_ALL, torch.tensor([signed(self._seeds.next(seed))]))
         self.agents = self.possible_agents[:]
         return self._observe(self.agents), {agent: {} for agent in self.agents}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any, SupportsIndex, TypedDict
 
@@ -12,9 +11,9 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from robustmarl._checks import check, check_choice, check_seed, speaking_for
-from robustmarl._seeding import mix, signed
-from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_action
+from robustmarl._checks import check, check_choice, speaking_for
+from robustmarl._seeding import signed
+from robustmarl.envs._base import CheckedEnv, EpisodeSeeds, MaskedObs, masked_spaces, read_action
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
 from robustmarl.envs.skirmish.render import picture
@@ -82,7 +81,7 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         self.observation_spaces, self.action_spaces = spaces
         self.state_space = Box(-1.0, engine.layout.max_state, (spec.state_size,), np.float32)
         self._arrays = _views(engine)
-        self._seed, self._episode = secrets.randbits(62), 0
+        self._seeds = EpisodeSeeds()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_arrays"}
@@ -101,13 +100,7 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
     def reset(
         self, seed: int | None = None, options: dict[str, object] | None = None
     ) -> ResetResult:
-        if seed is not None:
-            self._seed, self._episode = check_seed("reset.seed", seed), 0
-            seed = self._seed
-        else:
-            self._episode += 1
-            seed = mix(self._seed, self._episode)
-        self.engine.begin(_ALL, torch.tensor([signed(seed)]))
+        self.engine.begin(_ALL, torch.tensor([signed(self._seeds.next(seed))]))
         self.agents = self.possible_agents[:]
         return self._observe(), {agent: {"alive": True} for agent in self.agents}
 
