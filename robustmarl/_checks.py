@@ -276,7 +276,7 @@ def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
     nothing.
     """
     if not isinstance(values, np.ndarray):  # told first: what asks a tensor is dear in hot loops
-        if values.device.type != "cpu":
+        if not values.is_cpu:
             return math.isfinite(float(values.sum())) or bool(values.isfinite().all())
         values = (values.detach() if values.requires_grad else values).numpy()
     # the type in quotes: to build it takes longer than all the rest

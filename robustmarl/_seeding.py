@@ -110,7 +110,10 @@ def seeded(seed: int, name: str) -> Iterator[None]:
 
 def _native(x: Tensor) -> Integers:
     """Return numpy's view of a tensor on the CPU: on small arrays it costs a fifth of torch."""
-    return np.atleast_1d(x.numpy()) if x.device.type == "cpu" else x
+    if not x.is_cpu:
+        return x
+    array: NDArray[np.int64] = x.numpy()
+    return array if array.ndim else array[None]
 
 
 def _arange(start: int, size: int, like: Integers) -> Integers:

@@ -164,6 +164,8 @@ class SkirmishEngine:
         check_seeds("SkirmishEngine.begin.seeds", seeds, self._num_envs)
         if not self._by_index:
             check_flags("SkirmishEngine.begin.mask", mask, self._num_envs)
+            if mask.is_cpu and not bool(mask.any()):  # of a GPU the answer would be waited for
+                return
             with self._only_where(mask):
                 self._set_out(self._all, seeds)
             return
@@ -220,6 +222,9 @@ class SkirmishEngine:
     @contextmanager
     def _only_where(self, mask: Tensor) -> Iterator[None]:
         """Undo what happens inside, except in the environments of ``mask``, bool (E,)."""
+        if mask.is_cpu and bool(mask.all()):
+            yield
+            return
         ops = self.ops
         if not self._saved:
             self._saved = [ops.copy(values) for values in (*self._lanes, *self._rows)]

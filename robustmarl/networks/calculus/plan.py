@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 __all__ = [
     "Affine",
@@ -87,10 +86,8 @@ class OneHot(NamedTuple):
 
     def vectors(self, index: Tensor) -> Tensor:
         """Return the one-hot vectors of indices (...,), (..., K) like the table."""
-        if not self.optional:
-            return F.one_hot(index, len(self.table)).to(self.table)
-        vectors = F.one_hot(index.clamp(min=0), len(self.table))
-        return (vectors * (index >= 0).unsqueeze(-1)).to(self.table)
+        numbers = torch.arange(len(self.table), device=index.device)
+        return (index.unsqueeze(-1) == numbers).to(self.table)  # none of them for -1
 
 
 class Vector(NamedTuple):

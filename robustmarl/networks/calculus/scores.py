@@ -188,10 +188,10 @@ class ActorJacobian:
 
     def agents(self, index: Sequence[int]) -> ActorJacobian:
         """Return the Jacobian of some agents' rows, (E, len(index))."""
-        where = list(index)
+        where = torch.tensor(index, device=self.logits.device)
 
         def take(values: Tensor) -> Tensor:
-            return values[:, where]
+            return values.index_select(1, where)
 
         return ActorJacobian([node.pick(take) for node in self._nodes], take(self.logits))
 
