@@ -28,7 +28,7 @@ import torch
 import tqdm
 from matplotlib.figure import Figure
 
-from robustmarl import algorithms, attacks, data, envs, evaluation, training
+from robustmarl import adversaries, algorithms, attacks, data, envs, evaluation, training
 from robustmarl.algorithms.romfac import romfac_loss
 from robustmarl.budgets import LinfBall
 from robustmarl.envs.magent import Charge, MagentEngine, picture
@@ -38,7 +38,8 @@ from robustmarl.evaluation.meter import Meter
 from robustmarl.joint import StepContext, spec_of
 from robustmarl.learning import adam
 from robustmarl.losses import ActionLoss
-from robustmarl.perturbers import ObsPerturber, Perturber, RandomAgents
+from robustmarl.perturbers import ObsPerturber, Perturber, RandomAgents, stor
+from robustmarl.schedules import Linear
 
 METHODS = ("MFAC", "SA-MFAC", "SA-MFAC3", "RoMFAC1", "RoMFAC")
 BASELINES = ("random", "untrained")
@@ -138,10 +139,16 @@ QUICK, FULL = ("battle", "pursuit"), ("battle 64", "pursuit 32")
 
 def suite() -> Suite:
     """Return what the worst case is taken over: no gradient, several, none that is asked for."""
-    entries = {"noise": _noise, "gradient": _gradient, "targeted": _aimed, "black box": _asking}
+    entries = {
+        "noise": _noise,
+        "gradient": _gradient,
+        "targeted": _aimed,
+        "black box": _asking,
+        "learned": _learning,
+    }
     return Suite(
         name="many agents",
-        version=1,
+        version=2,
         entries=tuple(Entry(family=family, build=build) for family, build in entries.items()),
     )
 
@@ -166,6 +173,24 @@ def _asking(case: Case) -> dict[str, ObsPerturber]:
     """Return a search by outputs alone, which finds what gradients hide."""
     search = attacks.SquareSearch(ball=case.ball, queries=20, loss="margin")
     return {"square search": case.on(search)}
+
+
+def _learning(case: Case) -> dict[str, ObsPerturber]:
+    """Return a director that learns what the team does worst after, from 160 rounds with it."""
+    rounds = 160
+    steps = rounds * case.spec.horizon
+    adversary = adversaries.PAAD.for_env(
+        case.spec,
+        stor(case.ball, steps=10),
+        hidden=(128, 128),
+        exploration=Linear(1.0, 0.05, over=steps // 2, unit="env_steps"),
+        seed=case.seed,
+        optim=adam(1e-3),
+        td_lambda=0.8,
+        target_update=50,
+        target_unit="updates",
+    )
+    return {"director": case.trained(adversary, steps)}
 
 
 def build(method: str, task: Task, seed: int) -> Any:
@@ -683,7 +708,8 @@ def plan_of(task: Task, episodes: int) -> dict[str, Any]:
     """Return what a cell's scores depend on, as plain data."""
     plain = {key: value for key, value in asdict(task).items() if key != "make"}
     plain["make"] = repr(task.make.args) + repr(task.make.keywords)
-    return json.loads(json.dumps(plain | {"episodes": episodes, "epsilon": EPSILON}))
+    plain |= {"episodes": episodes, "epsilon": EPSILON, "suite": suite().title}
+    return json.loads(json.dumps(plain))
 
 
 if __name__ == "__main__":

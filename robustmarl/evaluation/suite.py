@@ -32,7 +32,7 @@ from robustmarl.attacks import (
     UniformNoise,
 )
 from robustmarl.budgets import LinfBall
-from robustmarl.data import AnyPolicy, Controller
+from robustmarl.data import AnyPolicy, Controller, EpisodeBuffer
 from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
@@ -50,6 +50,8 @@ Family: TypeAlias = Literal["noise", "gradient", "targeted", "black box", "learn
 """What an attack knows, or does: checks of validity compare families."""
 
 LEARNING_ENVS = 16  # of adversaries' training: a round is short, and its batch is not small
+_LEARNING_BATCH = 16  # episodes of each of their updates
+_LEARNING_BYTES = 2**30  # of episodes to learn from again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,13 @@ class Case:
         """
         # of any other policy it says so itself
         training = AdversarialTraining(cast(TeamPolicy, self.policy), adversary, team_every=None)
-        off_policy = OffPolicy(batch_size=16, learning_starts=16, buffer_episodes=1_000)
+        kept = _LEARNING_BYTES // EpisodeBuffer.bytes_per_episode(self.spec)
+        off_policy = OffPolicy(
+            batch_size=_LEARNING_BATCH,
+            learning_starts=_LEARNING_BATCH,
+            # of long games with many agents fewer, which a short training hardly misses
+            buffer_episodes=max(_LEARNING_BATCH, min(1_000, kept)),
+        )
         run(
             training,
             self.make_env,
