@@ -9,8 +9,12 @@ version = release = robustmarl.__version__
 
 extensions = [
     "myst_nb",
+    "sphinx-mathjax-offline",  # equations without a network
     "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
 ]
 exclude_patterns = ["_build", "jupyter_execute"]
 
