@@ -6,11 +6,15 @@ from robustmarl.adversaries.byzantine import ByzantineAttacker
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
 from robustmarl.adversaries.paad import PAAD
 from robustmarl.adversaries.population import Population
+from robustmarl.adversaries.rap import RAP
+from robustmarl.adversaries.romance import ROMANCE
 from robustmarl.adversaries.shared import SharedAdvantage, SharedByzantine, SharedObsAdversary
 
 __all__ = [
     "ATSA",
     "PAAD",
+    "RAP",
+    "ROMANCE",
     "Adversary",
     "ByzantineAttacker",
     "ObsAdversaryPPO",

@@ -62,8 +62,7 @@ class PopulationPerturber(Perturber):
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
         """Return what the episode's own member shows, (E, N, D)."""
-        once = Draws(context.keys).at(torch.zeros_like(context.step), self._stream)
-        self._index = (once.uniform(1)[:, 0] * len(self.members)).long()
+        self._index = self.drawn(context.keys)
         seen, types = context.seen, context.types
         for number, member in enumerate(self.members):
             step = self._played_by(context, number)
@@ -74,6 +73,11 @@ class PopulationPerturber(Perturber):
                 types = played if types is None else types | played
         context.types = types
         return seen
+
+    def drawn(self, keys: Tensor) -> Tensor:
+        """Return who plays in the episodes of these random keys, int64 (E,); after ``bind``."""
+        once = Draws(keys).at(torch.zeros_like(keys), self._stream)
+        return (once.uniform(1)[:, 0] * len(self.members)).long()
 
     def shown(self, context: StepContext) -> None:
         """Let all of them take note of what was shown."""

@@ -1,6 +1,7 @@
 """What changes a step of a team: the cores that collector and wrappers adapt."""
 
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner
+from robustmarl.perturbers.attackers import AttackerActions, AttackerObs, Attackers
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
@@ -24,6 +25,9 @@ from robustmarl.perturbers.types import TypeDistribution
 __all__ = [
     "ActionPoisonPerturber",
     "AdversaryLike",
+    "AttackerActions",
+    "AttackerObs",
+    "Attackers",
     "ByzantineAdversary",
     "ByzantinePerturber",
     "ByzantinePlay",

@@ -84,6 +84,9 @@ from robustmarl.losses import (
 )
 from robustmarl.perturbers import (
     ActionPoisonPerturber,
+    AttackerActions,
+    AttackerObs,
+    Attackers,
     ByzantinePerturber,
     CriticalSteps,
     DirectedObsPerturber,
@@ -384,6 +387,35 @@ SUBJECTS = (
             "victim": VICTIMS,
             **WHEN,
         },
+    ),
+    Subject(
+        Attackers,
+        lambda: {"spec": SPEC, "hidden": (4,)},
+        {
+            "spec": instance(Arena),
+            "number": integer(2),
+            "budget": integer(2, 0),
+            "agents": names(*NAMES),
+            "hidden": widths(),
+            "rate": number(0.5, 0.0, 1.0, open_low=True),
+            "soft": number(0.5, 0.0, open_low=True),
+            "floor": number(0.1, 0.0, 0.25),
+            "seed": seed(),
+        },
+    ),
+    *(
+        Subject(
+            kind,
+            lambda more=more: {"attackers": Attackers(SPEC, hidden=(4,)), **more},
+            {
+                "attackers": instance(ATTACK),
+                "explore": flag(),
+                "greedy": flag(),
+                "episodes": number(0.5, 0.0, 1.0),
+                **({"generator": instance(BALL)} if more else {}),
+            },
+        )
+        for kind, more in ((AttackerActions, {}), (AttackerObs, {"generator": stor(BALL)}))
     ),
     Subject(stor, lambda: {"ball": BALL}, {"ball": instance(0.1), "steps": integer(3)}),
     Subject(

@@ -35,6 +35,8 @@ from catalogue.things import (
 from robustmarl.adversaries import (
     ATSA,
     PAAD,
+    RAP,
+    ROMANCE,
     ByzantineAttacker,
     ObsAdversaryPPO,
     Population,
@@ -43,6 +45,7 @@ from robustmarl.adversaries import (
 )
 from robustmarl.adversaries.atsa import SoftCritic
 from robustmarl.adversaries.base import check_adversaries
+from robustmarl.adversaries.romance import Archive
 from robustmarl.algorithms import (
     A2C,
     COMA,
@@ -74,7 +77,7 @@ from robustmarl.networks import (
     VDNMixer,
     WeightedMixer,
 )
-from robustmarl.perturbers import TypeDistribution, stor
+from robustmarl.perturbers import Attackers, TypeDistribution, stor
 from robustmarl.policies import ActorPolicy, ExploringPolicy, MeanFieldPolicy
 from robustmarl.training import AdversarialTraining
 
@@ -438,6 +441,52 @@ SUBJECTS = (
         SoftCritic,
         lambda: {"agents": network(), "mixer": FOPMixer(5, 3, 4)},
         {"agents": instance(), "mixer": instance(VDNMixer())},
+    ),
+    Subject(
+        RAP.for_env,
+        lambda: {"env": SPEC, "generator": stor(BALL), "hidden": (4,), "number": 2},
+        briefly({"number": integer(2), "seed": seed()}),
+    ),
+    Subject(
+        RAP,
+        lambda: {"members": [PAAD.for_env(SPEC, stor(BALL), hidden=(4,))]},
+        {"members": Domain((3, None, "all", [3]), ([],))},
+    ),
+    Subject(
+        ROMANCE.for_env,
+        lambda: {"env": SPEC, "hidden": (4,)},
+        briefly(
+            WHERE
+            | WHO
+            | {
+                "generator": instance(BALL, optional=True),
+                "attackers": integer(2),
+                "budget": integer(2, 0),
+                "rate": number(0.5, 0.0, 1.0, open_low=True),
+                "soft": POSITIVE,
+                "floor": number(0.1, 0.0, 0.25),
+                "episodes": SHARE,
+                "archive": integer(2),
+                "generations": integer(2, 0),
+                "rounds": integer(2),
+                "optim": OPTIM,
+                "gamma": SHARE,
+                "attack_cost": WEIGHT,
+                "diversity": WEIGHT,
+                "target_rate": FRACTION,
+                "max_grad_norm": NORM,
+            }
+        ),
+    ),
+    Subject(
+        ROMANCE,
+        lambda: {"attackers": Attackers(SPEC, hidden=(4,))},
+        {"attackers": instance(network()), "generator": instance(BALL, optional=True)},
+    ),
+    Subject(
+        Archive,
+        lambda: {"attackers": Attackers(SPEC, hidden=(4,))},
+        {"attackers": instance(network()), "size": integer(2), "points": integer(2)},
     ),
     Subject(
         ByzantineAttacker.against,
