@@ -3,6 +3,7 @@
 from robustmarl.adversaries.atsa import ATSA
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.byzantine import ByzantineAttacker
+from robustmarl.adversaries.directions import DirectionPAAD
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
 from robustmarl.adversaries.paad import PAAD
 from robustmarl.adversaries.population import Population
@@ -17,6 +18,7 @@ __all__ = [
     "ROMANCE",
     "Adversary",
     "ByzantineAttacker",
+    "DirectionPAAD",
     "ObsAdversaryPPO",
     "Population",
     "Sample",

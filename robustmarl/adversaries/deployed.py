@@ -6,7 +6,7 @@ import copy
 
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.drawn import AttackedAgents
-from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.perturbers.learned import GaussianActor, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies import ByzantinePolicy
@@ -15,7 +15,7 @@ __all__ = ["deployed_actor", "deployed_policy"]
 
 
 def deployed_actor(
-    actor: GaussianObsAdversary, agents: AttackedAgents, greedy: bool | None
+    actor: GaussianActor, agents: AttackedAgents, greedy: bool | None
 ) -> ObsPerturber:
     """Return a copy that perturbs observations: by its mean unless ``greedy`` is False.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from tianshou.algorithm.optim import OptimizerFactory
+from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import (
     check,
+    check_choice,
     check_int,
     check_kind,
     check_number,
@@ -27,15 +28,15 @@ from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize
 from robustmarl.learning.settings import check_settings
 from robustmarl.networks import Critic
-from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.perturbers.learned import GaussianActor, GaussianObsAdversary, LearnedObsPerturber
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import Env
 
-__all__ = ["ObsAdversaryPPO"]
+__all__ = ["GaussianPPO", "ObsAdversaryPPO", "value_critic"]
 
 
-class ObsAdversaryPPO(Adversary):
-    r"""PPO for a :class:`~robustmarl.perturbers.GaussianObsAdversary` [Zhang2021]_.
+class GaussianPPO(Adversary):
+    r"""PPO for an attack that draws from a Gaussian, of the kind that a subclass names.
 
     It lives the team's newest episodes with clean observations, its own unclipped samples as
     actions, and the team's reward with its sign turned:
@@ -60,9 +61,11 @@ class ObsAdversaryPPO(Adversary):
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
+    actor_kind: ClassVar[type[GaussianActor]]
+
     def __init__(
         self,
-        actor: GaussianObsAdversary,
+        actor: GaussianActor,
         critic: Critic,
         *,
         agents: Collection[str] | None = None,
@@ -76,7 +79,7 @@ class ObsAdversaryPPO(Adversary):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_kind(f"{name}.actor", actor, GaussianObsAdversary, "a GaussianObsAdversary")
+        check_kind(f"{name}.actor", actor, self.actor_kind, f"a {self.actor_kind.__name__}")
         check_kind(f"{name}.critic", critic, Critic, "a Critic")
         self.actor, self.critic = actor, critic
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
@@ -88,40 +91,6 @@ class ObsAdversaryPPO(Adversary):
             self._perturber = LearnedObsPerturber(actor, agents=agents)
         learned = nn.ModuleList([actor, critic])
         self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
-
-    @classmethod
-    def for_env(
-        cls,
-        env: Env | TeamSpec,
-        ball: LinfBall,
-        *,
-        team: str | None = None,
-        hidden: tuple[int, ...] = (64, 64),
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-        **settings: Any,
-    ) -> Self:
-        """Return the adversary with networks of the right sizes for ``env``'s ``team``.
-
-        Args:
-            env: an environment, or a spec.
-            ball: within which it perturbs observations.
-            team: whom of several teams it attacks.
-            hidden: widths of actor and critic.
-            device: where it learns.
-            seed: of the initial weights; torch's global generator is left as it was.
-            settings: of the class.
-        """
-        check_settings(cls, settings)
-        device = check_usable(f"{cls.__name__}.device", device)
-        seed = check_int(f"{cls.__name__}.seed", seed, 0)
-        spec = team_spec(cls.__name__, env, team)
-        with speaking_for(cls.__name__, GaussianObsAdversary):
-            actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            critic = Critic(spec.joint_state_size, hidden=hidden, layer_norm=True)
-        return cls(actor.to(device), critic.to(device), **settings)
 
     def perturber(self) -> LearnedObsPerturber:
         """Return what plays while it learns: the sampling actor."""
@@ -165,3 +134,72 @@ class ObsAdversaryPPO(Adversary):
         )
         self.step_schedulers()
         return figures
+
+
+class ObsAdversaryPPO(GaussianPPO):
+    """ATLA's adversary [Zhang2021]_: it draws the perturbation itself.
+
+    :class:`GaussianPPO` has the arguments; the actor is a
+    :class:`~robustmarl.perturbers.GaussianObsAdversary`.
+    """
+
+    actor_kind = GaussianObsAdversary
+
+    @classmethod
+    def for_env(
+        cls,
+        env: Env | TeamSpec,
+        ball: LinfBall,
+        *,
+        team: str | None = None,
+        preset: Literal["paper"] | None = None,
+        hidden: tuple[int, ...] = (64, 64),
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """Return the adversary with networks of the right sizes for ``env``'s ``team``.
+
+        Args:
+            env: an environment, or a spec.
+            ball: within which it perturbs observations.
+            team: whom of several teams it attacks.
+            preset: ``"paper"`` learns as the release of [Zhou2025]_ does, whose adversary is weak;
+                settings that are given count.
+            hidden: widths of actor and critic.
+            device: where it learns.
+            seed: of the initial weights; torch's global generator is left as it was.
+            settings: of the class.
+        """
+        check_settings(cls, settings)
+        check_choice(f"{cls.__name__}.preset", preset, (None, "paper"))
+        if preset == "paper":
+            settings = _paper() | settings
+        device = check_usable(f"{cls.__name__}.device", device)
+        seed = check_int(f"{cls.__name__}.seed", seed, 0)
+        spec = team_spec(cls.__name__, env, team)
+        with speaking_for(cls.__name__, GaussianObsAdversary):
+            actor = GaussianObsAdversary(ball, spec.obs_size, hidden=hidden, seed=seed)
+        critic = value_critic(spec, hidden, seed)
+        return cls(actor.to(device), critic.to(device), **settings)
+
+
+def value_critic(spec: TeamSpec, hidden: tuple[int, ...], seed: int) -> Critic:
+    """Return V(s) of a team, with the weights of ``seed``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Critic(spec.joint_state_size, hidden=hidden, layer_norm=True)
+
+
+def _paper() -> dict[str, Any]:
+    """Return what the release of ATSA's tables trains ATLA's adversary with."""
+    return {
+        # RMSprop as for its teams, at the step size of its configuration
+        "optim": TorchOptimizerFactory(torch.optim.RMSprop, lr=1e-6, alpha=0.99, eps=1e-5),
+        "gamma": 0.98,
+        "gae_lambda": 0.9,
+        "clip": 0.2,
+        "epochs": 10,
+        "entropy_coef": 0.0,  # there is no bonus
+        "max_grad_norm": 10.0,  # one norm for all of its learners
+    }

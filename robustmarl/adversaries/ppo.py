@@ -108,7 +108,7 @@ def played_on_obs(
     """Return what an actor did to the observations ``rows``, bool (B, T, N)."""
     actor = perturber.actor
     obs = batch.obs.obs[:, :-1][rows][:, : actor.obs_size]
-    act = record["act"][rows][:, : actor.obs_size]
+    act = record["act"][rows][:, : actor.act_size]
     real = perturber.real_rows(rows.nonzero()[:, 2])
 
     def again() -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.critical import CriticalSteps
+from robustmarl.perturbers.directions import DirectionActor
 from robustmarl.perturbers.director import DirectedObsPerturber, stor
 from robustmarl.perturbers.drawn import RandomAgents
 from robustmarl.perturbers.foreign import ForeignLearner
@@ -33,6 +34,7 @@ __all__ = [
     "ByzantinePlay",
     "CriticalSteps",
     "DirectedObsPerturber",
+    "DirectionActor",
     "ForeignLearner",
     "GaussianObsAdversary",
     "HasPolicy",

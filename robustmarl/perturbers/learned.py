@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
 import torch
@@ -19,10 +20,111 @@ from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.victims import Victim, VictimView
 
-__all__ = ["GaussianObsAdversary", "LearnedObsPerturber"]
+__all__ = ["GaussianActor", "GaussianObsAdversary", "LearnedObsPerturber"]
 
 
-class GaussianObsAdversary(nn.Module):
+class GaussianActor(nn.Module, ABC):
+    r"""An attack that draws :math:`u \sim N(\mu(o), \sigma^2)` given the clean observation.
+
+    A subclass says what u, of ``act_size`` numbers, makes of observations: :meth:`moved`.
+    """
+
+    by_coordinate: ClassVar[bool] = False
+    """Whether u has a number for each coordinate of the observation."""
+
+    ball: LinfBall
+    obs_size: int
+    act_size: int
+    max_std: float | None
+
+    def __init__(
+        self,
+        obs_size: int,
+        act_size: int,
+        hidden: tuple[int, ...],
+        max_std: float | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if max_std is not None:
+            max_std = check_number(f"{name}.max_std", max_std, 0.0, open_low=True)
+        self.obs_size = check_int(f"{name}.obs_size", obs_size, 1)
+        hidden = check_widths(f"{name}.hidden", hidden)
+        seed = check_int(f"{name}.seed", seed, 0)
+        self.act_size, self.max_std = act_size, max_std
+        with seeded(seed, "adversary"):
+            layers: list[nn.Module] = []
+            for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
+                layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
+            self.mean = nn.Sequential(*layers, nn.Linear(hidden[-1], act_size))
+        begin = 0.0 if max_std is None else 1.0
+        self.log_std = nn.Parameter(torch.full((act_size,), begin))
+
+    @abstractmethod
+    def with_epsilon(self, epsilon: Coordinates) -> Self:
+        """Return the same networks, shared, at another radius."""
+
+    @abstractmethod
+    def moved(
+        self,
+        obs: Tensor,
+        u: Tensor,
+        view: VictimView | None = None,
+        draws: Draws | None = None,
+    ) -> Tensor:
+        """Return what ``u``, (M, U), makes of observations (M, D).
+
+        Args:
+            obs: clean observations.
+            u: unclipped samples.
+            view: the victim, for those that ask it.
+            draws: M rows of random numbers, for those that need more.
+        """
+
+    def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return observations (M, D) perturbed by the mean."""
+        with torch.no_grad():
+            return self.moved(obs, self.mean(obs), view, draws)
+
+    @torch.no_grad()
+    def sample(
+        self, obs: Tensor, draws: Draws, real: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return unclipped samples u (M, U) given ``obs`` and their log-densities (M,).
+
+        Args:
+            obs: clean observations, (M, D).
+            draws: M rows of random numbers.
+            real: which coordinates exist, bool (M, U); None is all. The others do not count.
+        """
+        mean, log_std = self.mean(obs), self._log_std()
+        u = mean + draws.normal(self.act_size).to(mean.dtype) * log_std.exp()
+        return u, _summed(gaussian_log_density(u, mean, log_std), real)
+
+    def log_prob(self, obs: Tensor, u: Tensor, real: Tensor | None = None) -> Tensor:
+        """Return the log-density (...,) of unclipped samples (..., U), given ``obs`` (..., D)."""
+        return _summed(gaussian_log_density(u, self.mean(obs), self._log_std()), real)
+
+    def entropy(self, real: Tensor | None = None) -> Tensor:
+        """Return the entropy in nats, a scalar: the mean over rows of coordinates ``real``."""
+        return _summed(gaussian_entropy(self._log_std()), real).mean()
+
+    def _twin(self) -> Self:
+        """Return another attack with the same networks, shared."""
+        twin = type(self).__new__(type(self))
+        nn.Module.__init__(twin)
+        twin.obs_size, twin.act_size, twin.max_std = self.obs_size, self.act_size, self.max_std
+        twin.mean, twin.log_std = self.mean, self.log_std
+        return twin
+
+    def _log_std(self) -> Tensor:
+        if self.max_std is not None:
+            return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
+        return self.log_std.clamp(-5.0, 2.0)  # as CleanRL bounds it: exp neither dies nor explodes
+
+
+class GaussianObsAdversary(GaussianActor):
     r"""ATLA's adversary [Zhang2021]_: a Gaussian over perturbations given the clean observation.
 
     .. math:: u \sim N(\mu(o), \sigma^2), \qquad
@@ -43,6 +145,7 @@ class GaussianObsAdversary(nn.Module):
     """
 
     needs_victim: ClassVar[bool] = False
+    by_coordinate = True
 
     def __init__(
         self,
@@ -53,67 +156,26 @@ class GaussianObsAdversary(nn.Module):
         max_std: float | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if max_std is not None:
-            max_std = check_number("GaussianObsAdversary.max_std", max_std, 0.0, open_low=True)
-        obs_size = check_int("GaussianObsAdversary.obs_size", obs_size, 1)
-        hidden = check_widths("GaussianObsAdversary.hidden", hidden)
-        seed = check_int("GaussianObsAdversary.seed", seed, 0)
+        super().__init__(obs_size, obs_size, hidden, max_std, seed)
         check_kind("GaussianObsAdversary.ball", ball, LinfBall, "a LinfBall")
-        ball.check_size("GaussianObsAdversary", obs_size)
-        self.ball, self.obs_size, self.max_std = ball, obs_size, max_std
-        with seeded(seed, "adversary"):
-            layers: list[nn.Module] = []
-            for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
-                layers += [nn.Linear(fan_in, fan_out), nn.Tanh()]
-            self.mean = nn.Sequential(*layers, nn.Linear(hidden[-1], obs_size))
-        begin = 0.0 if max_std is None else 1.0
-        self.log_std = nn.Parameter(torch.full((obs_size,), begin))
+        ball.check_size("GaussianObsAdversary", self.obs_size)
+        self.ball = ball
 
     def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same networks, shared, at another radius."""
-        twin = type(self).__new__(type(self))
-        nn.Module.__init__(twin)
-        twin.ball, twin.obs_size = self.ball.with_epsilon(epsilon), self.obs_size
-        twin.max_std, twin.mean, twin.log_std = self.max_std, self.mean, self.log_std
+        twin = self._twin()
+        twin.ball = self.ball.with_epsilon(epsilon)
         return twin
 
-    def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
-        """Return observations (M, D) perturbed by the mean; the victim is not queried."""
-        with torch.no_grad():
-            return self.moved(obs, self.mean(obs))
-
-    @torch.no_grad()
-    def sample(
-        self, obs: Tensor, draws: Draws, real: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return unclipped samples u (M, D) given ``obs`` and their log-densities (M,).
-
-        Args:
-            obs: clean observations, (M, D).
-            draws: M rows of random numbers.
-            real: which coordinates exist, bool (M, D); None is all. The others do not count.
-        """
-        mean, log_std = self.mean(obs), self._log_std()
-        u = mean + draws.normal(self.obs_size).to(mean.dtype) * log_std.exp()
-        return u, _summed(gaussian_log_density(u, mean, log_std), real)
-
-    def moved(self, obs: Tensor, u: Tensor) -> Tensor:
+    def moved(
+        self,
+        obs: Tensor,
+        u: Tensor,
+        view: VictimView | None = None,
+        draws: Draws | None = None,
+    ) -> Tensor:
         """Return what ``u``, (M, D), makes of observations (M, D): inside the ball."""
         return self.ball.project(obs + self.ball.radius(obs) * u.clamp(-1.0, 1.0), obs)
-
-    def log_prob(self, obs: Tensor, u: Tensor, real: Tensor | None = None) -> Tensor:
-        """Return the log-density (...,) of unclipped samples; all arguments are (..., D)."""
-        return _summed(gaussian_log_density(u, self.mean(obs), self._log_std()), real)
-
-    def entropy(self, real: Tensor | None = None) -> Tensor:
-        """Return the entropy in nats, a scalar: the mean over rows of coordinates ``real``."""
-        return _summed(gaussian_entropy(self._log_std()), real).mean()
-
-    def _log_std(self) -> Tensor:
-        if self.max_std is not None:
-            return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
-        return self.log_std.clamp(-5.0, 2.0)  # as CleanRL bounds it: exp neither dies nor explodes
 
 
 def _summed(each: Tensor, real: Tensor | None) -> Tensor:
@@ -122,10 +184,10 @@ def _summed(each: Tensor, real: Tensor | None) -> Tensor:
 
 
 class LearnedObsPerturber(ObsPerturber):
-    """Plays a :class:`GaussianObsAdversary` in training and records what it needs to learn.
+    """Plays a :class:`GaussianActor` in training and records what it needs to learn.
 
-    Records, as ``adversary``, ``act``, the unclipped samples (E, N, D), and ``logp`` (E, N);
-    rows that were not attacked are zero.
+    Records, as ``adversary``, ``act``, the unclipped samples (E, N, U), and ``logp`` (E, N);
+    rows that were not attacked are zero. U is D for a :class:`GaussianObsAdversary`.
 
     Args:
         actor: the network that is asked for samples.
@@ -134,9 +196,9 @@ class LearnedObsPerturber(ObsPerturber):
 
     kind = "adversary"
 
-    def __init__(self, actor: GaussianObsAdversary, *, agents: AttackedAgents = None) -> None:
+    def __init__(self, actor: GaussianActor, *, agents: AttackedAgents = None) -> None:
         where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
-        check_kind(where, actor, GaussianObsAdversary, rule)
+        check_kind(where, actor, GaussianActor, rule)
         super().__init__(actor, agents=agents)
         self.actor = actor
         self._real: Tensor | None = None
@@ -144,11 +206,11 @@ class LearnedObsPerturber(ObsPerturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Resolve agents; see :class:`ObsPerturber`."""
         super().bind(spec, policy, place)
-        self._real = self._fit.real
+        self._real = self._fit.real if self.actor.by_coordinate else None
 
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D), sampled."""
-        self._sample = torch.zeros_like(context.seen)
+        self._sample = context.seen.new_zeros(*context.seen.shape[:2], self.actor.act_size)
         self._logp = context.seen.new_zeros(context.seen.shape[:2])
         return super().on_obs(context)
 
@@ -157,12 +219,12 @@ class LearnedObsPerturber(ObsPerturber):
         u, logp = self.actor.sample(obs, draws, self.real_rows(self.rows.agents))
         self._sample = self.rows.spread(u, self._sample)
         self._logp = self.rows.spread(logp, self._logp)
-        return self.actor.moved(obs, u)
+        return self.actor.moved(obs, u, view, draws)
 
     def real_rows(self, agents: Tensor) -> Tensor | None:
-        """Return which coordinates of the agents' observations exist, (M, D); None if all do."""
+        """Return which numbers of the agents' samples count, bool (M, U); None if all do."""
         return None if self._real is None else self._real.to(agents.device)[agents]
 
     def record(self) -> dict[str, Tensor]:
-        """Return ``act``, (E, N, D), and ``logp``, (E, N)."""
+        """Return ``act``, (E, N, U), and ``logp``, (E, N)."""
         return {"act": self._sample, "logp": self._logp}

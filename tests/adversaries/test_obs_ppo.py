@@ -245,3 +245,27 @@ def test_other_kinds_of_balls_and_optimizers_are_refused():
         ObsAdversaryPPO.for_env(TwoStepGame(), 0.1)
     with pytest.raises(TypeError, match=r"ObsAdversaryPPO\.optim must be an optimizer factory"):
         ObsAdversaryPPO.for_env(TwoStepGame(), LinfBall(epsilon=0.1), optim=1e-3)
+
+
+def test_the_papers_preset_is_that_of_the_release():
+    """RMSprop at 1e-6, no entropy bonus, a norm of 10; networks and the rest as ever."""
+    made = ObsAdversaryPPO.for_env(SignalMatching(2), BALL, preset="paper")
+    (optim,) = (optimizer._optim for optimizer in made.optimizers)
+    assert isinstance(optim, torch.optim.RMSprop)
+    group = optim.param_groups[0]
+    assert (group["lr"], group["alpha"], group["eps"]) == (1e-6, 0.99, 1e-5)
+    figures = made.gamma, made.gae_lambda, made.clip, made.epochs, made.entropy_coef
+    assert figures == (0.98, 0.9, 0.2, 10, 0.0)
+    assert made.optimizers[0]._max_grad_norm == 10.0
+    widths = [layer.out_features for layer in made.actor.mean if hasattr(layer, "out_features")]
+    assert widths == [64, 64, 2]
+    torch.testing.assert_close(made.actor.log_std.detach(), torch.zeros(2))
+
+
+def test_what_is_given_counts_for_more_than_the_preset():
+    given = {"epochs": 3, "optim": sgd(0.1)}
+    made = ObsAdversaryPPO.for_env(SignalMatching(2), BALL, preset="paper", **given)
+    assert (made.epochs, made.entropy_coef) == (3, 0.0)
+    assert isinstance(made.optimizers[0]._optim, torch.optim.SGD)
+    with pytest.raises(ValueError, match=r"ObsAdversaryPPO\.preset must be one of"):
+        ObsAdversaryPPO.for_env(SignalMatching(2), BALL, preset="release")

@@ -90,6 +90,7 @@ from robustmarl.perturbers import (
     ByzantinePerturber,
     CriticalSteps,
     DirectedObsPerturber,
+    DirectionActor,
     GaussianObsAdversary,
     LearnedObsPerturber,
     ObsPerturber,
@@ -100,6 +101,7 @@ from robustmarl.perturbers import (
     places,
     stor,
 )
+from robustmarl.perturbers.directions import PolicyDirection
 from robustmarl.perturbers.drawn import RandomAgents
 from robustmarl.perturbers.sparing import SparingPerturber
 from robustmarl.perturbers.stack import listed
@@ -416,6 +418,22 @@ SUBJECTS = (
             },
         )
         for kind, more in ((AttackerActions, {}), (AttackerObs, {"generator": stor(BALL)}))
+    ),
+    Subject(
+        DirectionActor,
+        lambda: {"generator": stor(BALL), "obs_size": 3, "num_actions": 4, "hidden": (4,)},
+        {
+            "generator": instance(BALL),
+            "obs_size": integer(3),
+            "num_actions": integer(4, 2),
+            "hidden": widths(),
+            "seed": seed(),
+        },
+    ),
+    Subject(
+        PolicyDirection,
+        lambda: {"clean": torch.zeros(2, 3), "direction": torch.eye(3)[:2]},
+        {"clean": tensor(), "direction": tensor((3, 4))},
     ),
     Subject(stor, lambda: {"ball": BALL}, {"ball": instance(0.1), "steps": integer(3)}),
     Subject(

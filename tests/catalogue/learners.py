@@ -38,6 +38,7 @@ from robustmarl.adversaries import (
     RAP,
     ROMANCE,
     ByzantineAttacker,
+    DirectionPAAD,
     ObsAdversaryPPO,
     Population,
     SharedByzantine,
@@ -77,7 +78,7 @@ from robustmarl.networks import (
     VDNMixer,
     WeightedMixer,
 )
-from robustmarl.perturbers import Attackers, TypeDistribution, stor
+from robustmarl.perturbers import Attackers, DirectionActor, TypeDistribution, stor
 from robustmarl.policies import ActorPolicy, ExploringPolicy, MeanFieldPolicy
 from robustmarl.training import AdversarialTraining
 
@@ -375,6 +376,7 @@ SUBJECTS = (
             | ATTACKING
             | {
                 "ball": instance(0.1),
+                "preset": choice(),
                 "hidden": widths(),
                 "gamma": SHARE,
                 "gae_lambda": SHARE,
@@ -441,6 +443,16 @@ SUBJECTS = (
         SoftCritic,
         lambda: {"agents": network(), "mixer": FOPMixer(5, 3, 4)},
         {"agents": instance(), "mixer": instance(VDNMixer())},
+    ),
+    Subject(
+        DirectionPAAD.for_env,
+        lambda: {"env": SPEC, "generator": stor(BALL), "hidden": (4,)},
+        briefly(WHERE | ATTACKING | {"generator": instance(BALL), "hidden": widths()}),
+    ),
+    Subject(
+        DirectionPAAD,
+        lambda: {"actor": DirectionActor(stor(BALL), 3, 4, hidden=(4,)), "critic": Critic(5)},
+        LEARNED,
     ),
     Subject(
         RAP.for_env,
