@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -11,16 +11,20 @@ from torch import Tensor
 from robustmarl._checks import (
     check,
     check_choice,
+    check_int,
     check_kind,
     check_number,
     check_tensor,
     keep,
+    speaking_for,
 )
 from robustmarl._seeding import Draws
+from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import MASKED
 from robustmarl.losses.attack_term import AttackTerm, attacked
 from robustmarl.losses.mixin import LossMixin
-from robustmarl.schedules import Schedule
+from robustmarl.schedules import Repetitive, Schedule
+from robustmarl.typing import Unit
 from robustmarl.victims import LossRows, Victim
 
 __all__ = ["Form", "PolicyLoss", "PolicyRegularizer", "policy_loss"]
@@ -97,6 +101,46 @@ class PolicyLoss(AttackTerm):
         check_choice("PolicyLoss.form", self.form, get_args(Form))
         where = "PolicyLoss.margin"
         keep(self, margin=check_number(where, self.margin, 0.0, open_low=True, unit="Q units"))
+
+    @classmethod
+    def repetitive(
+        cls,
+        attack: ObsAttack,
+        total: int,
+        *,
+        peak: float = 0.1,
+        loops: int = 3,
+        unit: Unit = "env_steps",
+        form: Form = "hinge",
+        margin: float = 1.0,
+        max_rows: int | None = 256,
+    ) -> Self:
+        r"""Return PR-REP of ATSA's tables [Zhou2025]_: the weight rises several times, not once.
+
+        It is RoMFAC's schedule, :class:`~robustmarl.schedules.Repetitive`, over a training: the
+        first 40 % without the term, then loops of the same length in which the weight rises from
+        0 in the first 80 % and stays at its peak in the rest. Peak and loops are the paper's; it
+        does not say when loops begin or how they rise, so that these shares are ours.
+
+        Args:
+            attack: as of the class.
+            total: length of the training, in units, >= 5.
+            peak: the weight to which each loop rises, >= 0.
+            loops: how many, >= 1.
+            unit: what ``total`` counts.
+            form: as of the class.
+            margin: likewise.
+            max_rows: likewise.
+        """
+        total = check_int("PolicyLoss.total", total, 5)
+        loops = check_int("PolicyLoss.loops", loops)
+        warmup = 2 * total // 5
+        period = (total - warmup) // loops
+        rule = f"at most {total - warmup}, the units that are left for them"
+        check(period > 0, "PolicyLoss.loops", rule, loops)
+        with speaking_for(cls.__name__, Repetitive):
+            weight = Repetitive(peak, warmup, period, loops, ramp=0.8, unit=unit)
+        return cls(attack=attack, weight=weight, form=form, margin=margin, max_rows=max_rows)
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return the mean of :func:`policy_loss` over rows with a choice to make."""

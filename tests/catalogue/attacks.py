@@ -575,6 +575,19 @@ SUBJECTS = (
         lambda: {"attack": ATTACK},
         LOSS | {"form": choice(), "margin": number(0.5, 0.0, open_low=True)},
     ),
+    Subject(
+        PolicyLoss.repetitive,
+        lambda: {"attack": ATTACK, "total": 100},
+        {
+            "total": integer(100, 5),
+            "peak": number(0.5, 0.0),
+            "loops": integer(2, 1, 60),
+            "unit": choice(),
+            "form": choice(),
+            "margin": number(0.5, 0.0, open_low=True),
+            "max_rows": integer(64, optional=True),
+        },
+    ),
     Subject(LipschitzLoss, lambda: {"attack": ATTACK}, LOSS),
     Subject(CertifiedLoss, lambda: {"ball": BALL}, CERTIFIED_LOSS),
     Subject(

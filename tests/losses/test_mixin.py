@@ -1,6 +1,7 @@
 """Loss terms in an algorithm's one step: team learners, Tianshou's DQN and PPO."""
 
 import copy
+from itertools import pairwise
 
 import gymnasium
 import numpy as np
@@ -44,8 +45,10 @@ from robustmarl.losses import (
     policy_loss,
 )
 from robustmarl.schedules import Constant, Linear, Repetitive
+from robustmarl.training import Log, OffPolicy, run
 
 BALL = LinfBall(epsilon=0.4)
+FGSM = PGD.fgsm(BALL)
 NETWORKS = {"mlp": {}, "gru": {"recurrent": True, "last_action": True, "hidden": (8,)}}
 LR = 0.1
 
@@ -275,6 +278,60 @@ def test_repetitive_weights_through_a_training():
 
     expected = [0, 0, 0, 0.025, 0.5, 1, 1, 0, 0.5, 1, 0]
     assert list(found.values()) == pytest.approx(expected)
+
+
+def test_pr_rep_is_policy_regularisation_with_a_repeated_weight():
+    """Its schedule apart it is PR: .4 of a training without, then three rises to .1."""
+    once, rep = PolicyLoss(attack=FGSM, weight=0.1), PolicyLoss.repetitive(FGSM, 1000)
+    assert rep.weight == Repetitive(
+        0.1, warmup=400, period=200, loops=3, ramp=0.8, unit="env_steps"
+    )
+    assert (rep.attack, rep.form, rep.margin) == (once.attack, once.form, once.margin)
+    values = [rep.weight(step) for step in range(1200)]
+    assert values[:401] == [0.0] * 401
+    assert values[1000:] == [0.0] * 200
+    assert sum(before == 0.0 < after for before, after in pairwise(values)) == 3
+    assert max(values) == pytest.approx(0.1)
+    assert [values[400 + 200 * k + 160] for k in range(3)] == pytest.approx([0.1] * 3)
+    # of whatever length, it is over when the training is
+    for total, loops in ((5, 3), (101, 3), (1003, 7)):
+        weight = PolicyLoss.repetitive(FGSM, total, loops=loops, unit="updates").weight
+        assert weight(total) == 0.0
+        assert weight.unit == "updates"
+
+
+def test_pr_rep_equals_pr_at_the_same_weight():
+    """Of a team in the flat part of a loop; and is the plain team before the loops."""
+    rep = PolicyLoss.repetitive(FGSM, 1000)
+    for steps, twin in ((400 + 170, PolicyLoss(attack=FGSM, weight=0.1)), (400, None)):
+        one = build(regular(QMIX), policy_loss=rep)
+        other = build(QMIX) if twin is None else build(regular(QMIX), policy_loss=twin)
+        buffer = collected(one, 6)
+        for algorithm in (one, other):
+            algorithm.policy.counts.zero_()
+            algorithm.policy.count("env_steps", steps)
+            update(algorithm, buffer)
+        assert same_weights(one, other)
+
+
+def test_pr_rep_goes_on_where_it_was(tmp_path):
+    """A run that is cut in the middle of a loop ends with the same bits."""
+
+    def part(folder, env_steps):
+        algorithm = build(
+            regular(QMIX),
+            optim=None,
+            policy_loss=PolicyLoss.repetitive(FGSM, 240, peak=5.0),
+        )
+        log = Log(folder, progress=False, resume=(folder / "checkpoint.pt").exists())
+        learn = OffPolicy(batch_size=4, learning_starts=2)
+        run(algorithm, Arena, env_steps=env_steps, num_envs=2, learn=learn, log=log)
+        return algorithm
+
+    part(tmp_path / "cut", 150)
+    cut, through = part(tmp_path / "cut", 240), part(tmp_path / "through", 240)
+    assert cut.policy.counted("env_steps") == through.policy.counted("env_steps")
+    assert same_weights(cut, through)
 
 
 @pytest.mark.parametrize("cls", PPO)
