@@ -7,15 +7,17 @@ import pytest
 import torch
 from doubles import Scripted, armies
 
-from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.adversaries import PAAD, ObsAdversaryPPO
 from robustmarl.algorithms import IPPO, QMIX
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
-from robustmarl.data import RandomController, ScriptedController
+from robustmarl.data import EpisodeBuffer, JointCollector, RandomController, ScriptedController
 from robustmarl.envs import SignalMatching
+from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import crossplay, rollout
 from robustmarl.joint import spec_of
-from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution
+from robustmarl.losses import PolicyLoss
+from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution, stor
 from robustmarl.training import AdversarialTraining
 from robustmarl.typing import RobustnessWarning
 
@@ -114,6 +116,35 @@ def test_a_transfer_attack_asks_another_team():
     table = crossplay({"QMIX": team}, attacks, game, metric="return", baselines=False, **SMALL)
     want = rollout(team, game, **SMALL, perturb=attacks["transfer"]).returns
     np.testing.assert_array_equal(table.cell("QMIX", "transfer").scores[0], want)
+
+
+def test_a_director_of_one_training_goes_through_the_team_of_each_row():
+    """Its weights stay, bit for bit; what it shows follows from who plays."""
+    made = PAAD.for_env(game(), stor(LinfBall(epsilon=0.8)), hidden=(8,))
+    kept = {name: p.clone() for name, p in made.state_dict().items() if torch.is_tensor(p)}
+    teams = {"a": qmix(0), "b": qmix(1)}
+    deployed = made.deployed()
+    crossplay(teams, {"PAAD": deployed}, game, metric="return", baselines=False, **SMALL)
+    assert all(torch.equal(p, made.state_dict()[name]) for name, p in kept.items())
+    weights = zip(made.director.parameters(), deployed.director.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in weights)
+    episodes = []
+    for victim in teams.values():
+        buffer = EpisodeBuffer(victim.spec, 1)
+        collector = JointCollector(victim, JointVectorEnv(game, 1), buffer, perturb=[deployed])
+        collector.collect(n_episode=1)
+        episodes.append(buffer.latest(1))
+    one, other = episodes
+    assert torch.equal(one.obs.obs[:, 0], other.obs.obs[:, 0])
+    targets = [batch.record("director")["target"][:, 0] for batch in episodes]
+    assert torch.equal(*targets)
+    assert not torch.equal(one.obs.seen[:, 0], other.obs.seen[:, 0])
+
+
+def test_a_defence_is_no_attack():
+    defence = PolicyLoss(attack=ATTACKS["pgd"])
+    with pytest.raises(TypeError, match=r"must be an attack, a perturber, .* got PolicyLoss"):
+        crossplay({"QMIX": qmix()}, {"PR": defence}, game, **SMALL)
 
 
 @pytest.mark.parametrize("team", ["red", "blue"])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from learners import Arena, Recorded, collected, copy_batch, same_weights, update
 
 from robustmarl import algorithms, envs, testing
 from robustmarl._seeding import Draws
@@ -56,6 +57,42 @@ def test_gradients_flow_through_both_outputs_and_not_through_the_point():
     torch.testing.assert_close(weight.grad, expected)
 
 
+class Step:
+    """Moves observations by a constant."""
+
+    def __init__(self, change):
+        self.ball, self.change = LinfBall(epsilon=9.0), change
+
+    def with_epsilon(self, epsilon):
+        return self
+
+    def __call__(self, view, obs, draws=None):
+        return obs + self.change
+
+
+def test_it_is_a_distance():
+    """Never negative, and as far there as back."""
+    weight = torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).double()
+    victim = FunctionVictim(lambda obs: (obs @ weight.T).sin())
+    change = torch.tensor([0.4, -0.7], dtype=torch.float64)
+    there = lipschitz_loss(victim, LossRows(obs=OBS), Step(change), DRAWS)
+    back = lipschitz_loss(victim, LossRows(obs=OBS + change), Step(-change), DRAWS)
+    assert there > 0.0
+    torch.testing.assert_close(there, back)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_no_move_of_a_linear_policy_is_longer_than_its_worst(steps):
+    for seed in range(5):
+        found = lipschitz_loss(
+            linear(WEIGHT),
+            LossRows(obs=OBS),
+            attack(steps=steps),
+            Draws(torch.arange(3) + 10 * seed),
+        )
+        assert 0.0 < found.item() <= 0.5 * math.sqrt(17.0) + 1e-9
+
+
 def test_unavailable_actions_do_not_count():
     mask = torch.tensor([[True, False]] * 3)
     rows = LossRows(obs=OBS, rows=Rows(mask=mask))
@@ -97,10 +134,35 @@ def test_the_attack_keeps_its_contract():
     testing.check_attack(attack)
 
 
-def test_a_team_learns_with_it():
-    class ERNIE(LipschitzRegularizer, algorithms.QMIX):
-        """QMIX with ERNIE's term."""
+class ERNIE(LipschitzRegularizer, algorithms.QMIX):
+    """QMIX with ERNIE's term."""
 
+
+def test_without_weight_it_is_plain_learning_and_padding_is_no_row():
+    plain = algorithms.QMIX.for_env(Arena(), hidden=(8,))
+    weightless, one, other = (
+        ERNIE.for_env(
+            Arena(),
+            hidden=(8,),
+            lipschitz_loss=LipschitzLoss(attack=attack(0.1), weight=weight, max_rows=None),
+        )
+        for weight in (0.0, 1.0, 1.0)
+    )
+    batch = collected(plain, 8).latest(8)
+    for algorithm in (plain, weightless, one):
+        update(algorithm, Recorded(batch))
+    assert same_weights(plain, weightless)
+    assert not same_weights(plain, one)
+    dirty = copy_batch(batch)
+    beyond = torch.arange(dirty.obs.obs.shape[1]) > batch.valid.sum(1)[:, None]
+    assert bool(beyond.any())
+    dirty.obs.obs[beyond] = 1e3
+    dirty.obs.seen[beyond] = 1e3
+    update(other, Recorded(dirty))
+    assert same_weights(one, other)
+
+
+def test_a_team_learns_with_it():
     testing.check_algorithm(
         lambda env: ERNIE.for_env(env, lipschitz_loss=LipschitzLoss(attack=attack(0.1)), seed=0),
         envs.ToyGame,

@@ -1,0 +1,188 @@
+"""What attacks on observations have in common, from noise to ATSA and ROMANCE."""
+
+import copy
+
+import pytest
+import torch
+from learners import Arena, collected, weights
+
+from robustmarl.adversaries import ATSA, PAAD, RAP, ROMANCE, DirectionPAAD, ObsAdversaryPPO, Sample
+from robustmarl.algorithms import QMIX
+from robustmarl.attacks import PGD, UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.perturbers import (
+    AttackerActions,
+    AttackerObs,
+    Attackers,
+    DirectionActor,
+    LearnedObsPerturber,
+    ObsPerturber,
+    stor,
+)
+from robustmarl.testing import check_attack, check_perturber
+
+SMALL = {"hidden": (8,)}
+LEARNED = {
+    "ATLA": lambda ball, who: ObsAdversaryPPO.for_env(Arena(), ball, agents=who, **SMALL),
+    "PAAD": lambda ball, who: PAAD.for_env(Arena(), stor(ball), agents=who, **SMALL),
+    "RAP": lambda ball, who: RAP.for_env(Arena(), stor(ball), number=2, agents=who, **SMALL),
+    "ATSA": lambda ball, who: ATSA.for_env(Arena(), stor(ball), agents=who, **SMALL),
+    "directions": lambda ball, who: DirectionPAAD.for_env(Arena(), stor(ball), agents=who, **SMALL),
+    "ROMANCE-s": lambda ball, who: ROMANCE.for_env(
+        Arena(), stor(ball), agents=who, rate=0.7, budget=4, **SMALL
+    ),
+}
+FIXED = {
+    "RN": lambda ball, who: ObsPerturber(UniformNoise(ball=ball), agents=who),
+    "FGSM": lambda ball, who: ObsPerturber(PGD.fgsm(ball), agents=who),
+    "PGD": lambda ball, who: ObsPerturber(PGD(ball=ball, random_start=True), agents=who),
+}
+EVERY = [*FIXED, *LEARNED]
+
+
+def attack(name, epsilon=0.4, who=None, **bounds):
+    """Return what plays: as it does in training where it learns."""
+    ball = LinfBall(epsilon=epsilon, **bounds)
+    return FIXED[name](ball, who) if name in FIXED else LEARNED[name](ball, who).perturber()
+
+
+def team(recurrent=True):
+    return QMIX.for_env(Arena(), recurrent=recurrent, last_action=recurrent, **SMALL)
+
+
+def played(name, victim=None, *, num_envs=3, **how):
+    victim = team() if victim is None else victim
+    perturb = [] if name is None else [attack(name, **how)]
+    return collected(victim, 8, perturb=perturb, num_envs=num_envs).latest(8)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_without_radius_it_is_the_identity_bit_for_bit(name):
+    nothing, plain = played(name, epsilon=0.0), played(None)
+    assert torch.equal(nothing.obs.seen, plain.obs.obs)
+    assert torch.equal(nothing.act, plain.act)
+    assert torch.equal(nothing.rew, plain.rew)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_keeps_to_its_ball_and_to_the_range_that_holds_the_truth(name):
+    """Arena's first coordinate goes up to 3: outside of the range it may come back only."""
+    batch = played(name, low=-1.0, high=1.0)
+    obs, seen = batch.obs.obs[:, :-1][batch.living], batch.obs.seen[:, :-1][batch.living]
+    assert bool((seen != obs).any())
+    assert float((seen - obs).abs().max()) <= 0.4 * (1 + 1e-6)
+    assert bool((seen <= obs.clamp(min=1.0) + 1e-6).all())
+    assert bool((seen >= obs.clamp(max=-1.0) - 1e-6).all())
+    assert bool((obs[:, 0] > 1.0).any())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_it_leaves_the_victim_alone(name):
+    victim = team()
+    perturber, kept = attack(name), weights(victim)
+    on_obs, memories = perturber.on_obs, []
+
+    def watched(context):
+        before = context.hidden.clone()
+        found = on_obs(context)
+        memories.append(torch.equal(before, context.hidden))
+        return found
+
+    perturber.on_obs = watched
+    collected(victim, 4, perturb=[perturber])
+    assert len(memories) > 4
+    assert all(memories)
+    assert all(torch.equal(kept[key], p) for key, p in weights(victim).items())
+    assert all(p.grad is None for p in victim.parameters())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_same_seed_is_the_same_attack(name):
+    one, other = played(name), played(name)
+    assert torch.equal(one.obs.seen, other.obs.seen)
+    assert torch.equal(one.act, other.act)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_others_see_the_truth(name):
+    batch = played(name, who=["unit_1"])
+    moved = (batch.obs.seen != batch.obs.obs).any(-1)[:, :-1] & batch.living
+    assert bool(moved[..., 1].any())
+    assert not bool(moved[..., [0, 2]].any())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_shapes_and_kinds_stay_whatever_is_played_beside(name):
+    """The episodes of one environment alone are those of four side by side."""
+    alone, together = played(name, num_envs=1), played(name, num_envs=4)
+    for batch in (alone, together):
+        assert batch.obs.seen.shape == batch.obs.obs.shape
+        assert batch.obs.seen.dtype == batch.obs.obs.dtype
+        assert batch.obs.seen.device == batch.obs.obs.device
+    order = [batch.obs.obs[:, 0, 0, 1].argsort() for batch in (alone, together)]
+    valid = [batch.living[index] for batch, index in zip((alone, together), order, strict=True)]
+    seen = [
+        batch.obs.seen[:, :-1][index] for batch, index in zip((alone, together), order, strict=True)
+    ]
+    assert torch.equal(valid[0], valid[1])
+    torch.testing.assert_close(seen[0][valid[0]], seen[1][valid[1]])
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_it_learns_from_the_truth_and_not_from_what_was_shown(name):
+    """What agents saw is no part of its update; ATSA's tie to its victim is left out here."""
+    made = LEARNED[name](LinfBall(epsilon=0.4), None)
+    if name == "ATSA":
+        made.kappa = 0.0
+    batch = collected(team(), 8, perturb=[made.perturber()]).latest(8)
+    clean, other = copy.deepcopy(made), copy.deepcopy(made)
+    shown = copy.deepcopy(batch)
+    shown.obs.seen.fill_(7.0)
+    assert not torch.equal(batch.obs.obs, batch.obs.seen)
+    one, two = (
+        twin.learn(Sample(fresh=episodes, drawn=episodes))
+        for twin, episodes in ((clean, batch), (other, shown))
+    )
+    assert one == two
+    assert all(
+        torch.equal(p, q) for p, q in zip(clean.parameters(), other.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("kind", ["forced", "shown", "directed"])
+def test_new_perturbers_keep_their_contract(kind, explore):
+    """With agents of different sizes, one of which comes late."""
+
+    def make(made_for):
+        spec = made_for.spec
+        attackers = Attackers(spec, hidden=(8,), rate=0.5, budget=2)
+        if kind == "forced":
+            return AttackerActions(attackers, explore=explore)
+        if kind == "shown":
+            return AttackerObs(attackers, stor(LinfBall(epsilon=0.3)), explore=explore)
+        sizes = spec.obs_size, spec.num_actions
+        actor = DirectionActor(stor(LinfBall(epsilon=0.3)), *sizes, hidden=(8,))
+        return LearnedObsPerturber(actor) if explore else ObsPerturber(actor)
+
+    check_perturber(make)
+
+
+def test_an_actor_of_directions_is_an_attack():
+    def make(epsilon):
+        return DirectionActor(stor(LinfBall(epsilon=epsilon)), 6, 4, hidden=(8,))
+
+    check_attack(make)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_greedy_director_names_the_same_action_in_the_same_state(recurrent):
+    made = PAAD.for_env(Arena(), stor(LinfBall(epsilon=0.3)), recurrent=recurrent, **SMALL)
+    victim = team()
+    one, other = (
+        collected(victim, 6, perturb=[made.deployed()]).latest(6).record("director")["target"]
+        for _ in range(2)
+    )
+    assert torch.equal(one, other)
+    output = made.director.network.unroll(torch.ones(2, 1, 3, 3), -torch.ones(2, 1, 3).long())[0]
+    assert torch.equal(output[0], output[1])
