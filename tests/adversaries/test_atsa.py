@@ -60,6 +60,20 @@ def test_soft_values():
     assert soft_value(q, ~every, 0.5).item() == 0.0
 
 
+def test_the_slope_of_a_soft_value_is_its_policy():
+    """softmax(Q / alpha), exactly 0 for what is unavailable, without overflow at alpha = .001."""
+
+    def policy(q, mask, alpha):
+        q = torch.tensor(q, requires_grad=True)
+        (slope,) = torch.autograd.grad(soft_value(q, torch.tensor(mask), alpha), q)
+        return slope.tolist()
+
+    assert policy([1.0, 0.0], [True, True], 0.5) == pytest.approx([0.880797, 0.119203], abs=1e-6)
+    assert policy([1.0, 0.0], [True, True], 1e-3) == [1.0, 0.0]
+    assert policy([2.0, 2.0, 2.0], [True, False, True], 0.5) == pytest.approx([0.5, 0.0, 0.5])
+    assert policy([2.0, 9.0, 2.0], [True, False, True], 0.5)[1] == 0.0
+
+
 def test_the_softmax_of_the_values_is_what_the_actor_seeks():
     """There the objective is minus the soft value, and its gradient is zero."""
     torch.manual_seed(0)
@@ -158,6 +172,33 @@ def test_the_alignment_pulls_towards_the_victims_actions():
     batch = lived(made)
     found = [made.learn(Sample(drawn=batch))["alignment"] for _ in range(30)]
     assert found[-1] < 0.7 * found[0]
+
+
+def test_the_alignment_is_a_cross_entropy():
+    """log 4 of a uniform director, 0 of one that is sure; its slope is h less one-hot."""
+    made = atsa(Arena(), kappa=1.0)
+    batch = lived(made)
+    batch.obs.mask.fill_(True)
+    target, played = made.recorded(batch)["target"], batch.valid
+    own = torch.nn.functional.one_hot(made._victims_actions(batch), 4).float()
+    logits = torch.zeros_like(own).requires_grad_()
+    made._logp = lambda obs, last_target, mask: logits.log_softmax(-1)
+    made.optim.step = lambda loss: loss.backward()
+
+    def stepped(values, kappa):
+        made.kappa, logits.grad = kappa, None
+        with torch.no_grad():
+            logits.copy_(values)
+        return made._step_director(batch, target, played, 0.1), logits.grad
+
+    even, with_it = stepped(torch.zeros_like(own), 1.0)
+    assert float(even["alignment"]) == pytest.approx(1.386294, abs=1e-6)
+    _, without = stepped(torch.zeros_like(own), 0.0)
+    expected = torch.where(batch.living.unsqueeze(-1), 0.25 - own, 0.0) / batch.living.sum()
+    torch.testing.assert_close(with_it - without, expected, rtol=1e-4, atol=1e-7)
+    assert not bool(with_it[~batch.living].any())  # padding and the dead
+    sure, _ = stepped(50.0 * own, 1.0)
+    assert float(sure["alignment"]) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_without_weight_the_alignment_is_no_part_of_the_update():

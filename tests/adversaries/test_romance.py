@@ -216,6 +216,15 @@ def test_what_it_plays_does_not_depend_on_who_plays_beside(generator):
     assert torch.equal(records[0][valid[0]], records[1][valid[1]])
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_rows_are_chosen_alike_on_an_accelerator(waits):
+    victim, plain = team(VDN), romance(Arena(), STOR, budget=4)
+    other = romance(Arena(), STOR, budget=4)
+    other.perturber()._waits = waits
+    one, two = lived(plain, victim), lived(other, victim)
+    assert torch.equal(one.obs.seen[:, :-1][one.valid], two.obs.seen[:, :-1][two.valid])
+
+
 # Learning.
 
 

@@ -66,6 +66,19 @@ def test_the_target_wins_beyond_half_the_margin(epsilon, turned):
     assert bool(found[0].argmax() == 1) is turned
 
 
+def test_where_the_truth_is_out_of_range_the_ball_still_holds():
+    """3.47 of at most 1: it may come back towards the range, and not go on."""
+    obs = torch.tensor([[3.47, 0.1], [3.47, 0.1]], dtype=torch.float64)
+    weight = torch.eye(2, dtype=torch.float64)
+    ball = LinfBall(epsilon=0.25, low=-1.0, high=1.0)
+    for steps in (1, 5):
+        found = aimed(weight, obs, torch.tensor([1, 0]), ball, steps=steps)
+        torch.testing.assert_close(found[0], torch.tensor([3.22, 0.35], dtype=torch.float64))
+        out = aimed(-weight, obs, torch.tensor([1, 0]), ball, steps=steps)
+        assert float(out[:, 0].max()) <= 3.47
+        assert float((out - obs).abs().max()) <= 0.25 * (1 + 1e-6)
+
+
 def test_the_own_action_leaves_the_observation_clean():
     obs = torch.tensor([[0.3, 0.1], [0.3, 0.1]], dtype=torch.float64)
     weight = torch.eye(2, dtype=torch.float64)
