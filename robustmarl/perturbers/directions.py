@@ -61,8 +61,8 @@ class PolicyDirection:
         change, size = self._change(output)
         towards = change / size
         along = (towards * self._unit).sum(dim=-1, keepdim=True)
-        moved = (self._unit - along * towards) / size + towards
-        of_policy = torch.where(size > _NOWHERE, moved, self._unit)
+        # Where nothing has moved yet, `towards` is 0, and this is along d.
+        of_policy = (self._unit - along * towards) / size + towards
         policy = output.softmax(dim=-1)
         return policy * (of_policy - (policy * of_policy).sum(dim=-1, keepdim=True))
 

@@ -473,6 +473,26 @@ def test_a_team_that_stands_still_does_not_move(generator):
     assert any(not torch.equal(before[name], p) for name, p in moved.items())
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 3, 4])
+def test_a_copy_that_was_loaded_goes_on_as_it_does(rounds):
+    """From anywhere in a generation: tallies and points come along, and what they lead to."""
+    made, victim = romance(Arena(), rounds=3), team(exploration=0.0)
+    for k in range(rounds):
+        batch = lived(made, victim, seed=k)
+        made.learn(Sample(fresh=batch, drawn=batch))
+    twin = romance(Arena(), rounds=3)
+    twin.load_state_dict(made.state_dict())
+    for k in range(rounds, rounds + 8):
+        for one in (made, twin):
+            batch = lived(one, victim, seed=k)
+            one.learn(Sample(fresh=batch, drawn=batch))
+    for (name, one), other in zip(
+        made.state_dict().items(), twin.state_dict().values(), strict=True
+    ):
+        assert not torch.is_tensor(one) or torch.equal(one, other), name
+    assert len(made.archive) > 0
+
+
 @pytest.mark.parametrize("generator", KINDS.values(), ids=KINDS)
 def test_it_resumes_bit_for_bit(generator, tmp_path):
     """In the middle of a generation, archive and tallies included."""
