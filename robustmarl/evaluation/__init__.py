@@ -9,10 +9,11 @@ from robustmarl.evaluation.comparisons import SignedRank, probability_of_improve
 from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.exports import marl_eval
+from robustmarl.evaluation.findings import Finding, Measured, WorstCase
+from robustmarl.evaluation.html import report
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.replay import replay
-from robustmarl.evaluation.report import Finding, Measured, WorstCase
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
 from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
@@ -60,6 +61,7 @@ __all__ = [
     "probability_of_improvement",
     "quick",
     "replay",
+    "report",
     "rollout",
     "signed_rank",
     "size_curves",

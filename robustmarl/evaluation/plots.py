@@ -39,6 +39,7 @@ __all__ = [
     "INK",
     "curve_panels",
     "heatmap",
+    "ink_on",
     "label_axes",
     "learning_curves",
     "saved",
@@ -94,7 +95,7 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
             estimate = table.cells[victim][attack].estimate
             colour = colours(norm(estimate.mean))
             axes.add_patch(_tile(column, top, colour))
-            ink = "white" if _luminance(colour) < 0.4 else "black"
+            ink = ink_on(colour)
             mean, interval = str(estimate).split(" ", 1)
             for text, down, size in ((mean, 0.42, 12), (interval, 0.73, 7)):
                 place = (column + 0.5, top + down)
@@ -306,9 +307,10 @@ def _mappable(norm: Normalize) -> ScalarMappable:
     return ScalarMappable(norm=norm, cmap="cividis")
 
 
-def _luminance(colour: Colour) -> float:
+def ink_on(colour: Colour) -> str:
+    """Return whether ``"white"`` or ``"black"`` is read better on a colour."""
     red, green, blue, _ = colour
-    return float(0.2126 * red + 0.7152 * green + 0.0722 * blue)
+    return "white" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.4 else "black"
 
 
 def saved(where: str, figure: Figure, path: str | Path | None) -> Figure:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from robustmarl.evaluation.blind import kept_blind
-from robustmarl.evaluation.report import ZEROED, Finding, Measured, WorstCase
+from robustmarl.evaluation.findings import ZEROED, Finding, Measured, WorstCase
 
 __all__ = ["findings_of"]
 

@@ -20,8 +20,8 @@ from robustmarl.data import AnyPolicy, Controller
 from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.crossplay import crossplay
+from robustmarl.evaluation.findings import ZEROED, Measured, WorstCase
 from robustmarl.evaluation.meter import Meter, Reading
-from robustmarl.evaluation.report import ZEROED, Measured, WorstCase
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.suite import Case, Suite, quick, standard
 from robustmarl.evaluation.tables import CrossTable

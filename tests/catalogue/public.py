@@ -100,7 +100,7 @@ EXCEPTIONS = {
     "robustmarl.evaluation.meter": _FIGURES,
     "robustmarl.evaluation.plots.label_axes": "called by plots alone",
     "robustmarl.evaluation.plots.saved": "called by plots alone",
-    "robustmarl.evaluation.report": _FIGURES,
+    "robustmarl.evaluation.findings": _FIGURES,
     "robustmarl.evaluation.statistics.check_level": "called by statistics alone",
     "robustmarl.evaluation.statistics.per_seed": "called by statistics alone",
     "robustmarl.evaluation.statistics.t_band": "called by plots alone",

@@ -1,0 +1,129 @@
+// Victims against attacks: a table whose cells tell more when pointed at or focused.
+
+function heatmap(table) {
+  const body = element("tbody");
+  const teams = table.rows.filter((row) => !row.baseline);
+  const baselines = table.rows.filter((row) => row.baseline);
+  body.append(...teams.map((row) => heatmapRow(row, table)));
+  if (baselines.length > 0) {
+    const heading = "For comparison: never trained, or without eyes";
+    const group = element("th", { scope: "rowgroup" }, heading);
+    body.append(element("tr", { class: "group" }, group));
+    body.append(...baselines.map((row) => heatmapRow(row, table)));
+  }
+  const grid = element(
+    "table",
+    { class: "heatmap", role: "grid", "aria-label": `${table.title}: ${table.metric}` },
+    element("thead", {}, headRow(table)),
+    body,
+  );
+  walkByKeys(grid);
+  const parts = table.about.map(faint);
+  parts.push(element("div", { class: "scroll" }, grid), legendOf(table), faint(table.footer));
+  if (table.findings.length > 0) parts.push(findingsList(table.findings));
+  return parts;
+}
+
+function headRow(table) {
+  const head = element("tr", {}, element("td"));
+  for (const column of table.columns) {
+    if (column.apart) head.append(gap());
+    head.append(element("th", { scope: "col" }, column.name));
+  }
+  if (table.averaged) head.append(gap(), element("th", { scope: "col" }, "AVG"));
+  return head;
+}
+
+function heatmapRow(row, table) {
+  const made = element("tr", { class: row.baseline ? "baseline" : "" });
+  made.append(element("th", { scope: "row" }, row.name));
+  row.cells.forEach((cell, index) => {
+    const column = table.columns[index];
+    if (column.apart) made.append(gap());
+    made.append(figureCell(cell, row.name, column.name));
+  });
+  if (table.averaged) made.append(gap(), element("td", {}, row.average ?? "–"));
+  return made;
+}
+
+function gap() {
+  return element("td", { class: "gap" });
+}
+
+function figureCell(cell, victim, attack) {
+  if (cell === null) return element("td", { class: "missing" }, "–");
+  const [mean, interval] = splitOnce(cell.text, " ");
+  const made = element(
+    "td",
+    {
+      class: "figure",
+      tabindex: -1,
+      "aria-describedby": "tip",
+      style: `background-color: ${cell.colour}; color: ${cell.ink}`,
+    },
+    element("span", { class: "mean" }, mean),
+    element("span", { class: "interval" }, interval),
+  );
+  const lines = [
+    element("span", { class: "head" }, `${victim}, ${attack}: ${cell.text}`),
+    cell.about,
+    ...cell.notes,
+    ...cell.seeds,
+  ];
+  if (cell.command) lines.push(element("code", {}, cell.command));
+  const tell = () => tip.show(made, lines, made.getBoundingClientRect());
+  made.addEventListener("pointerenter", tell);
+  made.addEventListener("focus", tell);
+  made.addEventListener("pointerleave", () => tip.hide(made));
+  made.addEventListener("blur", () => tip.hide(made));
+  return made;
+}
+
+function splitOnce(text, separator) {
+  const at = text.indexOf(separator);
+  return [text.slice(0, at), text.slice(at + 1)];
+}
+
+// One cell is reached by Tab, the others from it by arrow keys.
+function walkByKeys(grid) {
+  const rows = [...grid.tBodies[0].rows]
+    .map((row) => [...row.querySelectorAll("td.figure")])
+    .filter((cells) => cells.length > 0);
+  rows[0][0].tabIndex = 0;
+  const steps = {
+    ArrowLeft: (r, c) => [r, c - 1],
+    ArrowRight: (r, c) => [r, c + 1],
+    ArrowUp: (r, c) => [r - 1, c],
+    ArrowDown: (r, c) => [r + 1, c],
+    Home: (r) => [r, 0],
+    End: (r) => [r, rows[r].length - 1],
+  };
+  grid.addEventListener("keydown", (event) => {
+    const step = steps[event.key];
+    const r = rows.findIndex((cells) => cells.includes(event.target));
+    if (!step || r < 0) return;
+    event.preventDefault();
+    const [row, column] = step(r, rows[r].indexOf(event.target));
+    const cells = rows[row];
+    const next = cells?.[Math.min(column, cells.length - 1)];
+    if (!next) return;
+    event.target.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  });
+}
+
+function legendOf(table) {
+  const bar = element("span", {
+    class: "bar",
+    style: `background: linear-gradient(to right, ${table.scale.stops.join(", ")})`,
+  });
+  const legend = element("div", { class: "scale faint" });
+  legend.append(`${table.metric}: ${table.scale.low}`, bar, table.scale.high);
+  return legend;
+}
+
+function findingsList(findings) {
+  const items = findings.map((finding) => element("li", {}, finding));
+  return element("ul", { class: "findings", "aria-label": "What to doubt" }, ...items);
+}
