@@ -22,6 +22,7 @@ from robustmarl._checks import (
 )
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
+from robustmarl.envs._lbf_stage import ForagingStage
 from robustmarl.typing import Env, ResetResult, StepResult
 
 if TYPE_CHECKING:  # importing it needs lbforaging
@@ -149,6 +150,10 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
             colour[channel] = _WEAKEST + (_STRONGEST - _WEAKEST) * int(level) // strongest
             picture[top : top + size, left : left + size] = colour
         return picture
+
+    def stage(self) -> ForagingStage:
+        """Return what tells where players and food are."""
+        return ForagingStage(self.engine, self.possible_agents)
 
     def _observe(
         self, obs: NDArray[np.float32]

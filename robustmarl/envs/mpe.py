@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import sqrt
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from typing_extensions import override
 
 from robustmarl._checks import (
@@ -33,6 +33,8 @@ from robustmarl.envs._mpe2 import (
     prepare_display,
     unpacked,
 )
+from robustmarl.envs._particle_stage import ParticleStage, bodies_of
+from robustmarl.envs.scenes import Bounds
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
 __all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
@@ -57,6 +59,9 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
         name: what ``metadata["name"]`` shall say.
         team_reward: how rewards make a team's reward, ``"sum"`` or ``"mean"``.
     """
+
+    _field: ClassVar[Bounds] = (-1.0, -1.0, 1.0, 1.0)  # where bodies begin; they may leave it
+    _own: ClassVar[int | None] = None  # where agents see their own place, and what else behind it
 
     def __init__(self, raw: RawEnv, *, name: str, team_reward: str = "sum") -> None:
         where = type(self).__name__
@@ -127,6 +132,16 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     def close(self) -> None:
         self.raw.close()
 
+    def stage(self) -> ParticleStage:
+        """Return what tells where bodies are."""
+        bodies, discrete = bodies_of(self.raw.world), not self._continuous
+        return ParticleStage(bodies, self._places, self._field, own=self._own, discrete=discrete)
+
+    def _places(self) -> Sequence[ArrayLike]:
+        """Return where agents and landmarks are, (N + L, 2)."""
+        world = self.raw.world
+        return [entity.state.p_pos for entity in (*world.agents, *world.landmarks)]
+
     def _advance(self, actions: list[Action]) -> dict[str, float]:
         self.raw.current_actions = self._legal(actions)
         self.raw._execute_world_step()
@@ -177,6 +192,8 @@ class SpreadEnv(MPEParallelEnv):
         raw: ``mpe2.simple_spread_v3.raw_env`` with full observations and one reward rule.
     """
 
+    _own = 2  # behind the velocity
+
     def __init__(self, raw: RawEnv) -> None:
         super().__init__(raw, name="simple_spread_v3")
         world = raw.world
@@ -222,6 +239,10 @@ class SpreadEnv(MPEParallelEnv):
     def render(self) -> NDArray[np.uint8] | None:
         _ = self.world  # brings mpe2's objects up to date
         return self.raw.render()
+
+    @override
+    def _places(self) -> Sequence[ArrayLike]:
+        return [*self._pos, *self._landmarks]
 
     @override
     def _advance(self, actions: list[Action]) -> dict[str, float]:

@@ -17,8 +17,10 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_flag, check_int
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import ACCELERATION, MOVES, prepare_display
+from robustmarl.envs._particle_stage import ParticleStage, bodies_of
 from robustmarl.envs._particle_task import (
     EDGE,
+    HALF,
     SMALL_RADIUS,
     SPREAD_RADIUS,
     Array64,
@@ -66,6 +68,9 @@ class ParticleEnv(MPEParallelEnv):
         raw = ParticleRawEnv(task, grid=grid, horizon=horizon, render_mode=render_mode)
         super().__init__(raw, name=task.name, team_reward="mean")
         self.task, self.grid = task, grid
+
+    _field = (-HALF, -HALF, HALF, HALF)
+    _own = 0  # agents see their own place first
 
     def make_engine(self, num_envs: int) -> ParticleEngine:
         """Return ``num_envs`` environments like this one, stepped together; training uses it."""
@@ -124,6 +129,11 @@ class ParticleEngine:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}  # views again
+
+    def stage(self) -> ParticleStage:
+        """Return what tells where bodies are in the first environment."""
+        field, own = ParticleEnv._field, ParticleEnv._own
+        return ParticleStage(bodies_of(self._world), lambda: self.places[0], field, own=own)
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""

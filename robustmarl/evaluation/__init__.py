@@ -13,6 +13,7 @@ from robustmarl.evaluation.findings import Finding, Measured, WorstCase
 from robustmarl.evaluation.html import report
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
+from robustmarl.evaluation.recordings import Recording, record
 from robustmarl.evaluation.replay import replay
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
@@ -37,6 +38,7 @@ __all__ = [
     "Measured",
     "Profile",
     "Reading",
+    "Recording",
     "Rollouts",
     "SignedRank",
     "Suite",
@@ -60,6 +62,7 @@ __all__ = [
     "performance_profile",
     "probability_of_improvement",
     "quick",
+    "record",
     "replay",
     "report",
     "rollout",

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_int, check_kind
 from robustmarl.envs._extras import require
 from robustmarl.envs.magent.rules import Rules
+from robustmarl.envs.magent.stage import MagentStage
 from robustmarl.joint import TeamSpec, check_seeds, flagged
 
 __all__ = ["MagentEngine"]
@@ -109,6 +110,10 @@ class MagentEngine:
             self._begin(e, seed)
             for act in actions.astype(np.int64):
                 self._step(e, act)
+
+    def stage(self) -> MagentStage:
+        """Return what tells where everybody is in the first game."""
+        return MagentStage(self)
 
     def close(self) -> None:
         """Do nothing: magent2 frees a game with its last reference."""

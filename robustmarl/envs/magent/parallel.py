@@ -24,6 +24,7 @@ from robustmarl.envs._base import CheckedEnv, EpisodeSeeds, Spaces
 from robustmarl.envs.magent.engine import MagentEngine
 from robustmarl.envs.magent.render import picture
 from robustmarl.envs.magent.rules import BattleRules, PursuitRules, Rules
+from robustmarl.envs.magent.stage import MagentStage
 from robustmarl.typing import ResetResult, StepResult
 
 if TYPE_CHECKING:  # importing it needs magent2
@@ -144,6 +145,10 @@ class MagentParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
         good = self.render_mode == "rgb_array"
         check(good, f"{self.rules.name}.render_mode", "'rgb_array' to render", self.render_mode)
         return picture(self.engine)
+
+    def stage(self) -> MagentStage:
+        """Return what tells where everybody is."""
+        return self.engine.stage()
 
     def _legal(self, agent: str, action: SupportsIndex) -> int:
         """Return an action as an int."""

@@ -21,6 +21,7 @@ from robustmarl.envs.skirmish.layout import NO_OP, STOP, Layout
 from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
 from robustmarl.envs.skirmish.referee import Referee
 from robustmarl.envs.skirmish.rules import DIFFICULTIES, FIRST_ENERGY, TICKS_TO_CALM
+from robustmarl.envs.skirmish.stage import SkirmishStage
 from robustmarl.envs.skirmish.tables import Tables
 from robustmarl.joint import TeamSpec, check_flags, check_seeds, flagged
 
@@ -136,6 +137,10 @@ class SkirmishEngine:
         self._saved: list[Array] = []
         everywhere = torch.ones(num_envs, dtype=torch.bool, device=self.device)
         self.begin(everywhere, torch.zeros(num_envs, dtype=torch.int64, device=self.device))
+
+    def stage(self) -> SkirmishStage:
+        """Return what tells where everybody is in the first battle."""
+        return SkirmishStage(self)
 
     def __len__(self) -> int:
         return self._num_envs

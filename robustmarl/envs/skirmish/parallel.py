@@ -17,6 +17,7 @@ from robustmarl.envs._base import CheckedEnv, EpisodeSeeds, MaskedObs, masked_sp
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
 from robustmarl.envs.skirmish.render import picture
+from robustmarl.envs.skirmish.stage import SkirmishStage
 from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SkirmishParallelEnv", "skirmish"]
@@ -139,6 +140,10 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         good = self.render_mode == "rgb_array"
         check(good, "skirmish.render_mode", "'rgb_array' to render", self.render_mode)
         return picture(self.engine)
+
+    def stage(self) -> SkirmishStage:
+        """Return what tells where everybody is."""
+        return self.engine.stage()
 
     def _joint(self, actions: Mapping[str, SupportsIndex]) -> torch.Tensor:
         """Return the team's actions (1, N).

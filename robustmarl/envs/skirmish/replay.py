@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from robustmarl._checks import check, check_int
-from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.layout import Layout
 from robustmarl.envs.skirmish.rules import SIGHT, TICKS_PER_STEP
 
-__all__ = ["Ghost", "Scene", "beliefs", "draw_scenes", "snapshot"]
+if TYPE_CHECKING:  # whose stage is told by this module
+    from robustmarl.envs.skirmish.engine import SkirmishEngine
+
+__all__ = ["Ghost", "Scene", "beliefs", "draw_scenes", "shots", "snapshot"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Point: TypeAlias = tuple[float, float]
@@ -106,6 +108,15 @@ def beliefs(layout: Layout, agent: int, row: Floats, place: Point) -> list[Ghost
     return found
 
 
+def shots(scene: Scene, before: Scene) -> list[tuple[int, int]]:
+    """Return who shot at whom in the step that led from ``before`` to ``scene``, by number."""
+    # A weapon that is less ready than waiting would have made it has been fired.
+    waited = np.maximum(before.cooldown - TICKS_PER_STEP, 0.0)
+    fired = (scene.cooldown > waited + 0.5) & (before.health > 0.0)
+    pairs = [(unit, int(scene.target[unit])) for unit in np.flatnonzero(fired).tolist()]
+    return [(unit, target) for unit, target in pairs if before.health[target] > 0.0]
+
+
 def draw_scenes(
     layout: Layout, scenes: Sequence[Scene], *, believer: int | None = None, title: str = ""
 ) -> list[NDArray[np.uint8]]:
@@ -192,21 +203,16 @@ class _Canvas:
         """Draw who shot at whom in the step that led here; return how many did."""
         if before is None:
             return 0
-        # A weapon that is less ready than waiting would have made it has been fired.
-        waited = np.maximum(before.cooldown - TICKS_PER_STEP, 0.0)
-        fired = (scene.cooldown > waited + 0.5) & (before.health > 0.0)
-        for unit in np.flatnonzero(fired):
-            target = int(scene.target[unit])
-            if before.health[target] <= 0.0:
-                continue
+        fired = shots(scene, before)
+        for unit, target in fired:
             # The dead are put away: where they were last is in the scene before.
             ends = [
                 self._at(*(scene if scene.health[one] > 0.0 else before).pos[:, one])
-                for one in (int(unit), target)
+                for one in (unit, target)
             ]
             colour = _BLUE_SHOT if unit < self._layout.n else _RED_SHOT
             pen.line((*ends[0], *ends[1]), fill=colour, width=2)
-        return int(fired.sum())
+        return len(fired)
 
     def _unit(self, pen: ImageDraw.ImageDraw, scene: Scene, unit: int) -> None:
         kind, ally = self._layout.units[unit], unit < self._layout.n
