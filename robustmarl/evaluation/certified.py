@@ -78,13 +78,17 @@ class Certificates:
         Args:
             path: where to write it; the ending chooses the format (png, pdf, svg).
         """
+        return size_curves(self.panels(), path, title=self.proven.title)
+
+    def panels(self) -> dict[str, dict[str, Curve]]:
+        """Return what :meth:`plot` draws: what y is, to label and curve."""
         decisions = self._curves(self.proven, "proven")
         if self.kept is not None:
             decisions |= self._curves(self.kept, "under attack", like="proven")
         panels = {"share of decisions unchanged": decisions}
         if self.won is not None:
             panels["episodes won, every decision proven"] = self._curves(self.won, "proven")
-        return size_curves(panels, path, title=self.proven.title)
+        return panels
 
     def _curves(self, table: CrossTable, what: str, like: str = "") -> dict[str, Curve]:
         return {

@@ -42,6 +42,7 @@ __all__ = [
     "ink_on",
     "label_axes",
     "learning_curves",
+    "on_common_steps",
     "saved",
 ]
 
@@ -241,7 +242,7 @@ def _draw(
     order = list(curves) if labels is None else labels
     lowest, highest = np.inf, -np.inf
     for label, seeds in curves.items():
-        x, y = _common(f"{where}[{label!r}]", seeds)
+        x, y = on_common_steps(f"{where}[{label!r}]", seeds)
         lowest, highest = min(lowest, y.min()), max(highest, y.max())
         index = order.index(label)
         colour = COLOURS[index % len(COLOURS)]
@@ -277,9 +278,15 @@ def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.margins(x=0.01)
 
 
-def _common(
+def on_common_steps(
     where: str, seeds: Sequence[tuple[ArrayLike, ArrayLike]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x, (P,), which all seeds reach, and their y there, (S, P), interpolated linearly.
+
+    Args:
+        where: what errors call them.
+        seeds: one (x, y) pair of arrays (P,) per training seed, x increasing.
+    """
     check(len(seeds) > 0, where, "one pair of arrays per seed", seeds)
     pairs = [tuple(np.asarray(values, dtype=np.float64) for values in pair) for pair in seeds]
     for x, y in pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from robustmarl.envs.vector import EnvMaker, JointVectorEnv, vector_env
 from robustmarl.evaluation.meter import MOVED
 from robustmarl.evaluation.rollouts import Playing, rollout
 from robustmarl.joint import MASKED, StepContext, TeamSpec, VectorEngine
-from robustmarl.perturbers import Perturber
+from robustmarl.perturbers import ObsPerturber, Perturber
 from robustmarl.training import Attacks
 from robustmarl.training.settings import listed
 from robustmarl.typing import Env
@@ -145,13 +145,30 @@ def record(
     stage = camera.filmed.stage
     return Recording(
         title=title or ("clean" if not perturbers else "under attack"),
-        attack=", ".join(repr(one) for one in perturbers) or "no attack",
+        attack=", ".join(map(_described, perturbers)) or "no attack",
         agents=spec.agents,
         actions=stage.actions if stage is not None else (),
         bounds=stage.bounds if stage is not None else None,
         downward=stage is not None and stage.downward,
         episodes=tuple(camera.episodes()),
     )
+
+
+def _described(one: object) -> str:
+    """Return settings that are not as they are by default, and whose they are."""
+    if isinstance(one, ObsPerturber):
+        return _described(one.attack)
+    if not is_dataclass(one):
+        return repr(one) if type(one).__repr__ is not object.__repr__ else type(one).__name__
+    settings = {part.name: getattr(one, part.name) for part in fields(one) if part.repr}
+    usual = {part.name: part.default for part in fields(one)}
+    told = [f"{k}={_described(v)}" for k, v in settings.items() if not _same(v, usual[k])]
+    return f"{type(one).__name__}({', '.join(told)})"
+
+
+def _same(value: object, usual: object) -> bool:
+    """Return whether a setting is the usual one; arrays never are."""
+    return type(value) is type(usual) and bool(np.all(value == usual))
 
 
 def _showing(make_env: EnvMaker) -> VectorEngine:

@@ -72,10 +72,14 @@ class Sweep:
             path: where to write it; the ending chooses the format (png, pdf, svg).
             xlabel: what the size is.
         """
+        return size_curves(self.panels(), path, xlabel=xlabel, title=self.scores.title)
+
+    def panels(self) -> dict[str, dict[str, Curve]]:
+        """Return what :meth:`plot` draws: what y is, to victim and curve."""
         panels = {self.scores.metric: self._curves(self.scores)}
         if self.flips is not None:
             panels["share of actions changed"] = self._curves(self.flips)
-        return size_curves(panels, path, xlabel=xlabel, title=self.scores.title)
+        return panels
 
     def plot_features(
         self,

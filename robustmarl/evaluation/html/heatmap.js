@@ -7,7 +7,8 @@ function heatmap(table) {
   body.append(...teams.map((row) => heatmapRow(row, table)));
   if (baselines.length > 0) {
     const heading = "For comparison: never trained, or without eyes";
-    const group = element("th", { scope: "rowgroup" }, heading);
+    const span = table.columns.length + 1;
+    const group = element("th", { scope: "rowgroup", colspan: span }, element("span", {}, heading));
     body.append(element("tr", { class: "group" }, group));
     body.append(...baselines.map((row) => heatmapRow(row, table)));
   }

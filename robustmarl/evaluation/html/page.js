@@ -41,13 +41,20 @@ function remember(key, value) {
 }
 
 function masthead(report) {
-  const texts = element("div", {}, element("h1", {}, report.title), ...report.about.map(faint));
+  const texts = element("div", {}, element("h1", {}, report.title));
   if (report.command) texts.append(element("code", { class: "command" }, report.command));
   return element("header", { class: "masthead" }, texts, themeButton());
 }
 
 function sectionsOf(report) {
-  return [...report.tables.map((table) => ({ title: table.title, content: heatmap(table) }))];
+  const sections = report.tables.map((table) => ({ title: table.title, content: heatmap(table) }));
+  for (const group of report.groups) {
+    sections.push({ title: group.title, content: chartGroup(group) });
+  }
+  if (report.films.length > 0) {
+    sections.push({ title: "Episodes", content: player(report.films) });
+  }
+  return sections;
 }
 
 function show(report) {
@@ -61,6 +68,7 @@ function show(report) {
     const heading = element("h2", {}, title);
     page.append(element("section", { id, "aria-label": title }, heading, ...content));
   });
+  page.append(faint(report.made));
   document.body.append(page, tip.element);
 }
 

@@ -8,46 +8,106 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TypedDict
+from types import UnionType
+from typing import TypeAlias, TypedDict, TypeVar, cast
 
-from robustmarl._checks import check_path, check_text, writing
+from robustmarl import __version__
+from robustmarl._checks import check, check_kind, check_path, check_text, writing
+from robustmarl.evaluation.certified import Certificates
 from robustmarl.evaluation.findings import WorstCase
-from robustmarl.evaluation.html import tables
+from robustmarl.evaluation.html import charts, films, tables
+from robustmarl.evaluation.html.charts import Curves, GroupData
+from robustmarl.evaluation.html.films import FilmData
 from robustmarl.evaluation.html.tables import Command, TableData
+from robustmarl.evaluation.recordings import Recording
+from robustmarl.evaluation.sweep import Sweep
 from robustmarl.evaluation.tables import CrossTable
 
-__all__ = ["report"]
+__all__ = ["Findings", "report"]
 
-_SCRIPTS = ("dom.js", "heatmap.js", "page.js")  # in the order in which they run
+Findings: TypeAlias = CrossTable | WorstCase
+
+# in the order in which they run
+_SCRIPTS = ("dom.js", "heatmap.js", "chart.js", "field.js", "player.js", "page.js")
+
+OneT = TypeVar("OneT")
 
 
 class ReportData(TypedDict):
     """All that the page shows."""
 
     title: str
-    about: list[str]
     command: str
+    made: str
     tables: list[TableData]
+    groups: list[GroupData]
+    films: list[FilmData]
 
 
 def report(
-    findings: CrossTable | WorstCase | Sequence[CrossTable | WorstCase],
+    findings: Findings | Sequence[Findings],
     path: str | Path,
     *,
+    curves: Curves | None = None,
+    sweeps: Sweep | Certificates | Sequence[Sweep | Certificates] = (),
+    recordings: Recording | Sequence[Recording] = (),
     title: str = "",
     command: Command = "",
 ) -> Path:
+    """Write one HTML file that shows what was found, and return its path.
+
+    It holds all that it needs, asks for nothing from any network, and opens from a folder. Tables
+    are heat maps that tell of each figure its interval, its seeds and episodes, and the command;
+    curves tell of each of their places; recordings are played side by side and in step. All of it
+    works by keyboard, on a phone, on light and on dark.
+
+    Args:
+        findings: tables of :func:`crossplay`, or what :func:`worst_case` found; may be empty.
+        path: of the file, ends in ``.html``.
+        curves: label to :class:`~robustmarl.training.History`, one or one per training seed, or
+            to (x, y) pairs as of :func:`learning_curves`.
+        sweeps: what :func:`sweep` and :func:`certified` found.
+        recordings: what :func:`record` kept, of the same episodes.
+        title: of the report; empty takes the first table's.
+        command: what to type to get it again; or a function from victim and attack to what to
+            type to get that cell.
+
+    Raises:
+        TypeError: for what is none of these.
+        ValueError: for another file type, or nothing to show.
+        OSError: if the file cannot be written.
+    """
     path = check_path("report.path", path)
-    given = [findings] if isinstance(findings, CrossTable | WorstCase) else list(findings)
+    check(path.suffix == ".html", "report.path", "a file name that ends in .html", str(path))
+    told = _several("report.findings", findings, CrossTable | WorstCase, "tables or worst cases")
+    groups = [] if curves is None else [charts.learning(curves)]
+    sizes = _several("report.sweeps", sweeps, Sweep | Certificates, "sweeps or certificates")
+    groups += charts.sizes(sizes)
+    kept = _several("report.recordings", recordings, Recording, "recordings")
+    check(bool(told or groups or kept), "report.findings", "something to show", findings)
+    shown = [tables.tell(one, command) for one in told]
     data: ReportData = {
-        "title": check_text("report.title", title) or "Report",
-        "about": [],
+        "title": check_text("report.title", title) or (shown[0]["title"] if shown else "Report"),
         "command": command if isinstance(command, str) else "",
-        "tables": [tables.tell(one, command) for one in given],
+        "made": f"Made by robustmarl {__version__}.",
+        "tables": shown,
+        "groups": groups,
+        "films": [films.tell(one) for one in kept],
     }
     with writing("report.path", path):
         path.write_text(_page(data), "utf-8")
     return path
+
+
+def _several(
+    where: str, given: OneT | Sequence[OneT], kind: type | UnionType, rule: str
+) -> list[OneT]:
+    """Return one or several as a list."""
+    several = [given] if isinstance(given, kind) else given
+    check_kind(where, several, Sequence, rule)
+    for one in several:
+        check_kind(where, one, kind, rule)
+    return cast("list[OneT]", list(several))
 
 
 def _page(data: ReportData) -> str:

@@ -1,0 +1,252 @@
+// A field seen from above: things, shots, and the ghosts that agents believe in.
+
+const FIRST = "first";
+const ALL = "all";
+const NOBODY = "nobody";
+const WIDTH = 360; // of a field, in its own pixels
+const LEAST = 9; // radius below which nothing is drawn
+const TEAM_COLOURS = 4;
+const WHOLE = 0.25; // share of a field that is in use from which all of it is shown
+const MARGIN = 0.1; // around what is in use, share of it
+const FLATTEST = 0.6; // height of a part of a field, share of its width
+
+function fieldView(film, films) {
+  const alike = films.filter((one) => String(one.bounds) === String(film.bounds));
+  const teams = [...new Set(alike.flatMap(teamsOf))];
+  const svg = drawn("svg", { class: "field", role: "img" });
+  const layers = Object.fromEntries(
+    ["ground", "shots", "things", "ghosts"].map((name) => [name, drawn("g", { class: name })]),
+  );
+  svg.append(...Object.values(layers));
+  let scene = null;
+  let pick = () => {};
+
+  function show(episode, number, believer) {
+    if (scene?.episode !== episode) {
+      const k = film.episodes.indexOf(episode);
+      const frame = frameOf(film, alike.map((one) => one.episodes[k]).filter(Boolean));
+      scene = { episode, number: null, frame, teams, things: new Map() };
+      svg.setAttribute("viewBox", `0 0 ${WIDTH} ${frame.height}`);
+      drawGround(layers.ground, frame, episode);
+      layers.things.replaceChildren();
+    }
+    const near = Math.abs(number - scene.number) === 1;
+    svg.classList.toggle("still", !near);
+    scene.number = number;
+    const step = episode.steps[number];
+    svg.setAttribute("aria-label", `${film.title}, step ${number}: ${step.at.length} things`);
+    const believers = believersIn(step, believer, film.agents);
+    drawThings(layers.things, scene, step, believers, (agent) => pick(agent));
+    drawShots(layers.shots, scene, step);
+    drawGhosts(layers.ghosts, scene, step, believers);
+  }
+
+  return { element: svg, show, onPick: (take) => (pick = take) };
+}
+
+function teamsOf(film) {
+  return film.episodes.flatMap((episode) => episode.things.map((thing) => thing.team));
+}
+
+function believersIn(step, believer, agents) {
+  const fooled = agents.filter((agent) => step.ghosts?.[agent]);
+  if (believer === ALL) return fooled;
+  if (believer === FIRST) return fooled.slice(0, 1);
+  return fooled.filter((agent) => agent === believer);
+}
+
+// The part of the field that is shown: all of it, or where anybody goes if that is little.
+function frameOf(film, episodes) {
+  const used = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const { things, steps } of episodes) {
+    for (const [k, x, y] of steps.flatMap((step) => step.at)) {
+      extend(used, x, y, things[k].radius);
+    }
+  }
+  const share = areaOf(used) / areaOf(film.bounds);
+  let shown = film.bounds;
+  if (share < WHOLE) {
+    for (const step of episodes.flatMap(({ steps }) => steps)) {
+      for (const [, x, y] of Object.values(step.ghosts ?? {}).flat()) extend(used, x, y, 0);
+    }
+    shown = partOf(film.bounds, used);
+  } else {
+    extend(used, shown[0], shown[1], 0);
+    extend(used, shown[2], shown[3], 0);
+    shown = used;
+  }
+  const [left, low, right, high] = shown;
+  const scale = WIDTH / (right - left);
+  return {
+    left,
+    low,
+    right,
+    high,
+    scale,
+    height: (high - low) * scale,
+    x: (x) => (x - left) * scale,
+    y: (y) => (film.downward ? y - low : high - y) * scale,
+    radius: (radius) => Math.max(radius * scale, LEAST),
+  };
+}
+
+function extend(box, x, y, radius) {
+  box[0] = Math.min(box[0], x - radius);
+  box[1] = Math.min(box[1], y - radius);
+  box[2] = Math.max(box[2], x + radius);
+  box[3] = Math.max(box[3], y + radius);
+}
+
+function areaOf([left, low, right, high]) {
+  return (right - left) * (high - low);
+}
+
+// What is in use with a margin, no flatter than it is easily looked at, as far as the field goes.
+function partOf([left, low, right, high], used) {
+  const width = (used[2] - used[0]) * (1 + MARGIN);
+  const height = (used[3] - used[1]) * (1 + MARGIN);
+  const halves = [Math.max(width, height * FLATTEST) / 2, Math.max(height, width * FLATTEST) / 2];
+  const [x, y] = [(used[0] + used[2]) / 2, (used[1] + used[3]) / 2];
+  return [
+    Math.max(left, x - halves[0]),
+    Math.max(low, y - halves[1]),
+    Math.min(right, x + halves[0]),
+    Math.min(high, y + halves[1]),
+  ];
+}
+
+function drawGround(layer, frame, episode) {
+  const { left, low, right, high } = frame;
+  const gap = right - left > 60 ? 10 : right - left > 8 ? 1 : 0.5;
+  let lines = "";
+  for (let x = Math.ceil(left / gap) * gap; x <= right; x += gap) {
+    lines += `M${frame.x(x)} 0V${frame.height}`;
+  }
+  for (let y = Math.ceil(low / gap) * gap; y <= high; y += gap) {
+    lines += `M0 ${frame.y(y)}H${WIDTH}`;
+  }
+  const edge = frame.scale;
+  const walls = episode.walls.map(([x, y]) => {
+    const top = Math.min(frame.y(y), frame.y(y + 1));
+    return drawn("rect", { class: "wall", x: frame.x(x), y: top, width: edge, height: edge });
+  });
+  layer.replaceChildren(drawn("path", { class: "grid", d: lines }), ...walls);
+}
+
+function drawThings(layer, scene, step, believers, pick) {
+  const present = new Map(step.at.map((at) => [at[0], at]));
+  const changed = new Set(
+    (step.acts ?? []).filter((one) => one.instead !== null).map((one) => one.agent),
+  );
+  scene.episode.things.forEach((thing, k) => {
+    const at = present.get(k);
+    if (!scene.things.has(k)) {
+      if (!at) return;
+      scene.things.set(k, thingNode(thing, scene, pick));
+      layer.append(scene.things.get(k).element);
+    }
+    const node = scene.things.get(k);
+    node.element.classList.toggle("gone", !at);
+    node.element.classList.toggle("changed", changed.has(thing.name));
+    node.element.classList.toggle("believer", believers.includes(thing.name));
+    if (at) node.place(at);
+  });
+}
+
+function teamClass(thing, scene) {
+  return `team-${scene.teams.indexOf(thing.team) % TEAM_COLOURS}`;
+}
+
+function thingNode(thing, scene, pick) {
+  const { frame } = scene;
+  const radius = frame.radius(thing.radius);
+  const made = drawn("g", { class: `thing ${teamClass(thing, scene)}` });
+  made.append(
+    drawn("circle", { class: "believer-ring", r: radius + 9 }),
+    drawn("circle", { class: "changed-ring", r: radius + 5 }),
+    bodyOf(thing, radius, "body"),
+    drawn("path", { class: "cross", d: `M${-radius / 2} ${-radius / 2}l${radius} ${radius}m0 ${-radius}l${-radius} ${radius}` }),
+  );
+  if (thing.label) made.append(labelOf(thing, radius));
+  const width = Math.max(2 * radius, 26);
+  const bars = [drawn("rect", { class: "health" }), drawn("rect", { class: "shield" })];
+  const grounds = bars.map(() => drawn("rect", { class: "bar-ground" }));
+  made.append(...grounds, ...bars);
+  let told = [];
+
+  function place([, x, y, ...pools]) {
+    made.style.transform = `translate(${frame.x(x)}px, ${frame.y(y)}px)`;
+    bars.forEach((bar, i) => {
+      const shown = pools[i] !== undefined;
+      const box = { x: -width / 2, y: -radius - 9 - 6 * i, height: shown ? 4 : 0 };
+      for (const [rect, share] of [[bar, pools[i] ?? 0], [grounds[i], 1]]) {
+        for (const [key, value] of Object.entries(box)) rect.setAttribute(key, value);
+        rect.setAttribute("width", Math.max(0, width * share));
+      }
+    });
+    told = [element("span", { class: "head" }, [thing.name, thing.kind].filter(Boolean).join(", "))];
+    if (pools.length > 0) told.push(`health ${(100 * pools[0]).toFixed(0)} %`);
+    if (pools.length > 1) told.push(`shield ${(100 * pools[1]).toFixed(0)} %`);
+    told.push(`at ${x.toFixed(1)}, ${y.toFixed(1)}`);
+  }
+
+  made.addEventListener("pointerenter", () => tip.show(made, told, made.getBoundingClientRect()));
+  made.addEventListener("pointerleave", () => tip.hide(made));
+  made.addEventListener("click", () => pick(thing.name));
+  return { element: made, place };
+}
+
+function bodyOf(thing, radius, kind) {
+  if (!thing.square) return drawn("circle", { class: kind, r: radius });
+  const box = { x: -radius, y: -radius, width: 2 * radius, height: 2 * radius, rx: radius / 5 };
+  return drawn("rect", { class: kind, ...box });
+}
+
+function labelOf(thing, radius) {
+  const size = Math.max(radius * 1.1, 11);
+  return drawn("text", { class: "label", "font-size": size, dy: "0.35em" }, thing.label);
+}
+
+function drawShots(layer, scene, step) {
+  const { frame } = scene;
+  const here = lastPlaces(scene);
+  const lines = (step.shots ?? []).map(([k, x, y]) => {
+    const from = here(k);
+    if (!from) return "";
+    return drawn("line", {
+      class: `shot ${teamClass(scene.episode.things[k], scene)}`,
+      x1: frame.x(from[1]),
+      y1: frame.y(from[2]),
+      x2: frame.x(x),
+      y2: frame.y(y),
+    });
+  });
+  layer.replaceChildren(...lines);
+}
+
+// Where a thing is, or was last: who shoots may die in the same step.
+function lastPlaces(scene) {
+  return (k) => {
+    for (let number = scene.number; number >= 0; number -= 1) {
+      const found = scene.episode.steps[number].at.find((at) => at[0] === k);
+      if (found) return found;
+    }
+    return undefined;
+  };
+}
+
+function drawGhosts(layer, scene, step, believers) {
+  const { frame } = scene;
+  const present = new Map(step.at.map((at) => [at[0], at]));
+  const nodes = believers.flatMap((agent) => step.ghosts[agent]).flatMap(([k, x, y]) => {
+    const thing = scene.episode.things[k];
+    const kind = teamClass(thing, scene);
+    const ghost = drawn("g", { class: `ghost ${kind}` }, bodyOf(thing, frame.radius(thing.radius), "outline"));
+    ghost.style.transform = `translate(${frame.x(x)}px, ${frame.y(y)}px)`;
+    const at = present.get(k);
+    if (!at) return [ghost];
+    const tie = { x1: frame.x(at[1]), y1: frame.y(at[2]), x2: frame.x(x), y2: frame.y(y) };
+    return [drawn("line", { class: `tie ${kind}`, ...tie }), ghost];
+  });
+  layer.replaceChildren(...nodes);
+}
