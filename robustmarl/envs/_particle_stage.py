@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl.envs._mpe2 import World
 from robustmarl.envs.scenes import Bounds, Entity, Ghost, Scene, Stage
 
-__all__ = ["ParticleStage", "bodies_of"]
+__all__ = ["ParticleStage", "Places", "bodies_of"]
+
+Places: TypeAlias = (
+    NDArray[np.float64] | Sequence[NDArray[np.float64]] | Sequence[tuple[float, float]]
+)
+"""Where bodies are, (N + L, 2)."""
 
 _WAYS = ("stay", "left", "right", "down", "up")  # by number, see MOVES
 
@@ -32,7 +38,7 @@ class ParticleStage(Stage):
     def __init__(
         self,
         bodies: Sequence[Entity],
-        places: Callable[[], ArrayLike],
+        places: Callable[[], Places],
         bounds: Bounds,
         *,
         own: int | None = None,

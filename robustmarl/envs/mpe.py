@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl._checks import (
@@ -33,7 +33,7 @@ from robustmarl.envs._mpe2 import (
     prepare_display,
     unpacked,
 )
-from robustmarl.envs._particle_stage import ParticleStage, bodies_of
+from robustmarl.envs._particle_stage import ParticleStage, Places, bodies_of
 from robustmarl.envs.scenes import Bounds
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
@@ -137,7 +137,7 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
         bodies, discrete = bodies_of(self.raw.world), not self._continuous
         return ParticleStage(bodies, self._places, self._field, own=self._own, discrete=discrete)
 
-    def _places(self) -> Sequence[ArrayLike]:
+    def _places(self) -> Places:
         """Return where agents and landmarks are, (N + L, 2)."""
         world = self.raw.world
         return [entity.state.p_pos for entity in (*world.agents, *world.landmarks)]
@@ -241,7 +241,7 @@ class SpreadEnv(MPEParallelEnv):
         return self.raw.render()
 
     @override
-    def _places(self) -> Sequence[ArrayLike]:
+    def _places(self) -> Places:
         return [*self._pos, *self._landmarks]
 
     @override

@@ -86,12 +86,10 @@ function chart(data, hidden) {
     const { top, bottom } = axes;
     svg.append(drawn("line", { class: "cross-hair", x1: x, x2: x, y1: top, y2: bottom }));
     const lines = data.lines.filter((line) => !hidden.has(line.label));
-    const box = plot.getBoundingClientRect();
-    const rectangle = {
-      left: box.left + x,
-      right: box.left + x,
-      top: box.top + top,
-      bottom: box.top + bottom + 30,
+    const rectangle = () => {
+      const box = plot.getBoundingClientRect();
+      const [left, right] = [box.left + x, box.left + x];
+      return { left, right, top: box.top + top, bottom: box.top + bottom + 30 };
     };
     tip.show(plot, toldAt(places[index], data, lines), rectangle);
   }

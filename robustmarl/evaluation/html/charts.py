@@ -143,7 +143,7 @@ def _certified(certificates: Certificates) -> GroupData:
     title = certificates.proven.title
     return {
         "title": f"{title}: what is proven" if title else "What is proven",
-        "notes": [f"No attack gets below what is proven. {footer}"],
+        "notes": ["No attack gets below what is proven.", footer],
         "charts": [_chart(name, curves) for name, curves in certificates.panels().items()],
     }
 

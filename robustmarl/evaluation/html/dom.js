@@ -24,17 +24,24 @@ function faint(text) {
 const tip = {
   element: element("div", { class: "tip", id: "tip", role: "tooltip", hidden: "" }),
   owner: null,
+  rectangle: null,
 
-  // Show lines, each a text or an element, beside a rectangle of the window.
+  // Show lines, each a text or an element, beside a rectangle of the window, which a function says.
   show(owner, lines, rectangle) {
-    this.owner = owner;
+    Object.assign(this, { owner, rectangle });
     this.element.replaceChildren(...lines.map((line) => element("span", { class: "line" }, line)));
     this.element.hidden = false;
+    this.place();
+  },
+
+  place() {
+    if (this.element.hidden) return;
+    const beside = this.rectangle();
     const { width, height } = this.element.getBoundingClientRect();
     const room = { right: innerWidth - width - 8, bottom: innerHeight - height - 8 };
-    const middle = (rectangle.left + rectangle.right - width) / 2;
-    const below = rectangle.bottom + 8;
-    const top = below <= room.bottom ? below : rectangle.top - height - 8;
+    const middle = (beside.left + beside.right - width) / 2;
+    const below = beside.bottom + 8;
+    const top = below <= room.bottom ? below : beside.top - height - 8;
     this.element.style.left = `${Math.max(8, Math.min(middle, room.right))}px`;
     this.element.style.top = `${Math.max(8, top)}px`;
   },
@@ -47,4 +54,4 @@ const tip = {
 addEventListener("keydown", (event) => {
   if (event.key === "Escape") tip.hide();
 });
-addEventListener("scroll", () => tip.hide(), { passive: true, capture: true });
+addEventListener("scroll", () => tip.place(), { passive: true, capture: true });

@@ -190,7 +190,7 @@ function thingNode(thing, scene, pick) {
     told.push(`at ${x.toFixed(1)}, ${y.toFixed(1)}`);
   }
 
-  made.addEventListener("pointerenter", () => tip.show(made, told, made.getBoundingClientRect()));
+  made.addEventListener("pointerenter", () => tip.show(made, told, () => made.getBoundingClientRect()));
   made.addEventListener("pointerleave", () => tip.hide(made));
   made.addEventListener("click", () => pick(thing.name));
   return { element: made, place };

@@ -72,7 +72,7 @@ function figureCell(cell, victim, attack) {
     ...cell.seeds,
   ];
   if (cell.command) lines.push(element("code", {}, cell.command));
-  const tell = () => tip.show(made, lines, made.getBoundingClientRect());
+  const tell = () => tip.show(made, lines, () => made.getBoundingClientRect());
   made.addEventListener("pointerenter", tell);
   made.addEventListener("focus", tell);
   made.addEventListener("pointerleave", () => tip.hide(made));

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 from types import UnionType
-from typing import TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, TypeAlias, TypedDict
 
 from robustmarl import __version__
 from robustmarl._checks import check, check_kind, check_path, check_text, writing
@@ -29,8 +29,6 @@ Findings: TypeAlias = CrossTable | WorstCase
 
 # in the order in which they run
 _SCRIPTS = ("dom.js", "heatmap.js", "chart.js", "field.js", "player.js", "page.js")
-
-OneT = TypeVar("OneT")
 
 
 class ReportData(TypedDict):
@@ -79,11 +77,15 @@ def report(
     """
     path = check_path("report.path", path)
     check(path.suffix == ".html", "report.path", "a file name that ends in .html", str(path))
-    told = _several("report.findings", findings, CrossTable | WorstCase, "tables or worst cases")
+    told: list[Findings] = _several(
+        "report.findings", findings, CrossTable | WorstCase, "tables or worst cases"
+    )
     groups = [] if curves is None else [charts.learning(curves)]
-    sizes = _several("report.sweeps", sweeps, Sweep | Certificates, "sweeps or certificates")
+    sizes: list[Sweep | Certificates] = _several(
+        "report.sweeps", sweeps, Sweep | Certificates, "sweeps or certificates"
+    )
     groups += charts.sizes(sizes)
-    kept = _several("report.recordings", recordings, Recording, "recordings")
+    kept: list[Recording] = _several("report.recordings", recordings, Recording, "recordings")
     check(bool(told or groups or kept), "report.findings", "something to show", findings)
     shown = [tables.tell(one, command) for one in told]
     data: ReportData = {
@@ -99,15 +101,14 @@ def report(
     return path
 
 
-def _several(
-    where: str, given: OneT | Sequence[OneT], kind: type | UnionType, rule: str
-) -> list[OneT]:
-    """Return one or several as a list."""
+def _several(where: str, given: object, kind: type | UnionType, rule: str) -> list[Any]:
+    """Return one or several as a list, all of them of ``kind``."""
     several = [given] if isinstance(given, kind) else given
-    check_kind(where, several, Sequence, rule)
+    if not isinstance(several, Sequence):
+        raise TypeError(f"{where} must be {rule}, got {given!r}.")
     for one in several:
         check_kind(where, one, kind, rule)
-    return cast("list[OneT]", list(several))
+    return list(several)
 
 
 def _page(data: ReportData) -> str:
