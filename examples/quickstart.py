@@ -8,12 +8,14 @@
 
 Trains a clean team and a defended team side by side, attacks both with noise, FGSM and PGD of
 the same size, sets them beside teams that are random, untrained or see nothing true, and writes
-the table, its heat map and the learning curves into ``runs/``. Interrupted trainings continue where
-they were when the command is given again.
+the table, its heat map, the learning curves and a report, in which episodes can be watched, into
+``runs/``. Interrupted trainings continue where they were when the command is given again.
 """
 
 import argparse
 import multiprocessing
+import shlex
+import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -73,7 +75,7 @@ TASKS = {
 }
 
 
-FILMED = 4  # battles: one alone may be luck
+FILMED = 4  # episodes: one alone may be luck
 
 
 class RobustMAPPO(losses.PolicyRegularizer, algorithms.MAPPO):
@@ -131,6 +133,20 @@ def film(team, task, attack, path):
     evaluation.replay(team, task.make, path, perturb=attack, episodes=FILMED, fps=6.0, title=title)
 
 
+def recorded(teams, task, attack, seed):
+    """Play the table's first episodes again, attacked or not, and keep them step by step."""
+    return [
+        evaluation.record(
+            teams[team][seed], task.make, perturb=perturb, episodes=FILMED, title=title
+        )
+        for title, team, perturb in (
+            ("clean team, no attack", "clean", None),
+            ("clean team, under attack", "clean", attack),
+            ("defended team, under attack", "defended", attack),
+        )
+    ]
+
+
 def main():
     """Run the whole comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -164,12 +180,12 @@ def main():
         pool.join()
 
     metric = next((name for name in results[0][2].train if name != "return"), "return")
-    teams, curves = {"clean": {}, "defended": {}}, {"clean": [], "defended": []}
+    teams, histories = {"clean": {}, "defended": {}}, {"clean": [], "defended": []}
     for team, seed, history in results:
         algorithm, _ = build(team, task, steps, seed)
         training.load_weights(algorithm, folder / f"{team}-{seed}" / "checkpoint.pt")
         teams[team][seed] = algorithm
-        curves[team].append(history.curve(metric))
+        histories[team].append(history)
 
     ball = LinfBall(epsilon=task.epsilon)
     pgd = attacks.PGD(ball=ball, target=task.target)
@@ -193,13 +209,14 @@ def main():
     table.to_json(folder / "crossplay.json")
     (folder / "crossplay.md").write_text(table.to_markdown())
     evaluation.learning_curves(
-        curves,
+        {team: [history.curve(metric) for history in of] for team, of in histories.items()},
         folder / "learning_curves.png",
         xlabel="environment steps",
         ylabel=f"{metric} while training",
         title=f"{args.env} (the defended team is attacked in half of its episodes)",
         limits=None if metric == "return" else (0.0, 1.0),
     )
+    found = [table]
     if args.worst:
         worst = evaluation.worst_case(
             teams,
@@ -212,6 +229,7 @@ def main():
             progress=True,
         )
         print(f"{worst}\n")
+        found.append(worst)
         worst.to_json(folder / f"worst_{args.worst}.json")
         (folder / f"worst_{args.worst}.md").write_text(worst.to_markdown())
     if args.replay:
@@ -219,7 +237,15 @@ def main():
         film(teams["clean"][seed], task, None, folder / "clean.gif")
         film(teams["clean"][seed], task, pgd, folder / "attacked.gif")
         film(teams["defended"][seed], task, pgd, folder / "defended.gif")
+    path = evaluation.report(
+        found,
+        folder / "report.html",
+        curves=histories,
+        recordings=recorded(teams, task, pgd, args.seeds[0]),
+        command=shlex.join(["python", *sys.argv]),
+    )
     print(f"Table, heat map and learning curves are in {folder}/")
+    print(f"To see all of it, and to watch episodes, open {path.resolve().as_uri()}")
 
 
 if __name__ == "__main__":
