@@ -242,6 +242,7 @@ def main():
         folder / "report.html",
         curves=histories,
         recordings=recorded(teams, task, pgd, args.seeds[0]),
+        title=f"{args.env}: a clean and a defended team, attacked",
         command=shlex.join(["python", *sys.argv]),
     )
     print(f"Table, heat map and learning curves are in {folder}/")

@@ -38,8 +38,8 @@ class RecordedStep:
         picture: of it, uint8 (H, W, 3), where there is no scene.
         ghosts: per agent whose observation is not the true one, what it believes is there.
         acts: per living agent what it does: a number, or numbers; empty in the last step.
-        intended: per agent whose action is another than on the true observation what it likes
-            best there, or what it had chosen where the action itself is changed.
+        intended: of agents that do something else because of what they are shown, what they like
+            best on the true observation; of those whose action itself is changed, what they chose.
         reward: the team's, earned by the step that led here.
     """
 
@@ -259,7 +259,7 @@ class _Camera(Perturber):
         self._figures: list[dict[str, float]] = []
         self._alive: list[bool] = []
         self._chosen = torch.zeros(0)
-        self._truthful: dict[int, Act] | None = None
+        self._truthful: dict[int, Act] = {}
 
     @property
     def changes_actions(self) -> bool:
@@ -286,7 +286,7 @@ class _Camera(Perturber):
             steps[-1] = self._acted(steps[-1])
         steps.append(self._look(context, 0.0 if begins else self._earned()))
         self._alive = context.alive[0].tolist()
-        self._truthful = None if ends else self._on_truth(context)
+        self._truthful = {} if ends else self._on_truth(context)
         if ends:
             values = self.filmed.tensors["metrics"][0].tolist()
             self._figures.append(dict(zip(self._team.metrics, values, strict=True)))
@@ -325,14 +325,14 @@ class _Camera(Perturber):
             acts[agent] = self._told(i, executed[i])
             if not torch.equal(executed[i], chosen[i]):
                 intended[agent] = self._told(i, chosen[i])
-            elif self._truthful is not None and i in self._truthful:
+            elif self._truthful.get(i, acts[agent]) != acts[agent]:  # drawn, it may be the same
                 intended[agent] = self._truthful[i]
         return replace(step, acts=acts, intended=intended)
 
-    def _on_truth(self, context: StepContext) -> dict[int, Act] | None:
+    def _on_truth(self, context: StepContext) -> dict[int, Act]:
         """Return what agents like best on the truth, of those that like another thing now."""
         if torch.equal(context.seen, context.obs):
-            return None
+            return {}
         clean, seen = (self._liked(context, obs) for obs in (context.obs, context.seen))
         other = (clean - seen).abs() > MOVED if self._team.continuous else clean != seen
         other = other.any(dim=-1) if self._team.continuous else other

@@ -117,7 +117,7 @@ function partOf([left, low, right, high], used) {
 
 function drawGround(layer, frame, episode) {
   const { left, low, right, high } = frame;
-  const gap = right - left > 60 ? 10 : right - left > 8 ? 1 : 0.5;
+  const gap = right - left > 60 ? 10 : right - left > 4 ? 1 : 0.5;
   let lines = "";
   for (let x = Math.ceil(left / gap) * gap; x <= right; x += gap) {
     lines += `M${frame.x(x)} 0V${frame.height}`;

@@ -91,9 +91,12 @@ function lastStep(films, episode) {
   return Math.max(...films.map((film) => (film.episodes[episode]?.steps.length ?? 1) - 1));
 }
 
+function stepsOf(films) {
+  return films.flatMap((film) => film.episodes).flatMap((episode) => episode.steps);
+}
+
 function believersOf(film) {
-  const steps = film.episodes.flatMap((episode) => episode.steps);
-  const fooled = new Set(steps.flatMap((step) => Object.keys(step.ghosts ?? {})));
+  const fooled = new Set(stepsOf([film]).flatMap((step) => Object.keys(step.ghosts ?? {})));
   return film.agents.filter((agent) => fooled.has(agent));
 }
 
@@ -237,7 +240,8 @@ function pictureView(film) {
 function filmLegend(films) {
   const told = films.some((film) => film.bounds !== null);
   const entries = [];
-  if (told) entries.push(["there", "what is there"], ["shot", "shot"]);
+  if (told) entries.push(["there", "what is there"]);
+  if (stepsOf(films).some((step) => step.shots)) entries.push(["shot", "shot"]);
   if (films.some((film) => believersOf(film).length > 0)) {
     entries.push(["believed", "what an agent believes, tied to what is there"]);
     entries.push(["believer", "whose beliefs these are"]);
