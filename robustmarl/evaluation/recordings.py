@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import check, check_int, check_text, speaking_for
+from robustmarl._checks import check, check_int, check_kind, check_text, speaking_for
 from robustmarl.data import AnyPolicy, Controller, as_controller
 from robustmarl.envs.scenes import Bounds, Ghost, Scene, stage_of
 from robustmarl.envs.vector import EnvMaker, JointVectorEnv, vector_env
@@ -190,6 +190,16 @@ def _first(engine: VectorEngine) -> object:
     return engine.joint[0].env if isinstance(engine, JointVectorEnv) else engine
 
 
+def _whole(scene: Scene) -> Scene:
+    """Return a scene that names everything once, with a place that is one."""
+    check_kind("Stage.scene", scene, Scene, "a Scene")
+    names = [entity.name for entity in scene.entities]
+    check(len(set(names)) == len(names), "Stage.scene", "telling of each name once", names)
+    places = [(entity.x, entity.y) for entity in scene.entities]
+    check(bool(np.isfinite(places).all()), "Stage.scene", "telling finite places", places)
+    return scene
+
+
 class _Filmed:
     """An engine of one environment, and what was done and earned in its last step.
 
@@ -300,7 +310,7 @@ class _Camera(Perturber):
         stage = self.filmed.stage
         if stage is None:
             return RecordedStep(picture=self.filmed.picture(), reward=reward)
-        scene, ghosts = stage.scene(), {}
+        scene, ghosts = _whole(stage.scene()), {}
         moved = (context.seen != context.obs)[0].any(dim=-1) & context.alive[0]
         for i in moved.nonzero().flatten().tolist():
             agent, size = self._team.agents[i], self._team.obs_sizes[i]

@@ -24,6 +24,7 @@ from catalogue.kinds import (
     text,
 )
 from catalogue.things import ATTACK, BALL, game, network, noise, traitor
+from report_doubles import Drawn
 
 from robustmarl.adversaries import SharedObsAdversary
 from robustmarl.algorithms import IQL, VDN
@@ -39,6 +40,8 @@ from robustmarl.evaluation import (
     heatmap,
     iqm,
     learning_curves,
+    record,
+    report,
     rollout,
     signed_rank,
     train_blind,
@@ -271,6 +274,37 @@ SUBJECTS = (
             "seed": seed(),
             "team": Domain((), ("nobody", 3)),
             "opponents": OPPONENTS,
+        },
+    ),
+    Subject(
+        record,
+        lambda: {
+            "policy": IQL.for_env(Drawn(), hidden=(4,), seed=1),
+            "make_env": Drawn,
+            "episodes": 1,
+        },
+        {
+            "policy": Domain((3, None, "random")),
+            "make_env": Domain((3, None, "3m")),
+            "episodes": integer(1),
+            "perturb": ATTACKS,
+            "seed": seed(),
+            "team": Domain((), ("nobody", 3)),
+            "opponents": OPPONENTS,
+            "title": text(),
+        },
+    ),
+    Subject(
+        report,
+        lambda: {"findings": table(), "path": HERE / "report.html"},
+        {
+            "findings": Domain((3, None, {"a": 3}, [3]), ([],)),
+            "path": PLACE | Domain((), ("report.pdf",)),
+            "curves": Domain((3, "curve", {"a": 3}), ({}, {"a": []})),
+            "sweeps": Domain((3, None, [3])),
+            "recordings": Domain((3, None, [3])),
+            "title": text(),
+            "command": Domain((3, None, ["python"])),
         },
     ),
     Subject(

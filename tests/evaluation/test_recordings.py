@@ -222,6 +222,20 @@ def test_attacks_are_told_by_what_is_unusual():
     assert recording.title == "under attack"
 
 
+@pytest.mark.parametrize(
+    ("entities", "rule"),
+    [
+        ([("lamp", 0.0), ("lamp", 1.0)], "telling of each name once"),
+        ([("lamp", float("nan"))], "telling finite places"),
+    ],
+)
+def test_scenes_that_cannot_be_drawn_are_refused(monkeypatch, entities, rule):
+    scene = Scene(entities=tuple(Entity(name=name, x=x, y=0.0) for name, x in entities))
+    monkeypatch.setattr(OnALine, "scene", lambda self: scene)
+    with pytest.raises(ValueError, match=rf"Stage\.scene must be {rule}"):
+        record(RandomController(spec_of(Line())), Line, episodes=1)
+
+
 def test_refuses():
     team = RandomController(spec_of(envs.SignalMatching()))
     with pytest.raises(ValueError, match=r"record\.make_env must be an environment with stage\(\)"):

@@ -64,10 +64,8 @@ def learning(curves: Curves) -> GroupData:
     """Return a chart for every figure that is known of all labels' seeds."""
     rule = "a mapping from labels to a History, or one per training seed"
     check_kind("report.curves", curves, Mapping, rule)
-    by_label = {
-        label: [seeds] if isinstance(seeds, History) else list(seeds)
-        for label, seeds in curves.items()
-    }
+    check(len(curves) > 0, "report.curves", "non-empty", curves)
+    by_label = {label: _by_seed(label, seeds) for label, seeds in curves.items()}
     charts = []
     for name in _figures(by_label):
         lines = [
@@ -93,11 +91,19 @@ def sizes(found: Sequence[Sweep | Certificates]) -> list[GroupData]:
     return [_swept(one) if isinstance(one, Sweep) else _certified(one) for one in found]
 
 
+def _by_seed(label: str, given: History | Sequence[Seed]) -> list[Seed]:
+    """Return one per training seed."""
+    where = f"report.curves[{label!r}]"
+    seeds = [given] if isinstance(given, History) else given
+    check_kind(where, seeds, Sequence, "a History, or a sequence of one per training seed")
+    check(len(seeds) > 0, where, "at least one training seed", seeds)
+    return list(seeds)
+
+
 def _figures(by_label: Mapping[str, Sequence[Seed]]) -> list[str]:
     """Return the figures that all histories have; arrays do not tell what they are of."""
     names: list[list[str]] = []
-    for label, seeds in by_label.items():
-        check(len(seeds) > 0, f"report.curves[{label!r}]", "at least one training seed", seeds)
+    for seeds in by_label.values():
         names += [_known(seed) if isinstance(seed, History) else ["score"] for seed in seeds]
     common = [name for name in names[0] if all(name in others for others in names)]
     check(len(common) > 0, "report.curves", "histories with a figure in common", names)

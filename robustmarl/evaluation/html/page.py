@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, TypeAlias, TypedDict
 
 from robustmarl import __version__
-from robustmarl._checks import check, check_kind, check_path, check_text, writing
+from robustmarl._checks import check, check_function, check_kind, check_path, check_text, writing
 from robustmarl.evaluation.certified import Certificates
 from robustmarl.evaluation.findings import WorstCase
 from robustmarl.evaluation.html import charts, films, tables
@@ -87,6 +87,9 @@ def report(
     groups += charts.sizes(sizes)
     kept: list[Recording] = _several("report.recordings", recordings, Recording, "recordings")
     check(bool(told or groups or kept), "report.findings", "something to show", findings)
+    rule = "a text, or a function of victim and attack"
+    if not isinstance(command, str):
+        check_function("report.command", command, rule)
     shown = [tables.tell(one, command) for one in told]
     data: ReportData = {
         "title": check_text("report.title", title) or (shown[0]["title"] if shown else "Report"),

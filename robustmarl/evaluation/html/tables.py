@@ -124,7 +124,7 @@ def _table(table: CrossTable, command: Command, worst: WorstCase | None = None) 
             "colour": to_hex(colour),
             "ink": ink_on(colour),
             "seeds": [
-                f"seed {seed}: {scores.mean():.3g} of {_count(len(scores), 'episode')}"
+                f"seed {seed}: {scores.mean():.3g} ({_count(len(scores), 'episode')})"
                 for seed, scores in cell.scores.items()
             ],
             "notes": [] if worst is None else _notes(worst, victim, attack),
