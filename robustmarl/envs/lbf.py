@@ -23,6 +23,7 @@ from robustmarl._checks import (
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
 from robustmarl.envs._lbf_stage import ForagingStage
+from robustmarl.envs.scenes import Stage
 from robustmarl.typing import Env, ResetResult, StepResult
 
 if TYPE_CHECKING:  # importing it needs lbforaging
@@ -151,7 +152,7 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
             picture[top : top + size, left : left + size] = colour
         return picture
 
-    def stage(self) -> ForagingStage:
+    def stage(self) -> Stage:
         """Return what tells where players and food are."""
         return ForagingStage(self.engine, self.possible_agents)
 

@@ -34,7 +34,7 @@ from robustmarl.envs._mpe2 import (
     unpacked,
 )
 from robustmarl.envs._particle_stage import ParticleStage, Places, bodies_of
-from robustmarl.envs.scenes import Bounds
+from robustmarl.envs.scenes import Bounds, Stage
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
 __all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
@@ -132,7 +132,7 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     def close(self) -> None:
         self.raw.close()
 
-    def stage(self) -> ParticleStage:
+    def stage(self) -> Stage:
         """Return what tells where bodies are."""
         bodies, discrete = bodies_of(self.raw.world), not self._continuous
         return ParticleStage(bodies, self._places, self._field, own=self._own, discrete=discrete)

@@ -33,6 +33,7 @@ from robustmarl.envs._particle_task import (
     tram_spread_reward,
 )
 from robustmarl.envs.mpe import MPEParallelEnv
+from robustmarl.envs.scenes import Stage
 from robustmarl.joint import check_seeds, flagged, spec_of
 
 __all__ = [
@@ -130,7 +131,7 @@ class ParticleEngine:
         self.__dict__ |= state
         self._out = {key: tensor.numpy() for key, tensor in self.tensors.items()}  # views again
 
-    def stage(self) -> ParticleStage:
+    def stage(self) -> Stage:
         """Return what tells where bodies are in the first environment."""
         field, own = ParticleEnv._field, ParticleEnv._own
         return ParticleStage(bodies_of(self._world), lambda: self.places[0], field, own=own)

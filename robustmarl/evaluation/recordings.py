@@ -101,8 +101,8 @@ def record(
     """Play episodes and keep them step by step, to be watched in a :func:`report`.
 
     They are the first episodes of an evaluation with the same seed, so that recordings of one seed
-    begin alike. What is there is told by the environment (:class:`~robustmarl.envs.Stage`), or is
-    its pictures where it does not tell.
+    begin alike. What is there is told by the environment
+    (:class:`~robustmarl.envs.scenes.Stage`), or is its pictures where it does not tell.
 
     Args:
         policy: plays, as of :func:`~robustmarl.evaluation.rollout`.

@@ -13,6 +13,7 @@ from robustmarl._checks import check, check_int, check_kind
 from robustmarl.envs._extras import require
 from robustmarl.envs.magent.rules import Rules
 from robustmarl.envs.magent.stage import MagentStage
+from robustmarl.envs.scenes import Stage
 from robustmarl.joint import TeamSpec, check_seeds, flagged
 
 __all__ = ["MagentEngine"]
@@ -111,7 +112,7 @@ class MagentEngine:
             for act in actions.astype(np.int64):
                 self._step(e, act)
 
-    def stage(self) -> MagentStage:
+    def stage(self) -> Stage:
         """Return what tells where everybody is in the first game."""
         return MagentStage(self)
 

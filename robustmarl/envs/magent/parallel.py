@@ -24,7 +24,7 @@ from robustmarl.envs._base import CheckedEnv, EpisodeSeeds, Spaces
 from robustmarl.envs.magent.engine import MagentEngine
 from robustmarl.envs.magent.render import picture
 from robustmarl.envs.magent.rules import BattleRules, PursuitRules, Rules
-from robustmarl.envs.magent.stage import MagentStage
+from robustmarl.envs.scenes import Stage
 from robustmarl.typing import ResetResult, StepResult
 
 if TYPE_CHECKING:  # importing it needs magent2
@@ -146,7 +146,7 @@ class MagentParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
         check(good, f"{self.rules.name}.render_mode", "'rgb_array' to render", self.render_mode)
         return picture(self.engine)
 
-    def stage(self) -> MagentStage:
+    def stage(self) -> Stage:
         """Return what tells where everybody is."""
         return self.engine.stage()
 

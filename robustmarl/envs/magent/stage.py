@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import override
 
+from robustmarl.envs.magent.rules import BattleRules
 from robustmarl.envs.scenes import Entity, Scene, Shot, Stage
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class MagentStage(Stage):
     def scene(self) -> Scene:
         engine = self._engine
         game, names = engine.games[0], engine.spec.agents
+        mortal = isinstance(engine.rules, BattleRules)
         entities = tuple(
             Entity(
                 name=names[i],
@@ -43,7 +45,7 @@ class MagentStage(Stage):
                 y=float(game.places[i, 1]) + layout.body / 2,
                 team=layout.name,
                 radius=_WIDE * layout.body,
-                health=float(game.health[i]),
+                health=float(game.health[i]) if mortal else None,
             )
             for layout in engine.layouts
             for i in range(layout.rows.start, layout.rows.stop)

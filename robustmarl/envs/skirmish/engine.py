@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int, check_usable
+from robustmarl.envs.scenes import Stage
 from robustmarl.envs.skirmish._ops import Arena, Array, ops_for
 from robustmarl.envs.skirmish.battles import METRICS, Battles
 from robustmarl.envs.skirmish.dynamics import Dynamics
@@ -138,7 +139,7 @@ class SkirmishEngine:
         everywhere = torch.ones(num_envs, dtype=torch.bool, device=self.device)
         self.begin(everywhere, torch.zeros(num_envs, dtype=torch.int64, device=self.device))
 
-    def stage(self) -> SkirmishStage:
+    def stage(self) -> Stage:
         """Return what tells where everybody is in the first battle."""
         return SkirmishStage(self)
 

@@ -14,10 +14,10 @@ from typing_extensions import override
 from robustmarl._checks import check, check_choice, speaking_for
 from robustmarl._seeding import signed
 from robustmarl.envs._base import CheckedEnv, EpisodeSeeds, MaskedObs, masked_spaces, read_action
+from robustmarl.envs.scenes import Stage
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
 from robustmarl.envs.skirmish.render import picture
-from robustmarl.envs.skirmish.stage import SkirmishStage
 from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["SkirmishParallelEnv", "skirmish"]
@@ -141,7 +141,7 @@ class SkirmishParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         check(good, "skirmish.render_mode", "'rgb_array' to render", self.render_mode)
         return picture(self.engine)
 
-    def stage(self) -> SkirmishStage:
+    def stage(self) -> Stage:
         """Return what tells where everybody is."""
         return self.engine.stage()
 

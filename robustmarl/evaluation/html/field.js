@@ -6,6 +6,7 @@ const NOBODY = "nobody";
 const WIDTH = 360; // of a field, in its own pixels
 const LEAST = 9; // radius below which nothing is drawn
 const TEAM_COLOURS = 4;
+const COLOUR_OF = { blue: 0, red: 1, green: 2 }; // of teams that are called so
 const WHOLE = 0.25; // share of a field that is in use from which all of it is shown
 const MARGIN = 0.1; // around what is in use, share of it
 const FLATTEST = 0.6; // height of a part of a field, share of its width
@@ -154,7 +155,8 @@ function drawThings(layer, scene, step, believers, pick) {
 }
 
 function teamClass(thing, scene) {
-  return `team-${scene.teams.indexOf(thing.team) % TEAM_COLOURS}`;
+  const number = COLOUR_OF[thing.team] ?? scene.teams.indexOf(thing.team);
+  return `team-${number % TEAM_COLOURS}`;
 }
 
 function thingNode(thing, scene, pick) {
@@ -168,7 +170,7 @@ function thingNode(thing, scene, pick) {
     drawn("path", { class: "cross", d: `M${-radius / 2} ${-radius / 2}l${radius} ${radius}m0 ${-radius}l${-radius} ${radius}` }),
   );
   if (thing.label) made.append(labelOf(thing, radius));
-  const width = Math.max(2 * radius, 26);
+  const width = Math.max(2 * radius, 18);
   const bars = [drawn("rect", { class: "health" }), drawn("rect", { class: "shield" })];
   const grounds = bars.map(() => drawn("rect", { class: "bar-ground" }));
   made.append(...grounds, ...bars);

@@ -25,25 +25,35 @@ function heatmap(table) {
   return parts;
 }
 
+// Columns that sum up others come last, behind a gap each.
+function columnsOf(table) {
+  const numbered = table.columns.map((column, index) => ({ ...column, index }));
+  return [
+    ...numbered.filter((column) => !column.apart),
+    ...(table.averaged ? [{ name: "AVG", index: null, apart: true }] : []),
+    ...numbered.filter((column) => column.apart),
+  ];
+}
+
 function headRow(table) {
   const head = element("tr", {}, element("td"));
-  for (const column of table.columns) {
-    if (column.apart) head.append(gap());
-    head.append(element("th", { scope: "col" }, column.name));
+  for (const { name, apart } of columnsOf(table)) {
+    if (apart) head.append(gap());
+    head.append(element("th", { scope: "col", class: apart ? "apart" : "" }, name));
   }
-  if (table.averaged) head.append(gap(), element("th", { scope: "col" }, "AVG"));
   return head;
 }
 
 function heatmapRow(row, table) {
   const made = element("tr", { class: row.baseline ? "baseline" : "" });
   made.append(element("th", { scope: "row" }, row.name));
-  row.cells.forEach((cell, index) => {
-    const column = table.columns[index];
-    if (column.apart) made.append(gap());
-    made.append(figureCell(cell, row.name, column.name));
-  });
-  if (table.averaged) made.append(gap(), element("td", {}, row.average ?? "–"));
+  for (const { name, index, apart } of columnsOf(table)) {
+    if (apart) made.append(gap());
+    const average = element("td", {}, row.average ?? "–");
+    const cell = index === null ? average : figureCell(row.cells[index], row.name, name);
+    if (apart) cell.classList.add("apart");
+    made.append(cell);
+  }
   return made;
 }
 
