@@ -127,12 +127,6 @@ def train(job):
     return team, seed, history
 
 
-def film(team, task, attack, path):
-    """Play the table's first battles again, attacked or not, and write them as a GIF."""
-    title = f"{path.stem}, {'no attack' if attack is None else f'PGD of size {task.epsilon:g}'}"
-    evaluation.replay(team, task.make, path, perturb=attack, episodes=FILMED, fps=6.0, title=title)
-
-
 def recorded(teams, task, attack, seed):
     """Play the table's first episodes again, attacked or not, and keep them step by step."""
     return [
@@ -157,7 +151,7 @@ def main():
     parser.add_argument("--episodes", type=int, default=200, help="test episodes per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="output folder")
     parser.add_argument("--worst", choices=("quick", "standard"), help="evaluate the worst case")
-    parser.add_argument("--replay", action="store_true", help="write GIFs of a few battles, too")
+    parser.add_argument("--replay", action="store_true", help="write GIFs of a few episodes, too")
     parser.add_argument("--smoke", action="store_true", help="a few seconds, figures mean nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -166,9 +160,6 @@ def main():
     steps = 2_000 if args.smoke else args.steps or task.steps
     episodes = 20 if args.smoke else args.episodes
     folder = args.out / (f"{args.env}-{steps}" + ("-smoke" if args.smoke else ""))
-    battles = hasattr(task.make(), "make_engine")
-    if args.replay and not battles:
-        parser.error(f"--replay draws battles, and {args.env} is none")
     jobs = [
         (team, args.env, seed, steps, folder, i % 2)
         for i, (seed, team) in enumerate((s, t) for s in args.seeds for t in ("clean", "defended"))
@@ -232,16 +223,15 @@ def main():
         found.append(worst)
         worst.to_json(folder / f"worst_{args.worst}.json")
         (folder / f"worst_{args.worst}.md").write_text(worst.to_markdown())
+    recordings = recorded(teams, task, pgd, args.seeds[0])
     if args.replay:
-        seed = args.seeds[0]
-        film(teams["clean"][seed], task, None, folder / "clean.gif")
-        film(teams["clean"][seed], task, pgd, folder / "attacked.gif")
-        film(teams["defended"][seed], task, pgd, folder / "defended.gif")
+        for name, recording in zip(("clean", "attacked", "defended"), recordings, strict=True):
+            recording.to_gif(folder / f"{name}.gif", fps=6.0)
     path = evaluation.report(
         found,
         folder / "report.html",
         curves=histories,
-        recordings=recorded(teams, task, pgd, args.seeds[0]),
+        recordings=recordings,
         title=f"{args.env}: a clean and a defended team, attacked",
         command=shlex.join(["python", *sys.argv]),
     )

@@ -14,7 +14,6 @@ from robustmarl.evaluation.html import report
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.recordings import Recording, record
-from robustmarl.evaluation.replay import replay
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
 from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
@@ -63,7 +62,6 @@ __all__ = [
     "probability_of_improvement",
     "quick",
     "record",
-    "replay",
     "report",
     "rollout",
     "signed_rank",

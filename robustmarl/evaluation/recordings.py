@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robustmarl._checks import check, check_int, check_kind, check_text, speaking_for
+from robustmarl._checks import check, check_choice, check_int, check_kind, check_text, speaking_for
 from robustmarl.data import AnyPolicy, Controller, as_controller
 from robustmarl.envs.scenes import Bounds, Ghost, Scene, stage_of
+from robustmarl.envs.skirmish import save_replay
 from robustmarl.envs.vector import EnvMaker, JointVectorEnv, vector_env
+from robustmarl.evaluation.drawings import draw
 from robustmarl.evaluation.meter import MOVED
 from robustmarl.evaluation.rollouts import Playing, rollout
 from robustmarl.joint import MASKED, StepContext, TeamSpec, VectorEngine
@@ -85,6 +88,30 @@ class Recording:
     bounds: Bounds | None
     downward: bool
     episodes: tuple[RecordedEpisode, ...]
+
+    def to_gif(
+        self, path: str | Path, *, believer: str | None = None, fps: float = 4.0
+    ) -> list[Picture]:
+        """Write the episodes as an animation; return its pictures, uint8 (H, W, 3).
+
+        Solid is what is there, hollow and tied to it what one agent sees; under attack they come
+        apart. Thick lines are shots, a yellow ring is around agents whose action was changed;
+        steps and the figures of the ending are written.
+
+        Args:
+            path: ends in ``.gif``.
+            believer: the agent whose beliefs are drawn; None is the first.
+            fps: pictures per second, > 0.
+
+        Raises:
+            ValueError: for an unknown agent, another file type or a bad number.
+        """
+        if believer is not None:
+            check_choice("Recording.to_gif.believer", believer, self.agents)
+        with speaking_for("Recording.to_gif", save_replay):
+            frames = draw(self, self.agents[0] if believer is None else believer)
+            save_replay(path, frames, fps=fps)
+        return frames
 
 
 def record(

@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl.envs.scenes import Entity, Ghost, Scene, Shot, Stage
-from robustmarl.envs.skirmish import replay
 from robustmarl.envs.skirmish.layout import ATTACK, Layout
+from robustmarl.envs.skirmish.rules import SIGHT, TICKS_PER_STEP
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # which hands out its stage
     from robustmarl.envs.skirmish.engine import SkirmishEngine
 
 __all__ = ["SkirmishStage"]
 
+Floats: TypeAlias = NDArray[np.float32]
+
 _WAYS = ("no-op", "stop", "north", "south", "east", "west")  # by number, see layout
+_PRESENT = 0.05  # believed health below which a unit is taken for dead or out of sight
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """A battle in one step, of U units, allies before enemies.
+
+    Attributes:
+        pos: places, cells, (2, U).
+        pools: health and shield, points, (2, U); without health is dead.
+        cooldown: ticks until a weapon is ready, (U,).
+        target: the unit that each aims at, (U,).
+        step: steps since the battle began.
+    """
+
+    pos: Floats
+    pools: Floats
+    cooldown: Floats
+    target: NDArray[np.int64]
+    step: int
+
+    def lives(self, unit: int) -> bool:
+        """Return whether a unit does."""
+        return bool(self.pools[0, unit] > 0.0)
+
+    def place(self, unit: int) -> tuple[float, float]:
+        """Return where it is, cells."""
+        return float(self.pos[0, unit]), float(self.pos[1, unit])
 
 
 class SkirmishStage(Stage):
@@ -31,41 +62,68 @@ class SkirmishStage(Stage):
     def __init__(self, engine: SkirmishEngine) -> None:
         self._engine, layout = engine, engine.layout
         self._names = (*engine.spec.agents, *(f"enemy_{j}" for j in range(layout.m)))
-        self._before: replay.Scene | None = None
+        self._now: _Look | None = None
         self.bounds = engine.game.playable
         self.actions = (*_WAYS, *(_aim(layout, j) for j in range(layout.num_actions - ATTACK)))
 
     @override
     def scene(self) -> Scene:
-        engine = self._engine
-        now = replay.snapshot(engine)
-        before = self._before if now.step > 0 else None
-        self._before = now
-        shots = () if before is None else tuple(self._shots(now, before))
-        living = np.flatnonzero(now.health > 0.0).tolist()
-        return Scene(entities=tuple(self._entity(unit, now) for unit in living), shots=shots)
+        now, before = self._look(), self._now
+        self._now = now
+        living = np.flatnonzero(now.pools[0] > 0.0).tolist()
+        follows = before is not None and now.step > 0
+        return Scene(
+            entities=tuple(self._entity(unit, now) for unit in living),
+            shots=tuple(self._shots(now, before)) if follows and before is not None else (),
+        )
 
     @override
     def ghosts(self, agent: str, seen: NDArray[np.float32]) -> Sequence[Ghost]:
-        number, now = self._engine.spec.agents.index(agent), self._before
-        if now is None or now.health[number] <= 0.0:
+        number, now = self._engine.spec.agents.index(agent), self._now
+        if now is None or not now.lives(number):
             return ()
-        found = replay.beliefs(self._engine.layout, number, seen, _place(now, number))
-        return [Ghost(self._names[unit], x, y, health) for unit, x, y, health in found]
+        return list(self._ghosts(number, seen, now.place(number)))
 
-    def _shots(self, now: replay.Scene, before: replay.Scene) -> Iterator[Shot]:
-        for unit, target in replay.shots(now, before):
-            # The dead are put away: where they were last is in the scene before.
-            last = now if now.health[target] > 0.0 else before
-            yield Shot(self._names[unit], *_place(last, target))
+    def _look(self) -> _Look:
+        battles, host = self._engine.battles, self._engine.ops.host
+        return _Look(
+            pos=np.array(host(battles.pos[:, :, 0]), np.float32),
+            pools=np.array(host(battles.pools[:, :, 0]), np.float32),
+            cooldown=np.array(host(battles.weapon_cooldown[:, 0]), np.float32),
+            target=np.array(host(battles.target[:, 0]), np.int64),
+            step=int(host(battles.steps[:1])[0]),
+        )
 
-    def _entity(self, unit: int, now: replay.Scene) -> Entity:
+    def _shots(self, now: _Look, before: _Look) -> Iterator[Shot]:
+        # A weapon that is less ready than waiting would have made it has been fired.
+        waited = np.maximum(before.cooldown - TICKS_PER_STEP, 0.0)
+        fired = (now.cooldown > waited + 0.5) & (before.pools[0] > 0.0)
+        for unit in np.flatnonzero(fired).tolist():
+            target = int(now.target[unit])
+            if before.lives(target):
+                # The dead are put away: where they were last is in the look before.
+                last = now if now.lives(target) else before
+                yield Shot(self._names[unit], *last.place(target))
+
+    def _ghosts(self, agent: int, row: Floats, place: tuple[float, float]) -> Iterator[Ghost]:
+        """Return the units that an observation (D,) shows, seen from ``place``."""
+        layout = self._engine.layout
+        enemies = row[layout.obs_enemies].reshape(layout.m, layout.enemy_size)
+        allies = row[layout.obs_allies].reshape(layout.n - 1, layout.ally_size)
+        others = [ally for ally in range(layout.n) if ally != agent]
+        pairs = [
+            *zip(range(layout.n, layout.n + layout.m), enemies, strict=True),
+            *zip(others, allies, strict=True),
+        ]
+        for unit, (_, _, x, y, health, *_) in pairs:
+            if health > _PRESENT:
+                there = place[0] + float(x) * SIGHT, place[1] + float(y) * SIGHT
+                yield Ghost(self._names[unit], *there, min(float(health), 1.0))
+
+    def _entity(self, unit: int, now: _Look) -> Entity:
         kind, ally = self._engine.layout.units[unit], unit < self._engine.layout.n
-        shield = None
-        if kind.shield:
-            points = self._engine.ops.host(self._engine.battles.pools[1, unit, :1])
-            shield = float(points[0]) / kind.shield
-        x, y = _place(now, unit)
+        x, y = now.place(unit)
+        health, shield = now.pools[:, unit].tolist()
         return Entity(
             name=self._names[unit],
             x=x,
@@ -74,13 +132,9 @@ class SkirmishStage(Stage):
             kind=kind.name,
             label=self._names[unit].rpartition("_")[2],
             radius=kind.radius,
-            health=float(now.health[unit]) / kind.health,
-            shield=shield,
+            health=health / kind.health,
+            shield=shield / kind.shield if kind.shield else None,
         )
-
-
-def _place(scene: replay.Scene, unit: int) -> tuple[float, float]:
-    return float(scene.pos[0, unit]), float(scene.pos[1, unit])
 
 
 def _aim(layout: Layout, target: int) -> str:

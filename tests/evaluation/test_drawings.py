@@ -1,0 +1,96 @@
+"""Recordings as animations: whole, of one size, and marked where something is to be seen."""
+
+import functools
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_doubles import pictures, recordings
+
+from robustmarl import envs
+from robustmarl.attacks import UniformNoise
+from robustmarl.budgets import LinfBall
+from robustmarl.data import RandomController
+from robustmarl.envs.vector import vector_env
+from robustmarl.evaluation import record, rollout
+from robustmarl.evaluation.drawings import draw
+from robustmarl.joint import spec_of
+
+YELLOW, WHITE, SHOT, WALL = (255, 190, 40), (255, 255, 255), (255, 220, 120), (90, 96, 90)
+STILL = 8  # pictures for which an ending stands
+
+
+def has(image, colour):
+    return bool((image == np.array(colour, np.uint8)).all(axis=-1).any())
+
+
+def test_every_step_is_drawn_and_endings_stand(tmp_path):
+    recording = recordings()[1]
+    frames = recording.to_gif(tmp_path / "r.gif")
+    steps = sum(len(episode.steps) for episode in recording.episodes)
+    assert len(frames) == steps + STILL * len(recording.episodes)
+    assert len({frame.shape for frame in frames}) == 1
+    with Image.open(tmp_path / "r.gif") as gif:
+        assert gif.format == "GIF"
+        assert gif.n_frames > 2
+
+
+def test_marks_are_where_something_happened():
+    for recording in recordings():
+        frames = iter(draw(recording, "agent_1"))
+        for episode in recording.episodes:
+            for step in episode.steps:
+                field = next(frames)[26:-26]
+                names = [entity.name for entity in step.scene.entities]
+                assert has(field, SHOT) == bool(step.scene.shots)
+                assert has(field, YELLOW) == any(name in names for name in step.intended)
+                rings = "agent_1" in step.ghosts and "agent_1" in names
+                assert has(field, WHITE) == rings
+            for _ in range(STILL):
+                next(frames)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        envs.gather,
+        functools.partial(envs.foraging, 5, 2, 2, horizon=6),
+        functools.partial(envs.skirmish, "2s3z"),
+    ],
+)
+def test_one_way_to_draw_all_environments(make):
+    noise = UniformNoise(ball=LinfBall(epsilon=0.5))
+    team = RandomController(spec_of(make()))
+    recording = record(team, make, perturb=noise, episodes=1)
+    frames = draw(recording, recording.agents[0])
+    assert has(frames[0], WHITE)
+    played = rollout(team, make, episodes=1, num_envs=1, perturb=noise)
+    assert len(frames) == played.lengths[0] + 1 + STILL
+
+
+def test_walls_are_drawn():
+    def make():
+        return envs.pursuit(12, horizon=3)
+
+    spec = vector_env(make, 1).spec
+    players = {name: RandomController(spec.of_team(name)) for name in spec.teams}
+    recording = record(
+        players["predator"], make, team="predator", opponents={"prey": players["prey"]}, episodes=1
+    )
+    assert has(draw(recording)[0], WALL)
+
+
+def test_pictures_are_framed(tmp_path):
+    frames = pictures().to_gif(tmp_path / "r.gif")
+    assert frames[0].shape == (4 + 52, 6, 3)
+    assert (frames[0][26:30] == 7).all()
+
+
+def test_refuses(tmp_path):
+    recording = pictures()
+    with pytest.raises(ValueError, match=r"Recording\.to_gif\.path must be a file name that ends"):
+        recording.to_gif(tmp_path / "r.mp4")
+    with pytest.raises(ValueError, match=r"Recording\.to_gif\.believer must be one of"):
+        recording.to_gif(tmp_path / "r.gif", believer="medic")
+    with pytest.raises(ValueError, match=r"Recording\.to_gif\.fps must be"):
+        recording.to_gif(tmp_path / "r.gif", fps=0.0)
