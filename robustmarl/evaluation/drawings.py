@@ -80,7 +80,7 @@ def _framed(
         texts.append(f"actions changed: {len(step.intended)}")
     pen.text((width - 8, 5), "   ".join(texts), fill=_TEXT, font=font, anchor="ra")
     legend = "yellow ring: action changed"
-    if believer is not None:
+    if any(step.ghosts for step in episode.steps):
         legend += f"   hollow: what {believer} (white ring) sees"
     pen.text((8, _HEAD + height + 5), legend, fill=_TEXT, font=font)
     if number == len(episode.steps) - 1:
@@ -116,7 +116,6 @@ class _Canvas:
             team: _TEAMS[_OF_NAME.get(team, index) % len(_TEAMS)]
             for index, team in enumerate(teams)
         }
-        self._font = ImageFont.load_default(size=12)
 
     def field(self, step: RecordedStep, scene: Scene, last: Mapping[str, Point]) -> Image.Image:
         """Return a step's picture; ``last`` is where things were before, by name."""
@@ -161,7 +160,8 @@ class _Canvas:
         body = pen.rectangle if entity.square else pen.ellipse
         body(_around(middle, radius), fill=self._colours[entity.team])
         if entity.label:
-            pen.text(middle, entity.label, fill=_PLATE, font=self._font, anchor="mm")
+            font = ImageFont.load_default(size=max(12.0, radius))
+            pen.text(middle, entity.label, fill=_PLATE, font=font, anchor="mm")
         if changed:
             pen.ellipse(_around(middle, radius + 4), outline=_CHANGED, width=3)
         left, top = middle[0] - 11, middle[1] - radius - 9
