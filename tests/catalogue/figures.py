@@ -3,14 +3,12 @@
 import math
 
 import numpy as np
-from catalogue.evaluation import ATTACKS, HERE, LEVEL, OPPONENTS, SCORES, cell, small
+from catalogue.evaluation import LEVEL, OPPONENTS, SCORES, cell, small
 from catalogue.kinds import Domain, Pair, Subject, choice, flag, integer, seed, text
 from catalogue.things import ATTACK, BALL, game
 
-from robustmarl.algorithms import QMIX
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
-from robustmarl.envs import skirmish
 from robustmarl.evaluation import (
     CrossTable,
     Entry,
@@ -20,7 +18,6 @@ from robustmarl.evaluation import (
     performance_profile,
     probability_of_improvement,
     quick,
-    replay,
     standard,
     sweep,
     task_iqm,
@@ -58,10 +55,6 @@ def playing():
         "opponents": OPPONENTS,
         "title": text(),
     }
-
-
-def battle():
-    return skirmish("2m_vs_1z")
 
 
 def one():
@@ -161,26 +154,6 @@ SUBJECTS = (
             "ball": Domain((3, None, ATTACK)),
             "epsilons": SIZES,
             "attack": Domain((3, "pgd", BALL), (PGD(ball=LinfBall(epsilon=1.0, low=0.0)),)),
-        },
-    ),
-    Subject(
-        replay,
-        lambda: {
-            "team": QMIX.for_env(battle(), hidden=(4,)),
-            "make_env": battle,
-            "path": HERE / "battle.gif",
-            "episodes": 1,
-        },
-        {
-            "team": Domain((3, None, "random")),
-            "make_env": MAKER,
-            "path": Domain((3, None), ("battle.png", "/dev/null/battle.gif")),
-            "perturb": Domain(ATTACKS.kinds),
-            "episodes": Domain(("2", 1.5, True, None), (0,)),
-            "believer": Domain((), ("nobody", 3)),
-            "seed": Domain(("0", 1.5, True, None), (-1,)),
-            "fps": Domain(("4", None, True), (0.0, -1.0, math.nan)),
-            "title": text(),
         },
     ),
 )

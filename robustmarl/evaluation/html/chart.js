@@ -54,7 +54,7 @@ function chart(data, hidden) {
     class: "plot",
     tabindex: 0,
     role: "img",
-    "aria-label": `${data.title} over ${data.xlabel}. Arrow keys tell of each place; a table follows.`,
+    "aria-label": `${data.title} over ${data.xlabel}: arrow keys tell of places, a table follows`,
     "aria-describedby": "tip",
   });
   plot.append(svg);
@@ -178,12 +178,14 @@ function drawAxes(axes, data) {
   for (const value of axes.yTicks) {
     const y = axes.y(value);
     made.push(drawn("line", { class: "rule", x1: EDGES.left, x2: right, y1: y, y2: y }));
-    made.push(drawn("text", { class: "tick", x: EDGES.left - 8, y, dy: "0.35em", "text-anchor": "end" }, shortNumber(value)));
+    const place = { x: EDGES.left - 8, y, dy: "0.35em", "text-anchor": "end" };
+    made.push(drawn("text", { class: "tick", ...place }, shortNumber(value)));
   }
   for (const value of axes.xTicks) {
     const x = axes.x(value);
     made.push(drawn("line", { class: "rule", x1: x, x2: x, y1: top, y2: bottom }));
-    made.push(drawn("text", { class: "tick", x, y: bottom + 17, "text-anchor": "middle" }, shortNumber(value)));
+    const place = { x, y: bottom + 17, "text-anchor": "middle" };
+    made.push(drawn("text", { class: "tick", ...place }, shortNumber(value)));
   }
   const middle = (EDGES.left + right) / 2;
   const place = { x: middle, y: CHART_HEIGHT - 6, "text-anchor": "middle" };
@@ -192,26 +194,26 @@ function drawAxes(axes, data) {
 }
 
 function drawLine(line, axes) {
-  const colour = colourOf(line);
-  const points = (values) =>
-    values.map((value, k) => `${axes.x(line.x[k]).toFixed(1)},${axes.y(value).toFixed(1)}`);
+  const at = (k, values) => `${axes.x(line.x[k]).toFixed(1)},${axes.y(values[k]).toFixed(1)}`;
+  const pathOf = (values) => values.map((_, k) => at(k, values)).join(" ");
+  const [fill, stroke] = [`fill: ${colourOf(line)}`, `stroke: ${colourOf(line)}`];
   const made = [];
-  const known = line.x.map((_, k) => k).filter((k) => line.low[k] !== null && line.high[k] !== null);
+  const known = [...line.x.keys()].filter((k) => line.low[k] !== null && line.high[k] !== null);
   if (known.length > 0 && !line.dotted) {
-    const at = (k, end) => `${axes.x(line.x[k]).toFixed(1)},${axes.y(end[k]).toFixed(1)}`;
-    const edge = known.map((k) => at(k, line.high));
-    edge.push(...known.reverse().map((k) => at(k, line.low)));
-    made.push(drawn("polygon", { class: "band", points: edge.join(" "), style: `fill: ${colour}` }));
+    const above = known.map((k) => at(k, line.high));
+    const below = known.reverse().map((k) => at(k, line.low));
+    const points = [...above, ...below].join(" ");
+    made.push(drawn("polygon", { class: "band", points, style: fill }));
   }
   for (const seed of line.seeds) {
-    made.push(drawn("polyline", { class: "seed", points: points(seed).join(" "), style: `stroke: ${colour}` }));
+    made.push(drawn("polyline", { class: "seed", points: pathOf(seed), style: stroke }));
   }
-  const stroke = `stroke: ${colour}; stroke-dasharray: ${dashOf(line)}`;
-  made.push(drawn("polyline", { class: "mean", points: points(line.mean).join(" "), style: stroke }));
+  const style = `${stroke}; stroke-dasharray: ${dashOf(line)}`;
+  made.push(drawn("polyline", { class: "mean", points: pathOf(line.mean), style }));
   if (line.marked) {
     for (const [k, x] of line.x.entries()) {
       const place = { cx: axes.x(x), cy: axes.y(line.mean[k]), r: 3.5 };
-      made.push(drawn("circle", { ...place, style: `fill: ${colour}` }));
+      made.push(drawn("circle", { ...place, style: fill }));
     }
   }
   return made;

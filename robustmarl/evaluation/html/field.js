@@ -167,7 +167,7 @@ function thingNode(thing, scene, pick) {
     drawn("circle", { class: "believer-ring", r: radius + 9 }),
     drawn("circle", { class: "changed-ring", r: radius + 5 }),
     bodyOf(thing, radius, "body"),
-    drawn("path", { class: "cross", d: `M${-radius / 2} ${-radius / 2}l${radius} ${radius}m0 ${-radius}l${-radius} ${radius}` }),
+    drawn("path", { class: "cross", d: crossOf(radius) }),
   );
   if (thing.label) made.append(labelOf(thing, radius));
   const width = Math.max(2 * radius, 18);
@@ -186,16 +186,23 @@ function thingNode(thing, scene, pick) {
         rect.setAttribute("width", Math.max(0, width * share));
       }
     });
-    told = [element("span", { class: "head" }, [thing.name, thing.kind].filter(Boolean).join(", "))];
+    const names = [thing.name, thing.kind].filter(Boolean).join(", ");
+    told = [element("span", { class: "head" }, names)];
     if (pools.length > 0) told.push(`health ${(100 * pools[0]).toFixed(0)} %`);
     if (pools.length > 1) told.push(`shield ${(100 * pools[1]).toFixed(0)} %`);
     told.push(`at ${x.toFixed(1)}, ${y.toFixed(1)}`);
   }
 
-  made.addEventListener("pointerenter", () => tip.show(made, told, () => made.getBoundingClientRect()));
+  const rectangle = () => made.getBoundingClientRect();
+  made.addEventListener("pointerenter", () => tip.show(made, told, rectangle));
   made.addEventListener("pointerleave", () => tip.hide(made));
   made.addEventListener("click", () => pick(thing.name));
   return { element: made, place };
+}
+
+function crossOf(radius) {
+  const [half, whole] = [radius / 2, radius];
+  return `M${-half} ${-half}l${whole} ${whole}m0 ${-whole}l${-whole} ${whole}`;
 }
 
 function bodyOf(thing, radius, kind) {
@@ -243,7 +250,8 @@ function drawGhosts(layer, scene, step, believers) {
   const nodes = believers.flatMap((agent) => step.ghosts[agent]).flatMap(([k, x, y]) => {
     const thing = scene.episode.things[k];
     const kind = teamClass(thing, scene);
-    const ghost = drawn("g", { class: `ghost ${kind}` }, bodyOf(thing, frame.radius(thing.radius), "outline"));
+    const outline = bodyOf(thing, frame.radius(thing.radius), "outline");
+    const ghost = drawn("g", { class: `ghost ${kind}` }, outline);
     ghost.style.transform = `translate(${frame.x(x)}px, ${frame.y(y)}px)`;
     const at = present.get(k);
     if (!at) return [ghost];
