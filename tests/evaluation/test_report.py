@@ -169,8 +169,11 @@ def test_films_are_the_recordings(tmp_path):
                     assert there[entity.name] == pytest.approx((entity.x, entity.y), abs=1e-3)
                 assert len(there) == len(step.scene.entities)
                 assert set(data.get("ghosts", {})) == set(step.ghosts)
-                changed = {one["agent"] for one in data.get("acts", []) if one["instead"]}
+                acts = data.get("acts", [])
+                changed = {film["agents"][agent] for agent, _, *instead in acts if instead}
                 assert changed == set(step.intended)
+                done = {film["agents"][agent]: film["acts"][act] for agent, act, *_ in acts}
+                assert done == {agent: recording.actions[act] for agent, act in step.acts.items()}
     assert any("ghosts" in step for step in films[1]["episodes"][0]["steps"])
 
 

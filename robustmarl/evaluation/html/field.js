@@ -26,7 +26,8 @@ function fieldView(film, films) {
     if (scene?.episode !== episode) {
       const k = film.episodes.indexOf(episode);
       const frame = frameOf(film, alike.map((one) => one.episodes[k]).filter(Boolean));
-      scene = { episode, number: null, frame, teams, things: new Map() };
+      const things = new Map();
+      scene = { episode, number: null, frame, teams, things, agents: film.agents };
       svg.setAttribute("viewBox", `0 0 ${WIDTH} ${frame.height}`);
       drawGround(layers.ground, frame, episode);
       layers.things.replaceChildren();
@@ -54,6 +55,11 @@ function believersIn(step, believer, agents) {
   if (believer === ALL) return fooled;
   if (believer === FIRST) return fooled.slice(0, 1);
   return fooled.filter((agent) => agent === believer);
+}
+
+// The acts of those that would have done another thing: agent, act, and what instead, by number.
+function changedIn(step) {
+  return (step.acts ?? []).filter((act) => act.length > 2);
 }
 
 // The part of the field that is shown: all of it, or where anybody goes if that is little.
@@ -136,9 +142,7 @@ function drawGround(layer, frame, episode) {
 
 function drawThings(layer, scene, step, believers, pick) {
   const present = new Map(step.at.map((at) => [at[0], at]));
-  const changed = new Set(
-    (step.acts ?? []).filter((one) => one.instead !== null).map((one) => one.agent),
-  );
+  const changed = new Set(changedIn(step).map(([agent]) => scene.agents[agent]));
   scene.episode.things.forEach((thing, k) => {
     const at = present.get(k);
     if (!scene.things.has(k)) {

@@ -14,7 +14,7 @@ from PIL import Image
 from robustmarl.envs.scenes import Entity
 from robustmarl.evaluation.recordings import Act, RecordedEpisode, RecordedStep, Recording
 
-__all__ = ["ActData", "EpisodeData", "FilmData", "StepData", "ThingData", "tell"]
+__all__ = ["EpisodeData", "FilmData", "StepData", "ThingData", "tell"]
 
 _WIDEST = 480  # pixels of a picture: larger ones are made smaller
 
@@ -33,22 +33,18 @@ class ThingData(TypedDict):
     square: bool
 
 
-class ActData(TypedDict):
-    """What an agent does, and would have done instead, null where that is the same."""
-
-    agent: str
-    act: str
-    instead: str | None
-
-
 class StepData(TypedDict, total=False):
-    """A step; what it lacks is left out."""
+    """A step; what it lacks is left out.
+
+    Acts are the numbers of agents, of what they do and, where that is another, of what they would
+    have done.
+    """
 
     at: list[At]
     shots: list[At]
     ghosts: dict[str, list[At]]
     picture: str
-    acts: list[ActData]
+    acts: list[list[int]]
     earned: str
 
 
@@ -67,6 +63,7 @@ class FilmData(TypedDict):
     title: str
     attack: str
     agents: list[str]
+    acts: list[str]
     bounds: list[float] | None
     downward: bool
     episodes: list[EpisodeData]
@@ -74,17 +71,46 @@ class FilmData(TypedDict):
 
 def tell(recording: Recording) -> FilmData:
     """Return what is shown of a recording."""
+    agents = {agent: number for number, agent in enumerate(recording.agents)}
+    acts = _Texts(recording.actions)
+    episodes = [_episode(one, agents, acts) for one in recording.episodes]
     return {
         "title": recording.title,
         "attack": recording.attack,
         "agents": list(recording.agents),
+        "acts": acts.told(),
         "bounds": None if recording.bounds is None else list(recording.bounds),
         "downward": recording.downward,
-        "episodes": [_episode(one, recording.actions) for one in recording.episodes],
+        "episodes": episodes,
     }
 
 
-def _episode(episode: RecordedEpisode, actions: Sequence[str]) -> EpisodeData:
+class _Texts:
+    """Actions in words, each told once and then by its number.
+
+    Args:
+        actions: names of the actions, by number; empty where they are not told.
+    """
+
+    def __init__(self, actions: Sequence[str]) -> None:
+        self._actions = actions
+        self._numbers: dict[str, int] = {}
+
+    def number(self, act: Act) -> int:
+        """Return the number of an action's text."""
+        return self._numbers.setdefault(self._text(act), len(self._numbers))
+
+    def told(self) -> list[str]:
+        """Return the texts, by number."""
+        return list(self._numbers)
+
+    def _text(self, act: Act) -> str:
+        if isinstance(act, tuple):
+            return f"({', '.join(f'{value:.2f}' for value in act)})"
+        return self._actions[act] if act < len(self._actions) else f"action {act}"
+
+
+def _episode(episode: RecordedEpisode, agents: Mapping[str, int], acts: _Texts) -> EpisodeData:
     scenes = [step.scene for step in episode.steps if step.scene is not None]
     things: dict[str, Entity] = {}
     for scene in scenes:
@@ -94,7 +120,7 @@ def _episode(episode: RecordedEpisode, actions: Sequence[str]) -> EpisodeData:
     earned, steps = 0.0, []
     for step in episode.steps:
         earned += step.reward
-        steps.append(_step(step, numbers, actions, earned))
+        steps.append(_step(step, numbers, agents, acts, earned))
     figures = [f"{name}: {value:g}" for name, value in episode.figures.items()]
     return {
         "things": [_thing(entity) for entity in things.values()],
@@ -115,20 +141,24 @@ def _thing(entity: Entity) -> ThingData:
     }
 
 
+def _acts(agent: str, step: RecordedStep) -> list[Act]:
+    """Return what an agent does and, if that is another thing, what it would have done."""
+    instead = [step.intended[agent]] if agent in step.intended else []
+    return [step.acts[agent], *instead]
+
+
 def _step(
-    step: RecordedStep, numbers: Mapping[str, int], actions: Sequence[str], earned: float
+    step: RecordedStep,
+    numbers: Mapping[str, int],
+    agents: Mapping[str, int],
+    acts: _Texts,
+    earned: float,
 ) -> StepData:
     data: StepData = {"earned": f"{earned:.2f}"}
     if step.acts:
         data["acts"] = [
-            {
-                "agent": agent,
-                "act": _named(act, actions),
-                "instead": _named(step.intended[agent], actions)
-                if agent in step.intended
-                else None,
-            }
-            for agent, act in step.acts.items()
+            [agents[agent], *(acts.number(one) for one in _acts(agent, step))]
+            for agent in step.acts
         ]
     if step.picture is not None:
         data["picture"] = _png(step.picture)
@@ -139,7 +169,9 @@ def _step(
         for one in step.scene.entities
     ]
     if step.scene.shots:
-        data["shots"] = [_rounded(numbers[name], x, y) for name, x, y in step.scene.shots]
+        data["shots"] = [
+            _rounded(numbers[name], x, y) for name, x, y in step.scene.shots if name in numbers
+        ]
     if step.ghosts:
         data["ghosts"] = {
             agent: [
@@ -155,12 +187,6 @@ def _step(
 def _rounded(number: int, *values: float | None) -> At:
     """Return numbers as short as eyes need them."""
     return [number, *(round(float(value), 3) for value in values if value is not None)]
-
-
-def _named(act: Act, actions: Sequence[str]) -> str:
-    if isinstance(act, tuple):
-        return f"({', '.join(f'{value:.2f}' for value in act)})"
-    return actions[act] if act < len(actions) else f"action {act}"
 
 
 def _png(picture: NDArray[np.uint8]) -> str:

@@ -145,7 +145,7 @@ function filmView(film, films) {
     const step = episode.steps[number];
     status.setAttribute("aria-live", state.timer === null ? "polite" : "off");
     status.replaceChildren(...statusOf(episode, number));
-    acts.replaceChildren(...film.agents.map((agent) => actOf(agent, step)));
+    acts.replaceChildren(...film.agents.map((_, agent) => actOf(film, agent, step)));
     strip.show(state.episode, number);
     stage.show(episode, number, state.believer);
   }
@@ -157,8 +157,7 @@ function statusOf(episode, number) {
   const step = episode.steps[number];
   const texts = [`Step ${number}`, `earned ${step.earned}`];
   if (step.acts) {
-    const changed = step.acts.filter((one) => one.instead !== null).length;
-    texts.push(`${changed} of ${step.acts.length} actions changed`);
+    texts.push(`${changedIn(step).length} of ${step.acts.length} actions changed`);
   }
   const parts = [texts.join(" · ")];
   if (number === episode.steps.length - 1) {
@@ -167,13 +166,13 @@ function statusOf(episode, number) {
   return parts.map((part) => element("span", {}, part));
 }
 
-function actOf(agent, step) {
-  const one = step.acts?.find((act) => act.agent === agent);
-  const line = element("li", {}, element("span", { class: "who" }, agent));
-  line.append(element("span", {}, one?.act ?? "–"));
-  if (one && one.instead !== null) {
+function actOf(film, agent, step) {
+  const [, act, instead] = step.acts?.find(([who]) => who === agent) ?? [];
+  const line = element("li", {}, element("span", { class: "who" }, film.agents[agent]));
+  line.append(element("span", {}, film.acts[act] ?? "–"));
+  if (instead !== undefined) {
     line.classList.add("changed");
-    line.append(element("span", {}, `instead of ${one.instead}`));
+    line.append(element("span", {}, `instead of ${film.acts[instead]}`));
   }
   return line;
 }
@@ -217,10 +216,9 @@ function stripView(film, films) {
 }
 
 function barOf(step, k, height) {
-  const acts = step.acts ?? [];
-  const changed = acts.filter((one) => one.instead !== null).length;
+  const changed = changedIn(step).length;
   if (changed === 0) return "";
-  const top = height * (1 - changed / acts.length);
+  const top = height * (1 - changed / step.acts.length);
   return `M${k} ${height}V${top}H${k + 1}V${height}Z`;
 }
 
