@@ -5,6 +5,8 @@ const ALL = "all";
 const NOBODY = "nobody";
 const WIDTH = 360; // of a field, in its own pixels
 const LEAST = 9; // radius below which nothing is drawn
+const LEAST_OF_MANY = 4; // the same where more than so many things would cover each other:
+const MANY = 24;
 const TEAM_COLOURS = 4;
 const COLOUR_OF = { blue: 0, red: 1, green: 2 }; // of teams that are called so
 const WHOLE = 0.25; // share of a field that is in use from which all of it is shown
@@ -83,6 +85,8 @@ function frameOf(film, episodes) {
     shown = used;
   }
   const [left, low, right, high] = shown;
+  const crowded = episodes.some(({ things }) => things.length > MANY);
+  const least = crowded ? LEAST_OF_MANY : LEAST;
   const scale = WIDTH / (right - left);
   return {
     left,
@@ -93,7 +97,8 @@ function frameOf(film, episodes) {
     height: (high - low) * scale,
     x: (x) => (x - left) * scale,
     y: (y) => (film.downward ? y - low : high - y) * scale,
-    radius: (radius) => Math.max(radius * scale, LEAST),
+    least,
+    radius: (radius) => Math.max(radius * scale, least),
   };
 }
 
@@ -168,13 +173,14 @@ function thingNode(thing, scene, pick) {
   const radius = frame.radius(thing.radius);
   const made = drawn("g", { class: `thing ${teamClass(thing, scene)}` });
   made.append(
-    drawn("circle", { class: "believer-ring", r: radius + 9 }),
-    drawn("circle", { class: "changed-ring", r: radius + 5 }),
+    drawn("circle", { class: "believer-ring", r: radius + frame.least }),
+    drawn("circle", { class: "changed-ring", r: radius + frame.least / 2 }),
     bodyOf(thing, radius, "body"),
     drawn("path", { class: "cross", d: crossOf(radius) }),
   );
   if (thing.label) made.append(labelOf(thing, radius));
-  const width = Math.max(2 * radius, 18);
+  const width = 2 * Math.max(radius, frame.least);
+  const thick = frame.least / 2.25;
   const bars = [drawn("rect", { class: "health" }), drawn("rect", { class: "shield" })];
   const grounds = bars.map(() => drawn("rect", { class: "bar-ground" }));
   made.append(...grounds, ...bars);
@@ -184,7 +190,8 @@ function thingNode(thing, scene, pick) {
     made.style.transform = `translate(${frame.x(x)}px, ${frame.y(y)}px)`;
     bars.forEach((bar, i) => {
       const shown = pools[i] !== undefined;
-      const box = { x: -width / 2, y: -radius - 9 - 6 * i, height: shown ? 4 : 0 };
+      const y = -radius - frame.least - 1.5 * thick * i;
+      const box = { x: -width / 2, y, height: shown ? thick : 0 };
       for (const [rect, share] of [[bar, pools[i] ?? 0], [grounds[i], 1]]) {
         for (const [key, value] of Object.entries(box)) rect.setAttribute(key, value);
         rect.setAttribute("width", Math.max(0, width * share));
