@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -297,21 +297,24 @@ class ATSA(Directing):
     def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:
         """Take a step of the director, then one of the critics; see the class and the base."""
         alpha = self.alpha
-        figures = self._step_director(batch, target, played, alpha)
-        figures |= self._step_critics(batch, target, played, alpha)
+        last_target = last_actions(target, terminal=True)
+        # of the critics as they are in both steps, so that they are asked once
+        given = batch.obs.obs[:, :-1], last_target[:, :-1]
+        q = [critic.agents.unroll(*given)[0] for critic in self.critics]
+        least = torch.minimum(q[0].detach(), q[1].detach())
+        figures = self._step_director(batch, last_target, least, played, alpha)
+        figures |= self._step_critics(batch, target, last_target, q, played, alpha)
         values = torch.stack(list(figures.values())).tolist()
         return dict(zip(figures, values, strict=True)) | {"alpha": alpha}
 
     def _step_director(
-        self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
+        self, batch: JointBatch, last_target: Tensor, q: Tensor, played: Tensor, alpha: float
     ) -> dict[str, Tensor]:
+        """Take a step of the director, given the lesser values of all targets, (B, T, N, A)."""
         obs, mask = batch.obs.obs[:, :-1], batch.obs.mask[:, :-1]
-        last_target = last_actions(target, terminal=False)
-        logp = self._logp(obs, last_target, mask)
-        with torch.no_grad():
-            one, other = (critic.agents.unroll(obs, last_target)[0] for critic in self.critics)
+        logp = self._logp(obs, last_target[:, :-1], mask)
         rows = batch.living & played.unsqueeze(-1)
-        objective = actor_objective(logp, torch.minimum(one, other), mask, alpha)
+        objective = actor_objective(logp, q, mask, alpha)
         loss = policy_loss = masked_mean(objective, rows)
         figures = {"policy_loss": policy_loss.detach()}
         if self.kappa > 0.0:
@@ -323,17 +326,22 @@ class ATSA(Directing):
         return figures | {"entropy": masked_mean(_entropy(logp.detach(), mask), rows)}
 
     def _step_critics(
-        self, batch: JointBatch, target: Tensor, played: Tensor, alpha: float
+        self,
+        batch: JointBatch,
+        target: Tensor,
+        last_target: Tensor,
+        of_critics: Sequence[Tensor],
+        played: Tensor,
+        alpha: float,
     ) -> dict[str, Tensor]:
-        obs, mask = batch.obs.obs, batch.obs.mask
+        """Take a step of the critics, given the values of all targets by each, (B, T, N, A)."""
+        mask = batch.obs.mask[:, :-1]
         state = joint_state(batch.obs.state, self.director.spec)
-        last_target = last_actions(target, terminal=True)
         with torch.no_grad():
             y = self._targets(batch, last_target, state, alpha)
         losses = []
-        for critic in self.critics:
-            q = critic.agents.unroll(obs[:, :-1], last_target[:, :-1])[0]
-            joint = critic(q, mask[:, :-1], target, state[:, :-1], alpha)
+        for critic, q in zip(self.critics, of_critics, strict=True):
+            joint = critic(q, mask, target, state[:, :-1], alpha)
             losses.append(masked_mean((joint - y).square(), played))
         loss = losses[0] + losses[1]
         self.critic_optim.step(loss)

@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl._checks import check
 from robustmarl.joint import JointBatch
+from robustmarl.learning.modes import is_training
 from robustmarl.learning.optim import check_factory, check_max_grad_norm
 from robustmarl.perturbers.base import Perturber
 
@@ -86,6 +87,10 @@ class Adversary(nn.Module, ABC):
             greedy: whether it plays its most likely choice or draws; None is as it is usually
                 evaluated.
         """
+
+    def train(self, mode: bool = True) -> Self:
+        """Put all of it into training mode, or out of it, as torch does."""
+        return self if mode and is_training(self) else super().train(mode)
 
     def recorded(self, batch: JointBatch) -> Mapping[str, Tensor]:
         """Return what its own perturber recorded in these episodes, (B, T, ...) each."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from robustmarl._checks import check, check_flag, check_int, check_usable, speaking_for
 from robustmarl._seeding import seeded
 from robustmarl.joint import JointBatch, TeamSpec, check_parallel, last_actions, spec_of
+from robustmarl.learning.modes import is_training
 from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
 from robustmarl.learning.settings import (
     MadeForSettings,
@@ -119,6 +120,10 @@ class TeamAlgorithm(Algorithm[Any, Any]):
                 that mixins and subclasses add, which is why they are not typed here.
         """
         raise TypeError(f"{cls.__name__} must implement _build.")
+
+    def train(self, mode: bool = True) -> Self:
+        """Put all of it into training mode, or out of it, as torch does."""
+        return self if mode and is_training(self) else super().train(mode)
 
     @property
     def spec(self) -> TeamSpec:

@@ -189,7 +189,8 @@ def test_the_alignment_is_a_cross_entropy():
         made.kappa, logits.grad = kappa, None
         with torch.no_grad():
             logits.copy_(values)
-        return made._step_director(batch, target, played, 0.1), logits.grad
+        q = torch.zeros_like(own)
+        return made._step_director(batch, target, q, played, 0.1), logits.grad
 
     even, with_it = stepped(torch.zeros_like(own), 1.0)
     assert float(even["alignment"]) == pytest.approx(1.386294, abs=1e-6)

@@ -128,6 +128,7 @@ EXCEPTIONS = {
     "robustmarl.joint.reading": "what environments answer, which it says itself is wrong",
     "robustmarl.joint.spec.split_obs": _TENSORS,
     "robustmarl.learning.base.TeamTrainingStats": _FIGURES,
+    "robustmarl.learning.modes.is_training": "asked by learners and adversaries of themselves",
     "robustmarl.learning.optim.check_max_grad_norm": "called by learners, whose rows are here",
     "robustmarl.learning.optim.own_state_dict": "of state_dicts, which torch checks",
     "robustmarl.learning.q_learning": _TENSORS,
