@@ -2,18 +2,21 @@
 
     python examples/robust_qmix.py --jobs 2                # everything, 3 training seeds
     python examples/robust_qmix.py --maps 2m_vs_1z --seeds 0 --methods QMIX "FGSM training"
+    python examples/robust_qmix.py --train-epsilons 0.05 0.1 0.25 0.5  # sizes in training, too
     python examples/robust_qmix.py --smoke                 # seconds, figures mean nothing
 
-Trains QMIX plainly, on FGSM or PGD observations, with policy regularisation, and against a learned
-adversary (ATLA), and attacks every team with noise, FGSM and PGD of several sizes. Each map, method
-and seed is a cell with a file of raw scores; finished cells are skipped when the command is
-given again, and interrupted trainings continue where they were. Tables, heat maps and curves
+Trains QMIX plainly, on FGSM or PGD observations, with policy regularisation, and against learned
+adversaries (ATLA, PA-AD), and attacks every team with noise, FGSM and PGD of several sizes, and
+with a suite of which the worst is taken, beside what is left to teams without eyes. Each map,
+method and seed is a cell with a file of raw scores; finished cells are skipped when the command
+is given again, and interrupted trainings continue where they were. Tables, heat maps and curves
 are made of all cells that are there.
 """
 
 import argparse
 import json
 import multiprocessing
+import statistics
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -37,7 +40,7 @@ from robustmarl import (
 from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
 from robustmarl.joint import spec_of
-from robustmarl.perturbers import ObsPerturber
+from robustmarl.perturbers import ObsPerturber, stor
 from robustmarl.typing import RobustnessWarning
 
 
@@ -72,8 +75,11 @@ METHODS = (
     "policy regularisation",  # on FGSM, as in the authors' release
     "policy regularisation on PGD",  # on the margin, as SA-DQN has it
     "ATLA training",
+    "PA-AD training",
 )
+ABLATED = ("FGSM training", "PGD training", "policy regularisation", "PA-AD training")
 BASELINES = ("random", "untrained")
+FOLDS = ("zeroed", "another's")  # what hides the episode from a team
 BUFFER = 1000  # episodes kept for replay
 ATTACKED = 0.5  # share of the training episodes that are attacked
 
@@ -82,10 +88,16 @@ class RegularisedQMIX(losses.PolicyRegularizer, algorithms.QMIX):
     """QMIX with the hinge of SA-DQN on how far Q moves."""
 
 
+def sized(method, epsilon):
+    """Return the name of a method that trains with attacks of another size than it meets."""
+    return f"{method} @ {epsilon:g}"
+
+
 def build(method, name, seed):
     """Return (what to train, the team in it, what perturbs it while it trains)."""
     task, env = TASKS[name], envs.skirmish(name)
-    ball = LinfBall(epsilon=task.epsilon)
+    method, _, size = method.partition(" @ ")
+    ball = LinfBall(epsilon=float(size) if size else task.epsilon)
     settings = {
         "seed": seed,
         "optim": TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, fused=True),
@@ -109,6 +121,9 @@ def build(method, name, seed):
     team = algorithms.QMIX.for_env(env, **settings)
     if method == "ATLA training":
         adversary = adversaries.ObsAdversaryPPO.for_env(env, ball, seed=seed)
+        return training.AdversarialTraining(team, adversary), team, None
+    if method == "PA-AD training":
+        adversary = adversaries.PAAD.for_env(env, stor(ball), episodes=ATTACKED, **settings)
         return training.AdversarialTraining(team, adversary), team, None
     perturb = {
         "FGSM training": ObsPerturber(attacks.PGD.fgsm(ball), episodes=ATTACKED),
@@ -164,6 +179,10 @@ def run_cell(job):
             (run / "checkpoint.pt").unlink()  # the replay buffer is in it
     trained = time.process_time() - begun
     scores, spoken = play(name, method, team, make_env, plan["episodes"])
+    worst = {}
+    if method not in BASELINES:
+        worst, more = suite(name, method, team, make_env, plan["episodes"], plan["suite"])
+        spoken += more
     result = {
         **plan,
         "map": name,
@@ -172,6 +191,7 @@ def run_cell(job):
         "cpu_seconds": None if resumed else round(trained, 1),
         "warnings": spoken,
         "scores": scores,
+        "worst": worst,
     }
     path = cell_path(folder, method, seed)
     part = path.with_suffix(".part")
@@ -198,6 +218,25 @@ def play(name, method, team, make_env, episodes):
     return scores, spoken
 
 
+def suite(name, method, team, make_env, episodes, chosen):
+    """Return win or not per attack of a suite, of its worst and without eyes, and warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RobustnessWarning)
+        found = evaluation.worst_case(
+            {method: team},
+            make_env,
+            LinfBall(epsilon=TASKS[name].epsilon, low=-1.0, high=1.0),
+            suite=chosen,
+            episodes=episodes,
+            choice_episodes=-(-episodes // 2),
+            num_envs=64,
+        )
+    rows = found.table.cells
+    scores = {**rows[method], **{fold: rows[f"{method}, {fold}"]["none"] for fold in FOLDS}}
+    told = [str(w.message) for w in caught if issubclass(w.category, RobustnessWarning)]
+    return {key: cell.scores[0].astype(int).tolist() for key, cell in scores.items()}, told
+
+
 def cell_path(folder, method, seed, ending=".json"):
     """Return where a cell's raw scores are, or its weights, or the logs of its training."""
     return folder / f"{method.replace(' ', '_')}-{seed}{ending}"
@@ -215,7 +254,7 @@ def read(folder, method, seed, plan):
 def table_of(name, cells, columns, title):
     """Return victims x attacks of the cells of one map; ``columns`` maps headings to attacks."""
     rows = {}
-    for method in (*BASELINES, *METHODS):
+    for method in methods_of(cells):
         seeds = {c["seed"]: c["scores"] for c in cells if c["method"] == method}
         if seeds:
             rows[method] = {
@@ -224,6 +263,69 @@ def table_of(name, cells, columns, title):
             }
     baselines = [method for method in BASELINES if method in rows]
     return evaluation.CrossTable(cells=rows, metric="win rate", baselines=baselines, title=title)
+
+
+def methods_of(cells):
+    """Return the methods of these cells, those of other training sizes behind their own."""
+    given = {cell["method"] for cell in cells}
+    order = [*BASELINES, *METHODS]
+    return sorted(given, key=lambda m: (order.index(m.partition(" @ ")[0]), m))
+
+
+def worst_table(name, cells):
+    """Return victims x the worst of the suite, and blind: what is left of the clean score."""
+    rows = {}
+    for method in methods_of(cells):
+        seeds = {c["seed"]: c["worst"] for c in cells if c["method"] == method and c["worst"]}
+        if seeds:
+            rows[method] = {
+                column: evaluation.Cell({s: scores[column] for s, scores in seeds.items()})
+                for column in ("none", "worst", *FOLDS)
+            }
+    title = f"{name}: win rate under the worst of the suite, and without eyes"
+    return evaluation.CrossTable(cells=rows, metric="win rate", title=title) if rows else None
+
+
+def draw_ablation(cells, name, path):
+    """Draw clean and attacked wins over the size of the attacks in training."""
+    epsilon = TASKS[name].epsilon
+    columns = {"win rate without attack": "none", f"under PGD of {epsilon:g}": f"PGD {epsilon:g}"}
+    table = table_of(name, cells, columns, "")
+    panels = {column: {} for column in columns}
+    for method in ABLATED:
+        sizes = {
+            float(m.partition(" @ ")[2] or epsilon): m
+            for m in table.victims
+            if m.partition(" @ ")[0] == method
+        }
+        if len(sizes) < 2:
+            continue
+        for column, curves in panels.items():
+            found = [table.cell(sizes[size], column).estimate for size in sorted(sizes)]
+            curves[method] = evaluation.Curve(x=sorted(sizes), estimates=found)
+    if all(panels.values()):
+        xlabel = "epsilon in training"
+        evaluation.size_curves(panels, path, xlabel=xlabel, bars=True, title=name)
+
+
+def costs_of(cells):
+    """Return a line on what trainings cost, and how many times a plain one."""
+    known = {
+        method: statistics.median(seconds)
+        for method in methods_of(cells)
+        if method not in BASELINES
+        and (
+            seconds := [
+                c["cpu_seconds"] for c in cells if c["method"] == method and c["cpu_seconds"]
+            ]
+        )
+    }
+    if not known:
+        return ""
+    plain = known.get("QMIX")
+    times = {m: "" if plain is None else f" ({s / plain:.1f} times QMIX)" for m, s in known.items()}
+    told = ", ".join(f"{method} {seconds:.0f}{times[method]}" for method, seconds in known.items())
+    return f"CPU seconds per training, median: {told}.\n"
 
 
 def draw_sizes(grid, name, path):
@@ -256,10 +358,12 @@ def report(name, cells, folder):
     grid = table_of(name, cells, {a: a for a in tests(name)}, f"{name}: all sizes")
     grid.to_json(folder / f"{name}.json")
     draw_sizes(grid, name, folder / f"{name}-pgd.png")
-    costs = [c["cpu_seconds"] for c in cells if c["cpu_seconds"] and c["method"] in METHODS]
-    cost = f"CPU seconds per training: {min(costs):.0f} to {max(costs):.0f}.\n" if costs else ""
+    draw_ablation(cells, name, folder / f"{name}-training.png")
+    worst = worst_table(name, cells)
+    blind = "" if worst is None else f"### Worst case\n\n{worst.to_markdown()}\n"
     spoken = [f"- {c['method']}, seed {c['seed']}: {w}\n" for c in cells for w in c["warnings"]]
-    text = [f"## {name}\n\n{table.to_markdown()}\n### All sizes\n\n{grid.to_markdown()}\n", cost]
+    text = [f"## {name}\n\n{table.to_markdown()}\n### All sizes\n\n{grid.to_markdown()}\n"]
+    text += [blind, costs_of(cells)]
     return table, "".join([*text, *(["\nWarnings:\n\n", *spoken] if spoken else [])])
 
 
@@ -270,6 +374,11 @@ def main():
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
+    sizes = "train at these sizes, too"
+    parser.add_argument("--train-epsilons", type=float, nargs="+", default=[], help=sizes)
+    parser.add_argument(
+        "--suite", choices=["quick", "standard"], default="quick", help="of the worst case"
+    )
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--episodes", type=int, default=192, help="test episodes per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/robust_qmix"), help="output folder")
@@ -278,18 +387,19 @@ def main():
     torch.set_num_threads(1)
     names, seeds, out = args.maps, args.seeds, args.out
     if args.smoke:
-        names, seeds, out = names[:1], seeds[:1], out / "smoke"
-        args.steps, args.episodes = 1_500, 4
+        names, seeds, out = ["3m"], seeds[:1], out / "smoke"
+        args.steps, args.episodes = 1_500, 2
+        args.methods, args.train_epsilons = ["QMIX", "PA-AD training"], [0.1]
 
-    jobs, wanted = (
-        [],
-        [(n, m, s) for s in seeds for n in names for m in (*BASELINES, *args.methods)],
-    )
+    sizes = [sized(m, e) for m in args.methods if m in ABLATED for e in args.train_epsilons]
+    rows = (*BASELINES, *args.methods, *sizes)
+    jobs, wanted = [], [(n, m, s) for s in seeds for n in names for m in rows]
     plans = {
         name: {
             **asdict(TASKS[name]),
             "steps": args.steps or TASKS[name].steps,
             "episodes": args.episodes,
+            "suite": args.suite,
         }
         for name in names
     }
