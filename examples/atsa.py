@@ -44,6 +44,8 @@ PAPER = ("NoAdv", "RN", "FGSM", "ATLA", "PAAD", "PR", "PR-REP", "ERNIE", "RAP", 
 OURS = ("PAAD-10", "ATSA-10", "ATSA, kappa 0", "ATSA, alpha 0")
 METHODS = (*PAPER, *OURS)
 BLIND = "trained blind"
+STRONG = ("ATSA", "PAAD", "RAP", "FGSM")  # in all of the paper's settings ahead of the others
+WEAK = ("NoAdv", "RN", "ATLA")
 COLUMNS = ("NoAdv", "RN", "FGSM", "ATLA", "PAAD", "ATSA")
 TEACHERS = ("ATLA", "PAAD", "ATSA")  # whose trainings leave the columns their adversaries
 SWEPT = ("NoAdv", "PAAD", "ATSA")
@@ -558,6 +560,53 @@ class Results:
             lines.append([method, *(f"{share:.2f}" for share in shares)])
         return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
+    def claims(self, table: CrossTable) -> str:
+        """Return what the paper's figures say, and whether ours do: those that can be judged."""
+        mean = {m: np.array([table.mean(m, column) for column in COLUMNS]) for m in self.known}
+        average = {m: float(row.mean()) for m, row in mean.items() if m in PAPER}
+        hard = [COLUMNS.index(name) for name in ("FGSM", "PAAD", "ATSA")]
+        lines = [["claim", "ours", "held"], ["---"] * 3]
+
+        def judge(
+            claim: str, methods: tuple[str, ...], told: str, held: Callable[[], bool]
+        ) -> None:
+            if all(method in mean for method in methods):
+                lines.append([claim, told, "yes" if held() else "no"])
+
+        best = max(average, key=average.__getitem__)
+        judge(
+            "ATSA has the best average",
+            ("ATSA",),
+            f"{best} {average[best]:.2f}, ATSA {average.get('ATSA', np.nan):.2f}",
+            lambda: average["ATSA"] == average[best],
+        )
+        for method in (m for m in WEAK if m in mean):
+            figures = " ".join(f"{value:.2f}" for value in mean[method][hard])
+            judge(
+                f"{method} falls to 0 under FGSM, PAAD and ATSA",
+                (method,),
+                figures,
+                lambda method=method: bool((mean[method][hard] <= 0.1).all()),
+            )
+        for method in ("FGSM", "PAAD", "ATSA"):
+            own = float(mean[method][COLUMNS.index(method)]) if method in mean else np.nan
+            held = partial(bool, own >= 0.68)
+            judge(f"{method} withstands its own attack", (method,), f"{own:.2f}", held)
+        strong = [(average[m], m) for m in STRONG if m in average]
+        weak = [(average[m], m) for m in WEAK if m in average]
+        if strong and weak:
+            (low, lowest), (high, highest) = min(strong), max(weak)
+            told = f"{lowest} {low:.2f}, {highest} {high:.2f}"
+            text = f"{', '.join(STRONG)} are all ahead of {', '.join(WEAK)}"
+            judge(text, (), told, lambda: low > high)
+        if average:
+            by_column = np.mean([mean[m] for m in average], axis=0)
+            told = ", ".join(f"{c} {v:.2f}" for c, v in zip(COLUMNS, by_column, strict=True))
+            order = [COLUMNS.index(c) for c in ("ATSA", "FGSM", "ATLA", "NoAdv")]
+            rising = np.diff(by_column[order])
+            judge("attacks rank ATSA, FGSM, ATLA, none", (), told, lambda: bool((rising > 0).all()))
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
     def draw_sweep(self, path: Path) -> None:
         """Draw the protagonists of the paper's sweep over the size of attacks."""
         panels: dict[str, dict[str, Curve]] = {name: {} for name in SWEEP}
@@ -601,6 +650,7 @@ class Results:
         text = [f"## {table.title}\n\n{table.to_markdown()}"]
         if self.paper and self.known:
             text.append(f"### Ours / the paper's\n\n{self.beside(table)}")
+            text.append(self.claims(table))
         if ours is not None:
             ours.to_json(out / f"{stem}-ours.json")
             ours.plot(out / f"{stem}-ours.png")
