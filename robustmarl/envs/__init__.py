@@ -8,13 +8,20 @@ from robustmarl.envs.magent import battle, pursuit
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
 from robustmarl.envs.mpe import spread
 from robustmarl.envs.particles import formation, gather, tram_spread
-from robustmarl.envs.skirmish import SkirmishEngine, SkirmishMap, UnitType, skirmish
+from robustmarl.envs.skirmish import (
+    PaddedSkirmish,
+    SkirmishEngine,
+    SkirmishMap,
+    UnitType,
+    skirmish,
+)
 from robustmarl.envs.smac import smac
 from robustmarl.envs.toy import ToyEngine, ToyGame
 from robustmarl.joint import describe, flatten_obs
 
 __all__ = [
     "MatrixGame",
+    "PaddedSkirmish",
     "SignalMatching",
     "SkirmishEngine",
     "SkirmishMap",

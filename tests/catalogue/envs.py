@@ -49,6 +49,7 @@ from robustmarl.envs.magent import picture as magent_picture
 from robustmarl.envs.mpe import MPEParallelEnv, SpreadEnv
 from robustmarl.envs.particles import ParticleEngine, ParticleEnv
 from robustmarl.envs.skirmish import (
+    PaddedSkirmish,
     SkirmishEngine,
     SkirmishMap,
     SkirmishParallelEnv,
@@ -313,6 +314,11 @@ SUBJECTS = (
             "backend": choice(optional=True),
         }
         | BATTLE,
+    ),
+    Subject(
+        PaddedSkirmish,
+        lambda: {"game": "2m_vs_1z", "like": "3s_vs_3z"},
+        {"game": GAME, "like": GAME},
     ),
     Subject(map_of, lambda: {"game": "3m"}, {"game": GAME}),
     Subject(

@@ -8,11 +8,12 @@ and ``UnitType`` describe battles of your own.
 # there is and who fights whom, formations where they start, layout what an observation, a
 # state and an action are made of. tables turns a map into arrays, battles holds the state of
 # many battles, dynamics plays a step of them, referee says what it was worth, encoder
-# what agents see of it. engine puts these together, parallel makes one battle of it, and
-# render draws.
+# what agents see of it. engine puts these together, parallel makes one battle of it, padded
+# shows a small map as a large one, and render draws.
 
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import MAPS, SkirmishMap
+from robustmarl.envs.skirmish.padded import PaddedSkirmish
 from robustmarl.envs.skirmish.parallel import SkirmishParallelEnv, skirmish
 from robustmarl.envs.skirmish.render import picture, save_replay
 from robustmarl.envs.skirmish.rules import DIFFICULTIES
@@ -22,6 +23,7 @@ __all__ = [
     "DIFFICULTIES",
     "MAPS",
     "UNITS",
+    "PaddedSkirmish",
     "SkirmishEngine",
     "SkirmishMap",
     "SkirmishParallelEnv",
