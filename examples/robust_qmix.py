@@ -10,7 +10,8 @@ adversaries (ATLA, PA-AD), and attacks every team with noise, FGSM and PGD of se
 with a suite of which the worst is taken, beside what is left to teams without eyes. Each map,
 method and seed is a cell with a file of raw scores; finished cells are skipped when the command
 is given again, and interrupted trainings continue where they were. Tables, heat maps and curves
-are made of all cells that are there.
+are made of all cells that are there. Teams of 3s_vs_3z also play 2m_vs_1z in its arrays, and teams
+that were trained on that play 3s_vs_3z.
 """
 
 import argparse
@@ -66,6 +67,11 @@ TASKS = {
     "3m": Task(0.25, 80_000, 30_000, 16),
     "3s_vs_3z": Task(0.25, 100_000, 30_000, 16),
     "2s3z": Task(0.1, 120_000, 30_000, 16),
+    "2m_vs_1z as 3s_vs_3z": Task(0.1, 240_000, 50_000, 32),  # in the larger map's arrays
+}
+TRANSFER = {  # teams of the one map that the other's can play, too
+    "3s_vs_3z": "2m_vs_1z as 3s_vs_3z",
+    "2m_vs_1z as 3s_vs_3z": "3s_vs_3z",
 }
 GRID = (0.05, 0.1, 0.25)
 METHODS = (
@@ -80,12 +86,29 @@ METHODS = (
 ABLATED = ("FGSM training", "PGD training", "policy regularisation", "PA-AD training")
 BASELINES = ("random", "untrained")
 FOLDS = ("zeroed", "another's")  # what hides the episode from a team
+SUITES = {
+    "quick": evaluation.quick(),
+    "standard": evaluation.standard(),
+    "noise": evaluation.Suite(name="noise", version=1, entries=evaluation.quick().entries[:1]),
+}
 BUFFER = 1000  # episodes kept for replay
 ATTACKED = 0.5  # share of the training episodes that are attacked
 
 
 class RegularisedQMIX(losses.PolicyRegularizer, algorithms.QMIX):
     """QMIX with the hinge of SA-DQN on how far Q moves."""
+
+
+def maker(name):
+    """Return what builds battles on a map, in the arrays of another where its name says so."""
+    small, _, large = name.partition(" as ")
+    return envs.PaddedSkirmish(small, like=large) if large else partial(envs.skirmish, small)
+
+
+def spec_on(name):
+    """Return what a team on a map consists of."""
+    make = maker(name)
+    return make.make_engine(1).spec if hasattr(make, "make_engine") else spec_of(make())
 
 
 def sized(method, epsilon):
@@ -95,7 +118,7 @@ def sized(method, epsilon):
 
 def build(method, name, seed):
     """Return (what to train, the team in it, what perturbs it while it trains)."""
-    task, env = TASKS[name], envs.skirmish(name)
+    task, env = TASKS[name], spec_on(name)
     method, _, size = method.partition(" @ ")
     ball = LinfBall(epsilon=float(size) if size else task.epsilon)
     settings = {
@@ -147,10 +170,10 @@ def run_cell(job):
     """Train and test one cell in a process of its own; write its raw scores."""
     name, method, seed, plan, folder, position = job
     torch.set_num_threads(1)
-    begun, make_env = time.process_time(), partial(envs.skirmish, name)
+    begun, make_env = time.process_time(), maker(name)
     resumed = False
     if method == "random":
-        team = RandomController(spec_of(make_env()))
+        team = RandomController(spec_on(name))
     elif method == "untrained":
         team = build("QMIX", name, seed)[1].untrained(seed=seed)
     else:
@@ -179,7 +202,10 @@ def run_cell(job):
             (run / "checkpoint.pt").unlink()  # the replay buffer is in it
     trained = time.process_time() - begun
     scores, spoken = play(name, method, team, make_env, plan["episodes"])
-    worst = {}
+    worst, moved = {}, {}
+    if name in TRANSFER:
+        other = TRANSFER[name]
+        moved, _ = play(other, method, team, maker(other), plan["episodes"])
     if method not in BASELINES:
         worst, more = suite(name, method, team, make_env, plan["episodes"], plan["suite"])
         spoken += more
@@ -192,6 +218,7 @@ def run_cell(job):
         "warnings": spoken,
         "scores": scores,
         "worst": worst,
+        "elsewhere": moved,
     }
     path = cell_path(folder, method, seed)
     part = path.with_suffix(".part")
@@ -226,7 +253,7 @@ def suite(name, method, team, make_env, episodes, chosen):
             {method: team},
             make_env,
             LinfBall(epsilon=TASKS[name].epsilon, low=-1.0, high=1.0),
-            suite=chosen,
+            suite=SUITES[chosen],
             episodes=episodes,
             choice_episodes=-(-episodes // 2),
             num_envs=64,
@@ -251,11 +278,11 @@ def read(folder, method, seed, plan):
     return cell if all(cell.get(key) == value for key, value in plan.items()) else None
 
 
-def table_of(name, cells, columns, title):
+def table_of(cells, columns, title, part="scores"):
     """Return victims x attacks of the cells of one map; ``columns`` maps headings to attacks."""
     rows = {}
     for method in methods_of(cells):
-        seeds = {c["seed"]: c["scores"] for c in cells if c["method"] == method}
+        seeds = {c["seed"]: c[part] for c in cells if c["method"] == method}
         if seeds:
             rows[method] = {
                 heading: evaluation.Cell({s: scores[attack] for s, scores in seeds.items()})
@@ -290,7 +317,7 @@ def draw_ablation(cells, name, path):
     """Draw clean and attacked wins over the size of the attacks in training."""
     epsilon = TASKS[name].epsilon
     columns = {"win rate without attack": "none", f"under PGD of {epsilon:g}": f"PGD {epsilon:g}"}
-    table = table_of(name, cells, columns, "")
+    table = table_of(cells, columns, "")
     panels = {column: {} for column in columns}
     for method in ABLATED:
         sizes = {
@@ -351,19 +378,24 @@ def report(name, cells, folder):
     epsilon = TASKS[name].epsilon
     heads = ("noise", "FGSM", "PGD")
     main_columns = {"none": "none"} | {head: f"{head} {epsilon:g}" for head in heads}
-    table = table_of(
-        name, cells, main_columns, f"{name}: win rate under attacks of epsilon {epsilon:g}"
-    )
-    table.plot(folder / f"{name}.png")
-    grid = table_of(name, cells, {a: a for a in tests(name)}, f"{name}: all sizes")
-    grid.to_json(folder / f"{name}.json")
-    draw_sizes(grid, name, folder / f"{name}-pgd.png")
-    draw_ablation(cells, name, folder / f"{name}-training.png")
+    table = table_of(cells, main_columns, f"{name}: win rate under attacks of epsilon {epsilon:g}")
+    stem = name.replace(" ", "_")
+    table.plot(folder / f"{stem}.png")
+    grid = table_of(cells, {a: a for a in tests(name)}, f"{name}: all sizes")
+    grid.to_json(folder / f"{stem}.json")
+    draw_sizes(grid, name, folder / f"{stem}-pgd.png")
+    moved = ""
+    if name in TRANSFER:
+        other = TRANSFER[name]
+        columns = {"none": "none"} | {head: f"{head} {TASKS[other].epsilon:g}" for head in heads}
+        title = f"teams of {name} on {other}: win rate"
+        moved = f"### {title}\n\n{table_of(cells, columns, title, 'elsewhere').to_markdown()}\n"
+    draw_ablation(cells, name, folder / f"{stem}-training.png")
     worst = worst_table(name, cells)
     blind = "" if worst is None else f"### Worst case\n\n{worst.to_markdown()}\n"
     spoken = [f"- {c['method']}, seed {c['seed']}: {w}\n" for c in cells for w in c["warnings"]]
     text = [f"## {name}\n\n{table.to_markdown()}\n### All sizes\n\n{grid.to_markdown()}\n"]
-    text += [blind, costs_of(cells)]
+    text += [blind, moved, costs_of(cells)]
     return table, "".join([*text, *(["\nWarnings:\n\n", *spoken] if spoken else [])])
 
 
@@ -376,9 +408,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
     sizes = "train at these sizes, too"
     parser.add_argument("--train-epsilons", type=float, nargs="+", default=[], help=sizes)
-    parser.add_argument(
-        "--suite", choices=["quick", "standard"], default="quick", help="of the worst case"
-    )
+    parser.add_argument("--suite", choices=SUITES, default="quick", help="of the worst case")
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--episodes", type=int, default=192, help="test episodes per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/robust_qmix"), help="output folder")
@@ -387,11 +417,12 @@ def main():
     torch.set_num_threads(1)
     names, seeds, out = args.maps, args.seeds, args.out
     if args.smoke:
-        names, seeds, out = ["3m"], seeds[:1], out / "smoke"
-        args.steps, args.episodes = 1_500, 2
-        args.methods, args.train_epsilons = ["QMIX", "PA-AD training"], [0.1]
+        names, seeds, out = ["3s_vs_3z"], seeds[:1], out / "smoke"
+        args.steps, args.episodes, args.suite = 600, 2, "noise"
+        args.train_epsilons = [0.1]
 
     sizes = [sized(m, e) for m in args.methods if m in ABLATED for e in args.train_epsilons]
+    sizes = sizes[-1:] if args.smoke else sizes
     rows = (*BASELINES, *args.methods, *sizes)
     jobs, wanted = [], [(n, m, s) for s in seeds for n in names for m in rows]
     plans = {
@@ -403,7 +434,9 @@ def main():
         }
         for name in names
     }
-    folders = {name: out / f"{name}-{plan['steps']}" for name, plan in plans.items()}
+    folders = {
+        name: out / f"{name.replace(' ', '_')}-{plan['steps']}" for name, plan in plans.items()
+    }
     for name, method, seed in wanted:
         folder = folders[name]
         folder.mkdir(parents=True, exist_ok=True)
