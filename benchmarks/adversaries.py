@@ -21,8 +21,14 @@ from robustmarl.joint import spec_of
 from robustmarl.perturbers import stor
 
 ENVS = BATCH = 32
-POPULATION = 5
-GOALS = {"ATSA": 2.0, "PA-AD": 1.6, "ATLA": 1.5, f"RAP of {POPULATION}": None}
+GOALS = {
+    "ATSA": 2.0,
+    "PA-AD": 1.6,
+    "ROMANCE-p": 2.0,
+    "ROMANCE-s": 2.0,
+    "ATLA": 1.5,
+    "RAP of 5": None,
+}
 NETWORKS = {
     "MLP": {"hidden": (64, 64), "recurrent": False, "last_action": False},
     "GRU": {"hidden": (64,), "recurrent": True, "last_action": True},
@@ -44,11 +50,9 @@ def adversary(name, spec, network):
     if name == "ATLA":
         return adversaries.ObsAdversaryPPO.for_env(spec, ball)
     if name.startswith("RAP"):
-        members = [
-            adversaries.PAAD.for_env(spec, stor(ball), seed=seed, **network)
-            for seed in range(POPULATION)
-        ]
-        return adversaries.Population(members)
+        return adversaries.RAP.for_env(spec, stor(ball), number=5, **network)
+    if name.startswith("ROMANCE"):
+        return adversaries.ROMANCE.for_env(spec, stor(ball) if name.endswith("s") else None)
     return None
 
 

@@ -37,20 +37,32 @@ from robustmarl.evaluation import Case, Cell, CrossTable, Curve, Entry, Suite
 from robustmarl.joint import StepContext, spec_of
 from robustmarl.learning import adam
 from robustmarl.perturbers import DirectedObsPerturber, ObsPerturber, Perturber, ZeroedObs, stor
-from robustmarl.schedules import Linear, Repetitive
+from robustmarl.schedules import Linear
 from robustmarl.typing import RobustnessWarning
 
-PAPER = ("NoAdv", "RN", "FGSM", "ATLA", "PAAD", "PR", "PR-REP", "ERNIE", "RAP", "ATSA")
+PAPER = (
+    "NoAdv",
+    "RN",
+    "FGSM",
+    "ATLA",
+    "PAAD",
+    "PR",
+    "PR-REP",
+    "ERNIE",
+    "RAP",
+    "ROMANCE-p",
+    "ROMANCE-s",
+    "ATSA",
+)
 OURS = ("PAAD-10", "ATSA-10", "ATSA, kappa 0", "ATSA, alpha 0")
 METHODS = (*PAPER, *OURS)
 BLIND = "trained blind"
 STRONG = ("ATSA", "PAAD", "RAP", "FGSM")  # in all of the paper's settings ahead of the others
-WEAK = ("NoAdv", "RN", "ATLA")
+WEAK = ("NoAdv", "RN", "ATLA", "ROMANCE-p", "ROMANCE-s")
 COLUMNS = ("NoAdv", "RN", "FGSM", "ATLA", "PAAD", "ATSA")
 TEACHERS = ("ATLA", "PAAD", "ATSA")  # whose trainings leave the columns their adversaries
 SWEPT = ("NoAdv", "PAAD", "ATSA")
 SWEEP = ("FGSM", "ATLA", "PAAD", "ATSA")
-POPULATION = 5  # of RAP's directors; the paper does not say
 PRINTED = Path(__file__).parents[1] / "docs" / "data" / "atsa_paper.json"
 
 
@@ -203,37 +215,48 @@ def build(method: str, group: Group) -> Made:
         return Made(team, team, perturb=perturb)
     if method in ("NoAdv", BLIND):
         return Made(team, team, perturb=ZeroedObs() if method == BLIND else None)
-    if method == "ATLA":
-        adversary: Any = adversaries.ObsAdversaryPPO.for_env(spec, ball, seed=seed)
-    elif method == "RAP":
-        adversary = adversaries.Population(
-            [
-                _paad(spec, group, settings | {"seed": 1_000 * (k + 1) + seed})
-                for k in range(POPULATION)
-            ]
-        )
-    elif method.startswith("PAAD"):
-        adversary = _paad(spec, group, settings, steps=10 if method == "PAAD-10" else 1)
-    else:
-        hot = 0.001 if method == "ATSA, alpha 0" else 0.5
-        adversary = adversaries.ATSA.for_env(
-            spec,
-            stor(ball, steps=10 if method == "ATSA-10" else 1),
-            alpha=Linear(hot, min(hot, 0.05), over=task.alpha_steps, unit="env_steps"),
-            kappa=0.0 if method == "ATSA, kappa 0" else 0.005,
-            critic_optim=adam(task.lr),
-            episodes=task.attacked,
-            seed=seed,
-            **shared,
-        )
+    adversary = _adversary(method, group, spec, shared, settings)
     return Made(training.AdversarialTraining(team, adversary), team, adversary)
 
 
-def _paad(spec: Any, group: Group, settings: dict[str, Any], steps: int = 1) -> Any:
+def _adversary(
+    method: str, group: Group, spec: Any, shared: dict[str, Any], settings: dict[str, Any]
+) -> Any:
+    """Return what learns against a team: of ``settings``, a director of the team's own kind."""
     task, mixer = group.task, group.backbone.lower()
-    generator = stor(task.ball, steps=steps)
-    return adversaries.PAAD.for_env(
-        spec, generator, mixer=mixer, episodes=task.attacked, **settings
+    one, seed = stor(task.ball), group.seed
+    generator = stor(task.ball, steps=10) if method.endswith("-10") else one
+    if method == "ATLA":
+        preset: Any = "paper" if task.recurrent else None
+        return adversaries.ObsAdversaryPPO.for_env(spec, task.ball, preset=preset, seed=seed)
+    if method.startswith("ROMANCE"):
+        pushed = one if method == "ROMANCE-s" else None  # else actions are forced
+        return adversaries.ROMANCE.for_env(spec, pushed, episodes=task.attacked, seed=seed)
+    if method == "RAP":
+        number = 5  # the paper does not say; each counts the steps that it played itself
+        explores = Linear(1.0, 0.05, over=-(-task.explore // number), unit="env_steps")
+        return adversaries.RAP.for_env(
+            spec,
+            one,
+            number=number,
+            mixer=mixer,
+            episodes=task.attacked,
+            **settings | {"exploration": explores},
+        )
+    if method.startswith("PAAD"):
+        return adversaries.PAAD.for_env(
+            spec, generator, mixer=mixer, episodes=task.attacked, **settings
+        )
+    hot = 0.001 if method == "ATSA, alpha 0" else 0.5
+    return adversaries.ATSA.for_env(
+        spec,
+        generator,
+        alpha=Linear(hot, min(hot, 0.05), over=task.alpha_steps, unit="env_steps"),
+        kappa=0.0 if method == "ATSA, kappa 0" else 0.005,
+        critic_optim=adam(task.lr),
+        episodes=task.attacked,
+        seed=seed,
+        **shared,
     )
 
 
@@ -251,12 +274,13 @@ def _regularised(method: str, kind: Any, task: Task, spec: Any, settings: dict[s
     class Held(losses.PolicyRegularizer, kind):  # type: ignore[misc]
         """Robust QMIX's."""
 
-    # late and slowly: from the start the term keeps teams from learning at all
-    quarter, fifth = max(1, task.steps // 4), max(1, task.steps // 5)
-    weight: Any = Linear(0.0, 0.1, over=quarter, begin=quarter, unit="env_steps")
-    if method == "PR-REP":
-        weight = Repetitive(0.1, warmup=2 * fifth, period=fifth, unit="env_steps")
-    held = losses.PolicyLoss(attack=attacks.PGD.fgsm(task.ball), weight=weight)
+    fgsm = attacks.PGD.fgsm(task.ball)
+    held = losses.PolicyLoss.repetitive(fgsm, task.steps)
+    if method == "PR":
+        # late and slowly: from the start the term keeps teams from learning at all
+        quarter = max(1, task.steps // 4)
+        ramp = Linear(0.0, 0.1, over=quarter, begin=quarter, unit="env_steps")
+        held = losses.PolicyLoss(attack=fgsm, weight=ramp)
     team = Held.for_env(spec, policy_loss=held, **settings)
     return Made(team, team)
 
