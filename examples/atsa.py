@@ -722,6 +722,8 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, help="of all attacks")
     parser.add_argument("--attacked", type=float, help="share of training episodes attacked")
     parser.add_argument("--episodes", type=int, help="per cell (default: 500)")
+    directors = "take the worst case over directors and PGD alone: half of the tests' time"
+    parser.add_argument("--no-suite", action="store_true", help=directors)
     parser.add_argument("--out", type=Path, default=Path("runs/atsa"), help="output folder")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
@@ -730,6 +732,7 @@ def main() -> None:
     tasks, out = PRESETS[args.preset], args.out / args.preset
     given = {key: getattr(args, key) for key in ("steps", "epsilon", "attacked", "episodes")}
     given = {key: value for key, value in given.items() if value is not None}
+    given |= {"suite": False} if args.no_suite else {}
     tasks = {name: replace(task, **given) for name, task in tasks.items()}
     names, methods = args.maps or list(tasks), args.methods
     if args.smoke:
