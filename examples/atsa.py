@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -84,6 +84,7 @@ class Task:
         targets: updates between copies to target networks.
         hidden: widths of all networks.
         recurrent: whether they are, and are told their last actions.
+        atla: preset of ATLA's adversary.
         alpha_steps: over which ATSA's temperature falls from .5 to .05.
         director_steps: of the director that is trained against a team as it is.
         episodes: per cell of the table.
@@ -103,6 +104,7 @@ class Task:
     targets: int = 50
     hidden: tuple[int, ...] = (64, 64)
     recurrent: bool = False
+    atla: Literal["paper"] | None = None
     alpha_steps: int = 40_000
     director_steps: int = 25_000
     episodes: int = 500
@@ -132,6 +134,7 @@ _RELEASE = {
     "targets": 200,
     "hidden": (64,),
     "recurrent": True,
+    "atla": "paper",
     "alpha_steps": 90_000,
     "director_steps": 200_000,
 }
@@ -227,8 +230,7 @@ def _adversary(
     one, seed = stor(task.ball), group.seed
     generator = stor(task.ball, steps=10) if method.endswith("-10") else one
     if method == "ATLA":
-        preset: Any = "paper" if task.recurrent else None
-        return adversaries.ObsAdversaryPPO.for_env(spec, task.ball, preset=preset, seed=seed)
+        return adversaries.ObsAdversaryPPO.for_env(spec, task.ball, preset=task.atla, seed=seed)
     if method.startswith("ROMANCE"):
         pushed = one if method == "ROMANCE-s" else None  # else actions are forced
         return adversaries.ROMANCE.for_env(spec, pushed, episodes=task.attacked, seed=seed)
