@@ -11,7 +11,7 @@ __all__ = ["Formula", "Kind"]
 
 
 class Kind(IntEnum):
-    """Whose gradient it is; :mod:`robustmarl.attacks.losses` has the equations."""
+    """Whose gradient it is; ``attacks.losses`` has the equations."""
 
     CROSS_ENTROPY = 0
     MARGIN = 1
