@@ -64,7 +64,7 @@ def main() -> None:
     """Print the table; write it to ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the figures")
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64, 1024])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64, 1024])
     parser.add_argument("--repetitions", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -123,11 +123,15 @@ class LinfBall:
 
     def radius(self, like: Tensor) -> Tensor:
         """Return the radius per coordinate, broadcastable to ``like`` (..., D)."""
-        return self._limits(like)[0]
+        return self.limits(like)[0]
+
+    def limits(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return radius, lowest and highest valid value, () or (D,) each, for ``like`` (..., D)."""
+        return _limits(self, like.dtype, like.device)
 
     def box(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest legal observations around ``clean``, (..., D) each."""
-        epsilon, low, high = self._limits(clean)
+        epsilon, low, high = self.limits(clean)
         low = torch.maximum(clean - epsilon, torch.minimum(low, clean))
         high = torch.minimum(clean + epsilon, torch.maximum(high, clean))
         return low, high
@@ -167,9 +171,6 @@ class LinfBall:
         lows = lows * size if len(lows) == 1 else lows
         highs = highs * size if len(highs) == 1 else highs
         return list(zip(lows, highs, strict=True))
-
-    def _limits(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return _limits(self, like.dtype, like.device)
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, Self, TypedDict, Unpack
 
 from torch import Tensor
@@ -10,8 +11,12 @@ from torch import Tensor
 from robustmarl._checks import all_finite, check_flag, check_int, keep
 from robustmarl._seeding import Draws
 from robustmarl.attacks.aimed import AimedAttack, Loss, Target
+from robustmarl.attacks.formulas import formula_of
+from robustmarl.attacks.losses import LabelLoss
 from robustmarl.budgets import Coordinates, LinfBall, check_coordinates
+from robustmarl.networks.calculus import Way
 from robustmarl.victims import OutputLoss, VictimView
+from robustmarl.victims.protocol import StepsAtOnce
 
 __all__ = ["PGD", "GradientAttack", "Walk"]
 
@@ -137,27 +142,48 @@ class GradientAttack(AimedAttack):
 
     def climb(self, view: VictimView, obs: Tensor, loss: OutputLoss, draws: Draws | None) -> Tensor:
         """Return where the walk from one start ends, (M, D)."""
+        start, length = self.start(view, obs, draws), self._base_length(obs)
+        if _steps_by_sign(type(self)) and isinstance(view, StepsAtOnce):
+            way = Way(start, obs, self.ball.limits(obs), length, self.steps)
+            taken = self._all_steps(view, way, loss)
+            if taken is not None:
+                return taken
         low, high = self.ball.box(obs)
-        found = self.start(view, obs, draws).clone()  # steps write in place, never into the input
+        found = start.clone()  # steps write in place, never into the input
         walk = Walk(
             view=view,
             clean=obs,
             loss=loss,
             low=low,
             high=high,
-            length=self._base_length(obs),
+            length=length,
             found=found,
             gradient=found,
         )
         for walk.iteration in range(self.steps):
             walk.gradient = view.input_gradient(walk.found, loss)
             self.step(walk)
-        if not all_finite(walk.gradient):  # sign() would make nan zero
+        self._check_finite(all_finite(walk.gradient))
+        return self.end(walk)
+
+    def _all_steps(self, view: StepsAtOnce, way: Way, loss: OutputLoss) -> Tensor | None:
+        """Return where the walk ends, (M, D); None where each gradient has to be asked for."""
+        formula = formula_of(loss, len(way.start))
+        taken = None if formula is None else view.sign_steps(way, formula)
+        if formula is None or taken is None:
+            return None
+        found, finite = taken
+        self._check_finite(finite)
+        if isinstance(loss, LabelLoss):
+            loss.label = formula.label  # named by the first output, unless it was known
+        return found
+
+    def _check_finite(self, finite: bool) -> None:
+        if not finite:  # sign() would make nan zero
             raise ValueError(
                 f"{type(self).__name__}: the victim's gradient must be finite, got inf or nan. "
                 "Check the victim's weights and the observations."
             )
-        return self.end(walk)
 
     def _base_length(self, obs: Tensor) -> float | Tensor:
         if self.step_size is not None:
@@ -173,6 +199,13 @@ class GradientAttack(AimedAttack):
         """Whether a run begins at the clean observation: its first output is the clean one."""
         clean = not self.random_start and type(self).start is GradientAttack.start
         return clean and self.samples == 1  # of several answers the first one names no action
+
+
+@cache
+def _steps_by_sign(kind: type[GradientAttack]) -> bool:
+    """Return whether every step is the plain one: all may be taken before anybody looks."""
+    hooks = ("direction", "step_length", "step", "end")
+    return all(getattr(kind, hook) is getattr(GradientAttack, hook) for hook in hooks)
 
 
 class _Settings(TypedDict, total=False):

@@ -201,14 +201,19 @@ class Divergence:
         check_tensor("Divergence.clean", clean)
         self._log_clean = clean.log_softmax(dim=-1)
 
+    @property
+    def policy(self) -> Tensor:
+        """The clean policy's probabilities, (M, A)."""
+        return self._log_clean.exp()
+
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of logits (M, A)."""
         change = self._log_clean - output.log_softmax(dim=-1)
-        return (self._log_clean.exp() * change).sum(dim=-1)
+        return (self.policy * change).sum(dim=-1)
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return the direction of d loss / d logits, (M, A)."""
-        return _balanced(output.softmax(dim=-1) - self._log_clean.exp(), output)
+        return _balanced(output.softmax(dim=-1) - self.policy, output)
 
 
 class ExpectedChange:
@@ -221,21 +226,24 @@ class ExpectedChange:
 
     Args:
         clean: logits on the clean observations, (M, A), ``MASKED`` where unavailable.
+
+    Attributes:
+        policy: the clean policy's probabilities, (M, A).
     """
 
     def __init__(self, clean: Tensor) -> None:
         check_tensor("ExpectedChange.clean", clean)
-        self._clean = clean.softmax(dim=-1)
+        self.policy = clean.softmax(dim=-1)
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of logits (M, A)."""
-        return 1.0 - (self._clean * output.softmax(dim=-1)).sum(dim=-1)
+        return 1.0 - (self.policy * output.softmax(dim=-1)).sum(dim=-1)
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return the direction of d loss / d logits, (M, A)."""
-        policy = output.softmax(dim=-1)
-        same = (self._clean * policy).sum(dim=-1, keepdim=True)
-        return _balanced(policy * (same - self._clean), output)
+        shown = output.softmax(dim=-1)
+        same = (self.policy * shown).sum(dim=-1, keepdim=True)
+        return _balanced(shown * (same - self.policy), output)
 
 
 class SquaredError:

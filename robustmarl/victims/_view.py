@@ -10,14 +10,14 @@ from torch import Tensor
 
 from robustmarl._checks import check
 from robustmarl.joint import MASKED
-from robustmarl.networks.calculus import InputGradient
+from robustmarl.networks.calculus import Formula, InputGradient, SignSteps, Way
 from robustmarl.victims._modes import EvaluationMode
-from robustmarl.victims.protocol import OutputLoss, Rows
+from robustmarl.victims.protocol import OutputLoss, Rows, StepsAtOnce
 
 __all__ = ["View"]
 
 
-class View:
+class View(StepsAtOnce):
     """A view made of a function from observations to outputs.
 
     Coordinates of observations that do not exist are zeros whatever an attack makes of them, and
@@ -29,7 +29,8 @@ class View:
         continuous: whether outputs are means.
         name: of whom errors speak.
         plain: the gradient worked out by hand, None to leave it to autograd.
-        extra: what is added behind the first layer, for ``plain``.
+        extra: what is added behind the first layer, for ``plain`` and ``steps``.
+        steps: all steps of an attack at once, None where they are taken one by one.
         advance: maps observations to the next hidden state; None without memory.
         mode: puts networks into evaluation mode; None where none is known.
         dtype: what the network calculates in; None takes observations as they are.
@@ -44,6 +45,7 @@ class View:
         name: str,
         plain: InputGradient | None = None,
         extra: Tensor | None = None,
+        steps: SignSteps | None = None,
         advance: Callable[[Tensor], Tensor | None] | None = None,
         mode: EvaluationMode | None = None,
         dtype: torch.dtype | None = None,
@@ -56,7 +58,7 @@ class View:
         self._advance = advance
         if advance is not None and mode is not None:
             self._advance = partial(mode.call, advance)
-        self._plain, self._extra = plain, extra
+        self._plain, self._extra, self._steps = plain, extra, steps
         self._name, self._dtype = name, dtype
 
     def logits(self, obs: Tensor) -> Tensor:
@@ -91,6 +93,19 @@ class View:
         if obs.is_inference():
             obs = obs.clone()
         return self._without_padding(self._by_autograd(obs, cotangent))
+
+    def sign_steps(self, way: Way, formula: Formula) -> tuple[Tensor, bool] | None:
+        if self._steps is None:
+            return None
+        return self._steps.take(
+            way,
+            formula,
+            extra=self._extra,
+            padding=self._padding,
+            blocked=self._blocked,
+            unmasked=self._unmasked,
+            agents=self.agents,
+        )
 
     def advance(self, obs: Tensor) -> Tensor | None:
         if self._advance is None:

@@ -7,6 +7,7 @@ not touch (:class:`Rows`), one row per agent and environment, and returns the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -16,6 +17,7 @@ from tianshou.algorithm.algorithm_base import Policy
 from torch import Tensor
 
 from robustmarl.joint import StepContext
+from robustmarl.networks.calculus import Formula, Way
 from robustmarl.typing import AnyAlgorithm
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "OutputLoss",
     "Rated",
     "Rows",
+    "StepsAtOnce",
     "Victim",
     "VictimLike",
     "VictimView",
@@ -75,6 +78,25 @@ class VictimView(Protocol):
 
     def advance(self, obs: Tensor) -> Tensor | None:
         """Return the hidden state (M, H) after ``obs`` was shown; None without memory."""
+
+
+class StepsAtOnce(ABC):
+    """A view that may take all steps of an attack in one call.
+
+    A base class, not a protocol: attacks ask for it at every step of an episode.
+    """
+
+    @abstractmethod
+    def sign_steps(self, way: Way, formula: Formula) -> tuple[Tensor, bool] | None:
+        """Return where steps along the gradient's sign lead, or None where it has to be asked.
+
+        Args:
+            way: where they begin, how they are bounded, how many there are.
+            formula: the loss that is raised; labels without a name are written to it.
+
+        Returns:
+            observations (M, D), and whether the gradients of the last step are finite.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from robustmarl._checks import (
     check_usable,
 )
 from robustmarl.joint import MASKED, StepContext
-from robustmarl.networks import TeamNetwork
-from robustmarl.networks.calculus import InputGradient, Plan
+from robustmarl.networks import SeparateAgents, TeamNetwork
+from robustmarl.networks.calculus import InputGradient, Plan, SignSteps
 from robustmarl.typing import Unit
 from robustmarl.victims._modes import EvaluationMode
 from robustmarl.victims._view import View
@@ -66,7 +66,7 @@ class FunctionVictim:
             device = "cpu" if first is None else first.device
         self.device = check_usable("FunctionVictim.device", device)
         plan = None if module is None else Plan.of(module)
-        self._plain = InputGradient.of(plan)
+        self._plain, self._steps = InputGradient.of(plan), SignSteps.of(plan)
         self._mode = EvaluationMode(module) if module is not None and plan is None else None
 
     def side(self, context: StepContext) -> Mapping[str, Tensor]:
@@ -81,6 +81,7 @@ class FunctionVictim:
             continuous=self.continuous,
             name=getattr(self.function, "__name__", type(self.function).__name__),
             plain=self._plain,
+            steps=self._steps,
             mode=self._mode,
             dtype=_weights_dtype(self.function),
         )
@@ -121,6 +122,7 @@ class NetworkVictim:
         self.acting_only = check_flag("NetworkVictim.acting_only", acting_only)
         plan = network.plan()
         self._plain, self._side = InputGradient.of(plan), side
+        self._steps = SignSteps.of(*_plans_of(network, plan))
         # what a plan can tell of does not depend on its mode
         module = network if plan is None and isinstance(network, nn.Module) else None
         self._mode = None if module is None else EvaluationMode(module)
@@ -165,6 +167,7 @@ class NetworkVictim:
             continuous=self.continuous,
             name=type(self.network).__name__,
             plain=self._plain,
+            steps=self._steps,
             extra=None if extra.added is None else extra.added.detach(),
             advance=advance if self.hidden_size else None,
             mode=self._mode,
@@ -379,6 +382,13 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
         f"got {type(victim).__name__}. "
         "Write algorithm.victim() or victims.FunctionVictim(module)."
     )
+
+
+def _plans_of(network: TeamNetwork, plan: Plan | None) -> list[Plan | None]:
+    """Return what rows go through, each agent's in their order, or the one of all, ``plan``."""
+    if not isinstance(network, SeparateAgents):
+        return [plan]
+    return [network.of(agent).plan() for agent in range(network.num_agents)]
 
 
 _TRANSFER_REMEDY = (

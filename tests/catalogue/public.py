@@ -50,6 +50,7 @@ EXCEPTIONS = {
     "robustmarl.algorithms.value_based.ValueBased": "a base; VDN, IQL and QMIX have its rows",
     "robustmarl.attacks.averaged": "made by attacks alone, of the view that they are given",
     "robustmarl.attacks.base.needs_victim": "takes any attack: it says whether it asks",
+    "robustmarl.attacks.formulas": "called by gradient attacks alone",
     "robustmarl.attacks.gradient.Walk": _RECORD,
     "robustmarl.attacks.poison.budget.Poisoned": _RECORD,
     "robustmarl.attacks.poison.view": _RECORD,

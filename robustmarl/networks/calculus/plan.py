@@ -1,8 +1,9 @@
 """One reading of a network: its layers as typed values, in the order in which they are applied.
 
-Input gradients (:class:`~robustmarl.networks.calculus.InputGradient`) and products of score
-functions (:mod:`~robustmarl.networks.calculus.scores`) walk a :class:`Plan`; only this module asks
-what a torch module is. A new kind of layer is a class in :data:`Layer`, a case in :func:`_read`
+Input gradients (:class:`~robustmarl.networks.calculus.InputGradient`), compiled steps along them
+(:class:`~robustmarl.networks.calculus.SignSteps`) and products of score functions
+(:mod:`~robustmarl.networks.calculus.scores`) walk a :class:`Plan`; only this module asks what a
+torch module is. A new kind of layer is a class in :data:`Layer`, a case in :func:`_read`
 and one in each operation, which ends in ``assert_never``: mypy names those that are missing.
 
 Layers refer to modules and tables, never to copies of weights, so whatever walks a plan sees
