@@ -8,6 +8,7 @@ from robustmarl.envs.skirmish._ops import Arena, Array, Ops
 from robustmarl.envs.skirmish.battles import Battles
 from robustmarl.envs.skirmish.layout import ATTACK, NO_OP, NORTH, STOP, Layout
 from robustmarl.envs.skirmish.rules import SHOOT, SIGHT
+from robustmarl.envs.skirmish.tables import Tables
 
 __all__ = ["Encoder"]
 
@@ -22,13 +23,16 @@ class Encoder:
 
     Args:
         layout: of the map.
+        tables: its constants.
         ops: numpy's or torch's operations.
         battles: what to write about.
         arena: where scratch memory is from.
     """
 
-    def __init__(self, layout: Layout, ops: Ops, battles: Battles, arena: Arena) -> None:
-        self._layout, self._ops, self._battles = layout, ops, battles
+    def __init__(
+        self, layout: Layout, tables: Tables, ops: Ops, battles: Battles, arena: Arena
+    ) -> None:
+        self._layout, self._tables, self._ops, self._battles = layout, tables, ops, battles
         take, e = arena.take, battles.size
         n, m, types, shield = layout.n, layout.m, layout.types, layout.shield
         u = n + m
@@ -52,7 +56,7 @@ class Encoder:
 
     def _set_constants(self) -> None:
         layout, array = self._layout, self._ops.array
-        n, m, units = layout.n, layout.m, layout.units
+        n, m = layout.n, layout.m
         others = [[j for j in range(n) if j != i] for i in range(n)]
         observer = [i for i in range(n) for _ in range(m)]
         observer += [i for i in range(n) for _ in range(n - 1)]
@@ -69,18 +73,6 @@ class Encoder:
         one_hot = layout.one_hot_types()
         self._types = array(one_hot[:, :, None])
         self._types_observed = array(one_hot[:, observed][:, :, None])
-        full = [[unit.health for unit in units], [unit.shield or 1.0 for unit in units]]
-        self._full = array(full)[: 1 + layout.shield, :, None]
-        self._max_cooldown = array([unit.max_cooldown for unit in layout.allies])[:, None]
-        width, height = layout.game.size
-        self._centre = array([width / 2, height / 2])[:, None, None]
-        self._extent = array([width, height])[:, None, None]
-        # SMAC's can_move: the place one cell on (half a move_amount), cut to whole cells, is
-        # playable. int() cuts towards zero, so that x - 1 > -1 is still cell 0: where the field
-        # begins at 0, x > 0 will do, which is x >= 1e-30.
-        left, bottom, right, top = layout.game.playable
-        self._high_x, self._high_y = float(right - 1), float(top - 1)
-        self._low_x, self._low_y = (float(edge + 1) if edge else 1e-30 for edge in (left, bottom))
         self._action_numbers = self._ops.arange(layout.num_actions)
 
     def _where_features_belong(self) -> Iterator[tuple[Array, Array]]:
@@ -145,7 +137,7 @@ class Encoder:
         """Work out what every agent sees of every other unit."""
         xp, ops, battles, pair = self._ops.xp, self._ops, self._battles, self._pair
         n, m, shield = self._layout.n, self._layout.m, self._layout.shield
-        xp.divide(battles.pools[: 1 + shield], self._full, out=self._fraction)
+        xp.divide(battles.pools[: 1 + shield], self._tables.full, out=self._fraction)
         ops.pick(battles.pos, self._observed, self._offset)
         ops.pick(battles.pos, self._observer, self._spare)
         xp.subtract(self._offset, self._spare, out=self._offset)
@@ -175,25 +167,27 @@ class Encoder:
         xp, n, can_move = self._ops.xp, self._layout.n, self._can_move
         xp.greater(self._battles.health, 0.0, out=self._alive)
         x, y = self._battles.pos[0, :n], self._battles.pos[1, :n]
-        xp.less(y, self._high_y, out=can_move[0])
-        xp.greater_equal(y, self._low_y, out=can_move[1])
-        xp.less(x, self._high_x, out=can_move[2])
-        xp.greater_equal(x, self._low_x, out=can_move[3])
+        low_x, low_y, high_x, high_y = self._tables.walkable
+        xp.less(y, high_y, out=can_move[0])
+        xp.greater_equal(y, low_y, out=can_move[1])
+        xp.less(x, high_x, out=can_move[2])
+        xp.greater_equal(x, low_x, out=can_move[3])
         xp.logical_and(can_move, self._alive[:n], out=can_move)
 
     def _write_units(self) -> None:
         """Work out what the state says of every unit."""
         xp, layout, battles, unit = self._ops.xp, self._layout, self._battles, self._unit
+        tables = self._tables
         n, shield = layout.n, layout.shield
         self._alive_factor[...] = self._alive
         unit[0] = self._fraction[0]
         if shield:
             unit[4] = self._fraction[1]
-        xp.divide(battles.weapon_cooldown[:n], self._max_cooldown, out=unit[1, :n])
+        xp.divide(battles.weapon_cooldown[:n], tables.max_cooldown, out=unit[1, :n])
         for i in layout.healers:
             unit[1, i] = battles.energy[i] / layout.allies[i].max_cooldown
-        xp.subtract(battles.pos, self._centre, out=unit[2:4])
-        xp.divide(unit[2:4], self._extent, out=unit[2:4])
+        xp.subtract(battles.pos, tables.centre, out=unit[2:4])
+        xp.divide(unit[2:4], tables.extent, out=unit[2:4])
         xp.multiply(unit[1:4], self._alive_factor, out=unit[1:4])
         if layout.types:
             xp.multiply(self._types, self._alive_factor, out=unit[4 + shield :])

@@ -312,7 +312,7 @@ class SkirmishEngine:
 
     def _batch(self, arena: Arena, size: int) -> _Batch:
         battles = Battles(self.ops, self.layout, arena, size)
-        return _Batch(battles, Encoder(self.layout, self.ops, battles, arena))
+        return _Batch(battles, Encoder(self.layout, self._tables, self.ops, battles, arena))
 
     def _take(self, rows: NDArray[np.int64], *, load: bool) -> tuple[_Batch, Array | None]:
         """Return battles to work on, and the environments they stand for (None: all).

@@ -86,6 +86,13 @@ class Tables:
         spent: who dies of its own shot, bool (U, 1); None if nobody does.
         low: the least position, (2, 1, 1), as is ``high`` the largest.
         graves: the place of the dead, in both coordinates, (1, U, 1).
+        full: by which a state divides hit points and, where any unit has one, shields, (2, U, 1) or
+            (1, U, 1).
+        max_cooldown: by which it divides allies' cooldowns, or a healer's energy, (N, 1).
+        centre: of the map, from which it measures places, (2, 1, 1), and ``extent``, by which it
+            divides them.
+        walkable: x and y from which on a unit can walk west and south, and below which east and
+            north: low x, low y, high x, high y.
         steps: by which an action moves a unit of speed 1, (2, A).
         target_of_action: what to add to an attack's number to have the target's, int64 (N, 1).
         first_target: the unit that each aims at before it has chosen, int64 (U, 1).
@@ -148,6 +155,18 @@ class Tables:
         self.low = ops.array([left, bottom])[:, None, None]
         self.high = ops.array([right - _EDGE, top - _EDGE])[:, None, None]
         self.graves = ops.array([FAR + FAR_APART * i for i in range(u)])[None, :, None]
+
+        full = [[unit.health for unit in units], [unit.shield or 1.0 for unit in units]]
+        self.full = ops.array(full)[: 1 + layout.shield, :, None]
+        self.max_cooldown = self._each(unit.max_cooldown for unit in layout.allies)
+        width, height = layout.game.size
+        self.centre = ops.array([width / 2, height / 2])[:, None, None]
+        self.extent = ops.array([width, height])[:, None, None]
+        # SMAC's can_move: the place one cell on (half a move_amount), cut to whole cells, is
+        # playable. int() cuts towards zero, so that x - 1 > -1 is still cell 0: where the field
+        # begins at 0, x > 0 will do, which is x >= 1e-30.
+        low_x, low_y = (float(edge + 1) if edge else 1e-30 for edge in (left, bottom))
+        self.walkable = low_x, low_y, float(right - 1), float(top - 1)
 
         steps = np.zeros((2, layout.num_actions), np.float32)
         steps[1, NORTH], steps[1, SOUTH], steps[0, EAST], steps[0, WEST] = 1, -1, 1, -1
