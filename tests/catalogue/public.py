@@ -64,6 +64,7 @@ EXCEPTIONS = {
     "robustmarl.envs._particle_task": "tasks and their rewards: data of the makers in particles",
     "robustmarl.envs.joint.JointEnv": "a part of JointVectorEnv, which is checked",
     "robustmarl.envs.skirmish.battles": "a part of SkirmishEngine, which is checked",
+    "robustmarl.envs.skirmish.compiled": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.skirmish.dynamics": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.skirmish.encoder": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.skirmish.formations": "a part of SkirmishEngine, which is checked",

@@ -244,8 +244,8 @@ class _TorchOps:
 
 
 def ops_for(backend: str, device: torch.device) -> Ops:
-    """Return the operations of ``"numpy"`` or ``"torch"``."""
-    return cast("Ops", _NumpyOps() if backend == "numpy" else _TorchOps(device))
+    """Return the operations of torch, if that is the ``backend``, else numpy's."""
+    return cast("Ops", _TorchOps(device) if backend == "torch" else _NumpyOps())
 
 
 class Arena:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from robustmarl._checks import check, check_choice, check_int, check_usable
 from robustmarl.envs.scenes import Stage
 from robustmarl.envs.skirmish._ops import Arena, Array, ops_for
 from robustmarl.envs.skirmish.battles import METRICS, Battles
+from robustmarl.envs.skirmish.compiled import Compiled, can_compile
 from robustmarl.envs.skirmish.dynamics import Dynamics
 from robustmarl.envs.skirmish.encoder import Encoder
 from robustmarl.envs.skirmish.formations import Formation
@@ -34,6 +35,11 @@ __all__ = ["SkirmishEngine"]
 # a collector waits for the last episodes.
 _MOST = 0.6
 
+# Steps of an environment that a process takes in numpy before it loads compiled code: what is done
+# with less need not wait for it. numpy takes them in a tenth of a second to two seconds, loading
+# takes about half a second, and compiling, once per installation, about ten.
+_INTERPRETED = 5_000
+
 # Batches of fewer environments come in this many sizes, each with views of its own laid out once.
 _SIZES = 16
 
@@ -48,9 +54,10 @@ class _Batch(NamedTuple):
 class SkirmishEngine:
     """E battles on one map, stepped together; a ``VectorEngine`` that the collector can drive.
 
-    Every episode follows from its seed alone, however many environments play beside it. numpy
-    steps those that are asked for; torch steps all and undoes it in the others, so that it never
-    has to wait until the device says which those are.
+    Every episode follows from its seed alone, however many environments play beside it. numpy and
+    numba step those that are asked for; torch steps all and undoes it in the others, so that it
+    never has to wait until the device says which those are. numba compiles the rules that numpy
+    goes by, and every bit comes out the same.
 
     Args:
         game: a map, or the name of one of ``MAPS``.
@@ -61,18 +68,21 @@ class SkirmishEngine:
             for the device.
         reward: ``"positive"`` or ``"signed"``, see ``robustmarl.envs.skirmish``.
         device: where the arrays are.
-        backend: ``"numpy"`` or ``"torch"``; None is numpy on the CPU, else torch.
+        backend: ``"numba"``, ``"numpy"`` or ``"torch"``. None is torch on an accelerator, and on
+            the CPU numpy for the first few thousand steps of a process, then numba if it is there.
 
     Attributes:
         battles: the state of all environments; after changes by hand call :meth:`encode`.
-        dynamics: what steps them.
+        dynamics: what steps them where nothing is compiled.
         tensors: see ``robustmarl.joint.VectorEngine``.
 
     Raises:
         TypeError: for an argument of a wrong kind.
-        ValueError: for a value out of range, a device that torch cannot use, or numpy on
-            another device than the CPU.
+        ValueError: for a value out of range, a device that torch cannot use, another backend than
+            torch on another device than the CPU, or numba where it cannot compile.
     """
+
+    _interpreted: ClassVar[int] = 0  # steps of an environment that this process took in numpy
 
     def __init__(
         self,
@@ -90,12 +100,16 @@ class SkirmishEngine:
         check_choice("SkirmishEngine.difficulty", difficulty, DIFFICULTIES)
         check_choice("SkirmishEngine.illegal", illegal, ("replace", "refuse"))
         check_choice("SkirmishEngine.reward", reward, ("positive", "signed"))
-        check_choice("SkirmishEngine.backend", backend, (None, "numpy", "torch"))
+        check_choice("SkirmishEngine.backend", backend, (None, "numba", "numpy", "torch"))
         self.device = check_usable("SkirmishEngine.device", device)
         on_cpu = self.device.type == "cpu"
-        backend = backend or ("numpy" if on_cpu else "torch")
-        fits = on_cpu or backend == "torch"
+        fits = on_cpu or backend in (None, "torch")
         check(fits, "SkirmishEngine.backend", f"'torch' on {self.device}", backend)
+        if backend == "numba":
+            remedy = "It is not installed, or NUMBA_DISABLE_JIT is set."
+            rule = "one that works here: 'numpy', or None for the fastest"
+            check(can_compile(), "SkirmishEngine.backend", rule, backend, remedy)
+        self._by_index = on_cpu and backend != "torch"
         self.layout = layout = Layout(self.game)
         self.spec = TeamSpec(
             agents=tuple(f"agent_{i}" for i in range(layout.n)),
@@ -117,8 +131,9 @@ class SkirmishEngine:
             "backend": backend,
         }
         self._num_envs, self._refuse = num_envs, illegal == "refuse"
-        self._by_index = backend == "numpy"
-        self.ops = ops_for(backend, self.device)
+        self._compiles = backend == "numba" or (backend is None and on_cpu)
+        self._compiled: Compiled | None = None
+        self.ops = ops_for("numpy" if self._by_index else "torch", self.device)
         tactics = DIFFICULTIES[difficulty]
         self._tables = Tables(self.ops, layout, tactics)
         self._formation = Formation(self.game, self.ops, self.device)
@@ -127,6 +142,7 @@ class SkirmishEngine:
         self._arena = Arena(self.ops)
         self._all = self._batch(self._arena, num_envs)
         self.battles = self._all.battles
+        self._first = self._first_figures()
         self._scratch: Arena | None = None
         self._batches: dict[int, _Batch] = {}
         self.tensors: dict[str, Tensor] = {
@@ -173,14 +189,21 @@ class SkirmishEngine:
             if mask.is_cpu and not bool(mask.any()):  # of a GPU the answer would be waited for
                 return
             with self._only_where(mask):
-                self._set_out(self._all, seeds)
+                self._set_out(self.battles, slice(None), seeds)
+                self.encode()
             return
         rows = flagged("SkirmishEngine.begin.mask", mask, self._num_envs)
         if not len(rows):
             return
-        batch, index = self._take(rows, load=False)
-        self._set_out(batch, seeds if index is None else seeds[torch.from_numpy(index)])
-        self._put_back(batch.battles, index)
+        if self._compiled is not None:
+            self._set_out(self.battles, rows, seeds[torch.from_numpy(rows)])
+            self._compiled.show(rows)
+            return
+        (battles, encoder), index = self._take(rows, load=False)
+        here = seeds if index is None else seeds[torch.from_numpy(index)]
+        self._set_out(battles, slice(None), here)
+        encoder.write()
+        self._put_back(battles, index)
 
     def advance(self, act: Tensor, active: Tensor) -> None:
         """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, N).
@@ -199,6 +222,11 @@ class SkirmishEngine:
         rows = flagged("SkirmishEngine.advance.active", active, self._num_envs)
         if not len(rows):
             return
+        if (compiled := self._when_it_pays(len(rows))) is not None:
+            if self._refuse:
+                self._available(joint[rows], self.ops.array(rows, "int64"), None)
+            compiled.advance(rows, joint)
+            return
         if self._num_envs > len(rows) >= _MOST * self._num_envs:
             self._advance_most(joint, self.ops.bring(active))
             return
@@ -210,20 +238,44 @@ class SkirmishEngine:
         """Write ``tensors`` anew, after the units of ``battles`` were changed by hand."""
         self._all.encoder.write()
 
-    def _set_out(self, batch: _Batch, seeds: Tensor) -> None:
-        """Place all units of a batch as its episodes begin, and write what is seen of it."""
-        battles, encoder = batch
+    def _first_figures(self) -> Array:
+        """Return what units are when an episode begins, as in ``packed``, (7 U + 2, 1)."""
+        battles, tables = self.battles, self._tables
         battles.packed[...] = 0.0
-        battles.pos[...] = self._formation.start(seeds)
-        battles.health[...] = self._tables.health
-        battles.shield[...] = self._tables.shield
+        battles.health[...] = tables.health
+        battles.shield[...] = tables.shield
         battles.energy[...] = FIRST_ENERGY
         battles.since_hit[...] = TICKS_TO_CALM
-        battles.target[...] = self._tables.first_target
-        battles.act[...] = -1
-        encoder.write()
+        return self.ops.copy(battles.packed[:, :1])
+
+    def _set_out(self, battles: Battles, where: slice | NDArray[np.int64], seeds: Tensor) -> None:
+        """Place all units as the episodes of these seeds begin."""
+        battles.packed[:, where] = self._first
+        battles.pos[:, :, where] = self._formation.start(seeds)
+        battles.target[:, where] = self._tables.first_target
+        battles.act[where] = -1
         for key in ("rew_agents", "terminated", "truncated", "metrics"):
-            battles.out[key][...] = 0
+            battles.out[key][where] = 0
+
+    def _when_it_pays(self, steps: int) -> Compiled | None:
+        """Return compiled code, unless there is none, or not enough to do for it yet."""
+        if self._compiled is None and self._compiles:
+            settings = self._settings
+            if settings["backend"] is None:
+                if SkirmishEngine._interpreted < _INTERPRETED:
+                    SkirmishEngine._interpreted += steps
+                    return None
+                if not can_compile():
+                    self._compiles = False
+                    return None
+            self._compiled = Compiled(
+                self.layout,
+                self._tables,
+                DIFFICULTIES[settings["difficulty"]],
+                self.battles,
+                signed=settings["reward"] == "signed",
+            )
+        return self._compiled
 
     @contextmanager
     def _only_where(self, mask: Tensor) -> Iterator[None]:
@@ -284,18 +336,22 @@ class SkirmishEngine:
         self, battles: Battles, act: Array, index: Array | None, active: Array | None
     ) -> None:
         """Put legal actions into ``battles.act``, and count those that had to be replaced."""
-        xp, ops, size, n = self.ops.xp, self.ops, self.layout.num_actions, self.layout.n
+        legal = self._available(act, index, active)
+        fallback = self.ops.xp.where(battles.health[: self.layout.n].T > 0, STOP, NO_OP)
+        battles.act[...] = self.ops.xp.where(legal, act, fallback)
+        battles.illegal += (~legal).sum(1)
+
+    def _available(self, act: Array, index: Array | None, active: Array | None) -> Array:
+        """Return which actions are available; refuse the others, if that was asked for."""
+        xp, size, mask = self.ops.xp, self.layout.num_actions, self.battles.out["mask"]
         inside = xp.clip(act, 0, size - 1)
-        mask = self.battles.out["mask"]
         if index is not None:
             mask = mask[index]
-        flat_index = ops.arange(battles.size * n).reshape(battles.size, -1) * size + inside
-        legal = xp.take(mask, flat_index) & (inside == act)
+        place = self.ops.arange(len(act) * self.layout.n).reshape(len(act), -1) * size
+        legal = xp.take(mask, place + inside) & (inside == act)
         if self._refuse:
             self._refuse_illegal(act, legal if active is None else legal | ~active[:, None], index)
-        fallback = xp.where(battles.health[:n].T > 0, STOP, NO_OP)
-        battles.act[...] = xp.where(legal, inside, fallback)
-        battles.illegal += (~legal).sum(1)
+        return legal
 
     def _refuse_illegal(self, act: Array, legal: Array, index: Array | None) -> None:
         if bool(legal.all()):
