@@ -478,7 +478,8 @@ class Audited(Dynamics):
 @pytest.mark.parametrize("name", MAPS)
 def test_what_is_lost_is_what_was_shot(name):
     """Damage dealt is hit points and shields lost, but for what kills beyond the last point."""
-    engine, rng, rows = SkirmishEngine(name, 2), np.random.default_rng(2), np.arange(2)
+    engine, rng = SkirmishEngine(name, 2, backend="numpy"), np.random.default_rng(2)
+    rows = np.arange(2)
     engine.dynamics = Audited(engine)
     begin_rows(engine, rows, [2, 3])
     n, first = engine.layout.n, engine.battles.pools.copy()
@@ -523,7 +524,7 @@ def test_without_shields_and_healers_rewards_sum_to_20_at_most_and_a_win_gives_2
 )
 def test_torch_and_numpy_take_the_same_step(name, difficulty):
     """From the same state: rounding may differ, and later the fights part."""
-    one = SkirmishEngine(name, 3, difficulty=difficulty)
+    one = SkirmishEngine(name, 3, difficulty=difficulty, backend="numpy")
     two = SkirmishEngine(name, 3, difficulty=difficulty, backend="torch")
     rows, rng = np.arange(3), np.random.default_rng(0)
     for engine in (one, two):
@@ -567,7 +568,7 @@ def test_an_episode_does_not_depend_on_its_neighbours(name, size, seed, data):
 
 
 @pytest.mark.parametrize("rows", [[3, 7], [e for e in range(20) if e not in (3, 7)]])
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["numba", "numpy", "torch"])
 def test_rows_left_out_do_not_change(rows, backend):
     """Few are taken out to be advanced; most are advanced by advancing all."""
     engine = SkirmishEngine("3m", 20, illegal="refuse", backend=backend)
@@ -636,7 +637,7 @@ def test_illegal_actions_are_replaced_and_counted():
     assert engine.battles.illegal.tolist() == [0]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["numba", "numpy", "torch"])
 def test_illegal_actions_can_be_refused(backend):
     engine = SkirmishEngine("3m", 2, illegal="refuse", backend=backend)
     begin_rows(engine, np.arange(2), [0, 1])
@@ -665,6 +666,7 @@ def test_an_unknown_map_lists_the_known_ones_nearest_first():
         ({"illegal": "ignore"}, r"illegal must be one of \['replace', 'refuse'\]"),
         ({"backend": "jax"}, "backend must be one of"),
         ({"backend": "numpy", "device": "meta"}, "backend must be 'torch' on meta, got 'numpy'"),
+        ({"backend": "numba", "device": "meta"}, "backend must be 'torch' on meta, got 'numba'"),
         ({"device": "gpu"}, r"device must be a device that torch can use here, got 'gpu'\. torch"),
     ],
 )
