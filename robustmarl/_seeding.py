@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
+    "HASH_CONSTANTS",
     "Draws",
     "episode_key",
     "episode_keys",
@@ -45,7 +46,8 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-_GOLDEN_S, _M1_S, _M2_S = signed(_GOLDEN), signed(_M1), signed(_M2)
+HASH_CONSTANTS = _GOLDEN_S, _M1_S, _M2_S = signed(_GOLDEN), signed(_M1), signed(_M2)
+"""What is added before, and the two factors of, the hash, for code that is compiled."""
 
 
 def _finish_int(x: int) -> int:

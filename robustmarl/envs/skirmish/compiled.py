@@ -8,8 +8,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from robustmarl._seeding import HASH_CONSTANTS
 from robustmarl.envs.skirmish._ops import Array
 from robustmarl.envs.skirmish.battles import Battles
+from robustmarl.envs.skirmish.formations import JITTER, SHIFT, SPAWN, Formation
 from robustmarl.envs.skirmish.layout import ATTACK, NO_OP, NORTH, STOP, Layout
 from robustmarl.envs.skirmish.rules import (
     ENERGY_PER_TICK,
@@ -48,20 +50,40 @@ class Compiled:
     Args:
         layout: of the map.
         tables: its constants, numpy's.
+        formation: where its units begin.
         tactics: how the enemy plays.
         battles: what is stepped, numpy's.
+        first: ``packed`` of one battle when it begins, but for the places, (7 U + 2, 1).
         signed: whether the reward counts what the allies lose.
     """
 
     def __init__(
-        self, layout: Layout, tables: Tables, tactics: Tactics, battles: Battles, *, signed: bool
+        self,
+        layout: Layout,
+        tables: Tables,
+        formation: Formation,
+        tactics: Tactics,
+        battles: Battles,
+        first: Array,
+        *,
+        signed: bool,
     ) -> None:
         # imported here, where they are needed: that compiles them
+        begin: Any = import_module("robustmarl.envs.skirmish._begin_kernel")
         step: Any = import_module("robustmarl.envs.skirmish._step_kernel")
         show: Any = import_module("robustmarl.envs.skirmish._show_kernel")
         units, out = len(layout.units), battles.out
         rules = _rules(layout, tables, tactics) | {"signed": signed}
-        self._step, self._show = step.advance, show.show
+        self._begin, self._step, self._show = begin.begin, step.advance, show.show
+        chance = (*HASH_CONSTANTS, SPAWN, JITTER, SHIFT)
+        self._start = (
+            np.array([chance], begin.CHANCE),
+            np.ascontiguousarray(formation.places[:, :, 0]),
+            *(formation.own, formation.sides),
+            *(first[:, 0], tables.first_target[:, 0]),
+            *(battles.packed, battles.target, battles.act, out["rew_agents"]),
+            *(out["terminated"], out["truncated"], out["metrics"]),
+        )
         self._battle = (
             _record(step.RULES, rules),
             *_constants(step, layout, tables),
@@ -81,13 +103,14 @@ class Compiled:
             np.zeros((show.NOW, units), np.float32),
         )
 
+    def begin(self, rows: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
+        """Begin the battles ``rows`` from their ``seeds``, (E,), and write what is seen of them."""
+        self._begin(rows, np.ascontiguousarray(seeds), *self._start)
+        self._show(rows, self._view)
+
     def advance(self, rows: NDArray[np.int64], act: Array) -> None:
         """Step the battles ``rows`` with ``act`` (E, N), and write what came of them."""
         self._step(rows, np.ascontiguousarray(act, np.int64), self._battle)
-        self._show(rows, self._view)
-
-    def show(self, rows: NDArray[np.int64]) -> None:
-        """Write what agents see of the battles ``rows``."""
         self._show(rows, self._view)
 
 

@@ -189,19 +189,18 @@ class SkirmishEngine:
             if mask.is_cpu and not bool(mask.any()):  # of a GPU the answer would be waited for
                 return
             with self._only_where(mask):
-                self._set_out(self.battles, slice(None), seeds)
+                self._set_out(self.battles, seeds)
                 self.encode()
             return
         rows = flagged("SkirmishEngine.begin.mask", mask, self._num_envs)
         if not len(rows):
             return
         if self._compiled is not None:
-            self._set_out(self.battles, rows, seeds[torch.from_numpy(rows)])
-            self._compiled.show(rows)
+            self._compiled.begin(rows, seeds.numpy())
             return
         (battles, encoder), index = self._take(rows, load=False)
         here = seeds if index is None else seeds[torch.from_numpy(index)]
-        self._set_out(battles, slice(None), here)
+        self._set_out(battles, here)
         encoder.write()
         self._put_back(battles, index)
 
@@ -248,14 +247,14 @@ class SkirmishEngine:
         battles.since_hit[...] = TICKS_TO_CALM
         return self.ops.copy(battles.packed[:, :1])
 
-    def _set_out(self, battles: Battles, where: slice | NDArray[np.int64], seeds: Tensor) -> None:
+    def _set_out(self, battles: Battles, seeds: Tensor) -> None:
         """Place all units as the episodes of these seeds begin."""
-        battles.packed[:, where] = self._first
-        battles.pos[:, :, where] = self._formation.start(seeds)
-        battles.target[:, where] = self._tables.first_target
-        battles.act[where] = -1
+        battles.packed[...] = self._first
+        battles.pos[...] = self._formation.start(seeds)
+        battles.target[...] = self._tables.first_target
+        battles.act[...] = -1
         for key in ("rew_agents", "terminated", "truncated", "metrics"):
-            battles.out[key][where] = 0
+            battles.out[key][...] = 0
 
     def _when_it_pays(self, steps: int) -> Compiled | None:
         """Return compiled code, unless there is none, or not enough to do for it yet."""
@@ -271,8 +270,10 @@ class SkirmishEngine:
             self._compiled = Compiled(
                 self.layout,
                 self._tables,
+                self._formation,
                 DIFFICULTIES[settings["difficulty"]],
                 self.battles,
+                self._first,
                 signed=settings["reward"] == "signed",
             )
         return self._compiled

@@ -14,16 +14,16 @@ from robustmarl.envs.skirmish._ops import Array, Ops
 from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.units import UnitType
 
-__all__ = ["Formation"]
+__all__ = ["JITTER", "SHIFT", "SPAWN", "Formation"]
 
 # All ours. GAP less twice JITTER leaves 0.1 cells between neighbours, so that nobody starts
 # inside another; SHIFT lets the way between the sides differ from episode to episode.
 _ROWS = 6  # most units in a column
 _GAP = 0.5  # cells between the edges of two neighbours
-_JITTER = 0.2  # cells by which a unit starts elsewhere at most
-_SHIFT = 0.5  # cells by which a whole side does
+JITTER = 0.2  # cells by which a unit starts elsewhere at most
+SHIFT = 0.5  # cells by which a whole side does
 
-_SPAWN = stream_id("spawn")
+SPAWN = stream_id("spawn")
 
 
 class Formation:
@@ -33,6 +33,11 @@ class Formation:
         game: the map.
         ops: numpy's or torch's operations.
         device: where the seeds are.
+
+    Attributes:
+        places: before chance moves anybody, cells, (2, U, 1).
+        own: number of the draw that moves each unit in x and y, int64 (2, U).
+        sides: number of the draw that moves its side, int64 (2, U).
     """
 
     def __init__(self, game: SkirmishMap, ops: Ops, device: torch.device) -> None:
@@ -42,23 +47,22 @@ class Formation:
             *_columns(game.enemy_units, game.enemy_start, facing=-1),
         ]
         places = [place for column in columns for place in column]
-        self._places = ops.array(np.array(places).T[:, :, None])  # before chance moves anybody
-        # Which draw moves each unit in x and y, (2, U), and which moves its side: x of each column
-        # (there are at most as many as units), y of each unit, x and y of each side. The units of a
-        # column share their x, so that they stay sorted by x, then y.
+        self.places = ops.array(np.array(places).T[:, :, None])
+        # Draws are for x of each column (there are at most as many as units), y of each unit, x
+        # and y of each side. A column's units share their x, so that they stay sorted by x and y.
         count, allies = len(places), len(game.ally_units)
         numbers = [number for number, column in enumerate(columns) for _ in column]
         side = 2 * count + 2 * (np.arange(count) >= allies)
-        self._own = ops.array([numbers, range(count, 2 * count)], "int64")
-        self._sides = ops.array([side, side + 1], "int64")
+        self.own = ops.array([numbers, range(count, 2 * count)], "int64")
+        self.sides = ops.array([side, side + 1], "int64")
         self._num_draws = 2 * count + 4
         self._begins = torch.tensor(0, device=device)  # the step at which units are placed
 
     def start(self, seeds: Tensor) -> Array:
         """Return where units start in the episodes of seeds (E,), cells, float32 (2, U, E)."""
-        draws = Draws(episode_keys(seeds, 0)).at(self._begins, _SPAWN).uniform(self._num_draws)
+        draws = Draws(episode_keys(seeds, 0)).at(self._begins, SPAWN).uniform(self._num_draws)
         chance = 2.0 * self._ops.bring(draws).T - 1.0
-        return self._places + (_JITTER * chance[self._own] + _SHIFT * chance[self._sides])
+        return self.places + (JITTER * chance[self.own] + SHIFT * chance[self.sides])
 
 
 def _columns(

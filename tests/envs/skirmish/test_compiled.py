@@ -252,7 +252,7 @@ def test_where_it_cannot_be_written_code_is_compiled_all_the_same(monkeypatch):
     assert _numba.entry(signature)(half)(3.0) == 1.5
 
 
-@pytest.mark.parametrize("name", ["_step_kernel", "_show_kernel"])
+@pytest.mark.parametrize("name", ["_begin_kernel", "_step_kernel", "_show_kernel"])
 def test_kernels_take_nothing_from_files_that_may_change_behind_what_was_compiled(name):
     """numba compiles anew when the function's own file has changed, and only then."""
     tree = ast.parse(Path(engine_module.__file__).with_name(f"{name}.py").read_text("utf-8"))
