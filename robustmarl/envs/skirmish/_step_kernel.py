@@ -152,28 +152,39 @@ def _bury_if_dead(b: Battle, i: int) -> None:
 
 @inner
 def _collide(b: Battle) -> None:
-    """``Dynamics._collide``."""
+    """``Dynamics._collide``; every pair once, which adds in the same order."""
     now, pair, sums, units = b.now, b.pair, b.sums, b.now.shape[1]
     for i in range(units):
         sums[SHIFT_X, i] = sums[SHIFT_Y, i] = 0.0
     for j in range(units):
         touches = False
-        for i in range(units):
+        for i in range(j + 1):
             gap_x, gap_y = now[X, i] - now[X, j], now[Y, i] - now[Y, j]
             distance = math.sqrt(gap_x * gap_x + gap_y * gap_y + b.rules.tiny)
             pair[DISTANCE, j, i] = distance
             touches |= pair[CONTACT, j, i] > distance
-        if touches:
-            for i in range(units):
-                distance = pair[DISTANCE, j, i]
-                overlap = pair[CONTACT, j, i] - distance
-                if overlap > 0:
-                    push = overlap * pair[YIELDING, j, i] / distance
-                    sums[SHIFT_X, i] += (now[X, i] - now[X, j]) * push
-                    sums[SHIFT_Y, i] += (now[Y, i] - now[Y, j]) * push
+        for i in range(j if touches else 0):
+            overlap = pair[CONTACT, j, i] - pair[DISTANCE, j, i]
+            if overlap > 0:
+                _push(b, j, i, overlap)
+                _push(b, i, j, overlap)
     for i in range(units):
         now[X, i] += float32(sums[SHIFT_X, i])
         now[Y, i] += float32(sums[SHIFT_Y, i])
+
+
+@inner
+def _push(b: Battle, i: int, j: int, overlap: np.float32) -> None:
+    """Have ``j`` give way to ``i``."""
+    push = overlap * b.pair[YIELDING, i, j] / _apart(b, i, j)
+    b.sums[SHIFT_X, j] += (b.now[X, j] - b.now[X, i]) * push
+    b.sums[SHIFT_Y, j] += (b.now[Y, j] - b.now[Y, i]) * push
+
+
+@inner
+def _apart(b: Battle, i: int, j: int) -> np.float32:
+    """Return the distance of two units as it was when it was measured last."""
+    return b.pair[DISTANCE, max(i, j), min(i, j)]
 
 
 @inner
@@ -182,7 +193,7 @@ def _nearest(b: Battle, i: int) -> int:
     begin, end = (b.rules.n, b.now.shape[1]) if i < b.rules.n else (0, b.rules.n)
     best, nearest = float32(np.inf), begin
     for j in range(begin, end):
-        distance = b.pair[DISTANCE, i, j] + b.pair[HANDICAP, i, j]
+        distance = _apart(b, i, j) + b.pair[HANDICAP, i, j]
         if distance < best:
             best, nearest = distance, j
     return nearest
@@ -193,7 +204,7 @@ def _weakest(b: Battle, i: int) -> int:
     """Return the weakest ally that enemy ``i`` reaches, else the nearest one."""
     best, weakest = float32(np.inf), 0
     for j in range(b.rules.n):
-        distance = b.pair[DISTANCE, i, j]
+        distance = _apart(b, i, j)
         badness = distance + b.pair[HANDICAP, i, j]
         if distance <= b.pair[REACH, i, j]:
             points = b.now[HEALTH, j] + b.now[SHIELD, j]
@@ -210,10 +221,10 @@ def _choose_for_enemies(b: Battle) -> None:
         target = b.aim[TARGET, i]
         if b.rules.focus:
             target = _weakest(b, i)
-        elif not b.pair[DISTANCE, i, target] <= b.pair[REACH, i, target]:
+        elif not _apart(b, i, target) <= b.pair[REACH, i, target]:
             target = _nearest(b, i)
         b.aim[TARGET, i] = target
-        hunts = not b.pair[DISTANCE, i, target] <= b.pair[REACH, i, target]
+        hunts = not _apart(b, i, target) <= b.pair[REACH, i, target]
         if b.rules.stands:
             hunts = hunts and b.now[WAIT, i] <= 0
         b.now[CHASE, i] = b.trait[SPEED, i] if hunts else float32(0)
@@ -243,7 +254,7 @@ def _choose_patient(b: Battle, i: int) -> int:
     begin, end = (0, n) if i < n else (n, units)
     best, patient = np.inf, begin
     for j in range(begin, end):
-        badness = float64(b.pair[DISTANCE, i, j] + b.pair[PATIENT_HANDICAP, i, j])
+        badness = float64(_apart(b, i, j) + b.pair[PATIENT_HANDICAP, i, j])
         if not b.now[HEALTH, j] < b.trait[FULL_HEALTH, j]:
             badness += float64(b.rules.out_of_play)
         if badness < best:
