@@ -79,8 +79,8 @@ def begin(
         sides: number of the draw that moves its side, (2, U).
         first: ``packed`` of one battle when it begins, but for the places, (7 U + 2,).
         first_target: whom units aim at, (U,).
-        packed: of ``Battles``.
-        target: of it.
+        packed: of ``Battles``, (E, 7 U + 2) here.
+        target: of it, (E, U) here.
         played: of it, where it is ``act``.
         rewards: of its ``out``, where it is ``rew_agents``.
         terminated: of its ``out``.
@@ -93,13 +93,13 @@ def begin(
         key = _finish(_finish(seeds[k] + chance.golden, chance) + chance.golden, chance)
         key = _finish(key ^ stream, chance)
         for row in range(len(first)):
-            packed[row, k] = first[row]
+            packed[k, row] = first[row]
         for i in range(units):
             for axis in range(2):
                 moved = chance.jitter * _drawn(key, own[axis, i], chance)
                 moved += chance.shift * _drawn(key, sides[axis, i], chance)
-                packed[axis * units + i, k] = places[axis, i] + moved
-            target[i, k] = first_target[i]
+                packed[k, axis * units + i] = places[axis, i] + moved
+            target[k, i] = first_target[i]
         for i in range(played.shape[1]):
             played[k, i] = -1
             rewards[k, i] = 0

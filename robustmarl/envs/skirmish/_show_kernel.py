@@ -43,8 +43,8 @@ class View(NamedTuple):
         rules: a record of ``RULES``.
         trait: constants of units, float32 (TRAITS, U).
         number: the same, int64 (NUMBERS, U).
-        packed: of ``Battles``, as are ``played`` (there ``act``), ``over`` (``terminated``), and
-            what is written, ``obs``, ``mask``, ``state``, ``alive``.
+        packed: of ``Battles``, (E, 7 U + 2) here, as are ``played`` (there ``act``), ``over``
+            (there ``terminated``), and what is written, ``obs``, ``mask``, ``state``, ``alive``.
         now: what units are at the moment, float32 (NOW, U).
     """
 
@@ -193,7 +193,7 @@ def show(rows: NDArray[np.int64], view: tuple[Any, ...]) -> None:
     for k in rows:
         for i in range(units):
             for row in range(NOW):
-                v.now[row, i] = v.packed[row * units + i, k]
+                v.now[row, i] = v.packed[k, row * units + i]
         _show_masks(v, k)
         _show_obs(v, k)
         _show_state(v, k)

@@ -63,8 +63,9 @@ class Battle(NamedTuple):
         number: the same, int64 (NUMBERS, U).
         pair: figures of pairs, float32 (PAIRS, U, U).
         steps: ``Tables.steps``.
-        packed: of ``Battles``, as are ``target``, ``played`` (there ``act``), ``mask`` and what is
-            written, ``rewards`` (there ``rew_agents``), ``terminated``, ``truncated``, ``metrics``.
+        packed: of ``Battles``, (E, 7 U + 2) here, as are ``target``, (E, U), ``played`` (there
+            ``act``), ``mask`` and what is written, ``rewards`` (there ``rew_agents``),
+            ``terminated``, ``truncated`` and ``metrics``.
         now: what units are at the moment, float32 (NOW, U).
         aim: whom they aim at, int64 (AIMS, U).
         flag: what they do, bool (FLAGS, U).
@@ -95,8 +96,8 @@ def _load(b: Battle, k: int) -> None:
     units = b.now.shape[1]
     for i in range(units):
         for row in range(KEPT):
-            b.now[row, i] = b.packed[row * units + i, k]
-        b.aim[TARGET, i] = b.target[i, k]
+            b.now[row, i] = b.packed[k, row * units + i]
+        b.aim[TARGET, i] = b.target[k, i]
 
 
 @inner
@@ -104,8 +105,8 @@ def _store(b: Battle, k: int) -> None:
     units = b.now.shape[1]
     for i in range(units):
         for row in range(KEPT):
-            b.packed[row * units + i, k] = b.now[row, i]
-        b.target[i, k] = b.aim[TARGET, i]
+            b.packed[k, row * units + i] = b.now[row, i]
+        b.target[k, i] = b.aim[TARGET, i]
 
 
 @inner
@@ -118,7 +119,7 @@ def _legalise(b: Battle, k: int, act: NDArray[np.int64]) -> None:
             action = b.rules.stop if b.now[HEALTH, i] > 0 else b.rules.no_op
             replaced += 1
         b.played[k, i] = action
-    b.packed[KEPT * units + 1, k] += float32(replaced)
+    b.packed[k, KEPT * units + 1] += float32(replaced)
 
 
 @inner
@@ -400,8 +401,8 @@ def _judge(b: Battle, k: int) -> None:
         reward = abs(points + b.rules.kill * kills) + b.rules.win * won
     for i in range(b.rules.n):
         b.rewards[k, i] = reward * b.rules.scale
-    steps = b.packed[KEPT * b.now.shape[1], k] + float32(1)
-    b.packed[KEPT * b.now.shape[1], k] = steps
+    steps = b.packed[k, KEPT * b.now.shape[1]] + float32(1)
+    b.packed[k, KEPT * b.now.shape[1]] = steps
     over = not (allies and enemies)
     b.terminated[k], b.truncated[k] = over, not over and steps >= b.rules.limit
     b.metrics[k, 0] = won

@@ -25,6 +25,8 @@ class Battles:
         layout: of the map.
         arena: where the memory is from.
         size: E.
+        together: whether the figures of a battle lie together in memory, in place of those of all
+            battles: compiled code, which takes one battle after another, is faster so.
 
     Attributes:
         packed: the figures of all units and battles, float32 (7 U + 2, E); the ones down to
@@ -42,7 +44,9 @@ class Battles:
             ``TeamSpec.empty(E)``, ``terminated`` and ``truncated`` (E,), ``metrics``.
     """
 
-    def __init__(self, ops: Ops, layout: Layout, arena: Arena, size: int) -> None:
+    def __init__(
+        self, ops: Ops, layout: Layout, arena: Arena, size: int, *, together: bool = False
+    ) -> None:
         take, n, u, e = arena.take, layout.n, layout.n + layout.m, size
         self.size = size
         self.out = {
@@ -55,8 +59,9 @@ class Battles:
             "truncated": take(e, kind="bool"),
             "metrics": take(e, len(METRICS)),
         }
-        self.packed = take(7 * u + 2, e)
-        self.target = take(u, e, kind="int64")
+        figures = 7 * u + 2
+        self.packed = take(e, figures).T if together else take(figures, e)
+        self.target = take(e, u, kind="int64").T if together else take(u, e, kind="int64")
         self.act = take(e, n, kind="int64")
         self.pos = self.packed[: 2 * u].reshape(2, u, e)
         self.pools = self.packed[2 * u : 4 * u].reshape(2, u, e)

@@ -52,7 +52,7 @@ class Compiled:
         tables: its constants, numpy's.
         formation: where its units begin.
         tactics: how the enemy plays.
-        battles: what is stepped, numpy's.
+        battles: what is stepped, numpy's; the figures of each lie together.
         first: ``packed`` of one battle when it begins, but for the places, (7 U + 2, 1).
         signed: whether the reward counts what the allies lose.
     """
@@ -81,14 +81,14 @@ class Compiled:
             np.ascontiguousarray(formation.places[:, :, 0]),
             *(formation.own, formation.sides),
             *(first[:, 0], tables.first_target[:, 0]),
-            *(battles.packed, battles.target, battles.act, out["rew_agents"]),
+            *(battles.packed.T, battles.target.T, battles.act, out["rew_agents"]),
             *(out["terminated"], out["truncated"], out["metrics"]),
         )
         self._battle = (
             _record(step.RULES, rules),
             *_constants(step, layout, tables),
             tables.steps,
-            *(battles.packed, battles.target, battles.act, out["mask"], out["rew_agents"]),
+            *(battles.packed.T, battles.target.T, battles.act, out["mask"], out["rew_agents"]),
             *(out["terminated"], out["truncated"], out["metrics"]),
             np.zeros((step.NOW, units), np.float32),
             np.zeros((step.AIMS, units), np.int64),
@@ -98,7 +98,7 @@ class Compiled:
         self._view = (
             _record(show.RULES, rules),
             *_scales(show, layout, tables),
-            *(battles.packed, battles.act, out["terminated"]),
+            *(battles.packed.T, battles.act, out["terminated"]),
             *(out["obs"], out["mask"], out["state"], out["alive"]),
             np.zeros((show.NOW, units), np.float32),
         )

@@ -226,7 +226,7 @@ class Dynamics:
         heals = battles.fires[i] & enough_energy & (lacks > 0) & (health > 0)
         most = xp.zeros_like(lacks) + per_tick
         given = xp.where(heals, xp.minimum(lacks, most), lacks * 0.0)
-        battles.health.reshape(-1)[patient] += given
+        battles.health[battles.target[i], battles.battle] += given
         battles.energy[i] -= given / HEALTH_PER_ENERGY
 
     def _move(self, battles: Battles) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -131,7 +132,7 @@ class SkirmishEngine:
             "backend": backend,
         }
         self._num_envs, self._refuse = num_envs, illegal == "refuse"
-        self._compiles = backend == "numba" or (backend is None and on_cpu)
+        self._compiles = self._by_index and backend != "numpy" and bool(find_spec("numba"))
         self._compiled: Compiled | None = None
         self.ops = ops_for("numpy" if self._by_index else "torch", self.device)
         tactics = DIFFICULTIES[difficulty]
@@ -368,7 +369,7 @@ class SkirmishEngine:
         )
 
     def _batch(self, arena: Arena, size: int) -> _Batch:
-        battles = Battles(self.ops, self.layout, arena, size)
+        battles = Battles(self.ops, self.layout, arena, size, together=self._compiles)
         return _Batch(battles, Encoder(self.layout, self._tables, self.ops, battles, arena))
 
     def _take(self, rows: NDArray[np.int64], *, load: bool) -> tuple[_Batch, Array | None]:
