@@ -9,7 +9,8 @@ and ``UnitType`` describe battles of your own.
 # state and an action are made of. tables turns a map into arrays, battles holds the state of
 # many battles, dynamics plays a step of them, referee says what it was worth, encoder
 # what agents see of it. engine puts these together, parallel makes one battle of it, padded
-# shows a small map as a large one, and render draws.
+# shows a small map as a large one, and render draws. compiled has begin, step and show once more,
+# for numba.
 
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.maps import MAPS, SkirmishMap

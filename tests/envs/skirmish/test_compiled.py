@@ -256,7 +256,7 @@ def test_where_it_cannot_be_written_code_is_compiled_all_the_same(monkeypatch):
 def test_kernels_take_nothing_from_files_that_may_change_behind_what_was_compiled(name):
     """numba compiles anew when the function's own file has changed, and only then."""
     tree = ast.parse(Path(engine_module.__file__).with_name(f"{name}.py").read_text("utf-8"))
-    froms = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    assert [name for name in froms if name.startswith("robustmarl")] == [
+    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert [name for name in imported if name.startswith("robustmarl")] == [
         "robustmarl.envs.skirmish._numba"
     ]
