@@ -8,9 +8,11 @@ from robustmarl.evaluation.certified import Certificates, certified
 from robustmarl.evaluation.comparisons import SignedRank, probability_of_improvement, signed_rank
 from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
+from robustmarl.evaluation.executors import Workplace
 from robustmarl.evaluation.exports import marl_eval
 from robustmarl.evaluation.findings import Finding, Measured, WorstCase
 from robustmarl.evaluation.html import report
+from robustmarl.evaluation.jobs import CellsError, Failure, Job, read_cells, run_cells
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.recordings import Recording, record
@@ -28,12 +30,15 @@ __all__ = [
     "Average",
     "Case",
     "Cell",
+    "CellsError",
     "Certificates",
     "CrossTable",
     "Curve",
     "Entry",
     "Estimate",
+    "Failure",
     "Finding",
+    "Job",
     "Measured",
     "Profile",
     "Reading",
@@ -43,6 +48,7 @@ __all__ = [
     "Suite",
     "Sweep",
     "TeamController",
+    "Workplace",
     "WorstCase",
     "adaptation",
     "blindfolds",
@@ -61,9 +67,11 @@ __all__ = [
     "performance_profile",
     "probability_of_improvement",
     "quick",
+    "read_cells",
     "record",
     "report",
     "rollout",
+    "run_cells",
     "signed_rank",
     "size_curves",
     "standard",

@@ -1,0 +1,313 @@
+"""Many cells of a study, run side by side into one folder of results that can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Generic, TypeVar, get_args
+
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_function,
+    check_int,
+    check_kind,
+    check_path,
+    check_text,
+)
+from robustmarl.evaluation.executors import (
+    Died,
+    Executor,
+    Failed,
+    Order,
+    Pool,
+    Workplace,
+    pool_of,
+)
+from robustmarl.training.files import locked, whole
+from robustmarl.training.progress import progress_bar
+
+__all__ = ["CellsError", "Failure", "Job", "read_cells", "run_cells"]
+
+Key = TypeVar("Key", bound=Hashable)
+
+MANIFEST = "manifest.json"
+"""What the study in a folder was declared as."""
+
+ERROR = ".error.txt"
+"""Ending of the file that holds why a cell failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(Generic[Key]):
+    """One cell of a study: what computes its raw scores, and which cell that is.
+
+    Args:
+        key: what its results are asked for by: a tuple, a frozen dataclass of your own.
+        name: of its files, ``name.json`` and the folder ``name``; ``/`` makes subfolders.
+        work: returns the raw scores, which JSON must be able to hold. Other processes must be able
+            to import it: a function of a module or script, or a ``partial`` of one.
+        settings: what the scores depend on, as JSON can hold it. It is kept beside them in the
+            file; where a file says otherwise, the cell is run again.
+
+    Raises:
+        ValueError: for a name that is no path inside the folder.
+        TypeError: for arguments of a wrong kind.
+    """
+
+    key: Key
+    name: str
+    work: Callable[[Workplace], Mapping[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        name = PurePosixPath(check_text("Job.name", self.name))
+        inside = bool(name.parts) and not name.is_absolute() and ".." not in name.parts
+        check(inside and str(name) == self.name, "Job.name", "a path inside the folder", self.name)
+        check_function("Job.work", self.work, "a function of a Workplace")
+        check_kind("Job.settings", self.settings, Mapping, "a mapping from names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a cell has no result.
+
+    Attributes:
+        error: the exception in a line, or how the worker died.
+        traceback: in full, also in the cell's ``.error.txt``.
+        tries: how often the cell was begun.
+    """
+
+    error: str
+    traceback: str
+    tries: int
+
+
+class CellsError(RuntimeError):
+    """Cells of a study failed; all others are done.
+
+    Attributes:
+        failures: by the cells' keys.
+        results: raw scores of all others, by their keys.
+    """
+
+    def __init__(
+        self,
+        failures: Mapping[Any, Failure],
+        results: Mapping[Any, Mapping[str, Any]],
+        text: str,
+    ) -> None:
+        super().__init__(text)
+        self.failures, self.results = failures, results
+
+
+def run_cells(
+    cells: Iterable[Job[Key]],
+    folder: str | Path,
+    *,
+    jobs: int = 1,
+    executor: Executor = "processes",
+    retries: int = 2,
+    settings: Mapping[str, Any] | None = None,
+    progress: bool | str = True,
+) -> dict[Key, dict[str, Any]]:
+    """Run the cells that ``folder`` has no results of, and return all raw scores.
+
+    Every cell's scores are a JSON file of their own, whole or not there. A run that is interrupted
+    or killed is gone on with by the same call: cells that are done are read, and trainings that
+    keep checkpoints in their :class:`Workplace` go on from them. A cell that raises is reported at
+    the end, after all others are done. One whose worker dies (memory, ``kill -9``) is begun again.
+
+    Args:
+        cells: what is to be done, in this order.
+        folder: of the results; one run at a time writes to it.
+        jobs: cells at a time, >= 1.
+        executor: ``"processes"`` of this machine, one thread each; ``"ray"``, the cluster that Ray
+            finds or one of ``jobs`` CPUs that it starts here (``pip install robustmarl[ray]``);
+            ``"serial"``, this process, one after the other.
+        retries: how often a cell is begun again after its worker died, >= 0.
+        settings: of the whole study, as JSON can hold them. The folder keeps them; a setting that
+            it knows otherwise is refused, one that it does not know is added.
+        progress: show a bar over the cells, and beneath it those of their trainings; a text names
+            it.
+
+    Returns:
+        The cells' results by their keys: their settings and what ``work`` returned.
+
+    Raises:
+        CellsError: if cells failed, with all results there are.
+        ValueError: for a folder of another study, or one that another run writes to, and for two
+            cells of one key or name.
+        TypeError: for what other processes cannot import.
+        ImportError: for ``executor="ray"`` without Ray.
+    """
+    cells, folder = _checked(cells), check_path("run_cells.folder", folder)
+    jobs = check_int("run_cells.jobs", jobs, 1)
+    check_choice("run_cells.executor", executor, get_args(Executor))
+    retries = check_int("run_cells.retries", retries, 0)
+    check_kind("run_cells.progress", progress, bool | str, "a bool, or the bar's name")
+    if executor == "processes":
+        for cell in cells:
+            _check_picklable(cell)
+    with locked("run_cells.folder", folder):
+        _declare(folder, settings or {})
+        results = read_cells(cells, folder)
+        missing = [cell for cell in cells if cell.key not in results]
+        with (
+            progress_bar(
+                total=len(cells),
+                initial=len(results),
+                desc=progress if isinstance(progress, str) else folder.name,
+                unit="cell",
+                position=0,
+                disable=not progress,
+            ) as bar,
+            pool_of(executor, min(jobs, len(missing)), bars=bool(progress)) as pool,
+        ):
+
+            def told(cell: Job[Key], outcome: dict[str, Any] | Failure) -> None:
+                bar.set_postfix_str(cell.name, refresh=False)
+                bar.update()
+
+            failures = _run(pool, missing, folder, retries, results, told)
+    ordered = {cell.key: results[cell.key] for cell in cells if cell.key in results}
+    if failures:
+        raise CellsError(failures, ordered, _report(cells, failures, folder))
+    return ordered
+
+
+def read_cells(cells: Iterable[Job[Key]], folder: str | Path) -> dict[Key, dict[str, Any]]:
+    """Return the raw scores of those cells that are done, by their keys; run nothing."""
+    cells, folder = _checked(cells), check_path("read_cells.folder", folder)
+    found = {cell.key: _read(cell, folder) for cell in cells}
+    return {key: result for key, result in found.items() if result is not None}
+
+
+def _checked(cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
+    found = list(cells)
+    for cell in found:
+        check_kind("run_cells.cells", cell, Job, "Jobs")
+    for what, every in (("keys", [c.key for c in found]), ("names", [c.name for c in found])):
+        twice = (
+            sorted({str(one) for one in every if every.count(one) > 1})
+            if (len(set(every)) < len(every))
+            else []
+        )
+        check(not twice, "run_cells.cells", f"cells of different {what}", twice)
+    return found
+
+
+def _check_picklable(cell: Job[Key]) -> None:
+    try:
+        pickle.dumps(cell.work)
+    except Exception as error:  # what pickle raises depends on what it meets
+        raise TypeError(
+            f"Job.work must be something that other processes can import, got {cell.work!r} in "
+            f"{cell.name!r} ({error}). Write a function of a module, or executor='serial'."
+        ) from error
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as they are read back: tuples as lists, keys as texts."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+    return plain
+
+
+def _file(folder: Path, name: str, ending: str) -> Path:
+    return folder / f"{name}{ending}"  # not with_suffix: names may have dots
+
+
+def _read(cell: Job[Key], folder: Path) -> dict[str, Any] | None:
+    """Return a cell's result, None if there is none of these settings."""
+    try:
+        found: dict[str, Any] = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    settings = _plain(cell.settings)
+    return found if all(found.get(key) == value for key, value in settings.items()) else None
+
+
+def _declare(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keep the study's settings in its folder, which must be of no other study."""
+    path, plain = folder / MANIFEST, _plain(settings)
+    known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    other = [name for name, value in plain.items() if name in known and known[name] != value]
+    if other:
+        shown = ", ".join(f"{name}={plain[name]!r} (was {known[name]!r})" for name in other)
+        raise ValueError(
+            f"run_cells.folder must be of a study with these settings, got {str(folder)!r}, of one "
+            f"with others: {shown}. Give it the former ones, or another folder."
+        )
+    if plain.keys() - known.keys():
+        with whole(path) as part:
+            part.write_text(json.dumps(known | plain, indent=1) + "\n", "utf-8")
+
+
+def _run(
+    pool: Pool,
+    missing: Sequence[Job[Key]],
+    folder: Path,
+    retries: int,
+    results: dict[Key, dict[str, Any]],
+    told: Callable[[Job[Key], dict[str, Any] | Failure], None],
+) -> dict[Key, Failure]:
+    """Run cells until each has a result, which is added to ``results``, or a failure."""
+    waiting, tries = deque(range(len(missing))), [0] * len(missing)
+    failures: dict[Key, Failure] = {}
+    while waiting or pool.is_busy:
+        while waiting and pool.has_room:
+            number = waiting.popleft()
+            tries[number] += 1
+            cell = missing[number]
+            place = folder.resolve() / cell.name
+            pool.start(Order(number=number, name=cell.name, work=cell.work, folder=place))
+        for ended in pool.wait():
+            number, outcome = ended.order.number, ended.outcome
+            cell = missing[number]
+            if isinstance(outcome, Died) and tries[number] <= retries:
+                waiting.append(number)  # behind the others: it may be what takes all the memory
+                continue
+            if isinstance(outcome, str):
+                results[cell.key] = _keep(cell, json.loads(outcome), folder)
+                told(cell, results[cell.key])
+            else:
+                failures[cell.key] = _keep_failure(cell, outcome, tries[number], folder)
+                told(cell, failures[cell.key])
+    return failures
+
+
+def _keep(cell: Job[Key], scores: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write a cell's result."""
+    result = scores | _plain(cell.settings)
+    with whole(_file(folder, cell.name, ".json")) as part:
+        part.write_text(json.dumps(result, allow_nan=False), "utf-8")
+    with suppress(FileNotFoundError):
+        _file(folder, cell.name, ERROR).unlink()
+    return result
+
+
+def _keep_failure(cell: Job[Key], outcome: Failed | Died, tries: int, folder: Path) -> Failure:
+    """Write why a cell failed."""
+    if isinstance(outcome, Failed):
+        failure = Failure(error=outcome.error, traceback=outcome.traceback, tries=tries)
+    else:
+        text = f"its worker died {tries} times, the last time {outcome.reason}"
+        failure = Failure(error=text, traceback=text, tries=tries)
+    with whole(_file(folder, cell.name, ERROR)) as part:
+        part.write_text(f"{failure.traceback.rstrip()}\n", "utf-8")
+    return failure
+
+
+def _report(cells: Sequence[Job[Key]], failures: Mapping[Key, Failure], folder: Path) -> str:
+    names = {cell.key: cell.name for cell in cells}
+    lines = [
+        f"{names[key]}: {failure.error} ({_file(folder, names[key], ERROR)})"
+        for key, failure in failures.items()
+    ]
+    count = f"{len(failures)} of {len(cells)} cells failed"
+    return "\n  ".join([f"{count}; the others are done:", *lines])

@@ -1,0 +1,198 @@
+"""Cells that run side by side into a folder, in this process and in others."""
+
+import json
+import os
+from functools import partial
+
+import cells as work
+import pytest
+
+from robustmarl.evaluation import CellsError, Job, read_cells, run_cells
+from robustmarl.evaluation.executors import Workplace
+from robustmarl.training.files import locked
+
+
+def job(key, what=None, **settings):
+    return Job(key=key, name=f"cell-{key}", work=what or partial(work.draw, 3), settings=settings)
+
+
+def quiet(cells, folder, executor="serial", **how):
+    return run_cells(cells, folder, executor=executor, progress=False, **how)
+
+
+EVERY = ("serial", "processes", "ray")
+
+
+@pytest.fixture(params=EVERY)
+def executor(request):
+    if request.param == "ray":
+        pytest.importorskip("ray")
+    return request.param
+
+
+@pytest.fixture(params=EVERY[1:])
+def others(request):
+    """Executors whose workers can die."""
+    if request.param == "ray":
+        pytest.importorskip("ray")
+    return request.param
+
+
+def test_results_are_those_of_one_process(executor, tmp_path):
+    cells = [job(i, size=i) for i in range(5)]
+    found = quiet(cells, tmp_path, executor, jobs=2)
+    assert list(found) == [0, 1, 2, 3, 4]
+    again = quiet([job(3, size=3)], tmp_path / "alone")
+    assert found[3] == again[3]
+    assert found[3]["torch"] != found[4]["torch"]
+    for key, result in found.items():
+        assert json.loads((tmp_path / f"cell-{key}.json").read_text()) == result
+        assert result["size"] == key
+    assert read_cells(cells, tmp_path) == found
+
+
+def test_what_is_done_is_read_not_run(tmp_path):
+    quiet([job(0), job(1)], tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("cell-*")}
+    found = quiet([job(0, work.refuse), job(1, work.refuse), job(2)], tmp_path)
+    assert list(found) == [0, 1, 2]
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("cell-[01]*")}
+    assert before == after
+
+
+def test_a_cell_of_other_settings_is_run_again(tmp_path):
+    quiet([job(0, episodes=(3, 4))], tmp_path)
+    assert quiet([job(0, work.refuse, episodes=(3, 4))], tmp_path)[0]["episodes"] == [3, 4]
+    assert read_cells([job(0, episodes=5)], tmp_path) == {}
+    assert quiet([job(0, work.where, episodes=5)], tmp_path)[0]["pid"] == os.getpid()
+
+
+def test_half_a_file_is_no_result(tmp_path):
+    (tmp_path / "cell-0.json").write_text('{"python": [0.')
+    assert quiet([job(0)], tmp_path) == quiet([job(0)], tmp_path / "fresh")
+
+
+def test_a_failed_cell_is_reported_when_all_others_are_done(executor, tmp_path):
+    cells = [job(0, work.refuse), job(1), job(2, work.leave), job(3)]
+    with pytest.raises(CellsError, match=r"2 of 4 cells failed; the others are done:") as caught:
+        quiet(cells, tmp_path, executor, jobs=2)
+    assert "cell-0: ValueError: no such thing" in str(caught.value)
+    assert list(caught.value.results) == [1, 3]
+    failure = caught.value.failures[0]
+    assert failure.error == "ValueError: no such thing"
+    assert failure.tries == 1
+    assert 'raise ValueError("no such thing")' in failure.traceback
+    assert (tmp_path / "cell-0.error.txt").read_text() == failure.traceback
+    assert caught.value.failures[2].error == "SystemExit: enough"
+    assert list(quiet([job(0), job(1)], tmp_path)) == [0, 1]
+    assert not (tmp_path / "cell-0.error.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        (work.no_json, r"ValueError: Out of range float values"),
+        (work.no_mapping, r"TypeError: Job\.work must return a mapping of raw scores, got 3\.0"),
+    ],
+)
+def test_results_must_be_json(what, text, tmp_path):
+    with pytest.raises(CellsError, match=text):
+        quiet([job(0, what)], tmp_path)
+
+
+def test_a_killed_worker_costs_its_cell(others, tmp_path):
+    cells = [job(0, partial(work.die, 2)), *(job(i) for i in range(1, 5))]
+    found = quiet(cells, tmp_path, others, jobs=2, retries=2)
+    assert found.pop(0) == quiet([job(0, partial(work.draw, 2))], tmp_path / "x")[0] | {"tries": 3}
+    assert found == quiet(cells[1:], tmp_path / "alone")
+
+
+def test_a_cell_that_kills_every_worker_is_given_up(others, tmp_path):
+    cells = [job(0, partial(work.die, 9)), job(1), job(2, work.exits)]
+    with pytest.raises(CellsError) as caught:
+        quiet(cells, tmp_path, others, retries=1)
+    assert list(caught.value.results) == [1]
+    assert {key: failure.tries for key, failure in caught.value.failures.items()} == {0: 2, 2: 2}
+    assert caught.value.failures[0].error.startswith("its worker died 2 times, the last time ")
+    assert len(list((tmp_path / "cell-0").iterdir())) == 2
+
+
+def test_how_workers_died_is_told(tmp_path):
+    cells = [job(0, partial(work.die, 9)), job(1, work.exits)]
+    with pytest.raises(CellsError, match="killed by SIGKILL, as the system does when memory"):
+        quiet(cells, tmp_path, "processes", retries=0)
+    assert "it ended with exit code 7" in (tmp_path / "cell-1.error.txt").read_text()
+
+
+def test_workers_are_used_again_and_have_places_of_their_own(tmp_path):
+    cells = [Job(key=i, name=f"many/cell {i}", work=work.where) for i in range(4)]
+    found = run_cells(cells, tmp_path, jobs=2, progress="here")
+    assert len({one["pid"] for one in found.values()} | {os.getpid()}) <= 3
+    assert {one["position"] for one in found.values()} <= {1, 2}
+    assert found[3]["folder"] == str(tmp_path / "many" / "cell 3")
+    assert (tmp_path / "many" / "cell 3.json").exists()
+
+
+def test_progress_is_shown_where_it_is_asked_for(tmp_path, capsys):
+    cells = [job(0), job(1)]
+    quiet(cells[:1], tmp_path)
+    assert capsys.readouterr().err == ""
+    run_cells(cells, tmp_path, executor="serial", progress="my study")
+    assert "my study: 100%" in (err := capsys.readouterr().err)
+    assert "2/2" in err
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    with (
+        locked("x", tmp_path),
+        pytest.raises(ValueError, match=r"run_cells\.folder must be a folder that no other run"),
+    ):
+        quiet([job(0)], tmp_path)
+    quiet([job(0)], tmp_path)
+
+
+def test_a_folder_of_another_study_is_refused(tmp_path):
+    quiet([job(0)], tmp_path, settings={"episodes": 3, "sizes": (1, 2)})
+    quiet([job(0)], tmp_path, settings={"sizes": [1, 2], "more": "new"})
+    with pytest.raises(ValueError, match=r"of one with others: episodes=4 \(was 3\)\. Give it"):
+        quiet([job(0)], tmp_path, settings={"episodes": 4})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {
+        "episodes": 3,
+        "sizes": [1, 2],
+        "more": "new",
+    }
+
+
+def test_an_interrupted_run_is_gone_on_with(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        quiet([job(0), job(1, work.interrupted), job(2)], tmp_path)
+    assert list(read_cells([job(0), job(1), job(2)], tmp_path)) == [0]
+    assert list(quiet([job(0, work.refuse), job(1), job(2)], tmp_path)) == [0, 1, 2]
+
+
+def test_what_others_cannot_import_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(TypeError, match=r"Job\.work must be something that other processes can"):
+        quiet([job(0), job(1, lambda place: {})], tmp_path, "processes")
+    assert quiet([job(0, lambda place: {"a": 1})], tmp_path)[0] == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x", "/x", "a//b", "a/../b"])
+def test_names_stay_in_the_folder(name):
+    with pytest.raises(ValueError, match=r"Job\.name must be a path inside the folder"):
+        Job(key=0, name=name, work=work.refuse)
+
+
+def test_cells_differ(tmp_path):
+    with pytest.raises(ValueError, match=r"run_cells\.cells must be cells of different keys"):
+        quiet([job(0), job(0)], tmp_path)
+    same = [Job(key=key, name="one", work=work.refuse) for key in range(2)]
+    with pytest.raises(ValueError, match=r"run_cells\.cells must be cells of different names"):
+        quiet(same, tmp_path)
+    with pytest.raises(TypeError, match=r"run_cells\.cells must be Jobs"):
+        quiet([work.refuse], tmp_path)
+
+
+def test_a_log_goes_on(tmp_path):
+    log = Workplace(folder=tmp_path, position=2).log("QMIX 0")
+    assert (log.folder, log.resume, log.progress, log.bar_position) == (tmp_path, True, "QMIX 0", 2)
+    assert Workplace(folder=tmp_path).log("QMIX 0").progress is False
