@@ -49,9 +49,16 @@ def die(times, place):
     return draw(2, place) | {"tries": tries}
 
 
-def exits(place):
-    begun(place)
-    os._exit(7)
+def end_parent(name, place):
+    os.kill(os.getppid(), getattr(signal, name))
+    signal.pause()
+
+
+def follow(folder, place):
+    """Return how many cells came before."""
+    number = len(list(folder.iterdir()))
+    (folder / str(number)).touch()
+    return {"number": number}
 
 
 def interrupted(place):

@@ -36,7 +36,7 @@ class RayPool(Pool):
                 ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
         # A task that is begun again is counted here, as with processes.
         self._perform = ray.remote(num_cpus=1, max_retries=0)(_perform)
-        self._busy: dict[ObjectRef, Order] = {}
+        self._busy: dict[ObjectRef, str] = {}
 
     @property
     @override
@@ -52,12 +52,12 @@ class RayPool(Pool):
     def start(self, order: Order) -> None:
         from ray import cloudpickle
 
-        self._busy[self._perform.remote(sys.path, cloudpickle.dumps(order))] = order
+        self._busy[self._perform.remote(sys.path, cloudpickle.dumps(order))] = order.name
 
     @override
     def wait(self) -> list[Ended]:
         ready, _ = self._ray.wait(list(self._busy))
-        return [Ended(self._busy.pop(ref), self._outcome(ref)) for ref in ready]
+        return [(self._busy.pop(ref), self._outcome(ref)) for ref in ready]
 
     def _outcome(self, ref: Any) -> str | Failed | Died:
         try:

@@ -62,7 +62,6 @@ class Workplace:
 class Order:
     """A cell that is to be run: which, what and where."""
 
-    number: int
     name: str
     work: Callable[[Workplace], Mapping[str, Any]]
     folder: Path
@@ -83,12 +82,8 @@ class Died:
     reason: str
 
 
-@dataclass(frozen=True)
-class Ended:
-    """What became of an order: JSON text, an exception, or nothing as its worker died."""
-
-    order: Order
-    outcome: str | Failed | Died
+Ended: TypeAlias = tuple[str, str | Failed | Died]
+"""An order's name, and what became of it: JSON text, an exception, or nothing."""
 
 
 def perform(order: Order, position: int | None) -> str | Failed:
@@ -177,7 +172,7 @@ class SerialPool(Pool):
         return bool(self._ended)
 
     def start(self, order: Order) -> None:
-        self._ended.append(Ended(order, perform(order, self._position)))
+        self._ended.append((order.name, perform(order, self._position)))
 
     def wait(self) -> list[Ended]:
         return [self._ended.popleft()]
@@ -231,9 +226,9 @@ class ProcessPool(Pool):
         self._free.append(position)
         outcome = worker.answer()
         if outcome is None:
-            return Ended(order, Died(worker.stop()))
+            return order.name, Died(worker.stop())
         self._idle[position] = worker
-        return Ended(order, outcome)
+        return order.name, outcome
 
     def close(self, *, orderly: bool) -> None:
         workers = [*self._idle.values(), *(worker for worker, _ in self._busy.values())]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,7 +20,6 @@ from robustmarl._checks import (
     check_text,
 )
 from robustmarl.evaluation.executors import (
-    Died,
     Executor,
     Failed,
     Order,
@@ -54,6 +52,7 @@ class Job(Generic[Key]):
             to import it: a function of a module or script, or a ``partial`` of one.
         settings: what the scores depend on, as JSON can hold it. It is kept beside them in the
             file; where a file says otherwise, the cell is run again.
+        after: keys of the cells that must be done before, and come before it.
 
     Raises:
         ValueError: for a name that is no path inside the folder.
@@ -64,6 +63,7 @@ class Job(Generic[Key]):
     name: str
     work: Callable[[Workplace], Mapping[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    after: Collection[Key] = ()
 
     def __post_init__(self) -> None:
         name = PurePosixPath(check_text("Job.name", self.name))
@@ -158,23 +158,23 @@ def run_cells(
         _declare(folder, settings or {})
         results = read_cells(cells, folder)
         missing = [cell for cell in cells if cell.key not in results]
-        with (
-            progress_bar(
-                total=len(cells),
-                initial=len(results),
-                desc=progress if isinstance(progress, str) else folder.name,
-                unit="cell",
-                position=0,
-                disable=not progress,
-            ) as bar,
-            pool_of(executor, min(jobs, len(missing)), bars=bool(progress)) as pool,
-        ):
+        failures: dict[Key, Failure] = {}
+        with progress_bar(
+            total=len(cells),
+            initial=len(results),
+            desc=progress if isinstance(progress, str) else folder.name,
+            unit="cell",
+            position=0,
+            disable=not progress,
+        ) as bar:
 
-            def told(cell: Job[Key], outcome: dict[str, Any] | Failure) -> None:
+            def told(cell: Job[Key]) -> None:
                 bar.set_postfix_str(cell.name, refresh=False)
                 bar.update()
 
-            failures = _run(pool, missing, folder, retries, results, told)
+            if missing:
+                with pool_of(executor, min(jobs, len(missing)), bars=bool(progress)) as pool:
+                    failures = _run(pool, missing, folder, retries, results, told)
     ordered = {cell.key: results[cell.key] for cell in cells if cell.key in results}
     if failures:
         raise CellsError(failures, ordered, _report(cells, failures, folder))
@@ -190,15 +190,18 @@ def read_cells(cells: Iterable[Job[Key]], folder: str | Path) -> dict[Key, dict[
 
 def _checked(cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
     found = list(cells)
+    where = "run_cells.cells"
+    keys: dict[Key, None] = {}
+    names: dict[str, None] = {}
     for cell in found:
-        check_kind("run_cells.cells", cell, Job, "Jobs")
-    for what, every in (("keys", [c.key for c in found]), ("names", [c.name for c in found])):
-        twice = (
-            sorted({str(one) for one in every if every.count(one) > 1})
-            if (len(set(every)) < len(every))
-            else []
+        check_kind(where, cell, Job, "Jobs")
+        check(cell.key not in keys, where, "cells of different keys", cell.key)
+        check(cell.name not in names, where, "cells of different names", cell.name)
+        late = [key for key in cell.after if key not in keys]
+        check(
+            not late, where, f"in an order in which {cell.name!r} is behind all of its after", late
         )
-        check(not twice, "run_cells.cells", f"cells of different {what}", twice)
+        keys[cell.key], names[cell.name] = None, None
     return found
 
 
@@ -254,30 +257,45 @@ def _run(
     folder: Path,
     retries: int,
     results: dict[Key, dict[str, Any]],
-    told: Callable[[Job[Key], dict[str, Any] | Failure], None],
+    told: Callable[[Job[Key]], None],
 ) -> dict[Key, Failure]:
     """Run cells until each has a result, which is added to ``results``, or a failure."""
-    waiting, tries = deque(range(len(missing))), [0] * len(missing)
+    waiting = {cell.key: cell for cell in missing}
+    under_way: dict[str, Job[Key]] = {}
+    tries = dict.fromkeys(waiting, 0)
     failures: dict[Key, Failure] = {}
+
+    def failed(cell: Job[Key], error: str, text: str) -> None:
+        failures[cell.key] = Failure(error=error, traceback=text, tries=tries[cell.key])
+        with whole(_file(folder, cell.name, ERROR)) as part:
+            part.write_text(f"{text.rstrip()}\n", "utf-8")
+        told(cell)
+
     while waiting or pool.is_busy:
-        while waiting and pool.has_room:
-            number = waiting.popleft()
-            tries[number] += 1
-            cell = missing[number]
+        for cell in [one for one in waiting.values() if not failures.keys().isdisjoint(one.after)]:
+            del waiting[cell.key]
+            without = [key for key in cell.after if key in failures]
+            failed(cell, text := f"not begun, as cells before it failed: {without}", text)
+        for cell in [one for one in waiting.values() if results.keys() >= {*one.after}]:
+            if not pool.has_room:
+                break
+            del waiting[cell.key]
+            under_way[cell.name] = cell
+            tries[cell.key] += 1
             place = folder.resolve() / cell.name
-            pool.start(Order(number=number, name=cell.name, work=cell.work, folder=place))
-        for ended in pool.wait():
-            number, outcome = ended.order.number, ended.outcome
-            cell = missing[number]
-            if isinstance(outcome, Died) and tries[number] <= retries:
-                waiting.append(number)  # behind the others: it may be what takes all the memory
-                continue
+            pool.start(Order(name=cell.name, work=cell.work, folder=place))
+        for name, outcome in pool.wait() if pool.is_busy else ():
+            cell = under_way.pop(name)
             if isinstance(outcome, str):
                 results[cell.key] = _keep(cell, json.loads(outcome), folder)
-                told(cell, results[cell.key])
+                told(cell)
+            elif isinstance(outcome, Failed):
+                failed(cell, outcome.error, outcome.traceback)
+            elif tries[cell.key] <= retries:
+                waiting[cell.key] = cell  # behind the others: it may be what takes all the memory
             else:
-                failures[cell.key] = _keep_failure(cell, outcome, tries[number], folder)
-                told(cell, failures[cell.key])
+                died = f"its worker died {tries[cell.key]} times, the last time {outcome.reason}"
+                failed(cell, died, died)
     return failures
 
 
@@ -289,18 +307,6 @@ def _keep(cell: Job[Key], scores: dict[str, Any], folder: Path) -> dict[str, Any
     with suppress(FileNotFoundError):
         _file(folder, cell.name, ERROR).unlink()
     return result
-
-
-def _keep_failure(cell: Job[Key], outcome: Failed | Died, tries: int, folder: Path) -> Failure:
-    """Write why a cell failed."""
-    if isinstance(outcome, Failed):
-        failure = Failure(error=outcome.error, traceback=outcome.traceback, tries=tries)
-    else:
-        text = f"its worker died {tries} times, the last time {outcome.reason}"
-        failure = Failure(error=text, traceback=text, tries=tries)
-    with whole(_file(folder, cell.name, ERROR)) as part:
-        part.write_text(f"{failure.traceback.rstrip()}\n", "utf-8")
-    return failure
 
 
 def _report(cells: Sequence[Job[Key]], failures: Mapping[Key, Failure], folder: Path) -> str:

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 
 import cells as work
@@ -100,28 +103,66 @@ def test_results_must_be_json(what, text, tmp_path):
         quiet([job(0, what)], tmp_path)
 
 
-def test_a_killed_worker_costs_its_cell(others, tmp_path):
-    cells = [job(0, partial(work.die, 2)), *(job(i) for i in range(1, 5))]
-    found = quiet(cells, tmp_path, others, jobs=2, retries=2)
-    assert found.pop(0) == quiet([job(0, partial(work.draw, 2))], tmp_path / "x")[0] | {"tries": 3}
-    assert found == quiet(cells[1:], tmp_path / "alone")
+def test_a_killed_worker_costs_its_cell_and_one_that_kills_all_is_given_up(others, tmp_path):
+    cells = [job(0, partial(work.die, 1)), job(1, partial(work.die, 9)), job(2), job(3)]
+    with pytest.raises(CellsError, match="its worker died 2 times, the last time ") as caught:
+        quiet(cells, tmp_path, others, jobs=2, retries=1)
+    here = quiet([job(0, partial(work.draw, 2)), *cells[2:]], tmp_path / "here")
+    here[0] |= {"tries": 2}
+    assert caught.value.results == here
+    assert {key: failure.tries for key, failure in caught.value.failures.items()} == {1: 2}
+    assert len(list((tmp_path / "cell-1").iterdir())) == 2
+    if others == "processes":
+        assert "it was killed by SIGKILL" in (tmp_path / "cell-1.error.txt").read_text()
 
 
-def test_a_cell_that_kills_every_worker_is_given_up(others, tmp_path):
-    cells = [job(0, partial(work.die, 9)), job(1), job(2, work.exits)]
-    with pytest.raises(CellsError) as caught:
-        quiet(cells, tmp_path, others, retries=1)
-    assert list(caught.value.results) == [1]
-    assert {key: failure.tries for key, failure in caught.value.failures.items()} == {0: 2, 2: 2}
-    assert caught.value.failures[0].error.startswith("its worker died 2 times, the last time ")
-    assert len(list((tmp_path / "cell-0").iterdir())) == 2
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGINT", -2)])
+def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, code, tmp_path):
+    """The script's output is whole only when its worker has let go of it, too."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(signal=name, folder=str(tmp_path / "study")))
+    found = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == code, found.stderr
+    assert ("KeyboardInterrupt" in found.stderr) == (name == "SIGINT")
+    cells = [job(0), job(1)]
+    assert list(read_cells(cells, tmp_path / "study")) == [0]
+    assert quiet(cells, tmp_path / "study") == quiet(cells, tmp_path / "other")
 
 
-def test_how_workers_died_is_told(tmp_path):
-    cells = [job(0, partial(work.die, 9)), job(1, work.exits)]
-    with pytest.raises(CellsError, match="killed by SIGKILL, as the system does when memory"):
-        quiet(cells, tmp_path, "processes", retries=0)
-    assert "it ended with exit code 7" in (tmp_path / "cell-1.error.txt").read_text()
+SCRIPT = """
+from functools import partial
+import cells as work
+from robustmarl.evaluation import Job, run_cells
+
+if __name__ == "__main__":
+    what = partial(work.draw, 3), partial(work.end_parent, {signal!r})
+    cells = [Job(key=i, name=f"cell-{{i}}", work=what[i]) for i in range(2)]
+    run_cells(cells, {folder!r}, progress=False)
+"""
+
+
+def test_cells_wait_for_those_before_them(tmp_path):
+    order = tmp_path / "order"
+    order.mkdir()
+    first = [job(i, partial(work.follow, order)) for i in range(2)]
+    last = [
+        Job(key="both", name="both", work=partial(work.follow, order), after=(0, 1)),
+        Job(key="none", name="none", work=partial(work.follow, order)),
+    ]
+    found = quiet([*first, *last], tmp_path, "serial")
+    assert [found[key]["number"] for key in (0, 1)] == [0, 1]
+    assert found["both"]["number"] > 1
+    bad = [job(0, work.refuse), replace(last[0], after=(0,)), replace(last[1], after=("both",))]
+    with pytest.raises(CellsError, match=r"not begun, as cells before it failed: \['both'\]") as e:
+        quiet([*bad, job(7)], tmp_path / "bad")
+    assert list(e.value.results) == [7]
+    with pytest.raises(ValueError, match=r"behind all that they are after, as 'both' is not"):
+        quiet([last[0], *first], tmp_path)
 
 
 def test_workers_are_used_again_and_have_places_of_their_own(tmp_path):
