@@ -11,10 +11,13 @@ from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.executors import Workplace
 from robustmarl.evaluation.exports import marl_eval
 from robustmarl.evaluation.findings import Finding, Measured, WorstCase
+from robustmarl.evaluation.grid import Grid
+from robustmarl.evaluation.grid_tables import GridKey, read_tables, report_tables
 from robustmarl.evaluation.html import report
 from robustmarl.evaluation.jobs import CellsError, Failure, Job, read_cells, run_cells
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
+from robustmarl.evaluation.recipes import Defence, Learned, Recipe
 from robustmarl.evaluation.recordings import Recording, record
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
@@ -34,14 +37,19 @@ __all__ = [
     "Certificates",
     "CrossTable",
     "Curve",
+    "Defence",
     "Entry",
     "Estimate",
     "Failure",
     "Finding",
+    "Grid",
+    "GridKey",
     "Job",
+    "Learned",
     "Measured",
     "Profile",
     "Reading",
+    "Recipe",
     "Recording",
     "Rollouts",
     "SignedRank",
@@ -68,8 +76,10 @@ __all__ = [
     "probability_of_improvement",
     "quick",
     "read_cells",
+    "read_tables",
     "record",
     "report",
+    "report_tables",
     "rollout",
     "run_cells",
     "signed_rank",

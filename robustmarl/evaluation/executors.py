@@ -41,11 +41,13 @@ class Workplace:
     Attributes:
         folder: its own, for checkpoints and whatever else it wants to find again when it is run
             again; made when something is written to it.
+        study: the folder of all cells, where those before it have left theirs.
         position: line of its progress bar, >= 1 as the study's own is the first; None where
             nobody would see it.
     """
 
     folder: Path
+    study: Path
     position: int | None = None
 
     def log(self, name: str) -> training.Log:
@@ -64,7 +66,7 @@ class Order:
 
     name: str
     work: Callable[[Workplace], Mapping[str, Any]]
-    folder: Path
+    study: Path
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def perform(order: Order, position: int | None) -> str | Failed:
     np.random.seed(seed)  # noqa: NPY002 - the global stream is what is seeded
     torch.manual_seed(seed)
     try:
-        found = order.work(Workplace(folder=order.folder, position=position))
+        folder = order.study / order.name
+        found = order.work(Workplace(folder=folder, study=order.study, position=position))
         if not isinstance(found, Mapping):
             raise TypeError(f"Job.work must return a mapping of raw scores, got {found!r}.")
         return json.dumps(dict(found), allow_nan=False)

@@ -198,9 +198,8 @@ def _checked(cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
         check(cell.key not in keys, where, "cells of different keys", cell.key)
         check(cell.name not in names, where, "cells of different names", cell.name)
         late = [key for key in cell.after if key not in keys]
-        check(
-            not late, where, f"in an order in which {cell.name!r} is behind all of its after", late
-        )
+        rule = f"in an order in which {cell.name!r} is behind all of its after"
+        check(not late, where, rule, late)
         keys[cell.key], names[cell.name] = None, None
     return found
 
@@ -282,8 +281,7 @@ def _run(
             del waiting[cell.key]
             under_way[cell.name] = cell
             tries[cell.key] += 1
-            place = folder.resolve() / cell.name
-            pool.start(Order(name=cell.name, work=cell.work, folder=place))
+            pool.start(Order(name=cell.name, work=cell.work, study=folder.resolve()))
         for name, outcome in pool.wait() if pool.is_busy else ():
             cell = under_way.pop(name)
             if isinstance(outcome, str):

@@ -161,7 +161,7 @@ def test_cells_wait_for_those_before_them(tmp_path):
     with pytest.raises(CellsError, match=r"not begun, as cells before it failed: \['both'\]") as e:
         quiet([*bad, job(7)], tmp_path / "bad")
     assert list(e.value.results) == [7]
-    with pytest.raises(ValueError, match=r"behind all that they are after, as 'both' is not"):
+    with pytest.raises(ValueError, match=r"'both' is behind all of its after, got \[0, 1\]"):
         quiet([last[0], *first], tmp_path)
 
 
@@ -234,6 +234,6 @@ def test_cells_differ(tmp_path):
 
 
 def test_a_log_goes_on(tmp_path):
-    log = Workplace(folder=tmp_path, position=2).log("QMIX 0")
+    log = Workplace(folder=tmp_path, study=tmp_path, position=2).log("QMIX 0")
     assert (log.folder, log.resume, log.progress, log.bar_position) == (tmp_path, True, "QMIX 0", 2)
-    assert Workplace(folder=tmp_path).log("QMIX 0").progress is False
+    assert Workplace(folder=tmp_path, study=tmp_path).log("QMIX 0").progress is False
