@@ -12,7 +12,7 @@ from robustmarl.evaluation.executors import Workplace
 from robustmarl.evaluation.exports import marl_eval
 from robustmarl.evaluation.findings import Finding, Measured, WorstCase
 from robustmarl.evaluation.grid import Grid
-from robustmarl.evaluation.grid_tables import GridKey, read_tables, report_tables
+from robustmarl.evaluation.grid_tables import GridKey, read_tables, read_warnings, report_tables
 from robustmarl.evaluation.html import report
 from robustmarl.evaluation.jobs import CellsError, Failure, Job, read_cells, run_cells
 from robustmarl.evaluation.meter import Reading
@@ -77,6 +77,7 @@ __all__ = [
     "quick",
     "read_cells",
     "read_tables",
+    "read_warnings",
     "record",
     "report",
     "report_tables",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from robustmarl._checks import (
     check_function,
     check_int,
     check_kind,
+    check_known,
     check_text,
     keep,
     sizes_of,
@@ -25,6 +26,7 @@ from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.executors import Executor, Workplace
 from robustmarl.evaluation.grid_cells import Episodes, play, play_random, train
 from robustmarl.evaluation.grid_tables import RANDOM, UNTRAINED, GridKey, read_tables
+from robustmarl.evaluation.grid_yaml import read_declaration
 from robustmarl.evaluation.jobs import Job, run_cells
 from robustmarl.evaluation.recipes import Defence, Learned, Recipe
 from robustmarl.evaluation.tables import CrossTable
@@ -110,6 +112,32 @@ class Grid:
             good = re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f.][^/\\:*?\"<>|\x00-\x1f]*", text)
             check(good is not None, where, "named as files can be", name)
         return found
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Grid:
+        """Return the grid that a YAML file declares: keys as of the constructor.
+
+        A tag makes an object of this package: ``!PGD {ball: !LinfBall {epsilon: 0.1}}``. It may
+        name what ``attacks``, ``budgets``, ``losses``, ``perturbers``, ``schedules``, ``envs`` and
+        ``adversaries`` have, a way to make it (``!PGD.fgsm``), ``OffPolicy``, ``OnPolicy``,
+        ``Learned`` and ``adam``. Environments and adversaries are made where they are needed.
+        Algorithms and mixins go by their names alone. Nothing else is ever imported or called.
+
+        Args:
+            source: a path, or the text itself (a string of several lines).
+
+        Raises:
+            ValueError: for what is no YAML, a name that is not known or there twice, and settings
+                that are refused, with the line.
+            TypeError: for what the constructor refuses.
+        """
+        declared = read_declaration(source)
+        known = [one.name for one in fields(cls)]
+        for name in declared:
+            check_known("Grid.from_yaml.source", str(name), known)
+        for part in ("victims", "attacks", "environments"):
+            check(part in declared, "Grid.from_yaml.source", f"given {part}", list(declared))
+        return cls(**declared)
 
     def cells(self) -> list[Job[GridKey]]:
         """Return the cells, trainings before the tests that need them."""

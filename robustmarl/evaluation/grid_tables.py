@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.jobs import MANIFEST
 from robustmarl.evaluation.tables import CrossTable
 
-__all__ = ["RANDOM", "UNTRAINED", "GridKey", "read_tables", "report_tables"]
+__all__ = ["RANDOM", "UNTRAINED", "GridKey", "read_tables", "read_warnings", "report_tables"]
 
 RANDOM, UNTRAINED = "random", "untrained"
 
@@ -74,15 +74,30 @@ def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, Cros
     check(path.is_file(), "read_tables.folder", f"one with a {MANIFEST}", str(folder))
     order = list(json.loads(path.read_text("utf-8")))
     by_environment: dict[str, list[dict[str, Any]]] = {}
-    # seeds are numbers; what trainings of attacks leave in their folders has other names
-    for file in sorted((folder / "scores").rglob("[0-9]*.json")):
-        result = json.loads(file.read_text("utf-8"))
+    for result in _results(folder):
         by_environment.setdefault(result["environment"], []).append(result)
     check(len(by_environment) > 0, "read_tables.folder", "one with results", str(folder))
     return {
         name: _table(name, by_environment[name], order, metric)
         for name in _sorted(by_environment, order, "environments")
     }
+
+
+def read_warnings(folder: str | Path) -> list[str]:
+    """Return what the tests in a grid's folder warned of, each with its cell."""
+    folder = check_path("read_warnings.folder", folder)
+    keys = ("environment", "victim", "defence", "attack", "seed")
+    return [
+        f"{GridKey(*(result[key] for key in keys))}: {text}"
+        for result in _results(folder)
+        for text in result["warnings"]
+    ]
+
+
+def _results(folder: Path) -> Iterator[dict[str, Any]]:
+    # seeds are numbers; what trainings of attacks leave in their folders has other names
+    for file in sorted((folder / "scores").rglob("[0-9]*.json")):
+        yield json.loads(file.read_text("utf-8"))
 
 
 def _sorted(names: Iterable[str], order: Sequence[str], part: str) -> list[str]:
