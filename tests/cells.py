@@ -1,25 +1,11 @@
 """Cells of studies that other processes can import: what tests of runs and grids run."""
 
-import gc
 import os
 import random
 import signal
-import sys
-import warnings
 
 import numpy as np
-import pytest
 import torch
-
-
-@pytest.fixture
-def tidied():
-    """Collect here what Ray leaves open, whose warnings would be another test's errors."""
-    yield
-    if "ray" in sys.modules:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
 
 
 def draw(count, place):

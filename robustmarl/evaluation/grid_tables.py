@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustmarl._checks import check, check_path, check_text
+from robustmarl._checks import check, check_kind, check_path, check_text, writing
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.jobs import MANIFEST
 from robustmarl.evaluation.tables import CrossTable
@@ -143,8 +143,13 @@ def report_tables(
         folder: where to write.
         notes: printed beneath the tables.
     """
-    folder = check_path("report_tables.folder", folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    where, folder = "report_tables.folder", check_path("report_tables.folder", folder)
+    rule = "a mapping from names to CrossTables"
+    check_kind("report_tables.tables", tables, Mapping, rule)
+    for table in tables.values():
+        check_kind("report_tables.tables", table, CrossTable, rule)
+    with writing(where, folder):
+        folder.mkdir(parents=True, exist_ok=True)
     text = []
     for name, table in tables.items():
         table.plot(folder / f"{name}.png")

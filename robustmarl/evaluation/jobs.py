@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar, get_args
 
+import numpy as np
+
 from robustmarl._checks import (
     check,
     check_choice,
@@ -146,16 +148,16 @@ def run_cells(
         TypeError: for what other processes cannot import.
         ImportError: for ``executor="ray"`` without Ray.
     """
-    cells, folder = _checked(cells), check_path("run_cells.folder", folder)
+    cells, folder = _checked("run_cells.cells", cells), check_path("run_cells.folder", folder)
     jobs = check_int("run_cells.jobs", jobs, 1)
     check_choice("run_cells.executor", executor, get_args(Executor))
     retries = check_int("run_cells.retries", retries, 0)
-    check_kind("run_cells.progress", progress, bool | str, "a bool, or the bar's name")
+    check_kind("run_cells.progress", progress, bool | np.bool_ | str, "a bool, or the bar's name")
     if executor == "processes":
         for cell in cells:
             _check_picklable(cell)
     with locked("run_cells.folder", folder):
-        _declare(folder, settings or {})
+        _declare(folder, {} if settings is None else settings)
         results = read_cells(cells, folder)
         missing = [cell for cell in cells if cell.key not in results]
         failures: dict[Key, Failure] = {}
@@ -183,14 +185,13 @@ def run_cells(
 
 def read_cells(cells: Iterable[Job[Key]], folder: str | Path) -> dict[Key, dict[str, Any]]:
     """Return the raw scores of those cells that are done, by their keys; run nothing."""
-    cells, folder = _checked(cells), check_path("read_cells.folder", folder)
+    cells, folder = _checked("read_cells.cells", cells), check_path("read_cells.folder", folder)
     found = {cell.key: _read(cell, folder) for cell in cells}
     return {key: result for key, result in found.items() if result is not None}
 
 
-def _checked(cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
+def _checked(where: str, cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
     found = list(cells)
-    where = "run_cells.cells"
     keys: dict[Key, None] = {}
     names: dict[str, None] = {}
     for cell in found:
@@ -214,9 +215,14 @@ def _check_picklable(cell: Job[Key]) -> None:
         ) from error
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(where: str, settings: object) -> dict[str, Any]:
     """Return settings as they are read back: tuples as lists, keys as texts."""
-    plain: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+    rule = "a mapping from names to what JSON can hold"
+    check_kind(where, settings, Mapping, rule)
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(settings, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where} must be {rule}, got {settings!r} ({error}).") from error
     return plain
 
 
@@ -230,13 +236,13 @@ def _read(cell: Job[Key], folder: Path) -> dict[str, Any] | None:
         found: dict[str, Any] = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    settings = _plain(cell.settings)
+    settings = _plain("Job.settings", cell.settings)
     return found if all(found.get(key) == value for key, value in settings.items()) else None
 
 
 def _declare(folder: Path, settings: Mapping[str, Any]) -> None:
     """Keep the study's settings in its folder, which must be of no other study."""
-    path, plain = folder / MANIFEST, _plain(settings)
+    path, plain = folder / MANIFEST, _plain("run_cells.settings", settings)
     known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     other = [name for name, value in plain.items() if name in known and known[name] != value]
     if other:
@@ -299,7 +305,7 @@ def _run(
 
 def _keep(cell: Job[Key], scores: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write a cell's result."""
-    result = scores | _plain(cell.settings)
+    result = scores | _plain("Job.settings", cell.settings)
     with whole(_file(folder, cell.name, ".json")) as part:
         part.write_text(json.dumps(result, allow_nan=False), "utf-8")
     with suppress(FileNotFoundError):

@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from cells import tidied  # noqa: F401 - a fixture
 from doubles import Scripted
 
 from robustmarl.adversaries import ObsAdversaryPPO
@@ -31,8 +30,6 @@ from robustmarl.learning import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer, PolicyRegularizer
 from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution
 from robustmarl.training import OffPolicy, OnPolicy, load_weights
-
-pytestmark = pytest.mark.usefixtures("tidied")
 
 BALL = LinfBall(epsilon=0.5)
 PGD_2 = PGD(ball=BALL, steps=2)

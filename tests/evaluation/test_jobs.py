@@ -9,13 +9,10 @@ from functools import partial
 
 import cells as work
 import pytest
-from cells import tidied  # noqa: F401 - a fixture
 
 from robustmarl.evaluation import CellsError, Job, read_cells, run_cells
 from robustmarl.evaluation.executors import Workplace
 from robustmarl.training.files import locked
-
-pytestmark = pytest.mark.usefixtures("tidied")
 
 
 def job(key, what=None, **settings):
