@@ -34,7 +34,7 @@ from robustmarl.training.progress import progress_bar
 
 __all__ = ["CellsError", "Failure", "Job", "read_cells", "run_cells"]
 
-Key = TypeVar("Key", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 
 MANIFEST = "manifest.json"
 """What the study in a folder was declared as."""
@@ -44,7 +44,7 @@ ERROR = ".error.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Generic[Key]):
+class Job(Generic[_Key]):
     """One cell of a study: what computes its raw scores, and which cell that is.
 
     Args:
@@ -61,11 +61,11 @@ class Job(Generic[Key]):
         TypeError: for arguments of a wrong kind.
     """
 
-    key: Key
+    key: _Key
     name: str
     work: Callable[[Workplace], Mapping[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    after: Collection[Key] = ()
+    after: Collection[_Key] = ()
 
     def __post_init__(self) -> None:
         name = PurePosixPath(check_text("Job.name", self.name))
@@ -109,7 +109,7 @@ class CellsError(RuntimeError):
 
 
 def run_cells(
-    cells: Iterable[Job[Key]],
+    cells: Iterable[Job[_Key]],
     folder: str | Path,
     *,
     jobs: int = 1,
@@ -117,7 +117,7 @@ def run_cells(
     retries: int = 2,
     settings: Mapping[str, Any] | None = None,
     progress: bool | str = True,
-) -> dict[Key, dict[str, Any]]:
+) -> dict[_Key, dict[str, Any]]:
     """Run the cells that ``folder`` has no results of, and return all raw scores.
 
     Every cell's scores are a JSON file of their own, whole or not there. A run that is interrupted
@@ -160,7 +160,7 @@ def run_cells(
         _declare(folder, {} if settings is None else settings)
         results = read_cells(cells, folder)
         missing = [cell for cell in cells if cell.key not in results]
-        failures: dict[Key, Failure] = {}
+        failures: dict[_Key, Failure] = {}
         with progress_bar(
             total=len(cells),
             initial=len(results),
@@ -170,7 +170,7 @@ def run_cells(
             disable=not progress,
         ) as bar:
 
-            def told(cell: Job[Key]) -> None:
+            def told(cell: Job[_Key]) -> None:
                 bar.set_postfix_str(cell.name, refresh=False)
                 bar.update()
 
@@ -183,16 +183,16 @@ def run_cells(
     return ordered
 
 
-def read_cells(cells: Iterable[Job[Key]], folder: str | Path) -> dict[Key, dict[str, Any]]:
+def read_cells(cells: Iterable[Job[_Key]], folder: str | Path) -> dict[_Key, dict[str, Any]]:
     """Return the raw scores of those cells that are done, by their keys; run nothing."""
     cells, folder = _checked("read_cells.cells", cells), check_path("read_cells.folder", folder)
     found = {cell.key: _read(cell, folder) for cell in cells}
     return {key: result for key, result in found.items() if result is not None}
 
 
-def _checked(where: str, cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
+def _checked(where: str, cells: Iterable[Job[_Key]]) -> Sequence[Job[_Key]]:
     found = list(cells)
-    keys: dict[Key, None] = {}
+    keys: dict[_Key, None] = {}
     names: dict[str, None] = {}
     for cell in found:
         check_kind(where, cell, Job, "Jobs")
@@ -205,7 +205,7 @@ def _checked(where: str, cells: Iterable[Job[Key]]) -> Sequence[Job[Key]]:
     return found
 
 
-def _check_picklable(cell: Job[Key]) -> None:
+def _check_picklable(cell: Job[_Key]) -> None:
     try:
         pickle.dumps(cell.work)
     except Exception as error:  # what pickle raises depends on what it meets
@@ -230,7 +230,7 @@ def _file(folder: Path, name: str, ending: str) -> Path:
     return folder / f"{name}{ending}"  # not with_suffix: names may have dots
 
 
-def _read(cell: Job[Key], folder: Path) -> dict[str, Any] | None:
+def _read(cell: Job[_Key], folder: Path) -> dict[str, Any] | None:
     """Return a cell's result, None if there is none of these settings."""
     try:
         found: dict[str, Any] = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
@@ -258,19 +258,19 @@ def _declare(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _run(
     pool: Pool,
-    missing: Sequence[Job[Key]],
+    missing: Sequence[Job[_Key]],
     folder: Path,
     retries: int,
-    results: dict[Key, dict[str, Any]],
-    told: Callable[[Job[Key]], None],
-) -> dict[Key, Failure]:
+    results: dict[_Key, dict[str, Any]],
+    told: Callable[[Job[_Key]], None],
+) -> dict[_Key, Failure]:
     """Run cells until each has a result, which is added to ``results``, or a failure."""
     waiting = {cell.key: cell for cell in missing}
-    under_way: dict[str, Job[Key]] = {}
+    under_way: dict[str, Job[_Key]] = {}
     tries = dict.fromkeys(waiting, 0)
-    failures: dict[Key, Failure] = {}
+    failures: dict[_Key, Failure] = {}
 
-    def failed(cell: Job[Key], error: str, text: str) -> None:
+    def failed(cell: Job[_Key], error: str, text: str) -> None:
         failures[cell.key] = Failure(error=error, traceback=text, tries=tries[cell.key])
         with whole(_file(folder, cell.name, ERROR)) as part:
             part.write_text(f"{text.rstrip()}\n", "utf-8")
@@ -303,7 +303,7 @@ def _run(
     return failures
 
 
-def _keep(cell: Job[Key], scores: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _keep(cell: Job[_Key], scores: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Write a cell's result."""
     result = scores | _plain("Job.settings", cell.settings)
     with whole(_file(folder, cell.name, ".json")) as part:
@@ -313,7 +313,7 @@ def _keep(cell: Job[Key], scores: dict[str, Any], folder: Path) -> dict[str, Any
     return result
 
 
-def _report(cells: Sequence[Job[Key]], failures: Mapping[Key, Failure], folder: Path) -> str:
+def _report(cells: Sequence[Job[_Key]], failures: Mapping[_Key, Failure], folder: Path) -> str:
     names = {cell.key: cell.name for cell in cells}
     lines = [
         f"{names[key]}: {failure.error} ({_file(folder, names[key], ERROR)})"

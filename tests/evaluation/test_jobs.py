@@ -116,6 +116,18 @@ def test_a_killed_worker_costs_its_cell_and_one_that_kills_all_is_given_up(other
         assert "it was killed by SIGKILL" in (tmp_path / "cell-1.error.txt").read_text()
 
 
+def test_a_cluster_that_is_there_is_used_and_left(tmp_path):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        found = quiet([job(0, work.where)], tmp_path, "ray")
+        assert found[0]["pid"] != os.getpid()
+        assert found[0]["position"] is None
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+
+
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGINT", -2)])
 def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, code, tmp_path):
     """The script's output is whole only when its worker has let go of it, too."""
