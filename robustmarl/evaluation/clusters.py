@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import override
 
 from robustmarl.evaluation.executors import Died, Ended, Failed, Order, Pool, failed, perform
-
-if TYPE_CHECKING:
-    from ray import ObjectRef
 
 __all__ = ["RayPool"]
 
@@ -36,7 +33,7 @@ class RayPool(Pool):
                 ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
         # A task that is begun again is counted here, as with processes.
         self._perform = ray.remote(num_cpus=1, max_retries=0)(_perform)
-        self._busy: dict[ObjectRef, str] = {}
+        self._busy: dict[Any, str] = {}
 
     @property
     @override

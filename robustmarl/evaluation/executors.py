@@ -23,10 +23,22 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from robustmarl import training
 
-__all__ = ["Died", "Ended", "Executor", "Failed", "Order", "Pool", "Workplace", "pool_of"]
+__all__ = [
+    "Died",
+    "Ended",
+    "Executor",
+    "Failed",
+    "Order",
+    "Pool",
+    "SerialPool",
+    "Workplace",
+    "how",
+    "pool_of",
+]
 
 Executor: TypeAlias = Literal["processes", "ray", "serial"]
 
@@ -167,19 +179,24 @@ class SerialPool(Pool):
         self._ended: deque[Ended] = deque()
 
     @property
+    @override
     def has_room(self) -> bool:
         return not self._ended
 
     @property
+    @override
     def is_busy(self) -> bool:
         return bool(self._ended)
 
+    @override
     def start(self, order: Order) -> None:
         self._ended.append((order.name, perform(order, self._position)))
 
+    @override
     def wait(self) -> list[Ended]:
         return [self._ended.popleft()]
 
+    @override
     def close(self, *, orderly: bool) -> None:
         pass
 
@@ -198,13 +215,16 @@ class ProcessPool(Pool):
         self._busy: dict[int, tuple[_Worker, Order]] = {}
 
     @property
+    @override
     def has_room(self) -> bool:
         return bool(self._free)
 
     @property
+    @override
     def is_busy(self) -> bool:
         return bool(self._busy)
 
+    @override
     def start(self, order: Order) -> None:
         position = self._free.pop()
         message = pickle.dumps((order, position if self._bars else None))
@@ -217,6 +237,7 @@ class ProcessPool(Pool):
             worker.send(message)  # if it dies at once, wait() says so
         self._busy[position] = worker, order
 
+    @override
     def wait(self) -> list[Ended]:
         watched: dict[Any, int] = {}
         for position, (worker, _) in self._busy.items():
@@ -233,6 +254,7 @@ class ProcessPool(Pool):
         self._idle[position] = worker
         return order.name, outcome
 
+    @override
     def close(self, *, orderly: bool) -> None:
         workers = [*self._idle.values(), *(worker for worker, _ in self._busy.values())]
         self._idle, self._busy = {}, {}
@@ -278,10 +300,11 @@ class _Worker:
             if self.process.exitcode is None:
                 end()
                 self.process.join(PATIENCE)
-        return _how(self.process.exitcode)
+        return how(self.process.exitcode)
 
 
-def _how(exitcode: int | None) -> str:
+def how(exitcode: int | None) -> str:
+    """Return how a process ended, in words."""
     if exitcode is not None and exitcode < 0:
         with suppress(ValueError):
             name = signal.Signals(-exitcode).name

@@ -11,7 +11,7 @@ import cells as work
 import pytest
 
 from robustmarl.evaluation import CellsError, Job, read_cells, run_cells
-from robustmarl.evaluation.executors import Workplace
+from robustmarl.evaluation.executors import Died, SerialPool, Workplace, how
 from robustmarl.training.files import locked
 
 
@@ -42,16 +42,33 @@ def others(request):
 
 
 def test_results_are_those_of_one_process(executor, tmp_path):
-    cells = [job(i, size=i) for i in range(5)]
-    found = quiet(cells, tmp_path, executor, jobs=2)
-    assert list(found) == [0, 1, 2, 3, 4]
-    again = quiet([job(3, size=3)], tmp_path / "alone")
-    assert found[3] == again[3]
-    assert found[3]["torch"] != found[4]["torch"]
-    for key, result in found.items():
-        assert json.loads((tmp_path / f"cell-{key}.json").read_text()) == result
-        assert result["size"] == key
+    cells = [*(job(i, size=i) for i in range(3)), job(3, work.refuse), job(4, work.leave)]
+    cells += [Job(key=i, name=f"many/cell {i}", work=work.where) for i in (5, 6)]
+    with pytest.raises(CellsError, match=r"2 of 7 cells failed; the others are done:") as caught:
+        quiet(cells, tmp_path, executor, jobs=2)
+    found, failure = caught.value.results, caught.value.failures[3]
+    assert list(found) == [0, 1, 2, 5, 6]
+    assert quiet([job(2, size=2)], tmp_path / "alone")[2] == found[2]
+    assert found[1]["torch"] != found[2]["torch"]
+    for i in range(3):
+        assert json.loads((tmp_path / f"cell-{i}.json").read_text()) == found[i]
+        assert found[i]["size"] == i
     assert read_cells(cells, tmp_path) == found
+    assert found[6]["folder"] == str(tmp_path / "many" / "cell 6")
+    assert (found[6]["pid"] == os.getpid()) == (executor == "serial")
+
+    assert "cell-3: ValueError: no such thing" in str(caught.value)
+    assert (failure.error, failure.tries) == ("ValueError: no such thing", 1)
+    assert 'raise ValueError("no such thing")' in failure.traceback
+    assert (tmp_path / "cell-3.error.txt").read_text() == failure.traceback
+    assert caught.value.failures[4].error == "SystemExit: enough"
+    quiet([job(3)], tmp_path)
+    assert not (tmp_path / "cell-3.error.txt").exists()
+
+
+def test_bars_of_trainings_have_lines_of_their_own(tmp_path):
+    assert run_cells([job(0, work.where)], tmp_path, executor="serial")[0]["position"] == 1
+    assert quiet([job(1, work.where)], tmp_path)[1]["position"] is None
 
 
 def test_what_is_done_is_read_not_run(tmp_path):
@@ -75,22 +92,6 @@ def test_half_a_file_is_no_result(tmp_path):
     assert quiet([job(0)], tmp_path) == quiet([job(0)], tmp_path / "fresh")
 
 
-def test_a_failed_cell_is_reported_when_all_others_are_done(executor, tmp_path):
-    cells = [job(0, work.refuse), job(1), job(2, work.leave), job(3)]
-    with pytest.raises(CellsError, match=r"2 of 4 cells failed; the others are done:") as caught:
-        quiet(cells, tmp_path, executor, jobs=2)
-    assert "cell-0: ValueError: no such thing" in str(caught.value)
-    assert list(caught.value.results) == [1, 3]
-    failure = caught.value.failures[0]
-    assert failure.error == "ValueError: no such thing"
-    assert failure.tries == 1
-    assert 'raise ValueError("no such thing")' in failure.traceback
-    assert (tmp_path / "cell-0.error.txt").read_text() == failure.traceback
-    assert caught.value.failures[2].error == "SystemExit: enough"
-    assert list(quiet([job(0), job(1)], tmp_path)) == [0, 1]
-    assert not (tmp_path / "cell-0.error.txt").exists()
-
-
 @pytest.mark.parametrize(
     ("what", "text"),
     [
@@ -103,17 +104,49 @@ def test_results_must_be_json(what, text, tmp_path):
         quiet([job(0, what)], tmp_path)
 
 
-def test_a_killed_worker_costs_its_cell_and_one_that_kills_all_is_given_up(others, tmp_path):
-    cells = [job(0, partial(work.die, 1)), job(1, partial(work.die, 9)), job(2), job(3)]
-    with pytest.raises(CellsError, match="its worker died 2 times, the last time ") as caught:
-        quiet(cells, tmp_path, others, jobs=2, retries=1)
-    here = quiet([job(0, partial(work.draw, 2)), *cells[2:]], tmp_path / "here")
-    here[0] |= {"tries": 2}
-    assert caught.value.results == here
-    assert {key: failure.tries for key, failure in caught.value.failures.items()} == {1: 2}
-    assert len(list((tmp_path / "cell-1").iterdir())) == 2
-    if others == "processes":
-        assert "it was killed by SIGKILL" in (tmp_path / "cell-1.error.txt").read_text()
+def test_a_killed_worker_costs_its_cell(others, tmp_path):
+    """A training that is killed goes on from its checkpoint and ends as if nothing had been."""
+    cells = [job(0, partial(work.train, 1)), job(1)]
+    found = quiet(cells, tmp_path, others, retries=1)
+    here = quiet([job(0, partial(work.train, 0)), job(1)], tmp_path / "here")
+    assert found[0] == here[0] | {"tries": 2}
+    assert found[1] == here[1]
+
+
+class Mortal(SerialPool):
+    """Loses the worker of each cell as often as it is told."""
+
+    def __init__(self, deaths):
+        super().__init__(bars=False)
+        self.deaths, self.begun = deaths, []
+
+    def start(self, order):
+        self.begun.append(order.name)
+        if self.deaths.get(order.name, 0):
+            self.deaths[order.name] -= 1
+            self._ended.append((order.name, Died("it was killed by SIGKILL")))
+        else:
+            super().start(order)
+
+
+def test_a_cell_is_begun_again_behind_the_others_and_given_up_in_the_end(tmp_path, monkeypatch):
+    pool = Mortal({"cell-0": 2, "cell-1": 9})
+    monkeypatch.setattr("robustmarl.evaluation.jobs.pool_of", lambda *a, **k: pool)
+    text = r"its worker died 3 times, the last time it was killed by SIGKILL \("
+    with pytest.raises(CellsError, match=text) as caught:
+        quiet([job(0), job(1), job(2)], tmp_path, retries=2)
+    assert pool.begun == [f"cell-{i}" for i in (0, 1, 2, 0, 1, 0, 1)]
+    assert caught.value.results == quiet([job(0), job(2)], tmp_path)
+    assert {key: failure.tries for key, failure in caught.value.failures.items()} == {1: 3}
+    assert "SIGKILL" in (tmp_path / "cell-1.error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(7, "it ended with exit code 7"), (-9, "by SIGKILL, as the system"), (-15, "by SIGTERM")],
+)
+def test_how_a_worker_died_is_told(code, text):
+    assert text in how(code)
 
 
 def test_a_cluster_that_is_there_is_used_and_left(tmp_path):
@@ -175,15 +208,6 @@ def test_cells_wait_for_those_before_them(tmp_path):
     assert list(e.value.results) == [7]
     with pytest.raises(ValueError, match=r"'both' is behind all of its after, got \[0, 1\]"):
         quiet([last[0], *first], tmp_path)
-
-
-def test_workers_are_used_again_and_have_places_of_their_own(tmp_path):
-    cells = [Job(key=i, name=f"many/cell {i}", work=work.where) for i in range(4)]
-    found = run_cells(cells, tmp_path, jobs=2, progress="here")
-    assert len({one["pid"] for one in found.values()} | {os.getpid()}) <= 3
-    assert {one["position"] for one in found.values()} <= {1, 2}
-    assert found[3]["folder"] == str(tmp_path / "many" / "cell 3")
-    assert (tmp_path / "many" / "cell 3.json").exists()
 
 
 def test_progress_is_shown_where_it_is_asked_for(tmp_path, capsys):
