@@ -12,8 +12,8 @@ import traceback
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
@@ -102,14 +102,10 @@ Ended: TypeAlias = tuple[str, str | Failed | Died]
 
 def perform(order: Order, position: int | None) -> str | Failed:
     """Return the raw scores of one cell as JSON text, or the exception that it raised."""
-    # Cells seed what they draw from; what they forget depends on nobody who worked here before.
-    seed = zlib.crc32(order.name.encode())
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the global stream is what is seeded
-    torch.manual_seed(seed)
     try:
-        folder = order.study / order.name
-        found = order.work(Workplace(folder=folder, study=order.study, position=position))
+        with _seeded(order.name):
+            folder = order.study / order.name
+            found = order.work(Workplace(folder=folder, study=order.study, position=position))
         if not isinstance(found, Mapping):
             raise TypeError(f"Job.work must return a mapping of raw scores, got {found!r}.")
         return json.dumps(dict(found), allow_nan=False)
@@ -117,10 +113,27 @@ def perform(order: Order, position: int | None) -> str | Failed:
         return failed(error)
 
 
+@contextmanager
+def _seeded(name: str) -> Iterator[None]:
+    """Seed global generators by a cell's name, and leave them as they were.
+
+    Cells seed what they draw from; what one forgets depends on nobody who worked here before.
+    """
+    seed, kept = zlib.crc32(name.encode()), (random.getstate(), np.random.get_state())  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002
+
+
 def failed(error: BaseException) -> Failed:
     """Return what is kept of an exception."""
-    line = traceback.format_exception_only(error)[-1].strip()
-    return Failed(line, "".join(traceback.format_exception(error)))
+    return Failed(f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error)))
 
 
 class Pool(ABC):

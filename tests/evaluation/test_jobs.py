@@ -2,13 +2,16 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
 
 import cells as work
+import numpy as np
 import pytest
+import torch
 
 from robustmarl.evaluation import CellsError, Job, read_cells, run_cells
 from robustmarl.evaluation.executors import Died, SerialPool, Workplace, how
@@ -85,6 +88,16 @@ def test_a_cell_of_other_settings_is_run_again(tmp_path):
     assert quiet([job(0, work.refuse, episodes=(3, 4))], tmp_path)[0]["episodes"] == [3, 4]
     assert read_cells([job(0, episodes=5)], tmp_path) == {}
     assert quiet([job(0, work.where, episodes=5)], tmp_path)[0]["pid"] == os.getpid()
+
+
+def test_global_generators_are_left_as_they_were(tmp_path):
+    def states():
+        numbers = np.random.get_state()[1].tolist()  # noqa: NPY002
+        return random.getstate(), numbers, torch.get_rng_state().tolist()
+
+    before = states()
+    quiet([job(0)], tmp_path)
+    assert states() == before
 
 
 def test_half_a_file_is_no_result(tmp_path):
