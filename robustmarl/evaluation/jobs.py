@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar, get_args
 
@@ -160,6 +161,8 @@ def run_cells(
         _declare(folder, {} if settings is None else settings)
         results = read_cells(cells, folder)
         missing = [cell for cell in cells if cell.key not in results]
+        for cell in missing:
+            _sweep(cell, folder)
         failures: dict[_Key, Failure] = {}
         with progress_bar(
             total=len(cells),
@@ -311,6 +314,14 @@ def _keep(cell: Job[_Key], scores: dict[str, Any], folder: Path) -> dict[str, An
     with suppress(FileNotFoundError):
         _file(folder, cell.name, ERROR).unlink()
     return result
+
+
+def _sweep(cell: Job[_Key], folder: Path) -> None:
+    """Remove what a run that was killed left of files that it was writing."""
+    path = _file(folder, cell.name, "")
+    for ending in (".json", ERROR):
+        for part in path.parent.glob(f"{escape(path.name)}{ending}.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def _report(cells: Sequence[Job[_Key]], failures: Mapping[_Key, Failure], folder: Path) -> str:

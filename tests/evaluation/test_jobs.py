@@ -101,8 +101,12 @@ def test_global_generators_are_left_as_they_were(tmp_path):
 
 
 def test_half_a_file_is_no_result(tmp_path):
+    left = [tmp_path / f"cell-0{ending}.12-ab.part" for ending in (".json", ".error.txt")]
+    for path in left:
+        path.touch()
     (tmp_path / "cell-0.json").write_text('{"python": [0.')
     assert quiet([job(0)], tmp_path) == quiet([job(0)], tmp_path / "fresh")
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.parametrize(
