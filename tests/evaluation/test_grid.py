@@ -152,6 +152,7 @@ def test_a_study_grows_but_its_names_mean_what_they_meant(tmp_path):
         ({"attacks": {"PGD": PGD(ball=BALL, steps=3)}}, r"attacks\.PGD=.*'PGD\.steps': 3.*was"),
         ({"victims": {"VDN": recipe(gamma=0.5)}}, r"victims\.VDN=.*'VDN\.settings\.gamma': 0\.5"),
         ({"environments": {"game": Scripted}}, r"environments\.game="),
+        ({"environments": {"game": partial(Scripted, lengths=(1, 4))}}, r"'game\.metrics': 'u'"),
         ({"episodes": 5}, r"episodes=5 \(was 4\)"),
     ):
         with pytest.raises(ValueError, match=text):
