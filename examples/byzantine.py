@@ -14,16 +14,15 @@ are in the output folder; all tables and figures are made of them alone.
 
 import argparse
 import json
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import tqdm
 from matplotlib.figure import Figure
 
 from robustmarl import algorithms, data, envs, evaluation, perturbers, training
@@ -181,14 +180,6 @@ class Run:
         return f"{self.task}-{self.method}-s{self.seed}".replace(" ", "_").replace(",", "")
 
 
-def write(path: Path, content: Any) -> None:
-    """Write JSON so that no reader sees a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, allow_nan=False))
-    part.replace(path)
-
-
 def attacker(run: Run, team: Any, agent: str, task: Task) -> ByzantineAttacker:
     """Return the untrained attacker of ``team`` while ``agent`` is the traitor."""
     seed = run.seed + team.spec.agents.index(agent)
@@ -251,64 +242,101 @@ def beliefs(team: Any, task: Task, adversary: Any, agent: str) -> dict[str, list
     return curves
 
 
-def work(job: tuple[Run, argparse.Namespace]) -> Run:
-    """Train a team and its adversaries, and play its own attacks, in a process of its own."""
-    run, args = job
-    torch.set_num_threads(1)
+def work(run: Run, args: argparse.Namespace, place: evaluation.Workplace) -> dict[str, Any]:
+    """Train a team and its adversaries, and play its own attacks."""
     begun = time.process_time()
     task = shortened(TASKS[run.task], args)
     team, how = build(run.method if run.method != "random" else "untrained", task, run.seed)
-    result: dict[str, Any] = {"task": run.task, "method": run.method, "seed": run.seed}
     if run.method == "random":
         team = data.RandomController(team.spec)
-        result["scores"] = {"none": {"": played(team, task, args)}}
-    else:
-        if run.method != "untrained":
-            training.run(
-                team,
-                task.make,
-                num_envs=task.num_envs,
-                seed=run.seed,
-                log=training.Log(args.out / "teams" / run.name, resume=True, progress=False),
-                **how,
-            )
-        result["training_seconds"] = round(time.process_time() - begun, 1)
-        trained = adversaries(run, team, args, task)
-        scores: dict[str, dict[str, list[float]]] = {"none": {"": played(team, task, args)}}
-        for agent in team.spec.agents:
-            own = evaluation.byzantine_attacks("own", {"own": trained}, agent)
-            for name, attack in own.items():
-                scores.setdefault(name, {})[agent] = played(team, task, args, attack)
-        result["scores"] = scores
-        if getattr(team, "belief", None) is not None:
-            agent = team.spec.agents[0]
-            result["beliefs"] = beliefs(team, task, trained[agent], agent)
+        scores = {"none": {"": played(team, task, args)}}
+        return {"scores": scores, "cpu_seconds": round(time.process_time() - begun, 1)}
+    result: dict[str, Any] = {}
+    if run.method != "untrained":
+        training.run(
+            team,
+            task.make,
+            num_envs=task.num_envs,
+            seed=run.seed,
+            log=training.Log(args.out / "teams" / run.name, resume=True, progress=False),
+            **how,
+        )
+    result["training_seconds"] = round(time.process_time() - begun, 1)
+    trained = adversaries(run, team, args, task)
+    scores = {"none": {"": played(team, task, args)}}
+    for agent in team.spec.agents:
+        own = evaluation.byzantine_attacks("own", {"own": trained}, agent)
+        for name, attack in own.items():
+            scores.setdefault(name, {})[agent] = played(team, task, args, attack)
+    result["scores"] = scores
+    if getattr(team, "belief", None) is not None:
+        agent = team.spec.agents[0]
+        result["beliefs"] = beliefs(team, task, trained[agent], agent)
     result["cpu_seconds"] = round(time.process_time() - begun, 1)
-    write(args.out / "raw" / f"{run.name}.json", result)
-    return run
+    return result
 
 
-def transfer(job: tuple[list[Run], argparse.Namespace]) -> str:
-    """Play every team of a task and seed under the adversaries trained against the others."""
-    runs, args = job
-    torch.set_num_threads(1)
-    task = shortened(TASKS[runs[0].task], args)
+def transfer(
+    run: Run, group: list[Run], args: argparse.Namespace, place: evaluation.Workplace
+) -> dict[str, Any]:
+    """Play a team under the adversaries trained against the others of its task and seed."""
+    task = shortened(TASKS[run.task], args)
     teams, trained = {}, {}
-    for run in runs:
-        team, _ = build(run.method, task, run.seed)
-        training.load_weights(team, args.out / "teams" / run.name / "checkpoint.pt")
-        teams[run.method] = team
-        trained[run.method] = adversaries(run, team, args, task)
-    for run in runs:
-        path = args.out / "transfers" / f"{run.name}.json"
-        known = json.loads(path.read_text()) if path.exists() else {}
-        for agent in teams[run.method].spec.agents:
-            for name, attack in evaluation.byzantine_attacks(run.method, trained, agent).items():
-                if name not in OWN and agent not in known.get(name, {}):
-                    scores = played(teams[run.method], task, args, attack)
-                    known.setdefault(name, {})[agent] = scores
-        write(path, known)
-    return f"{runs[0].task}, transfers of seed {runs[0].seed}"
+    for one in group:
+        team, _ = build(one.method, task, one.seed)
+        training.load_weights(team, args.out / "teams" / one.name / "checkpoint.pt")
+        teams[one.method] = team
+        trained[one.method] = adversaries(one, team, args, task)
+    known = moved(args.out, run)  # from fewer others
+    for agent in teams[run.method].spec.agents:
+        for name, attack in evaluation.byzantine_attacks(run.method, trained, agent).items():
+            if name not in OWN and agent not in known.get(name, {}):
+                scores = played(teams[run.method], task, args, attack)
+                known.setdefault(name, {})[agent] = scores
+    return known
+
+
+def moved(out: Path, run: Run) -> dict[str, Any]:
+    """Return a team's scores under the others' adversaries, as far as there are any."""
+    path = out / "transfers" / f"{run.name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    return {name: scores for name, scores in found.items() if name != "group"}
+
+
+def planned(args: argparse.Namespace) -> list[evaluation.Job[Any]]:
+    """Return the cells: teams with what is trained against them, then transfers."""
+    groups = [
+        [Run(task=task, method=m, seed=seed) for m in args.methods if m in TASKS[task].methods]
+        for seed in args.seeds
+        for task in args.tasks
+    ]
+    plain = [
+        Run(task=task, method=name, seed=seed)
+        for seed in args.seeds
+        for task in args.tasks
+        for name in BASELINES
+    ]
+    cells: list[evaluation.Job[Any]] = [
+        evaluation.Job(
+            key=run,
+            name=f"raw/{run.name}",
+            work=partial(work, run, args),
+            settings=asdict(run),
+        )
+        for run in [run for group in groups for run in group] + plain
+    ]
+    cells += [
+        evaluation.Job(
+            key=("transfer", run),
+            name=f"transfers/{run.name}",
+            work=partial(transfer, run, group, args),
+            settings={"group": [one.method for one in group]},
+            after=group,
+        )
+        for group in groups
+        for run in group
+    ]
+    return cells
 
 
 def shortened(task: Task, args: argparse.Namespace) -> Task:
@@ -338,9 +366,8 @@ def gathered(out: Path) -> Results:
     results = []
     for file in sorted((out / "raw").glob("*.json")):
         result = json.loads(file.read_text())
-        moved = out / "transfers" / file.name
-        if moved.exists():
-            result["scores"] |= json.loads(moved.read_text())
+        run = Run(task=result["task"], method=result["method"], seed=result["seed"])
+        result["scores"] |= moved(out, run)
         results.append(result)
     if results:
         text = ",\n".join(json.dumps(one) for one in results)
@@ -361,10 +388,10 @@ def table_of(results: Results, task: str) -> CrossTable:
         if not found:
             continue
         common = [n for n in found[0]["scores"] if all(n in one["scores"] for one in found)]
-        moved = [name for name in common if name.startswith("from ")]
-        columns = {name: [name] for name in common if name not in moved}
-        if moved:
-            columns[f"transferred ({len(moved)})"] = moved
+        others = [name for name in common if name.startswith("from ")]
+        columns = {name: [name] for name in common if name not in others}
+        if others:
+            columns[f"transferred ({len(others)})"] = others
         if len(common) > 1:
             columns["mean of attacks"] = [name for name in common if name != "none"]
         for column, names in columns.items():
@@ -509,32 +536,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.report is None:
-        groups = [
-            [Run(task=task, method=m, seed=seed) for m in args.methods if m in TASKS[task].methods]
-            for seed in args.seeds
-            for task in args.tasks
-        ]
-        plain = [
-            Run(task=task, method=name, seed=seed)
-            for seed in args.seeds
-            for task in args.tasks
-            for name in BASELINES
-        ]
-        runs = [run for group in groups for run in group] + plain
-        missing = [run for run in runs if not (args.out / "raw" / f"{run.name}.json").exists()]
-        total = len(runs) + len(groups)
-        with (
-            multiprocessing.get_context("spawn").Pool(args.jobs) as pool,
-            tqdm.tqdm(total=total, initial=len(runs) - len(missing), unit="cell") as bar,
-        ):
-            for run in pool.imap_unordered(work, [(run, args) for run in missing]):
-                bar.set_postfix_str(run.name)
-                bar.update()
-            for name in pool.imap_unordered(transfer, [(group, args) for group in groups]):
-                bar.set_postfix_str(name)
-                bar.update()
-            pool.close()
-            pool.join()
+        evaluation.run_cells(planned(args), args.out, jobs=args.jobs)
     single = isinstance(args.report, Path)
     results = json.loads(args.report.read_text()) if single else gathered(args.out)
     print(report(results, args.out))

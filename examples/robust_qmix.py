@@ -15,8 +15,6 @@ that were trained on that play 3s_vs_3z.
 """
 
 import argparse
-import json
-import multiprocessing
 import statistics
 import time
 import warnings
@@ -25,7 +23,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import tqdm
 from tianshou.algorithm.optim import TorchOptimizerFactory
 
 from robustmarl import (
@@ -166,10 +163,8 @@ def tests(name):
     return found
 
 
-def run_cell(job):
-    """Train and test one cell in a process of its own; write its raw scores."""
-    name, method, seed, plan, folder, position = job
-    torch.set_num_threads(1)
+def run_cell(name, method, seed, plan, place):
+    """Train and test one team; return its raw scores."""
     begun, make_env = time.process_time(), maker(name)
     resumed = False
     if method == "random":
@@ -178,12 +173,11 @@ def run_cell(job):
         team = build("QMIX", name, seed)[1].untrained(seed=seed)
     else:
         learner, team, perturb = build(method, name, seed)
-        weights = cell_path(folder, method, seed, ".pt")
+        weights = place.folder.with_name(f"{place.folder.name}.pt")
         if weights.exists():
             training.load_weights(learner, weights)
             resumed = True
         else:
-            run = cell_path(folder, method, seed, "")
             history = training.run(
                 learner,
                 make_env,
@@ -193,13 +187,11 @@ def run_cell(job):
                 perturb=perturb,
                 interval=-(-plan["steps"] // 10),
                 learn=training.OffPolicy(batch_size=TASKS[name].batch, buffer_episodes=BUFFER),
-                log=training.Log(
-                    run, resume=True, progress=f"{name} {method} {seed}", bar_position=position
-                ),
+                log=place.log(f"{name} {method} {seed}"),
             )
             resumed = history.resumed
             training.save_weights(learner, weights)
-            (run / "checkpoint.pt").unlink()  # the replay buffer is in it
+            (place.folder / "checkpoint.pt").unlink()  # the replay buffer is in it
     trained = time.process_time() - begun
     scores, spoken = play(name, method, team, make_env, plan["episodes"])
     worst, moved = {}, {}
@@ -209,8 +201,7 @@ def run_cell(job):
     if method not in BASELINES:
         worst, more = suite(name, method, team, make_env, plan["episodes"], plan["suite"])
         spoken += more
-    result = {
-        **plan,
+    return {
         "map": name,
         "method": method,
         "seed": seed,
@@ -220,11 +211,6 @@ def run_cell(job):
         "worst": worst,
         "elsewhere": moved,
     }
-    path = cell_path(folder, method, seed)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    part.replace(path)
-    return f"{name}, {method}, seed {seed}"
 
 
 def play(name, method, team, make_env, episodes):
@@ -262,20 +248,6 @@ def suite(name, method, team, make_env, episodes, chosen):
     scores = {**rows[method], **{fold: rows[f"{method}, {fold}"]["none"] for fold in FOLDS}}
     told = [str(w.message) for w in caught if issubclass(w.category, RobustnessWarning)]
     return {key: cell.scores[0].astype(int).tolist() for key, cell in scores.items()}, told
-
-
-def cell_path(folder, method, seed, ending=".json"):
-    """Return where a cell's raw scores are, or its weights, or the logs of its training."""
-    return folder / f"{method.replace(' ', '_')}-{seed}{ending}"
-
-
-def read(folder, method, seed, plan):
-    """Return a finished cell, None if there is none of these settings."""
-    path = cell_path(folder, method, seed)
-    if not path.exists():
-        return None
-    cell = json.loads(path.read_text())
-    return cell if all(cell.get(key) == value for key, value in plan.items()) else None
 
 
 def table_of(cells, columns, title, part="scores"):
@@ -399,6 +371,17 @@ def report(name, cells, folder):
     return table, "".join([*text, *(["\nWarnings:\n\n", *spoken] if spoken else [])])
 
 
+def cell(name, method, seed, steps, episodes, chosen):
+    """Return what trains and tests a team."""
+    plan = {**asdict(TASKS[name]), "steps": steps, "episodes": episodes, "suite": chosen}
+    return evaluation.Job(
+        key=(name, method, seed),
+        name=f"{name.replace(' ', '_')}-{steps}/{method.replace(' ', '_')}-{seed}",
+        work=partial(run_cell, name, method, seed, plan),
+        settings=plan,
+    )
+
+
 def main():
     """Run all cells that are missing, and report on all that are there."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -424,36 +407,16 @@ def main():
     sizes = [sized(m, e) for m in args.methods if m in ABLATED for e in args.train_epsilons]
     sizes = sizes[-1:] if args.smoke else sizes
     rows = (*BASELINES, *args.methods, *sizes)
-    jobs, wanted = [], [(n, m, s) for s in seeds for n in names for m in rows]
-    plans = {
-        name: {
-            **asdict(TASKS[name]),
-            "steps": args.steps or TASKS[name].steps,
-            "episodes": args.episodes,
-            "suite": args.suite,
-        }
+    cells = [
+        cell(name, method, seed, args.steps or TASKS[name].steps, args.episodes, args.suite)
+        for seed in seeds
         for name in names
-    }
-    folders = {
-        name: out / f"{name.replace(' ', '_')}-{plan['steps']}" for name, plan in plans.items()
-    }
-    for name, method, seed in wanted:
-        folder = folders[name]
-        folder.mkdir(parents=True, exist_ok=True)
-        if read(folder, method, seed, plans[name]) is None:
-            jobs.append((name, method, seed, plans[name], folder, 1 + len(jobs) % args.jobs))
-    print(f"{len(wanted)} cells, {len(jobs)} of them to run, {args.jobs} at a time.")
-    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        done = pool.imap_unordered(run_cell, jobs)
-        for cell in (bar := tqdm.tqdm(done, total=len(jobs), desc="cells", position=0)):
-            bar.set_postfix_str(cell)
-        pool.close()
-        pool.join()
-
+        for method in rows
+    ]
+    done = evaluation.run_cells(cells, out, jobs=args.jobs)
     texts = []
     for name in names:
-        found = [read(folders[name], m, s, plans[name]) for n, m, s in wanted if n == name]
-        table, text = report(name, [cell for cell in found if cell], out)
+        table, text = report(name, [done[key] for key in done if key[0] == name], out)
         print(f"\n{table}\n")
         texts.append(text)
     (out / "robust_qmix.md").write_text("\n".join(texts))

@@ -14,7 +14,6 @@ checkpoints, and raw scores are in the output folder; all tables and figures are
 
 import argparse
 import json
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tqdm
 from matplotlib.figure import Figure
 
 from robustmarl import adversaries, algorithms, attacks, data, envs, evaluation, training
@@ -33,13 +31,16 @@ from robustmarl.algorithms.romfac import romfac_loss
 from robustmarl.budgets import LinfBall
 from robustmarl.envs.magent import Charge, MagentEngine, picture
 from robustmarl.envs.skirmish import save_replay
-from robustmarl.evaluation import Case, Cell, CrossTable, Curve, Entry, Suite
+from robustmarl.evaluation import Case, Cell, CrossTable, Curve, Entry, Job, Suite, Workplace
 from robustmarl.evaluation.meter import Meter
 from robustmarl.joint import StepContext, spec_of
 from robustmarl.learning import adam
 from robustmarl.losses import ActionLoss
 from robustmarl.perturbers import ObsPerturber, Perturber, RandomAgents, stor
 from robustmarl.schedules import Linear
+
+Key = tuple[str, str, int]
+"""Task, method and training seed of a cell."""
 
 METHODS = ("MFAC", "SA-MFAC", "SA-MFAC3", "RoMFAC1", "RoMFAC")
 BASELINES = ("random", "untrained")
@@ -262,27 +263,25 @@ def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run:
     return not history.resumed
 
 
-def opponent(name: str, task: Task, folder: Path, position: int = 0) -> Any:
+def opponent(name: str, task: Task, place: Workplace) -> Any:
     """Return the opponent that learns by advantage actor-critic; it is trained if it is not yet.
 
     In Battle against the script; in Pursuit prey learn to flee from predators that have learnt
     to catch prey that do not.
     """
     against: Any = script(task, task.team)
-    base = folder / "opponent"
     if name.startswith("pursuit"):
         against = build("MFAC", task, seed=1_000)
+        catching = replace(place, folder=place.folder / "catcher")
         learn(
             against,
             task,
             task.opponent_rounds,
             1_000,
-            base / "catcher",
+            catching.folder,
             team=task.team,
             opponents={task.opponent: script(task, task.opponent)},
-            log=training.Log(
-                base / "catcher", resume=True, progress=f"{name}: catcher", bar_position=position
-            ),
+            log=catching.log(f"{name}: catcher"),
         )
     spec = spec_of(task.make()).of_team(task.opponent)
     # With the release's bonus of .08 beside standardised advantages prey learn nothing.
@@ -294,40 +293,37 @@ def opponent(name: str, task: Task, folder: Path, position: int = 0) -> Any:
         gae_lambda=0.9,
         seed=1_000,
     )
+    fleeing = replace(place, folder=place.folder / "A2C")
     learn(
         team,
         replace(task, epochs=1),
         task.opponent_rounds,
         1_000,
-        base / "A2C",
+        fleeing.folder,
         team=task.opponent,
         opponents={task.team: against},
-        log=training.Log(
-            base / "A2C", resume=True, progress=f"{name}: opponent", bar_position=position
-        ),
+        log=fleeing.log(f"{name}: opponent"),
     )
     return team
 
 
-def train_opponent(job: tuple[Any, ...]) -> str:
-    """Train a task's opponent in a process of its own."""
-    torch.set_num_threads(1)
-    name, task, folder, position = job
-    opponent(name, task, folder, position)
-    return f"{name}: opponent"
+def train_opponent(name: str, task: Task, place: Workplace) -> dict[str, Any]:
+    """Train a task's opponent."""
+    opponent(name, task, place)
+    return {}
 
 
-def run_cell(job: tuple[Any, ...]) -> str:
-    """Train and test one team in a process of its own; write its raw scores."""
-    torch.set_num_threads(1)
-    name, task, method, seed, plan, folder, position = job
+def run_cell(
+    name: str, task: Task, method: str, seed: int, episodes: int, place: Workplace
+) -> dict[str, Any]:
+    """Train and test one team; return its raw scores."""
     whole, learnt = False, None
     if "A2C" in task.foes:
-        learnt = opponent(name, task, folder)
+        learnt = opponent(name, task, replace(place, folder=place.folder.with_name("opponent")))
     # Teams train against a script: against who flees or hides they never learn what there is.
     scripted = {task.opponent: script(task, task.opponent)}
     trained = {task.opponent: learnt}
-    run, begun = cell_path(folder, method, seed, ""), time.process_time()
+    begun = time.process_time()
     if method == "random":
         team = data.RandomController(spec_of(task.make()).of_team(task.team))
     elif method == "untrained":
@@ -339,21 +335,18 @@ def run_cell(job: tuple[Any, ...]) -> str:
             task,
             task.rounds,
             seed,
-            run,
+            place.folder,
             team=task.team,
             opponents=scripted,
-            log=training.Log(
-                run, resume=True, progress=f"{name} {method} {seed}", bar_position=position
-            ),
+            log=place.log(f"{name} {method} {seed}"),
         )
     cpu = time.process_time() - begun
     foes = {"script": scripted, "A2C": trained}
     scores = {
-        foe: attacked(method, team, task, plan["episodes"], foes[foe], whole=foe == task.foes[0])
+        foe: attacked(method, team, task, episodes, foes[foe], whole=foe == task.foes[0])
         for foe in task.foes
     }
-    result = {
-        **plan,
+    return {
         "task": name,
         "method": method,
         "seed": seed,
@@ -361,11 +354,6 @@ def run_cell(job: tuple[Any, ...]) -> str:
         "test_cpu_seconds": round(time.process_time() - begun - cpu, 1),
         "scores": scores,
     }
-    path = cell_path(folder, method, seed)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    part.replace(path)
-    return f"{name}, {method}, seed {seed}"
 
 
 def attacked(
@@ -429,20 +417,6 @@ def attacked(
             for name in worst.table.attacks
         }
     }
-
-
-def cell_path(folder: Path, method: str, seed: int, ending: str = ".json") -> Path:
-    """Return where a cell's raw scores are, or the folder of its training."""
-    return folder / f"{method}-{seed}{ending}"
-
-
-def read(folder: Path, method: str, seed: int, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a finished cell, None if there is none of these settings."""
-    path = cell_path(folder, method, seed)
-    if not path.exists():
-        return None
-    cell: dict[str, Any] = json.loads(path.read_text())
-    return cell if all(cell.get(key) == value for key, value in plan.items()) else None
 
 
 def table_of(
@@ -515,7 +489,7 @@ def draw_learning(cells: list[dict[str, Any]], task: Task, folder: Path, path: P
         seeds = [c["seed"] for c in cells if c["method"] == method]
         curves = []
         for seed in seeds:
-            run = cell_path(folder, method, seed, "")
+            run = folder / f"{method}-{seed}"
             if not (run / "rounds.json").exists():
                 continue
             rounds = {int(k): v for k, v in json.loads((run / "rounds.json").read_text()).items()}
@@ -550,13 +524,14 @@ def draw_round(task: Task, folder: Path, name: str, seed: int, path: Path) -> No
     """Film a round of MFAC and of RoMFAC, without attack and with all agents attacked."""
     films = []
     for method in ("MFAC", "RoMFAC"):
-        run = cell_path(folder, method, seed, "")
+        run = folder / f"{method}-{seed}"
         if not (run / "weights.pt").exists():
             return
         team = build(method, task, seed)
         training.load_weights(team, run / "weights.pt")
         known = "A2C" in task.foes
-        foe = opponent(name, task, folder) if known else script(task, task.opponent)
+        place = Workplace(folder=folder / "opponent", study=folder)
+        foe = opponent(name, task, place) if known else script(task, task.opponent)
         for perturb in (None, attacks.PGD(ball=BALL)):
             films.append(film(team, task, foe, perturb))
     longest = max(map(len, films))
@@ -671,37 +646,57 @@ def main() -> None:
         tasks = {name: smoke(task) for name, task in tasks.items()}
         seeds, out, args.episodes = seeds[:1], out / "smoke", 2
         args.methods = [m for m in args.methods if m in ("MFAC", "RoMFAC")]
-    folders = {
-        name: out / f"{name.replace(' ', '_')}-{task.rounds}" for name, task in tasks.items()
+    wanted = {
+        (name, method, seed): cell(name, task, method, seed, args.episodes)
+        for seed in seeds
+        for name, task in tasks.items()
+        for method in (*BASELINES, *args.methods)
     }
-    plans = {name: plan_of(task, args.episodes) for name, task in tasks.items()}
-    wanted = [(n, m, s) for s in seeds for n in names for m in (*BASELINES, *args.methods)]
-    jobs: list[tuple[Any, ...]] = []
-    for name, method, seed in wanted:
-        folder = folders[name]
-        folder.mkdir(parents=True, exist_ok=True)
-        if not args.report and read(folder, method, seed, plans[name]) is None:
-            place = 1 + len(jobs) % args.jobs
-            jobs.append((name, tasks[name], method, seed, plans[name], folder, place))
-    print(f"{len(wanted)} cells, {len(jobs)} of them to run, {args.jobs} at a time.")
-    named = [n for n in dict.fromkeys(job[0] for job in jobs) if "A2C" in tasks[n].foes]
-    first = [(n, tasks[n], folders[n], i + 1) for i, n in enumerate(named)]
-    with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-        for work, todo in ((train_opponent, first), (run_cell, jobs)):
-            done = pool.imap_unordered(work, todo)
-            for cell in (bar := tqdm.tqdm(done, total=len(todo), desc="cells", position=0)):
-                bar.set_postfix_str(cell)
-        pool.close()
-        pool.join()
-
+    if args.report:
+        done = evaluation.read_cells(wanted.values(), out)
+    else:
+        done = evaluation.run_cells(with_opponents(wanted, tasks, out), out, jobs=args.jobs)
     texts = []
-    for name in names:
-        found = [read(folders[name], m, s, plans[name]) for n, m, s in wanted if n == name]
-        if cells := [cell for cell in found if cell]:
-            texts.append(report(name, tasks[name], cells, folders[name], out))
+    for name, task in tasks.items():
+        if cells := [done[key] for key in wanted if key in done and key[0] == name]:
+            texts.append(report(name, task, cells, out / folder_of(name, task), out))
             print(f"\n{texts[-1]}")
     (out / "romfac.md").write_text("\n".join(texts))
     print(f"Tables, figures, films and raw scores are in {out}/")
+
+
+def folder_of(name: str, task: Task) -> str:
+    """Return where a task's cells are, in the output folder."""
+    return f"{name.replace(' ', '_')}-{task.rounds}"
+
+
+def cell(name: str, task: Task, method: str, seed: int, episodes: int) -> Job[Key]:
+    """Return what trains and tests a team."""
+    return Job(
+        key=(name, method, seed),
+        name=f"{folder_of(name, task)}/{method}-{seed}",
+        work=partial(run_cell, name, task, method, seed, episodes),
+        settings=plan_of(task, episodes),
+    )
+
+
+def with_opponents(
+    wanted: dict[Key, Job[Key]], tasks: dict[str, Task], out: Path
+) -> list[Job[Key]]:
+    """Return the cells after the opponents that those which are missing play against."""
+    missing = wanted.keys() - evaluation.read_cells(wanted.values(), out).keys()
+    named = [n for n in tasks if "A2C" in tasks[n].foes and any(key[0] == n for key in missing)]
+    opponents = [
+        Job(
+            key=(name, "opponent", 1_000),
+            name=f"{folder_of(name, tasks[name])}/opponent",
+            work=partial(train_opponent, name, tasks[name]),
+        )
+        for name in named
+    ]
+    after = {one.key[0]: (one.key,) for one in opponents}
+    cells = [replace(one, after=after.get(key[0], ())) for key, one in wanted.items()]
+    return [*opponents, *cells]
 
 
 def plan_of(task: Task, episodes: int) -> dict[str, Any]:

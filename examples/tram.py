@@ -14,7 +14,6 @@ made of them alone.
 
 import argparse
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tqdm
 
 from robustmarl import algorithms, attacks, data, envs, evaluation, perturbers, training
 from robustmarl.evaluation import Cell, CrossTable
@@ -232,10 +230,8 @@ def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def work(job: tuple[Run, argparse.Namespace]) -> Run:
-    """Make one run's file, in a process of its own."""
-    run, args = job
-    torch.set_num_threads(1)
+def work(run: Run, args: argparse.Namespace, place: evaluation.Workplace) -> dict[str, Any]:
+    """Return one run's raw results."""
     begun = time.process_time()
     task = (TASKS | VARIATIONS)[run.task]
     if args.env_steps is not None:
@@ -246,12 +242,7 @@ def work(job: tuple[Run, argparse.Namespace]) -> Run:
         result = {"final": scores(team, task, args.episodes)}
     else:
         result = train(run, task, args)
-    result = {**asdict(run), **result, "cpu_seconds": round(time.process_time() - begun, 1)}
-    path = args.out / "raw" / f"{run.name}.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result, allow_nan=False))
-    part.replace(path)
-    return run
+    return {**result, "cpu_seconds": round(time.process_time() - begun, 1)}
 
 
 Results = list[dict[str, Any]]
@@ -515,19 +506,15 @@ def main() -> None:
     """Run what is missing, then report."""
     args = parsed()
     torch.set_num_threads(1)
-    (args.out / "raw").mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     if args.report is None:
-        runs = planned(args)
-        missing = [run for run in runs if not (args.out / "raw" / f"{run.name}.json").exists()]
-        with (
-            multiprocessing.get_context("spawn").Pool(args.jobs) as pool,
-            tqdm.tqdm(total=len(runs), initial=len(runs) - len(missing), unit="run") as bar,
-        ):
-            for run in pool.imap_unordered(work, [(run, args) for run in missing]):
-                bar.set_postfix_str(run.name)
-                bar.update()
-            pool.close()
-            pool.join()
+        cells = [
+            evaluation.Job(
+                key=run, name=run.name, work=partial(work, run, args), settings=asdict(run)
+            )
+            for run in planned(args)
+        ]
+        evaluation.run_cells(cells, args.out / "raw", jobs=args.jobs, progress="runs")
     single = isinstance(args.report, Path)
     results = json.loads(args.report.read_text()) if single else gathered(args.out)
     print(report(results, args.out))

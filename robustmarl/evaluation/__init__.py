@@ -8,11 +8,16 @@ from robustmarl.evaluation.certified import Certificates, certified
 from robustmarl.evaluation.comparisons import SignedRank, probability_of_improvement, signed_rank
 from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
+from robustmarl.evaluation.executors import Workplace
 from robustmarl.evaluation.exports import marl_eval
 from robustmarl.evaluation.findings import Finding, Measured, WorstCase
+from robustmarl.evaluation.grid import Grid
+from robustmarl.evaluation.grid_tables import GridKey, read_tables, read_warnings, report_tables
 from robustmarl.evaluation.html import report
+from robustmarl.evaluation.jobs import CellsError, Failure, Job, read_cells, run_cells
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
+from robustmarl.evaluation.recipes import Defence, Learned, Recipe
 from robustmarl.evaluation.recordings import Recording, record
 from robustmarl.evaluation.rollouts import Rollouts, rollout
 from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
@@ -28,21 +33,30 @@ __all__ = [
     "Average",
     "Case",
     "Cell",
+    "CellsError",
     "Certificates",
     "CrossTable",
     "Curve",
+    "Defence",
     "Entry",
     "Estimate",
+    "Failure",
     "Finding",
+    "Grid",
+    "GridKey",
+    "Job",
+    "Learned",
     "Measured",
     "Profile",
     "Reading",
+    "Recipe",
     "Recording",
     "Rollouts",
     "SignedRank",
     "Suite",
     "Sweep",
     "TeamController",
+    "Workplace",
     "WorstCase",
     "adaptation",
     "blindfolds",
@@ -61,9 +75,14 @@ __all__ = [
     "performance_profile",
     "probability_of_improvement",
     "quick",
+    "read_cells",
+    "read_tables",
+    "read_warnings",
     "record",
     "report",
+    "report_tables",
     "rollout",
+    "run_cells",
     "signed_rank",
     "size_curves",
     "standard",

@@ -31,7 +31,7 @@ from robustmarl.perturbers.stack import listed
 from robustmarl.training import Attacks
 from robustmarl.training.progress import progress_bar
 
-__all__ = ["crossplay"]
+__all__ = ["changing_actions", "crossplay"]
 
 
 def crossplay(
@@ -147,7 +147,7 @@ def crossplay(
         if len(learners) == len(first):
             fresh = {s: one.untrained(seed=s) for s, one in learners.items()}
             rows = {**playing("crossplay.victims", {"untrained": fresh}, spec), **rows}
-    acting = {name: _on_actions(attack) for name, attack in attacks.items()}
+    acting = {name: changing_actions(attack) for name, attack in attacks.items()}
     unseeing = 1 + sum(map(bool, acting.values()))
     total = len(attacks) * sum(len(seeds) for seeds in rows.values())
     if baselines:
@@ -217,7 +217,7 @@ def crossplay(
     return table
 
 
-def _on_actions(attack: Attacks) -> list[Perturber]:
+def changing_actions(attack: Attacks) -> list[Perturber]:
     """Return those of an attack's perturbers that change actions, whatever a team observes."""
     perturbers = (one for one in listed("crossplay.attacks", attack) if isinstance(one, Perturber))
     return [perturber for perturber in perturbers if perturber.changes_actions]

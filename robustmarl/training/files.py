@@ -81,7 +81,7 @@ def _taken(where: str, path: Path) -> TextIO:
             if not free or _foreign(text):
                 raise ValueError(
                     f"{where} must be a folder that no other run writes to, got one locked by "
-                    f"{_owner(text)}. Wait for it, take another logdir, or, if it is dead, remove "
+                    f"{_owner(text)}. Wait for it, take another folder, or, if it is dead, remove "
                     f"{str(path)!r}."
                 )
             if _is_at(file, path):

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -89,6 +90,10 @@ def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scala
                 continue
             if isinstance(one, bool | int | float | str | np.generic | list | tuple):
                 yield from _walk(f"{name}.{key}", one, seen)
+    elif isinstance(value, partial):
+        yield from _walk(name, value.func, seen)
+        yield from _walk(f"{name}.args", value.args, seen)
+        yield from _walk(name, value.keywords, seen)
     elif inspect.isroutine(value) or isinstance(value, type):
         yield name, str(getattr(value, "__qualname__", type(value).__name__))
     elif not type(value).__module__.startswith("gymnasium"):  # spaces are the environment's
