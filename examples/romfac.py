@@ -4,6 +4,7 @@
     python examples/romfac.py --tasks battle --seeds 0     # one of them, one training seed
     python examples/romfac.py --full --seeds 0 --methods MFAC RoMFAC   # 64 against 64; hours
     python examples/romfac.py --report                     # tables and figures of finished runs
+    python examples/romfac.py --director 160 --seeds 0     # and one that learns against each team
     python examples/romfac.py --smoke                      # seconds, figures mean nothing
 
 Trains MFAC, RoMFAC and its relatives on clean rounds. Then PGD perturbs the observations of M
@@ -140,16 +141,10 @@ QUICK, FULL = ("battle", "pursuit"), ("battle 64", "pursuit 32")
 
 def suite() -> Suite:
     """Return what the worst case is taken over: no gradient, several, none that is asked for."""
-    entries = {
-        "noise": _noise,
-        "gradient": _gradient,
-        "targeted": _aimed,
-        "black box": _asking,
-        "learned": _learning,
-    }
+    entries = {"noise": _noise, "gradient": _gradient, "targeted": _aimed, "black box": _asking}
     return Suite(
         name="many agents",
-        version=2,
+        version=1,
         entries=tuple(Entry(family=family, build=build) for family, build in entries.items()),
     )
 
@@ -174,24 +169,6 @@ def _asking(case: Case) -> dict[str, ObsPerturber]:
     """Return a search by outputs alone, which finds what gradients hide."""
     search = attacks.SquareSearch(ball=case.ball, queries=20, loss="margin")
     return {"square search": case.on(search)}
-
-
-def _learning(case: Case) -> dict[str, ObsPerturber]:
-    """Return a director that learns what the team does worst after, from 160 rounds with it."""
-    rounds = 160
-    steps = rounds * case.spec.horizon
-    adversary = adversaries.PAAD.for_env(
-        case.spec,
-        stor(case.ball, steps=10),
-        hidden=(128, 128),
-        exploration=Linear(1.0, 0.05, over=steps // 2, unit="env_steps"),
-        seed=case.seed,
-        optim=adam(1e-3),
-        td_lambda=0.8,
-        target_update=50,
-        target_unit="updates",
-    )
-    return {"director": case.trained(adversary, steps)}
 
 
 def build(method: str, task: Task, seed: int) -> Any:
@@ -354,6 +331,57 @@ def run_cell(
         "test_cpu_seconds": round(time.process_time() - begun - cpu, 1),
         "scores": scores,
     }
+
+
+def direct(
+    name: str, task: Task, method: str, seed: int, episodes: int, rounds: int, place: Workplace
+) -> dict[str, Any]:
+    """Return figures of a team under a director that learned against it; it stands still."""
+    begun = time.process_time()
+    team = build(method, task, seed)
+    training.load_weights(
+        team, place.study / folder_of(name, task) / f"{method}-{seed}" / "weights.pt"
+    )
+    spec, scripted = team.spec, {task.opponent: script(task, task.opponent)}
+    steps = rounds * spec.horizon
+    adversary = adversaries.PAAD.for_env(
+        spec,
+        stor(BALL, steps=10),
+        exploration=Linear(1.0, 0.05, over=steps // 2, unit="env_steps"),
+        seed=seed,
+        optim=adam(1e-3),
+        gamma=0.97,
+        td_lambda=0.8,
+        target_update=50,
+        target_unit="updates",
+    )
+    case = Case(
+        policy=data.as_controller("romfac", team, spec),
+        spec=spec,
+        make_env=task.make,
+        ball=BALL,
+        team=task.team,
+        opponents=scripted,
+    )
+    play = partial(
+        evaluation.rollout,
+        team,
+        task.make,
+        episodes=episodes,
+        num_envs=min(episodes, 25),
+        team=task.team,
+        opponents=scripted,
+    )
+    tried = {
+        "none": None,
+        "PGD-10": ObsPerturber(attacks.PGD(ball=BALL)),
+        "director": case.trained(adversary, steps),
+    }
+    scores = {}
+    for attack, perturb in tried.items():
+        played = play(perturb=perturb)
+        scores[attack] = {key: played.figure(key).tolist() for key in (*task.figures, "return")}
+    return {"scores": scores, "cpu_seconds": round(time.process_time() - begun, 1)}
 
 
 def attacked(
@@ -634,6 +662,9 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/romfac"), help="output folder")
+    parser.add_argument(
+        "--director", type=int, metavar="ROUNDS", help="train a director against each team, too"
+    )
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
@@ -657,12 +688,46 @@ def main() -> None:
     else:
         done = evaluation.run_cells(with_opponents(wanted, tasks, out), out, jobs=args.jobs)
     texts = []
+    if args.director:
+        directed = [
+            Job(
+                key=key,
+                name=f"{folder_of(key[0], tasks[key[0]])}/director/{key[1]}-{key[2]}",
+                work=partial(direct, key[0], tasks[key[0]], *key[1:], args.episodes, args.director),
+                settings={"rounds": args.director, "episodes": args.episodes},
+            )
+            for key in wanted
+            if key[1] in METHODS
+        ]
+        run = (
+            evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
+        )
+        texts += report_directors(run(directed, out), tasks)
+        print(f"\n{texts[-1]}")
     for name, task in tasks.items():
         if cells := [done[key] for key in wanted if key in done and key[0] == name]:
             texts.append(report(name, task, cells, out / folder_of(name, task), out))
             print(f"\n{texts[-1]}")
     (out / "romfac.md").write_text("\n".join(texts))
     print(f"Tables, figures, films and raw scores are in {out}/")
+
+
+def report_directors(cells: dict[Key, dict[str, Any]], tasks: dict[str, Task]) -> list[str]:
+    """Return, as Markdown, what directors that learned leave of each team's return."""
+    texts = []
+    for name in tasks:
+        rows: dict[str, dict[str, Cell]] = {}
+        for method in METHODS:
+            found = {key[2]: c["scores"] for key, c in cells.items() if key[:2] == (name, method)}
+            if found:
+                rows[method] = {
+                    attack: Cell({seed: each[attack]["return"] for seed, each in found.items()})
+                    for attack in next(iter(found.values()))
+                }
+        if rows:
+            title = f"{name}: return under a director that learned against the team"
+            texts.append(CrossTable(cells=rows, metric="return", title=title).to_markdown())
+    return texts
 
 
 def folder_of(name: str, task: Task) -> str:
@@ -703,7 +768,7 @@ def plan_of(task: Task, episodes: int) -> dict[str, Any]:
     """Return what a cell's scores depend on, as plain data."""
     plain = {key: value for key, value in asdict(task).items() if key != "make"}
     plain["make"] = repr(task.make.args) + repr(task.make.keywords)
-    plain |= {"episodes": episodes, "epsilon": EPSILON, "suite": suite().title}
+    plain |= {"episodes": episodes, "epsilon": EPSILON}
     return json.loads(json.dumps(plain))
 
 
