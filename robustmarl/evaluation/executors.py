@@ -242,13 +242,15 @@ class ProcessPool(Pool):
         position = self._free.pop()
         message = pickle.dumps((order, position if self._bars else None))
         worker = self._idle.pop(position, None)
-        if worker is not None and not worker.send(message):
-            worker.stop(patience=0.0)  # it died while it had nothing to do
-            worker = None
+        if worker is not None:
+            self._busy[position] = worker, order
+            if not worker.send(message):
+                worker.stop(patience=0.0)  # it died while it had nothing to do
+                worker = None
         if worker is None:
             worker = _Worker()
+            self._busy[position] = worker, order  # before it begins: an interrupt must find it
             worker.send(message)  # if it dies at once, wait() says so
-        self._busy[position] = worker, order
 
     @override
     def wait(self) -> list[Ended]:
