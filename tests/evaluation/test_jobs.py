@@ -178,8 +178,8 @@ def test_a_cluster_that_is_there_is_used_and_left(tmp_path):
         ray.shutdown()
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGINT", -2)])
-def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, code, tmp_path):
+@pytest.mark.parametrize(("name", "codes"), [("SIGKILL", (-9,)), ("SIGINT", (-2, 1))])
+def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, codes, tmp_path):
     """The script's output is whole only when its worker has let go of it, too."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(signal=name, folder=str(tmp_path / "study")))
@@ -189,7 +189,7 @@ def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, code, tmp_pa
         capture_output=True,
         text=True,
     )
-    assert found.returncode == code, found.stderr
+    assert found.returncode in codes, found.stderr
     assert ("KeyboardInterrupt" in found.stderr) == (name == "SIGINT")
     cells = [job(0), job(1)]
     assert list(read_cells(cells, tmp_path / "study")) == [0]
