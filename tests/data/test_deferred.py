@@ -24,6 +24,7 @@ from robustmarl.envs import SkirmishEngine
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED, spec_of
 from robustmarl.perturbers import ObsPerturber
+from robustmarl.victims._view import View
 
 NOISE = UniformNoise(ball=LinfBall(epsilon=0.25))
 ATTACK = PGD(ball=LinfBall(epsilon=0.25), steps=2)
@@ -219,7 +220,10 @@ def watched(monkeypatch):
 @pytest.mark.parametrize("attacked", [False, True])
 @pytest.mark.parametrize("game", ["3m", "2s3z"])
 def test_nothing_is_read_between_two_readings(game, kind, attacked, monkeypatch):
+    # an accelerator takes the steps of an attack one by one
+    monkeypatch.setattr(View, "sign_steps", lambda *_: None)
     engine = SkirmishEngine(game, 6, backend="torch")
+    engine._waits = False
     if kind == "qmix":
         team = QMIX.for_env(engine.spec, hidden=(8,), embed=4, hyper_hidden=4, exploration=0.5)
     else:

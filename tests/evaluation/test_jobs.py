@@ -188,6 +188,7 @@ def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, codes, tmp_p
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert found.returncode in codes, found.stderr
     assert ("KeyboardInterrupt" in found.stderr) == (name == "SIGINT")
@@ -197,11 +198,14 @@ def test_workers_end_with_a_run_that_ends_and_another_goes_on(name, codes, tmp_p
 
 
 SCRIPT = """
+import signal
 from functools import partial
 import cells as work
 from robustmarl.evaluation import Job, run_cells
 
 if __name__ == "__main__":
+    # where the tests run in the background interrupts are ignored, and that is inherited
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     what = partial(work.draw, 3), partial(work.end_parent, {signal!r})
     cells = [Job(key=i, name=f"cell-{{i}}", work=what[i]) for i in range(2)]
     run_cells(cells, {folder!r}, progress=False)

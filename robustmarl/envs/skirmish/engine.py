@@ -111,6 +111,7 @@ class SkirmishEngine:
             rule = "one that works here: 'numpy', or None for the fastest"
             check(can_compile(), "SkirmishEngine.backend", rule, backend, remedy)
         self._by_index = on_cpu and backend != "torch"
+        self._waits = on_cpu  # whether to ask if a mask holds for all or for nobody
         self.layout = layout = Layout(self.game)
         self.spec = TeamSpec(
             agents=tuple(f"agent_{i}" for i in range(layout.n)),
@@ -187,7 +188,7 @@ class SkirmishEngine:
         check_seeds("SkirmishEngine.begin.seeds", seeds, self._num_envs)
         if not self._by_index:
             check_flags("SkirmishEngine.begin.mask", mask, self._num_envs)
-            if mask.is_cpu and not bool(mask.any()):  # of a GPU the answer would be waited for
+            if self._waits and not bool(mask.any()):
                 return
             with self._only_where(mask):
                 self._set_out(self.battles, seeds)
@@ -282,7 +283,7 @@ class SkirmishEngine:
     @contextmanager
     def _only_where(self, mask: Tensor) -> Iterator[None]:
         """Undo what happens inside, except in the environments of ``mask``, bool (E,)."""
-        if mask.is_cpu and bool(mask.all()):
+        if self._waits and bool(mask.all()):
             yield
             return
         ops = self.ops
