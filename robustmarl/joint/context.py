@@ -52,6 +52,10 @@ class StepContext:
         """Who acts in this step, bool (E, N): the living, in environments that are stepped."""
         return self.alive & (self.live & ~self.terminal)[:, None]
 
+    def acts(self, agent: int) -> Tensor:
+        """Return in which environments one agent acts in this step, bool (E,)."""
+        return self.alive[:, agent] & self.live & ~self.terminal
+
     def draws(self, name: str) -> Draws:
         """Return this step's random numbers for the purpose ``name``, one row per environment.
 

@@ -169,7 +169,7 @@ class ActionPoisonPerturber(Perturber):
         self._note_no_attack(logits)
         if not self.active:
             return logits
-        playing = context.acting[:, self._k]
+        playing = context.acts(self._k)
         draws = Draws(context.keys).at(context.step, self._stream)
         chance, point = draws.uniform(2).unbind(1)
         self.attacked = playing & (chance < self.attack_frequency)

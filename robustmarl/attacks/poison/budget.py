@@ -16,6 +16,7 @@ __all__ = ["Poisoned", "kl_scale", "log_likelihood", "poison"]
 BSN1, BSN2 = 55, 15
 """At most so many doublings, and halvings after them: Algorithm 1, as in the experiments."""
 
+_USUAL = 12  # doublings that are tried first: hardly a budget takes more
 _ROUND = 4  # halvings that one round of the search settles; each doubles the points it tries
 
 Array64 = NDArray[np.float64]
@@ -128,8 +129,10 @@ def _kl_scale(log_policy: Array64, unit: Array64, kl_budget: float) -> Array64:
         first_bad = feasible.argmin(-1)
         return np.where(feasible.all(-1), feasible.shape[1], first_bad).astype(np.float64)
 
-    ends = 2.0 ** np.arange(BSN1)
-    doublings = count_feasible(np.broadcast_to(ends, (len(unit), BSN1)))
+    ends = np.broadcast_to(2.0 ** np.arange(BSN1), (len(unit), BSN1))
+    doublings = count_feasible(ends[:, :_USUAL])
+    if (doublings == _USUAL).any():
+        doublings = count_feasible(ends)
     width = 2.0**doublings
     # Algorithm 1 halves once more for each doubling, so that all rows end on a grid of 2**-BSN2;
     # its loop counts one doubling less where it runs through without a break.

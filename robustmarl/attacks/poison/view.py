@@ -214,7 +214,7 @@ class PoisonView:
         return linearize(
             self._actor(),
             seen,
-            torch.arange(self.logits.shape[1], device=seen.device)[agents],
+            torch.arange(*agents.indices(self.logits.shape[1])[:2], device=seen.device),
             context.last_act[:, agents],
             None if context.hidden is None else context.hidden[:, agents],
             scope,
