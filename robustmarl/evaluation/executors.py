@@ -32,15 +32,23 @@ __all__ = [
     "Ended",
     "Executor",
     "Failed",
+    "Kept",
     "Order",
     "Pool",
     "SerialPool",
+    "Told",
     "Workplace",
     "how",
     "pool_of",
 ]
 
 Executor: TypeAlias = Literal["processes", "ray", "serial"]
+
+Told: TypeAlias = Mapping[str, Any]
+"""Settings, or raw scores, as JSON can hold them."""
+
+Kept: TypeAlias = dict[str, Any]
+"""The same as read back from JSON."""
 
 PATIENCE = 5.0
 """Seconds that an idle worker has to end by itself, and a busy one to end when told to."""
@@ -77,7 +85,7 @@ class Order:
     """A cell that is to be run: which, what and where."""
 
     name: str
-    work: Callable[[Workplace], Mapping[str, Any]]
+    work: Callable[[Workplace], Told]
     study: Path
 
 

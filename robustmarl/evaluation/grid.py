@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from robustmarl._checks import (
     check,
@@ -23,7 +22,7 @@ from robustmarl._checks import (
     sizes_of,
 )
 from robustmarl.envs.vector import EnvMaker
-from robustmarl.evaluation.executors import Executor, Workplace
+from robustmarl.evaluation.executors import Executor, Kept, Told, Workplace
 from robustmarl.evaluation.grid_cells import Episodes, play, play_random, train
 from robustmarl.evaluation.grid_tables import RANDOM, UNTRAINED, GridKey, read_tables
 from robustmarl.evaluation.grid_yaml import read_declaration
@@ -103,7 +102,7 @@ class Grid:
         remedy = "Rename it, or pass baselines=False."
         check(not taken, "Grid.victims", "named unlike the baselines", taken, remedy)
 
-    def _named(self, part: str) -> Mapping[str, Any]:
+    def _named(self, part: str) -> Told:
         where, found = f"Grid.{part}", getattr(self, part)
         check_kind(where, found, Mapping, "a mapping from names")
         check(len(found) > 0, where, "non-empty", found)
@@ -216,7 +215,7 @@ class Grid:
             for name, attack in self.attacks.items()
         ]
 
-    def _job(self, key: GridKey, work: Callable[[Workplace], dict[str, Any]]) -> Job[GridKey]:
+    def _job(self, key: GridKey, work: Callable[[Workplace], Kept]) -> Job[GridKey]:
         """Return a cell, after the training of the team that it tests."""
         is_test = key.attack and key.defence
         after = [replace(key, attack="")] if is_test else []
@@ -225,10 +224,10 @@ class Grid:
     def _episodes(self, shift: int = 0) -> Episodes:
         return Episodes(self.episodes, self.num_envs, self.episode_seed + shift)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Kept:
         """Return what a study's folder keeps of its declaration: what each name means."""
         parts = ("environments", "victims", "defences", "attacks")
-        found: dict[str, Any] = {
+        found: Kept = {
             f"{part}.{name}": _jsonable(fingerprint(**{name: value}))
             for part in parts
             for name, value in getattr(self, part).items()

@@ -7,13 +7,13 @@ import warnings
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from robustmarl.adversaries import Adversary
 from robustmarl.data import RandomController
 from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.evaluation.crossplay import changing_actions
-from robustmarl.evaluation.executors import Workplace
+from robustmarl.evaluation.executors import Kept, Workplace
 from robustmarl.evaluation.grid_tables import GridKey
 from robustmarl.evaluation.recipes import Defence, Learned, Recipe
 from robustmarl.evaluation.rollouts import Playing, rollout
@@ -49,7 +49,7 @@ def defended(algorithm: type[TeamAlgorithm], defence: Defence) -> type[TeamAlgor
 
 def train(
     make_env: EnvMaker, recipe: Recipe, defence: Defence, team: GridKey, place: Workplace
-) -> dict[str, Any]:
+) -> Kept:
     """Train one team, and keep its weights in the cell's folder."""
     begun, weights = time.process_time(), place.folder / WEIGHTS
     if weights.exists():  # killed after it, and before anybody was told
@@ -85,7 +85,7 @@ def play(
     attack: Attacks | Learned,
     team: GridKey,
     place: Workplace,
-) -> dict[str, Any]:
+) -> Kept:
     """Play a team under an attack; ``weights`` names its training, None leaves it untrained."""
     learner = _built(recipe, defence, _spec(make_env), team.seed)
     if weights is not None:
@@ -110,7 +110,7 @@ def play(
 
 def play_random(
     make_env: EnvMaker, attack: Attacks | Learned, episodes: Episodes, place: Workplace
-) -> dict[str, Any]:
+) -> Kept:
     """Play the random team: of an attack only what changes actions matters to it."""
     perturb = () if isinstance(attack, Learned) else deepcopy(changing_actions(attack))
     return _played(RandomController(_spec(make_env)), make_env, perturb, episodes)
@@ -123,7 +123,7 @@ def _spec(make_env: EnvMaker) -> TeamSpec:
 
 
 def _built(recipe: Recipe, defence: Defence, spec: TeamSpec, seed: int) -> TeamAlgorithm:
-    settings: dict[str, Any] = {**recipe.settings, **defence.settings, "seed": seed}
+    settings: Kept = {**recipe.settings, **defence.settings, "seed": seed}
     return defended(recipe.algorithm, defence).for_env(spec, **deepcopy(settings))
 
 
@@ -133,9 +133,7 @@ def _forget(place: Workplace) -> None:
         (place.folder / CHECKPOINT).unlink()
 
 
-def _played(
-    policy: Playing, make_env: EnvMaker, perturb: Attacks, episodes: Episodes
-) -> dict[str, Any]:
+def _played(policy: Playing, make_env: EnvMaker, perturb: Attacks, episodes: Episodes) -> Kept:
     """Return raw scores, one per episode, and what the evaluation warned of."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RobustnessWarning)

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from robustmarl._checks import check, check_kind, check_path, check_text, writing
 from robustmarl.evaluation.cells import Cell
+from robustmarl.evaluation.executors import Kept
 from robustmarl.evaluation.jobs import MANIFEST
 from robustmarl.evaluation.tables import CrossTable
 
@@ -73,7 +73,7 @@ def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, Cros
     path = folder / MANIFEST
     check(path.is_file(), "read_tables.folder", f"one with a {MANIFEST}", str(folder))
     order = list(json.loads(path.read_text("utf-8")))
-    by_environment: dict[str, list[dict[str, Any]]] = {}
+    by_environment: dict[str, list[Kept]] = {}
     for result in _results(folder):
         by_environment.setdefault(result["environment"], []).append(result)
     check(len(by_environment) > 0, "read_tables.folder", "one with results", str(folder))
@@ -94,7 +94,7 @@ def read_warnings(folder: str | Path) -> list[str]:
     ]
 
 
-def _results(folder: Path) -> Iterator[dict[str, Any]]:
+def _results(folder: Path) -> Iterator[Kept]:
     # seeds are numbers; what trainings of attacks leave in their folders has other names
     for file in sorted((folder / "scores").rglob("[0-9]*.json")):
         yield json.loads(file.read_text("utf-8"))
@@ -107,7 +107,7 @@ def _sorted(names: Iterable[str], order: Sequence[str], part: str) -> list[str]:
 
 
 def _table(
-    environment: str, results: list[dict[str, Any]], order: Sequence[str], metric: str | None
+    environment: str, results: list[Kept], order: Sequence[str], metric: str | None
 ) -> CrossTable:
     known = [name for name in results[0]["scores"] if name != "return"]
     figure = metric or (*known, "return")[0]

@@ -25,8 +25,10 @@ from robustmarl._checks import (
 from robustmarl.evaluation.executors import (
     Executor,
     Failed,
+    Kept,
     Order,
     Pool,
+    Told,
     Workplace,
     pool_of,
 )
@@ -64,8 +66,8 @@ class Job(Generic[_Key]):
 
     key: _Key
     name: str
-    work: Callable[[Workplace], Mapping[str, Any]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    work: Callable[[Workplace], Told]
+    settings: Told = field(default_factory=dict)
     after: Collection[_Key] = ()
 
     def __post_init__(self) -> None:
@@ -102,7 +104,7 @@ class CellsError(RuntimeError):
     def __init__(
         self,
         failures: Mapping[Any, Failure],
-        results: Mapping[Any, Mapping[str, Any]],
+        results: Mapping[Any, Told],
         text: str,
     ) -> None:
         super().__init__(text)
@@ -116,9 +118,9 @@ def run_cells(
     jobs: int = 1,
     executor: Executor = "processes",
     retries: int = 2,
-    settings: Mapping[str, Any] | None = None,
+    settings: Told | None = None,
     progress: bool | str = True,
-) -> dict[_Key, dict[str, Any]]:
+) -> dict[_Key, Kept]:
     """Run the cells that ``folder`` has no results of, and return all raw scores.
 
     Every cell's scores are a JSON file of their own, whole or not there. A run that is interrupted
@@ -186,7 +188,7 @@ def run_cells(
     return ordered
 
 
-def read_cells(cells: Iterable[Job[_Key]], folder: str | Path) -> dict[_Key, dict[str, Any]]:
+def read_cells(cells: Iterable[Job[_Key]], folder: str | Path) -> dict[_Key, Kept]:
     """Return the raw scores of those cells that are done, by their keys; run nothing."""
     cells, folder = _checked("read_cells.cells", cells), check_path("read_cells.folder", folder)
     found = {cell.key: _read(cell, folder) for cell in cells}
@@ -218,12 +220,12 @@ def _check_picklable(cell: Job[_Key]) -> None:
         ) from error
 
 
-def _plain(where: str, settings: object) -> dict[str, Any]:
+def _plain(where: str, settings: object) -> Kept:
     """Return settings as they are read back: tuples as lists, keys as texts."""
     rule = "a mapping from names to what JSON can hold"
     check_kind(where, settings, Mapping, rule)
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(settings, allow_nan=False))
+        plain: Kept = json.loads(json.dumps(settings, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where} must be {rule}, got {settings!r} ({error}).") from error
     return plain
@@ -233,20 +235,20 @@ def _file(folder: Path, name: str, ending: str) -> Path:
     return folder / f"{name}{ending}"  # not with_suffix: names may have dots
 
 
-def _read(cell: Job[_Key], folder: Path) -> dict[str, Any] | None:
+def _read(cell: Job[_Key], folder: Path) -> Kept | None:
     """Return a cell's result, None if there is none of these settings."""
     try:
-        found: dict[str, Any] = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
+        found: Kept = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     settings = _plain("Job.settings", cell.settings)
     return found if all(found.get(key) == value for key, value in settings.items()) else None
 
 
-def _declare(folder: Path, settings: Mapping[str, Any]) -> None:
+def _declare(folder: Path, settings: Told) -> None:
     """Keep the study's settings in its folder, which must be of no other study."""
     path, plain = folder / MANIFEST, _plain("run_cells.settings", settings)
-    known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    known: Kept = json.loads(path.read_text("utf-8")) if path.exists() else {}
     other = [name for name, value in plain.items() if name in known and known[name] != value]
     if other:
         shown = ", ".join(f"{name}={plain[name]!r} (was {known[name]!r})" for name in other)
@@ -264,7 +266,7 @@ def _run(
     missing: Sequence[Job[_Key]],
     folder: Path,
     retries: int,
-    results: dict[_Key, dict[str, Any]],
+    results: dict[_Key, Kept],
     told: Callable[[Job[_Key]], None],
 ) -> dict[_Key, Failure]:
     """Run cells until each has a result, which is added to ``results``, or a failure."""
@@ -306,7 +308,7 @@ def _run(
     return failures
 
 
-def _keep(cell: Job[_Key], scores: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _keep(cell: Job[_Key], scores: Kept, folder: Path) -> Kept:
     """Write a cell's result."""
     result = scores | _plain("Job.settings", cell.settings)
     with whole(_file(folder, cell.name, ".json")) as part:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +34,14 @@ from robustmarl.envs.skirmish.tables import Tables
 
 __all__ = ["Compiled", "can_compile"]
 
+Kernel: TypeAlias = Any
+"""A module that numba compiles: what it does to functions has no type."""
+
 
 def can_compile() -> bool:
     """Return whether numba is there and told by nobody to compile nothing."""
     try:
-        numba: Any = import_module("numba")
+        numba: Kernel = import_module("numba")
     except ImportError:
         return False
     return not numba.config.DISABLE_JIT
@@ -69,9 +72,9 @@ class Compiled:
         signed: bool,
     ) -> None:
         # imported here, where they are needed: that compiles them
-        begin: Any = import_module("robustmarl.envs.skirmish._begin_kernel")
-        step: Any = import_module("robustmarl.envs.skirmish._step_kernel")
-        show: Any = import_module("robustmarl.envs.skirmish._show_kernel")
+        begin: Kernel = import_module("robustmarl.envs.skirmish._begin_kernel")
+        step: Kernel = import_module("robustmarl.envs.skirmish._step_kernel")
+        show: Kernel = import_module("robustmarl.envs.skirmish._show_kernel")
         units, out = len(layout.units), battles.out
         rules = _rules(layout, tables, tactics) | {"signed": signed}
         self._begin, self._step, self._show = begin.begin, step.advance, show.show
@@ -166,7 +169,7 @@ def _record(kind: np.dtype[np.void], rules: dict[str, float]) -> NDArray[np.void
     return np.array([tuple(rules[name] for name in kind.names or ())], kind)
 
 
-def _constants(kernel: Any, layout: Layout, tables: Tables) -> list[NDArray[np.generic]]:
+def _constants(kernel: Kernel, layout: Layout, tables: Tables) -> list[NDArray[np.generic]]:
     """Return the step kernel's ``trait``, ``number`` and ``pair``."""
     units = len(layout.units)
     trait = np.zeros((kernel.TRAITS, units), np.float32)
@@ -207,7 +210,7 @@ def _constants(kernel: Any, layout: Layout, tables: Tables) -> list[NDArray[np.g
     return [trait, number, pair]
 
 
-def _scales(kernel: Any, layout: Layout, tables: Tables) -> list[NDArray[np.generic]]:
+def _scales(kernel: Kernel, layout: Layout, tables: Tables) -> list[NDArray[np.generic]]:
     """Return the showing kernel's ``trait`` and ``number``."""
     units = len(layout.units)
     trait = np.ones((kernel.TRAITS, units), np.float32)

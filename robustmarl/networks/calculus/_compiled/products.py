@@ -52,6 +52,9 @@ _VECTORS = 2 if _has_long_registers() else 1
 Flat: TypeAlias = NDArray[np.float32]  # (K,)
 Matrix: TypeAlias = NDArray[np.float32]  # (K, L)
 
+Ir: TypeAlias = Any
+"""Of numba and llvmlite: neither says what its values are."""
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -89,10 +92,10 @@ def rows_of(work: Flat, at: int, rows: int, wide: int) -> Matrix:
 
 
 @intrinsic
-def _number_at(_: Any, address: Any, index: Any) -> Any:
+def _number_at(_: Ir, address: Ir, index: Ir) -> Ir:
     """Return number ``index`` of the contiguous float32 array that begins at ``address``."""
 
-    def emit(context: Any, build: Any, signature: Any, given: Any) -> Any:
+    def emit(context: Ir, build: Ir, signature: Ir, given: Ir) -> Ir:
         start = build.inttoptr(given[0], ir.FloatType().as_pointer())
         return build.load(build.gep(start, [given[1]]), align=4)
 
@@ -100,13 +103,13 @@ def _number_at(_: Any, address: Any, index: Any) -> Any:
 
 
 @intrinsic
-def _sum_of(_: Any, values: Any, at: Any, size: Any) -> Any:
+def _sum_of(_: Ir, values: Ir, at: Ir, size: Ir) -> Ir:
     """Return the sum of ``size`` numbers, whole vectors, of an array from ``at`` on.
 
     Vectors are added up in order, and then the halves of what is left.
     """
 
-    def emit(context: Any, build: Any, signature: Any, given: Any) -> Any:
+    def emit(context: Ir, build: Ir, signature: Ir, given: Ir) -> Ir:
         integer, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
         start = build.gep(_data(context, build, signature, given, 0), [given[1]])
         before = build.block
@@ -138,16 +141,16 @@ def _sum_of(_: Any, values: Any, at: Any, size: Any) -> Any:
     return types.float32(values, types.intp, types.intp), emit
 
 
-def _data(context: Any, build: Any, signature: Any, given: Any, number: int) -> Any:
+def _data(context: Ir, build: Ir, signature: Ir, given: Ir, number: int) -> Ir:
     """Return a pointer to the first number of the array that is argument ``number``."""
     return context.make_array(signature.args[number])(context, build, given[number]).data
 
 
-number_at: Any = _number_at  # called without what they get from numba
-sum_of: Any = _sum_of
+number_at: Ir = _number_at  # called without what they get from numba
+sum_of: Ir = _sum_of
 
 
-def _tile(rows: int, vectors: int) -> Any:
+def _tile(rows: int, vectors: int) -> Ir:
     """Return a function that adds to a tile: ``rows`` rows of ``vectors`` vectors.
 
     It is out += x @ w, x being (rows, size) and w (size, vectors * LANES). Every matrix is given as
@@ -157,13 +160,13 @@ def _tile(rows: int, vectors: int) -> Any:
 
     @intrinsic
     def tile(
-        _: Any, x: Any, x_at: Any, x_wide: Any, w: Any, w_at: Any, w_wide: Any,
-        out: Any, out_at: Any, out_wide: Any, size: Any,
-    ) -> Any:  # fmt: skip
+        _: Ir, x: Ir, x_at: Ir, x_wide: Ir, w: Ir, w_at: Ir, w_wide: Ir,
+        out: Ir, out_at: Ir, out_wide: Ir, size: Ir,
+    ) -> Ir:  # fmt: skip
         places = (types.intp, types.intp)
         return types.void(x, *places, w, *places, out, *places, types.intp), emit
 
-    def emit(context: Any, build: Any, signature: Any, given: Any) -> Any:
+    def emit(context: Ir, build: Ir, signature: Ir, given: Ir) -> Ir:
         integer, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
         nothing = ir.Constant(vector, ir.Undefined)
         first_lane = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
@@ -171,14 +174,14 @@ def _tile(rows: int, vectors: int) -> Any:
             build.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f32"
         )
 
-        def pointer(number: int) -> Any:
+        def pointer(number: int) -> Ir:
             return build.gep(_data(context, build, signature, given, number), [given[number + 1]])
 
-        def vectors_from(pointer: Any) -> list[Any]:
+        def vectors_from(pointer: Ir) -> list[Ir]:
             starts = [build.gep(pointer, [integer(j * LANES)]) for j in range(vectors)]
             return [build.bitcast(start, vector.as_pointer()) for start in starts]
 
-        def lines_of(pointer: Any, wide: Any) -> list[Any]:
+        def lines_of(pointer: Ir, wide: Ir) -> list[Ir]:
             return [build.gep(pointer, [build.mul(wide, integer(i))]) for i in range(rows)]
 
         x, w, out = pointer(0), pointer(3), pointer(6)
