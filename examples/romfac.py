@@ -363,15 +363,7 @@ def direct(
         team=task.team,
         opponents=scripted,
     )
-    play = partial(
-        evaluation.rollout,
-        team,
-        task.make,
-        episodes=episodes,
-        num_envs=min(episodes, 25),
-        team=task.team,
-        opponents=scripted,
-    )
+    play = playing(team, task, episodes, scripted)
     tried = {
         "none": None,
         "PGD-10": ObsPerturber(attacks.PGD(ball=BALL)),
@@ -384,21 +376,26 @@ def direct(
     return {"scores": scores, "cpu_seconds": round(time.process_time() - begun, 1)}
 
 
+def playing(team: Any, task: Task, episodes: int, opponents: Any) -> Callable[..., Any]:
+    """Return what plays a team's test episodes, perturbed by ``perturb``."""
+    return partial(
+        evaluation.rollout,
+        team,
+        task.make,
+        episodes=episodes,
+        num_envs=min(episodes, 25),
+        team=task.team,
+        opponents=opponents,
+    )
+
+
 def attacked(
     method: str, team: Any, task: Task, episodes: int, opponents: Any, *, whole: bool
 ) -> dict[str, Any]:
     """Return figures per episode with M agents attacked, on the whole blind and under a suite."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        play = partial(
-            evaluation.rollout,
-            team,
-            task.make,
-            episodes=episodes,
-            num_envs=min(episodes, 25),
-            team=task.team,
-            opponents=opponents,
-        )
+        play = playing(team, task, episodes, opponents)
 
         def figures(*perturb: Any) -> dict[str, Any]:
             meter = Meter(drawn=True)

@@ -22,8 +22,7 @@ class MIFGSM(GradientAttack):
     with :math:`\beta = \epsilon / U` in each of U steps unless ``step_size`` says otherwise.
 
     Args:
-        decay: :math:`\mu` >= 0, 1 in the paper; 0 is PGD with these steps.
-            Further ones: ``GradientAttack``.
+        decay: :math:`\mu` >= 0, 1 in the paper; 0 is PGD. Others: ``GradientAttack``.
     """
 
     reach: ClassVar[float] = 1.0
