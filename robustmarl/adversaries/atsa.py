@@ -24,6 +24,7 @@ from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, joint_state, last_actions
 from robustmarl.learning.base import team_spec
+from robustmarl.learning.making import remembered
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
@@ -234,6 +235,7 @@ class ATSA(Directing):
         self.critic_optim = self.create_optimizer(online, critic_optim or adam(5e-4), max_grad_norm)
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

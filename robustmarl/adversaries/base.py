@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl._checks import check
 from robustmarl.joint import JointBatch
+from robustmarl.learning.making import Making
 from robustmarl.learning.modes import is_training
 from robustmarl.learning.optim import check_factory, check_max_grad_norm
 from robustmarl.perturbers.base import Perturber
@@ -53,7 +54,10 @@ class Adversary(nn.Module, ABC):
     Attributes:
         optimizers: those that :meth:`create_optimizer` made.
         lr_schedulers: of their learning rates; :meth:`step_schedulers` steps them.
+        made: what ``for_env`` was asked for, None for what it did not make.
     """
+
+    made: Making | None = None
 
     needs: frozenset[Needs] = frozenset({"fresh"})
     """What of a :class:`Sample` it cannot learn without."""

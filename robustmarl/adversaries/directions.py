@@ -11,6 +11,7 @@ from robustmarl.adversaries.obs_ppo import GaussianPPO, value_critic
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import TeamSpec
 from robustmarl.learning.base import team_spec
+from robustmarl.learning.making import remembered
 from robustmarl.learning.settings import check_settings
 from robustmarl.perturbers.directions import DirectionActor
 from robustmarl.typing import Env
@@ -29,6 +30,7 @@ class DirectionPAAD(GaussianPPO):
     actor_kind = DirectionActor
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

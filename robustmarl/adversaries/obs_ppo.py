@@ -24,6 +24,7 @@ from robustmarl.adversaries.ppo import attacked_rows, played_on_obs, ppo_steps
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import TeamSpec
 from robustmarl.learning.base import team_spec
+from robustmarl.learning.making import remembered
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import gae, masked_mean, normalize
 from robustmarl.learning.settings import check_settings
@@ -146,6 +147,7 @@ class ObsAdversaryPPO(GaussianPPO):
     actor_kind = GaussianObsAdversary
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

@@ -22,6 +22,7 @@ from robustmarl.adversaries.directing import Directing, director_network
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import JointBatch, TeamSpec, joint_state, last_actions
 from robustmarl.learning.base import team_spec
+from robustmarl.learning.making import remembered
 from robustmarl.learning.optim import adam
 from robustmarl.learning.q_learning import EXPLORATION, MIXER_GAIN, Mixed, following_values
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
@@ -102,6 +103,7 @@ class PAAD(Directing):
         self.optim = self.create_optimizer(online, optim or adam(5e-4), max_grad_norm)
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

@@ -10,6 +10,7 @@ from robustmarl.adversaries.paad import PAAD
 from robustmarl.adversaries.population import Population
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import TeamSpec
+from robustmarl.learning.making import remembered
 from robustmarl.typing import Env
 
 __all__ = ["RAP"]
@@ -24,6 +25,7 @@ class RAP(Population):
     """
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

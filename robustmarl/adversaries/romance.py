@@ -23,6 +23,7 @@ from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import JointBatch, TeamSpec, at_actions
 from robustmarl.learning.base import team_spec
+from robustmarl.learning.making import remembered
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.learning.settings import check_settings, take
@@ -276,6 +277,7 @@ class ROMANCE(Adversary):
         self.to(attackers.layers[0].device)
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from robustmarl._checks import check, check_flag, check_int, check_usable, speaking_for
 from robustmarl._seeding import seeded
-from robustmarl.joint import JointBatch, TeamSpec, check_parallel, last_actions, spec_of
+from robustmarl.joint import JointBatch, TeamSpec, last_actions
+from robustmarl.learning.making import Making, team_spec
 from robustmarl.learning.modes import is_training
 from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
 from robustmarl.learning.settings import (
@@ -57,12 +58,16 @@ class TeamTrainingStats(TrainingStats):
 
 
 class TeamAlgorithm(Algorithm[Any, Any]):
-    """Mixed in left of Tianshou's on- or off-policy base class."""
+    """Mixed in left of Tianshou's on- or off-policy base class.
+
+    Attributes:
+        made: what :meth:`for_env` was asked for, None for what it did not make.
+    """
 
     policy: TeamPolicy
     seed: int = 0
     optim: Algorithm.Optimizer
-    _made: tuple[TeamSpec, OpenSettings] | None = None
+    made: Making | None = None
 
     @classmethod
     def for_env(cls, env: Env | TeamSpec, **settings: Unpack[TeamSettings]) -> Self:
@@ -94,7 +99,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         device = check_usable(f"{cls.__name__}.device", made_for.get("device", "cpu"))
         with told_of(cls, hyper), seeded(seed, "weights"):
             algorithm = cls._build(spec, **hyper)
-        algorithm._made = (spec, hyper)
+        algorithm.made = Making(spec, hyper)
         algorithm.seed = seed
         return algorithm.to(device)
 
@@ -104,11 +109,11 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         Raises:
             ValueError: if this one was not made by :meth:`for_env`.
         """
-        if self._made is None:
+        if self.made is None:
             name = type(self).__name__
             raise ValueError(f"{name}.untrained must be of for_env's making, got {self!r}.")
-        spec, settings = self._made
-        return type(self).for_env(spec, device=self.device, seed=seed, **settings)
+        again: OpenSettings = {**self.made.settings, "device": self.device, "seed": seed}
+        return type(self).for_env(self.made.spec, **again)
 
     @classmethod
     def _build(cls, spec: TeamSpec, **settings: Any) -> Self:
@@ -248,20 +253,6 @@ class OnPolicyTeam(TeamAlgorithm, OnPolicyAlgorithm[Any]):
         self, batch: Any, batch_size: int | None, repeat: int
     ) -> TeamTrainingStats:
         return self.learn(batch, batch_size, repeat)  # see OffPolicyTeam
-
-
-def team_spec(name: str, env: Env | TeamSpec, team: str | None = None) -> TeamSpec:
-    """Return the spec of a team of ``env``, which ``name`` was given.
-
-    Raises:
-        TypeError: if ``env`` is neither a parallel environment nor a spec.
-        ValueError: for an unknown team, or None where there are several.
-    """
-    if not isinstance(env, TeamSpec):
-        check_parallel(f"{name}.env", env)
-        env = spec_of(env)
-    with speaking_for(name, TeamSpec):
-        return env.of_team(team)
 
 
 def build_network(

@@ -1,9 +1,10 @@
 """Training loops on Tianshou's trainers: plain, adversarial, resumable."""
 
 from robustmarl.training.adversarial import AdversarialTraining
-from robustmarl.training.checkpoints import load_checkpoint, load_weights, save_weights
+from robustmarl.training.checkpoints import load_checkpoint
 from robustmarl.training.history import Figures, History
 from robustmarl.training.run import Callback, run
+from robustmarl.training.saved import Saved, load, load_weights, save_weights
 from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests
 from robustmarl.training.trainers import (
     EpisodeOffPolicyParams,
@@ -28,10 +29,12 @@ __all__ = [
     "Log",
     "OffPolicy",
     "OnPolicy",
+    "Saved",
     "Tests",
     "Trainable",
     "TrainerCounters",
     "is_trainable",
+    "load",
     "load_checkpoint",
     "load_weights",
     "run",

@@ -16,11 +16,9 @@ from torch.nn import Parameter
 
 from robustmarl._checks import (
     check,
-    check_has,
     check_kind,
     check_path,
     check_usable,
-    speaking_for,
     writing,
 )
 from robustmarl.training.files import whole
@@ -29,9 +27,8 @@ __all__ = [
     "FORMAT",
     "check_finite",
     "load_checkpoint",
-    "load_weights",
+    "read_checkpoint",
     "save_checkpoint",
-    "save_weights",
 ]
 
 FORMAT = "robustmarl/1"
@@ -105,10 +102,12 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, or not one of ours.
     """
-    return _loaded("load_checkpoint", path, device)
+    return read_checkpoint("load_checkpoint", path, device)
 
 
-def _loaded(name: str, path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_checkpoint(
+    name: str, path: str | Path, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """Return the content of a file that the user gave to the function ``name``."""
     where = f"{name}.path"
     check_path(where, path)
@@ -137,41 +136,3 @@ _UNREADABLE = (
     AttributeError,
 )
 """What torch raises for files of somebody else's making."""
-
-
-def save_weights(algorithm: torch.nn.Module, path: str | Path) -> None:
-    """Write an algorithm's (or adversary's) weights and optimizers.
-
-    Raises:
-        ValueError: for weights that are not finite; a file that is there stays as it is.
-    """
-    rule = "an algorithm or adversary"
-    check_has("save_weights.algorithm", algorithm, ("state_dict", "load_state_dict"), rule)
-    check_finite("save_weights.algorithm", algorithm)
-    kinds = [kind.__name__ for kind in type(algorithm).__mro__]
-    content = {"class": kinds[0], "kinds": kinds, "algorithm": algorithm.state_dict()}
-    with speaking_for("save_weights", save_checkpoint):
-        save_checkpoint(path, content)
-
-
-def load_weights(algorithm: torch.nn.Module, path: str | Path) -> None:
-    """Load what :func:`save_weights`, or a run's checkpoint, holds into ``algorithm``.
-
-    Raises:
-        TypeError: for what is no algorithm or adversary.
-        ValueError: if the weights are of another kind of algorithm, or do not fit.
-    """
-    rule, name = "an algorithm or adversary", type(algorithm).__name__
-    check_has("load_weights.algorithm", algorithm, ("state_dict", "load_state_dict"), rule)
-    content = _loaded("load_weights", path)
-    kinds = content.get("kinds", [content.get("class")])  # a run's checkpoint has one alone
-    related = kinds[0] in [kind.__name__ for kind in type(algorithm).__mro__] or name in kinds
-    rule = f"a {kinds[0]}, whose weights are in {str(path)!r}"
-    check(related, "load_weights.algorithm", rule, name)
-    try:
-        algorithm.load_state_dict(content["algorithm"])
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"load_weights.path must hold weights of {type(algorithm).__name__} with these sizes, "
-            f"got a {content.get('class')}: {error}"
-        ) from error

@@ -15,6 +15,7 @@ from robustmarl.data import EpisodeBuffer, JointCollector, SlowCopy
 from robustmarl.training.checkpoints import check_finite, load_checkpoint, save_checkpoint
 from robustmarl.training.fingerprint import Fingerprint, check_same_settings
 from robustmarl.training.history import Figures, History
+from robustmarl.training.saved import how_made
 from robustmarl.training.settings import Log
 from robustmarl.training.trainers import EpisodeTrainer, Trainable, TrainerCounters
 
@@ -118,7 +119,7 @@ class RunState:
             "history": self.history.figures(),
             "torch_rng": torch.get_rng_state(),
         }
-        save_checkpoint(path, content)
+        save_checkpoint(path, {**content, **how_made(algorithm)})
         self.write_history(folder)
 
     def write_history(self, folder: Path) -> None:

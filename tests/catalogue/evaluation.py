@@ -62,6 +62,7 @@ from robustmarl.training import (
     OffPolicy,
     OnPolicy,
     Tests,
+    load,
     load_checkpoint,
     load_weights,
     run,
@@ -235,7 +236,26 @@ SUBJECTS = (
     Subject(
         save_weights,
         lambda: {"algorithm": small(), "path": HERE / "small.pt"},
-        {"algorithm": instance(), "path": PLACE | Domain((None,))},
+        {
+            "algorithm": instance(),
+            "path": PLACE | Domain((None,)),
+            "make_env": Domain((3, "skirmish", lambda: game())),
+            "about": Domain((3, ["a"])),
+            "optimizers": flag(),
+        },
+    ),
+    Subject(
+        load,
+        lambda: {"path": saved()},
+        {
+            "path": Domain(
+                (3, None),
+                (Made(garbled, "garbled"), Made(lambda: HERE, "folder")),
+                (Pair(Made(lambda: str(saved()), "text"), Made(saved, "path")),),
+            ),
+            "kind": Domain((3, None, "VDN", int)),
+            "device": Domain((3.5, None), ("cud",)),
+        },
     ),
     Subject(
         load_weights,

@@ -26,8 +26,15 @@ from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
 from robustmarl.perturbers import ObsPerturber, Perturber
-from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
-from robustmarl.training.checkpoints import load_weights, save_weights
+from robustmarl.training import (
+    AdversarialTraining,
+    Log,
+    OffPolicy,
+    OnPolicy,
+    load_weights,
+    run,
+    save_weights,
+)
 
 BALL = LinfBall(epsilon=0.75)
 QUIET = Log(progress=False)
