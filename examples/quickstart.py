@@ -226,7 +226,7 @@ def main():
     recordings = recorded(teams, task, pgd, args.seeds[0])
     if args.replay:
         for name, recording in zip(("clean", "attacked", "defended"), recordings, strict=True):
-            recording.to_gif(folder / f"{name}.gif", fps=6.0)
+            recording.save(folder / f"{name}.gif", fps=6.0)
     path = evaluation.report(
         found,
         folder / "report.html",

@@ -26,6 +26,7 @@ __all__ = [
     "typing",
     "victims",
     "wrappers",
+    "zoo",
 ]
 
 

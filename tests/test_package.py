@@ -18,7 +18,7 @@ import robustmarl
 
 PACKAGE = Path(robustmarl.__file__).parent
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-TRIED = ("mpe", "foraging", "magent", "supersuit", "test")
+TRIED = ("mpe", "foraging", "magent", "supersuit", "video", "test")
 HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging", "magent2")
 MODULES = sorted(
     name

@@ -21,6 +21,6 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         raise ImportError(
-            f"This environment needs the package {package!r}. "
+            f"This needs the package {package!r}. "
             f'Install it with: pip install "robustmarl[{extra}]"'
         ) from error

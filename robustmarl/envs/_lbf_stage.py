@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,33 @@ from typing_extensions import override
 
 from robustmarl.envs.scenes import Entity, Ghost, Scene, Stage
 
-if TYPE_CHECKING:  # importing it needs lbforaging
-    from robustmarl.envs._lbf_engine import Engine
-
-__all__ = ["ForagingStage"]
+__all__ = ["Field", "Forager", "ForagingStage"]
 
 _THERE = 0.5  # a level, or a row, below which nothing is taken to be there
+
+
+class Forager(Protocol):
+    """A player."""
+
+    position: tuple[int, int]
+    level: int
+
+
+class Field(Protocol):
+    """A game as lbforaging's engine shows itself."""
+
+    sight: int
+    max_num_food: int
+    _grid_observation: bool
+    _observe_agent_levels: bool
+
+    @property
+    def field(self) -> NDArray[np.integer[Any]]:
+        """Levels of food, (rows, columns)."""
+
+    @property
+    def players(self) -> Sequence[Forager]:
+        """Where they are."""
 
 
 class ForagingStage(Stage):
@@ -30,7 +51,7 @@ class ForagingStage(Stage):
     downward = True
     actions = ("nothing", "north", "south", "west", "east", "load")
 
-    def __init__(self, engine: Engine, names: Sequence[str]) -> None:
+    def __init__(self, engine: Field, names: Sequence[str]) -> None:
         self._engine, self._names = engine, tuple(names)
         rows, columns = engine.field.shape
         self.bounds = (0.0, 0.0, float(columns), float(rows))

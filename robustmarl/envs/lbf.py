@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, SupportsInt, TypedDict
@@ -22,8 +23,12 @@ from robustmarl._checks import (
 )
 from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
 from robustmarl.envs._extras import require
+from robustmarl.envs._lbf_batch import ForagingEngine
 from robustmarl.envs._lbf_stage import ForagingStage
 from robustmarl.envs.scenes import Stage
+from robustmarl.envs.skirmish.compiled import can_compile
+from robustmarl.envs.vector import JointVectorEnv
+from robustmarl.joint import VectorEngine, spec_of
 from robustmarl.typing import Env, ResetResult, StepResult
 
 if TYPE_CHECKING:  # importing it needs lbforaging
@@ -151,6 +156,16 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
             colour[channel] = _WEAKEST + (_STRONGEST - _WEAKEST) * int(level) // strongest
             picture[top : top + size, left : left + size] = colour
         return picture
+
+    def make_engine(self, num_envs: int) -> VectorEngine:
+        """Return ``num_envs`` games like this one, stepped together; training uses it.
+
+        They are compiled by numba where it is there, else stepped one after another.
+        """
+        if can_compile():
+            game = copy.deepcopy(self.engine)
+            return ForagingEngine(game, spec_of(self), num_envs, masked=self._has_mask)
+        return JointVectorEnv(lambda: copy.deepcopy(self), num_envs)
 
     def stage(self) -> Stage:
         """Return what tells where players and food are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import NoReturn, Protocol, TypeAlias, cast
 
@@ -129,11 +130,19 @@ class JointVectorEnv:
                 )
 
 
-def vector_env(make_env: EnvMaker, num_envs: int) -> VectorEngine:
+def vector_env(
+    make_env: EnvMaker, num_envs: int, device: torch.device | str = "cpu"
+) -> VectorEngine:
     """Return ``num_envs`` environments side by side, as one native batch where there is one.
 
     ``make_env``, or the environment that it builds, offers a batch by ``make_engine(num_envs)``.
     A wrapper's does not count: the batch would leave the wrapper out.
+
+    Args:
+        make_env: see :data:`EnvMaker`.
+        num_envs: E, >= 1.
+        device: where the batch is to live, if its ``make_engine`` takes a ``device``; all others
+            live on the CPU.
 
     Raises:
         TypeError: if ``make_env`` is neither callable nor offers a batch.
@@ -142,11 +151,19 @@ def vector_env(make_env: EnvMaker, num_envs: int) -> VectorEngine:
     num_envs = check_int("vector_env.num_envs", num_envs, 1)
     batch = getattr(make_env, "make_engine", None)
     if batch is not None and not isinstance(make_env, type):  # a class is asked when built
-        return batch(num_envs)
+        return _batch(batch, num_envs, device)
     make_one = cast("Callable[[], Env]", make_env)
     rule, remedy = "a function that builds an environment", "Write lambda: env."
     check_function("vector_env.make_env", make_one, rule, remedy)
     built = [make_one()]
     if hasattr(type(built[0]), "make_engine"):
-        return cast(EngineMaker, built[0]).make_engine(num_envs)
+        return _batch(cast(EngineMaker, built[0]).make_engine, num_envs, device)
     return JointVectorEnv(lambda: built.pop() if built else make_one(), num_envs)
+
+
+def _batch(
+    make_engine: Callable[..., VectorEngine], num_envs: int, device: torch.device | str
+) -> VectorEngine:
+    if "device" in inspect.signature(make_engine).parameters:
+        return make_engine(num_envs, device=device)
+    return make_engine(num_envs)

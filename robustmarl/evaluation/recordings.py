@@ -89,7 +89,7 @@ class Recording:
     downward: bool
     episodes: tuple[RecordedEpisode, ...]
 
-    def to_gif(
+    def save(
         self, path: str | Path, *, believer: str | None = None, fps: float = 4.0
     ) -> list[Picture]:
         """Write the episodes as an animation; return its pictures, uint8 (H, W, 3).
@@ -99,7 +99,7 @@ class Recording:
         steps and the figures of the ending are written.
 
         Args:
-            path: ends in ``.gif``.
+            path: ends in ``.gif``, or in ``.mp4`` with the extra ``[video]``.
             believer: the agent whose beliefs are drawn; None is the first.
             fps: pictures per second, > 0.
 
@@ -107,8 +107,8 @@ class Recording:
             ValueError: for an unknown agent, another file type or a bad number.
         """
         if believer is not None:
-            check_choice("Recording.to_gif.believer", believer, self.agents)
-        with speaking_for("Recording.to_gif", save_replay):
+            check_choice("Recording.save.believer", believer, self.agents)
+        with speaking_for("Recording.save", save_replay):
             frames = draw(self, self.agents[0] if believer is None else believer)
             save_replay(path, frames, fps=fps)
         return frames

@@ -18,7 +18,8 @@ from robustmarl.envs.vector import EnvMaker, vector_env
 from robustmarl.joint import TeamSpec
 from robustmarl.perturbers.obs import ObsPerturber, as_perturber
 from robustmarl.perturbers.stack import Attacks, listed
-from robustmarl.training import Trainable
+from robustmarl.policies import TeamPolicy
+from robustmarl.training import Trainable, is_trainable
 from robustmarl.typing import RobustnessWarning
 
 __all__ = ["Playing", "Rollouts", "rollout"]
@@ -87,7 +88,7 @@ def rollout(
     seed = check_int("rollout.seed", seed, 0)
     perturbers = [as_perturber(one) for one in listed("rollout.perturb", perturb)]
     with speaking_for("rollout", vector_env):
-        env = vector_env(make_env, min(num_envs, episodes))
+        env = vector_env(make_env, min(num_envs, episodes), _home(policy))
     try:
         with speaking_for("rollout", TeamSpec):
             spec = env.spec.of_team(team)
@@ -115,3 +116,10 @@ def rollout(
                     stacklevel=2,
                 )
     return Rollouts(stats.returns, stats.lens, stats.metrics, stats.counters)
+
+
+def _home(policy: Playing) -> torch.device:
+    """Return where a policy of this package lives; others are asked for actions on the CPU."""
+    if is_trainable(policy):
+        return policy.policy.device
+    return policy.device if isinstance(policy, TeamPolicy) else torch.device("cpu")

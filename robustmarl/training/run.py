@@ -135,7 +135,7 @@ def run(
             closing.enter_context(locked("Log.logdir", log.folder, (CHECKPOINT, HISTORY)))
         saved = checkpoint_of(log)
         with speaking_for("run", vector_env), speaking_for("run", TeamSpec):
-            env = vector_env(make_env, num_envs)
+            env = vector_env(make_env, num_envs, algorithm.policy.device)
             closing.callback(env.close)
             spec = env.spec.of_team(team)
         buffer = _buffer(learn, spec, algorithm, num_envs, seed)
@@ -155,7 +155,7 @@ def run(
         for name, attacks in tested.items():
             testers[name] = JointCollector(
                 algorithm.policy,
-                vector_env(make_env, min(num_envs, tests.episodes)),
+                vector_env(make_env, min(num_envs, tests.episodes), algorithm.policy.device),
                 team=team,
                 opponents=opponents,
                 perturb=attacks,

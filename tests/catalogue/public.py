@@ -108,7 +108,7 @@ EXCEPTIONS = {
     "robustmarl.evaluation.blind.other_episodes": "called by blindfolds alone",
     "robustmarl.evaluation.blind.warn_of_blind": "called by crossplay alone",
     "robustmarl.evaluation.curves": _ELSEWHERE,
-    "robustmarl.evaluation.drawings": "called by Recording.to_gif alone",
+    "robustmarl.evaluation.drawings": "called by Recording.save alone",
     "robustmarl.evaluation.episodes": _FIGURES,
     "robustmarl.evaluation.meter": _FIGURES,
     "robustmarl.envs.magent.stage": "made by environments and engines alone",
@@ -180,6 +180,13 @@ EXCEPTIONS = {
     "robustmarl.victims.baselines": "a part of as_victim, which is checked",
     "robustmarl.victims.protocol": _RECORD,
     "robustmarl.victims.readings": "a part of as_victim, which is checked",
+    "robustmarl.zoo.cards.Card": _FIGURES,
+    "robustmarl.zoo.entries.Entry": "what the zoo has: not made by users",
+    "robustmarl.zoo.shelf.file_of": "called by the shelf alone, with names that it checked",
+    "robustmarl.zoo.shelf.train": _ELSEWHERE,
+    "robustmarl.zoo.shelf.write_card": _ELSEWHERE,
+    "robustmarl.zoo.worlds.Traitor": "what the zoo has: not made by users",
+    "robustmarl.zoo.worlds.World": "what the zoo has: not made by users",
 }
 """What needs no row of its own, by module or name, and why."""
 

@@ -6,7 +6,18 @@ from unittest import mock
 
 import pytest
 import torch
-from catalogue import attacks, envs, evaluation, figures, grids, learners, networks, rules, teams
+from catalogue import (
+    attacks,
+    envs,
+    evaluation,
+    figures,
+    grids,
+    learners,
+    networks,
+    rules,
+    teams,
+    zoos,
+)
 from catalogue.kinds import Made, Reached, Subject, owner
 from catalogue.public import EXCEPTIONS, excepted, public
 from catalogue.wording import answer, same
@@ -15,7 +26,7 @@ from robustmarl.adversaries import ATSA, PAAD, ByzantineAttacker, ObsAdversaryPP
 from robustmarl.algorithms import VDN
 from robustmarl.training import run
 
-ROOMS = (rules, attacks, networks, teams, learners, envs, evaluation, figures, grids)
+ROOMS = (rules, attacks, networks, teams, learners, envs, evaluation, figures, grids, zoos)
 SUBJECTS: tuple[Subject, ...] = tuple(one for room in ROOMS for one in room.SUBJECTS)
 ROWS = [(subject, param) for subject in SUBJECTS for param in subject.domains]
 NAMES = [f"{subject.name}-{param}" for subject, param in ROWS]

@@ -5,7 +5,10 @@ import pytest
 import torch
 from doubles import Scripted, begin_rows, step_rows
 
-from robustmarl.envs.vector import JointVectorEnv
+from robustmarl import evaluation, training
+from robustmarl.algorithms import QMIX
+from robustmarl.envs import SkirmishEngine
+from robustmarl.envs.vector import JointVectorEnv, vector_env
 from robustmarl.joint import describe
 
 ACT = torch.zeros(3, 2, dtype=torch.int64)
@@ -116,3 +119,37 @@ def test_closing_twice_closes_once():
     env.close()
     env.close()
     assert all(joint.env.closed for joint in env.joint)
+
+
+class Housed:
+    """Builds engines, and keeps where they were wanted."""
+
+    def __init__(self):
+        self.asked = []
+
+    def make_engine(self, num_envs, device="cpu"):
+        self.asked.append((num_envs, torch.device(device)))
+        return SkirmishEngine("3m", num_envs)
+
+
+class Unhoused:
+    def make_engine(self, num_envs):
+        return SkirmishEngine("3m", num_envs)
+
+
+def test_a_batch_lives_where_it_is_wanted_if_it_can():
+    maker = Housed()
+    vector_env(maker, 3, "meta")
+    vector_env(maker, 2)
+    assert maker.asked == [(3, torch.device("meta")), (2, torch.device("cpu"))]
+    assert len(vector_env(Unhoused(), 3, "meta")) == 3
+
+
+def test_training_and_evaluation_ask_for_the_teams_own_device():
+    maker = Housed()
+    team = QMIX.for_env(SkirmishEngine("3m").spec, hidden=(8,))
+    training.run(team, maker, env_steps=60, num_envs=4, tests=training.Tests({"clean": None}))
+    evaluation.rollout(team, maker, episodes=2, num_envs=2)
+    evaluation.rollout(team.policy, maker, episodes=2, num_envs=2)
+    assert len(maker.asked) == 4
+    assert {device for _, device in maker.asked} == {team.device}

@@ -26,7 +26,7 @@ def has(image, colour):
 
 def test_every_step_is_drawn_and_endings_stand(tmp_path):
     recording = recordings()[1]
-    frames = recording.to_gif(tmp_path / "r.gif")
+    frames = recording.save(tmp_path / "r.gif")
     steps = sum(len(episode.steps) for episode in recording.episodes)
     assert len(frames) == steps + STILL * len(recording.episodes)
     assert len({frame.shape for frame in frames}) == 1
@@ -81,16 +81,16 @@ def test_walls_are_drawn():
 
 
 def test_pictures_are_framed(tmp_path):
-    frames = pictures().to_gif(tmp_path / "r.gif")
+    frames = pictures().save(tmp_path / "r.gif")
     assert frames[0].shape == (4 + 52, 6, 3)
     assert (frames[0][26:30] == 7).all()
 
 
 def test_refuses(tmp_path):
     recording = pictures()
-    with pytest.raises(ValueError, match=r"Recording\.to_gif\.path must be a file name that ends"):
-        recording.to_gif(tmp_path / "r.mp4")
-    with pytest.raises(ValueError, match=r"Recording\.to_gif\.believer must be one of"):
-        recording.to_gif(tmp_path / "r.gif", believer="medic")
-    with pytest.raises(ValueError, match=r"Recording\.to_gif\.fps must be"):
-        recording.to_gif(tmp_path / "r.gif", fps=0.0)
+    with pytest.raises(ValueError, match=r"Recording\.save\.path must be a file name that ends"):
+        recording.save(tmp_path / "r.avi")
+    with pytest.raises(ValueError, match=r"Recording\.save\.believer must be one of"):
+        recording.save(tmp_path / "r.gif", believer="medic")
+    with pytest.raises(ValueError, match=r"Recording\.save\.fps must be"):
+        recording.save(tmp_path / "r.gif", fps=0.0)

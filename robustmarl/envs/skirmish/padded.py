@@ -51,24 +51,28 @@ class PaddedSkirmish:
         check(alike, "PaddedSkirmish.like", rule, self.like.name)
         check(not small.healers, "PaddedSkirmish.game", "a map without healers", self.game.name)
 
-    def make_engine(self, num_envs: int) -> VectorEngine:
+    def make_engine(self, num_envs: int, device: torch.device | str = "cpu") -> VectorEngine:
         """Return ``num_envs`` battles, stepped together."""
-        return _PaddedEngine(self.game, self.like, num_envs)
+        return _PaddedEngine(self.game, self.like, num_envs, device)
 
 
 class _PaddedEngine:
     """E battles on one map in the arrays of another, a ``VectorEngine``."""
 
-    def __init__(self, game: SkirmishMap, like: SkirmishMap, num_envs: int) -> None:
+    def __init__(
+        self, game: SkirmishMap, like: SkirmishMap, num_envs: int, device: torch.device | str
+    ) -> None:
         with speaking_for("PaddedSkirmish.make_engine", SkirmishEngine):
-            self.engine = SkirmishEngine(game, num_envs)
+            self.engine = SkirmishEngine(game, num_envs, device=device)
         self.spec = replace(SkirmishEngine(like).spec, horizon=self.engine.spec.horizon)
         small, large = self.engine.layout, Layout(like)
-        self._obs = _places(small.feature_names(), large.feature_names())
-        self._state = _places(_state_names(small), _state_names(large))
+        self._obs = _places(small.feature_names(), large.feature_names(), device)
+        self._state = _places(_state_names(small), _state_names(large), device)
         self._agents, self._actions = small.n, small.num_actions
         own = self.engine.tensors
-        shapes = {key: x for key, x in self.spec.empty(num_envs).items() if key != "act"}
+        shapes = {
+            key: x for key, x in self.spec.empty(num_envs, device=device).items() if key != "act"
+        }
         kept = {key: own[key] for key in ("terminated", "truncated", "metrics")}
         self.tensors: dict[str, Tensor] = {**shapes, **kept}
         self.tensors["mask"][:, self._agents :, NO_OP] = True  # as the dead have it
@@ -101,10 +105,10 @@ class _PaddedEngine:
         self.tensors["rew_agents"][:] = own["rew_agents"][:, :1]
 
 
-def _places(names: list[str], among: list[str]) -> Tensor:
+def _places(names: list[str], among: list[str], device: torch.device | str) -> Tensor:
     """Return where names are among others, int64."""
     place = {name: number for number, name in enumerate(among)}
-    return torch.tensor([place[name] for name in names])
+    return torch.tensor([place[name] for name in names], device=device)
 
 
 def _state_names(layout: Layout) -> list[str]:

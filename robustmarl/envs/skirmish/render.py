@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustmarl._checks import check, check_int, check_kind, check_number, check_path, writing
+from robustmarl.envs._extras import require
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 
 __all__ = ["Figure", "draw", "picture", "save_replay"]
@@ -89,18 +90,20 @@ def draw(bounds: tuple[int, int, int, int], units: Iterable[Figure]) -> NDArray[
 
 
 def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: float = 3.0) -> None:
-    """Write pictures as an animated GIF.
+    """Write pictures as an animated GIF, or as MP4 (H.264), which needs the extra ``[video]``.
 
     Args:
-        path: ends in ``.gif``.
+        path: ends in ``.gif`` or ``.mp4``.
         frames: images of one size, uint8 (H, W, 3), at least one.
         fps: frames per second, > 0; an environment step lasts 0.36 s in the game.
 
     Raises:
         ValueError: for another file type, no frames, or frames of different sizes.
+        ImportError: for MP4 without the extra.
     """
     path = check_path("save_replay.path", path)
-    check(path.suffix == ".gif", "save_replay.path", "a file name that ends in .gif", str(path))
+    rule = "a file name that ends in .gif or .mp4"
+    check(path.suffix in (".gif", ".mp4"), "save_replay.path", rule, str(path))
     check_kind("save_replay.frames", frames, Sequence, "a sequence of images")
     check(len(frames) > 0, "save_replay.frames", "at least one image", frames)
     for frame in frames:
@@ -108,11 +111,29 @@ def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: f
     fps = check_number("save_replay.fps", fps, 0.0, open_low=True)
     shapes = {frame.shape for frame in frames}
     check(len(shapes) == 1, "save_replay.frames", "images of one size", sorted(shapes))
-    from PIL import Image
-
-    first, *rest = (Image.fromarray(frame) for frame in frames)
     with writing("save_replay.path", path):
-        first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        if path.suffix == ".mp4":
+            _write_mp4(path, frames, fps)
+        else:
+            from PIL import Image
+
+            first, *rest = (Image.fromarray(frame) for frame in frames)
+            first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+
+
+def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> None:
+    ffmpeg = require("imageio_ffmpeg", "video")
+    path.open("wb").close()  # says itself why it cannot be written to
+    height, width, _ = frames[0].shape
+    # H.264 takes even numbers of pixels alone: one more of the ground's colour at most.
+    odd = ((0, height % 2), (0, width % 2), (0, 0))
+    padded = [np.pad(frame, odd, mode="edge") for frame in frames]
+    size = padded[0].shape[1::-1]
+    film = ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2, quality=8)
+    film.send(None)
+    for frame in padded:
+        film.send(np.ascontiguousarray(frame))
+    film.close()
 
 
 def _bar(

@@ -1,5 +1,7 @@
 """One battle as a PettingZoo environment, and what training and evaluation make of it."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -177,13 +179,37 @@ def test_a_replay_is_an_animated_gif(tmp_path):
         assert film.info["duration"] == pytest.approx(330, abs=5)
 
 
+@pytest.mark.parametrize("shape", [(320, 640), (101, 77)])
+def test_a_replay_is_a_film(tmp_path, shape):
+    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    greys = [np.full((*shape, 3), grey, np.uint8) for grey in (40, 120, 200)]
+    save_replay(tmp_path / "battle.mp4", greys, fps=2.0)
+    reader = ffmpeg.read_frames(str(tmp_path / "battle.mp4"))
+    told = next(reader)
+    width, height = told["size"]
+    assert (height, width) == tuple(side + side % 2 for side in shape)
+    assert told["fps"] == 2.0
+    assert told["codec"] == "h264"
+    means = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
+    assert means == pytest.approx([40, 120, 200], abs=4)
+
+
+def test_a_film_needs_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(
+        ImportError, match=r"needs the package 'imageio_ffmpeg'.*robustmarl\[video\]"
+    ):
+        save_replay(tmp_path / "battle.mp4", [np.zeros((4, 4, 3), np.uint8)])
+    assert not (tmp_path / "battle.mp4").exists()
+
+
 def test_bad_pictures_and_replays_are_refused(tmp_path):
     engine = SkirmishEngine("3m")
     frame = picture(engine)
     with pytest.raises(ValueError, match=r"picture\.env must be an int in \[0, 0\], got 1"):
         picture(engine, 1)
     with pytest.raises(ValueError, match=r"path must be a file name that ends in \.gif"):
-        save_replay(tmp_path / "a.mp4", [frame])
+        save_replay(tmp_path / "a.avi", [frame])
     with pytest.raises(ValueError, match="frames must be at least one image"):
         save_replay(tmp_path / "a.gif", [])
     with pytest.raises(ValueError, match="frames must be images of one size"):

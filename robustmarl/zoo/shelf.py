@@ -1,0 +1,225 @@
+"""The zoo's files: what is there, what is read, and how the rest is trained."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+
+from robustmarl._checks import check, check_flag, check_path, check_text
+from robustmarl.adversaries import Adversary
+from robustmarl.evaluation import Suite
+from robustmarl.evaluation.grid_cells import defended
+from robustmarl.joint import spec_of
+from robustmarl.learning import TeamAlgorithm
+from robustmarl.training import AdversarialTraining, Log, Saved, run, save_weights
+from robustmarl.training import load as load_file
+from robustmarl.training.resume import CHECKPOINT
+from robustmarl.zoo.cards import Card, measure
+from robustmarl.zoo.entries import ENTRIES, Entry
+from robustmarl.zoo.worlds import WORLDS
+
+__all__ = [
+    "card",
+    "cards",
+    "file_of",
+    "load",
+    "load_adversary",
+    "names",
+    "train",
+    "write_card",
+]
+
+SHIPPED = Path(__file__).parent / "files"
+"""What comes with the package."""
+
+TRAINED = Path("runs") / "zoo"
+"""Where :func:`train` puts the rest unless it is told otherwise."""
+
+
+def names(*, shipped: bool = False) -> list[str]:
+    """Return the names of the zoo's teams, ``world/method/seed``.
+
+    Args:
+        shipped: only those whose files come with the package; all others :func:`train` makes.
+    """
+    shipped = check_flag("names.shipped", shipped)
+    return [name for name in ENTRIES if not shipped or (SHIPPED / file_of(name)).exists()]
+
+
+def load(name: str, *, folder: str | Path = TRAINED, device: str = "cpu") -> Saved[TeamAlgorithm]:
+    """Return a team of the zoo, with what builds its environment.
+
+    Args:
+        name: of :func:`names`.
+        folder: where to look for teams that do not come with the package.
+        device: where it is to live.
+
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: for a team that neither comes with the package nor was trained.
+    """
+    return load_file(_found("load", name, folder, ""), device=device)
+
+
+def load_adversary(
+    name: str, *, folder: str | Path = TRAINED, device: str = "cpu"
+) -> Saved[Adversary]:
+    """Return the adversary that learned beside a team of the zoo; see :func:`load`.
+
+    ``adversary.deployed()`` attacks that team, or any other of the same world.
+
+    Raises:
+        ValueError: for an unknown name, or a team that was trained without one.
+        FileNotFoundError: as :func:`load`.
+    """
+    _check_name("load_adversary", name)
+    if ENTRIES[name].defence.adversary is None:
+        some = [one for one, entry in ENTRIES.items() if entry.defence.adversary is not None]
+        raise ValueError(
+            f"load_adversary.name must be of a team with an adversary, got {name!r}. "
+            f"There are {', '.join(some[:4])} and others."
+        )
+    path = _found("load_adversary", name, folder, "-adversary")
+    return load_file(path, Adversary, device=device)  # type: ignore[type-abstract]
+
+
+def card(name: str, *, folder: str | Path = TRAINED) -> Card:
+    """Return what is known of a team; arguments and errors are those of :func:`load`."""
+    path = _found("card", name, folder, "", ".json")
+    return Card.from_json(path.read_text("utf-8"))
+
+
+def cards(*, folder: str | Path | None = None) -> Iterator[Card]:
+    """Yield the cards that come with the package, and those of teams in ``folder``."""
+    places = [SHIPPED] if folder is None else [SHIPPED, check_path("cards.folder", folder)]
+    for place in places:
+        for path in sorted(place.glob("*/*.json")):
+            yield Card.from_json(path.read_text("utf-8"))
+
+
+def train(
+    name: str,
+    folder: str | Path = TRAINED,
+    *,
+    progress: bool | str = True,
+    env_steps: int | None = None,
+) -> Saved[TeamAlgorithm]:
+    """Train a team of the zoo, keep it and its adversary in ``folder``, and return it.
+
+    What was interrupted goes on where it was, and what is there already is not trained again.
+
+    Args:
+        name: of :func:`names`.
+        folder: of the files, which :func:`load` finds there.
+        progress: show a bar; a text names it.
+        env_steps: train so long instead; None is as long as the zoo's own.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    _check_name("train", name)
+    entry, path = ENTRIES[name], check_path("train.folder", folder) / file_of(name)
+    if path.exists():
+        return load_file(path)
+    recipe, defence, world = entry.recipe, deepcopy(entry.defence), WORLDS[entry.world]
+    spec = spec_of(world.make_env()).of_team(world.team)
+    settings = {**recipe.settings, **defence.settings, "seed": entry.seed}
+    team = defended(recipe.algorithm, defence).for_env(spec, **deepcopy(settings))
+    learner: TeamAlgorithm | AdversarialTraining = team
+    adversary = None
+    if defence.adversary is not None:
+        adversary = defence.adversary(spec, seed=entry.seed)
+        learner = AdversarialTraining(team, adversary)
+    run(
+        learner,
+        world.make_env,
+        env_steps=env_steps or recipe.env_steps,
+        num_envs=recipe.num_envs,
+        seed=entry.seed,
+        perturb=defence.perturb,
+        learn=recipe.learn,
+        log=Log(path.with_suffix(""), resume=True, progress=name if progress is True else progress),
+        **world.playing,
+    )
+    about = {"name": name, "about": entry.about, "command": command(entry)}
+    files: dict[Path, TeamAlgorithm | Adversary] = {}
+    if adversary is not None:
+        files[path.with_name(f"{path.stem}-adversary.pt")] = adversary
+    files[path] = team  # last: where it is, all is done
+    for file, one in files.items():
+        save_weights(one, file, make_env=world.make_env, about=about, optimizers=False)
+    (path.with_suffix("") / CHECKPOINT).unlink()  # replay buffers are large
+    return load_file(path)
+
+
+def write_card(
+    name: str,
+    folder: str | Path = TRAINED,
+    *,
+    suite: Suite | str = "standard",
+    episodes: int = 200,
+    progress: bool | str = True,
+) -> Card:
+    """Measure a team of the zoo anew, write its card into ``folder``, and return it.
+
+    Args:
+        name: of :func:`names`.
+        folder: of the card; and of the team, if it does not come with the package.
+        suite: of attacks, as all that follows of :func:`~robustmarl.zoo.measure`.
+        episodes: behind every figure, >= 1.
+        progress: show a bar; a text names it.
+
+    Raises:
+        ValueError: as :func:`load`.
+        FileNotFoundError: likewise.
+    """
+    saved = load(name, folder=folder)
+    entry = ENTRIES[name]
+    found = measure(
+        saved.learner,
+        entry.world,
+        name=name,
+        suite=suite,
+        episodes=episodes,
+        about=entry.about,
+        command=command(entry),
+        env_steps=entry.recipe.env_steps,
+        progress=name if progress is True else progress,
+    )
+    path = Path(folder) / file_of(name, ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.to_json(path)
+    return found
+
+
+def command(entry: Entry) -> str:
+    """Return what to type to train a team of the zoo."""
+    return f"python -m robustmarl zoo train {entry.name}"
+
+
+def file_of(name: str, ending: str = ".pt") -> Path:
+    """Return where a team's file is within a folder of the zoo."""
+    world, method, seed = name.split("/")
+    return Path(world) / f"{method}-{seed}{ending}"
+
+
+def _found(where: str, name: str, folder: str | Path, part: str, ending: str = ".pt") -> Path:
+    _check_name(where, name)
+    check_path(f"{where}.folder", folder)
+    file = file_of(name, part + ending)
+    for place in (SHIPPED, Path(folder)):
+        if (place / file).exists():
+            return place / file
+    raise FileNotFoundError(
+        f"{name} does not come with the package, and is not in {str(folder)!r}. Train it: "
+        f"{command(ENTRIES[name])}"
+    )
+
+
+def _check_name(where: str, name: str) -> None:
+    check_text(f"{where}.name", name)
+    near = difflib.get_close_matches(name, ENTRIES, n=4, cutoff=0.0)
+    rule = f"one of zoo.names(), such as {', '.join(near)}"
+    check(name in ENTRIES, f"{where}.name", rule, name)
