@@ -72,7 +72,7 @@ $(LOWEST)/.test: pyproject.toml constraints-lowest.txt
 	@echo "creating $(LOWEST) and installing the lowest versions (minutes, gigabytes)"
 	@$(PYTHON) -m venv $(LOWEST)
 	@$(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet $(INDEX) \
-	  -c constraints-lowest.txt -e '.[mpe,foraging,magent,supersuit,video,test]'
+	  -c constraints-lowest.txt -e '.[mpe,foraging,highway,magent,supersuit,video,test]'
 	@touch $@
 
 # torch is resolved together with all else, so that the constraint and the index apply to it

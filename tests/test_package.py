@@ -18,8 +18,9 @@ import robustmarl
 
 PACKAGE = Path(robustmarl.__file__).parent
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-TRIED = ("mpe", "foraging", "magent", "supersuit", "video", "test")
-HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging", "magent2")
+TRIED = ("mpe", "foraging", "highway", "magent", "supersuit", "video", "test")
+HEAVY = ("torch", "tianshou", "numpy", "matplotlib", "pettingzoo", "mpe2", "lbforaging")
+HEAVY = (*HEAVY, "magent2", "highway_env")
 MODULES = sorted(
     name
     for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "robustmarl.")
@@ -37,7 +38,7 @@ def test_environment_packages_are_imported_on_use_only():
     """Core installs lack them; importing the constructors must not need them."""
     code = (
         "import sys, robustmarl.envs;"
-        "extras = ('mpe2', 'lbforaging', 'magent2', 'supersuit', 'pygame');"
+        "extras = ('mpe2', 'lbforaging', 'highway_env', 'magent2', 'supersuit', 'pygame');"
         "print([m for m in extras if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -6,6 +6,7 @@ Importing this module needs no optional package; constructors say which they mis
 from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.magent import battle, pursuit
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
+from robustmarl.envs.merge import merge
 from robustmarl.envs.mpe import spread
 from robustmarl.envs.particles import formation, gather, tram_spread
 from robustmarl.envs.skirmish import (
@@ -37,6 +38,7 @@ __all__ = [
     "foraging_from_id",
     "formation",
     "gather",
+    "merge",
     "pursuit",
     "skirmish",
     "smac",

@@ -46,6 +46,7 @@ from robustmarl.envs.magent import (
     pursuit,
 )
 from robustmarl.envs.magent import picture as magent_picture
+from robustmarl.envs.merge import MergeParallelEnv, Traffic, merge
 from robustmarl.envs.mpe import MPEParallelEnv, SpreadEnv
 from robustmarl.envs.particles import ParticleEngine, ParticleEnv
 from robustmarl.envs.skirmish import (
@@ -89,6 +90,15 @@ HUNT = MAGENT | {
     "prey": integer(2, high=59, optional=True),
     "tag_penalty": number(),
     "prey_penalty": number(),
+}
+DRIVERS = {
+    "cavs": integer(2, high=12),
+    "hdvs": Domain(
+        ("1", 3, None, (1, "2"), (1.5, 2)),
+        ((), (1,), (2, 1), (-1, 2), (1, 99)),
+        (Pair([1, 2], (1, 2)), Pair(np.array([1, 2]), (1, 2))),
+    ),
+    "horizon": integer(4),
 }
 SHOWN = {"image": flag(), "render_mode": MODE}
 GAME = Domain((3, None, ["3m"]), ("4m",))
@@ -185,6 +195,7 @@ SUBJECTS = (
             (gather(agents=2), ParticleEnv),
             (foraging(5, 2, 1), ForagingParallelEnv),
             (battle(12), MagentParallelEnv),
+            (merge(), MergeParallelEnv),
         )
     ),
     *(
@@ -212,6 +223,13 @@ SUBJECTS = (
         {"red_0": Domain((1.5, "0", None), (21, -1), (Pair(np.int64(1), 1),))},
         "step.actions",
         covers=MagentParallelEnv,
+    ),
+    Subject(Traffic, dict, DRIVERS),
+    Subject(merge, dict, briefly(DRIVERS) | {"render_mode": MODE}),
+    Subject(
+        MergeParallelEnv,
+        lambda: {"traffic": Traffic()},
+        {"traffic": instance(Traffic), "render_mode": MODE},
     ),
     Subject(BattleRules, lambda: {"map_size": 12}, FIGHT),
     Subject(PursuitRules, lambda: {"map_size": 14}, HUNT),

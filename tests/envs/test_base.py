@@ -10,6 +10,7 @@ GAMES = {
     "foraging": envs.foraging,
     "spread": envs.spread,
     "gather": envs.gather,
+    "merge": envs.merge,
 }
 
 

@@ -34,6 +34,7 @@ ENVS = {
     "spread by mpe2": lambda: envs.spread(num_agent_neighbors=1),
     "spread continuous": lambda: envs.spread(continuous_actions=True),
     "foraging": lambda: envs.foraging(5, players=2, foods=2),
+    "merge": lambda: envs.merge(horizon=20),
     "battle": lambda: envs.battle(12, horizon=20, extra_features=True),
     "pursuit": lambda: envs.pursuit(10, horizon=20, image=True),
     "toy": envs.ToyGame,

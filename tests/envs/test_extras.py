@@ -12,7 +12,7 @@ from robustmarl import envs
 def test_importing_the_package_imports_no_extra():
     code = (
         "import sys, robustmarl.envs;"
-        "extras = {'mpe2', 'lbforaging', 'magent2', 'pygame', 'pyglet', 'smac'};"
+        "extras = {'mpe2', 'lbforaging', 'highway_env', 'magent2', 'pygame', 'pyglet', 'smac'};"
         "print(sorted(extras & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -25,6 +25,7 @@ def test_importing_the_package_imports_no_extra():
         (envs.spread, "mpe2", "mpe"),
         (envs.gather, "mpe2", "mpe"),
         (envs.foraging, "lbforaging", "foraging"),
+        (envs.merge, "highway_env", "highway"),
         (envs.battle, "magent2", "magent"),
         (envs.pursuit, "magent2", "magent"),
     ],
