@@ -10,10 +10,13 @@ from typing import ClassVar, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bounds", "Entity", "Ghost", "Scene", "Shot", "Stage", "Staged", "stage_of"]
+__all__ = ["Bounds", "Entity", "Ghost", "Line", "Scene", "Shot", "Stage", "Staged", "stage_of"]
 
 Bounds: TypeAlias = tuple[float, float, float, float]
 """Left, bottom, right and top; where y grows downwards, left, top, right and bottom."""
+
+Line: TypeAlias = tuple[tuple[float, float], ...]
+"""What is painted on the ground, from corner to corner, x and y."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +87,13 @@ class Stage(ABC):
         bounds: of what can be seen.
         downward: whether y grows downwards, as rows do.
         actions: names of the actions, by number; empty where they are not told.
+        lines: what is painted on the ground.
     """
 
     bounds: Bounds
     downward: ClassVar[bool] = False
     actions: tuple[str, ...] = ()
+    lines: tuple[Line, ...] = ()
 
     @abstractmethod
     def scene(self) -> Scene:

@@ -29,6 +29,7 @@ _STILL = 8  # pictures for which an ending stands
 _GROUND, _GRID, _TEXT, _PLATE = (24, 28, 24), (38, 44, 38), (235, 235, 235), (0, 0, 0)
 _CHANGED, _BELIEVER = (255, 190, 40), (255, 255, 255)
 _HEALTH, _SHIELD, _WALL = (90, 220, 90), (170, 220, 255), (90, 96, 90)
+_PAINT = (120, 128, 120)
 _TEAMS = ((70, 140, 255), (255, 80, 60), (110, 200, 100), (190, 140, 240))
 _OF_NAME = {"blue": 0, "red": 1, "green": 2}  # of teams that are called so
 
@@ -107,6 +108,7 @@ class _Canvas:
         ]
         places = [(one.x, one.y, one.radius) for one in entities]
         self._believer, self._downward = believer, recording.downward
+        self._lines = recording.lines
         self._bounds = _shown(recording.bounds, places, ghosts)
         left, low, right, high = self._bounds
         self._scale = _WIDTH / (right - left)
@@ -154,6 +156,8 @@ class _Canvas:
         for x, y in scene.walls:
             (a, b), (c, d) = self._at(x, y), self._at(x + 1.0, y + 1.0)
             pen.rectangle((min(a, c), min(b, d), max(a, c), max(b, d)), fill=_WALL)
+        for line in self._lines:
+            pen.line([self._at(*corner) for corner in line], fill=_PAINT, width=2)
 
     def _thing(self, pen: ImageDraw.ImageDraw, entity: Entity, *, changed: bool) -> None:
         middle, radius = self._at(entity.x, entity.y), self._radius(entity)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_choice, check_int, check_kind, check_text, speaking_for
 from robustmarl.data import AnyPolicy, Controller, as_controller
-from robustmarl.envs.scenes import Bounds, Ghost, Scene, stage_of
+from robustmarl.envs.scenes import Bounds, Ghost, Line, Scene, stage_of
 from robustmarl.envs.skirmish import save_replay
 from robustmarl.envs.vector import EnvMaker, JointVectorEnv, vector_env
 from robustmarl.evaluation.drawings import draw
@@ -79,6 +79,7 @@ class Recording:
         bounds: of what can be seen, None where there are pictures only.
         downward: whether y grows downwards.
         episodes: in the order in which they began.
+        lines: what is painted on the ground.
     """
 
     title: str
@@ -88,6 +89,7 @@ class Recording:
     bounds: Bounds | None
     downward: bool
     episodes: tuple[RecordedEpisode, ...]
+    lines: tuple[Line, ...] = ()
 
     def save(
         self, path: str | Path, *, believer: str | None = None, fps: float = 4.0
@@ -178,6 +180,7 @@ def record(
         bounds=stage.bounds if stage is not None else None,
         downward=stage is not None and stage.downward,
         episodes=tuple(camera.episodes()),
+        lines=stage.lines if stage is not None else (),
     )
 
 

@@ -46,7 +46,7 @@ from robustmarl.envs.magent import (
     pursuit,
 )
 from robustmarl.envs.magent import picture as magent_picture
-from robustmarl.envs.merge import MergeParallelEnv, Traffic, merge
+from robustmarl.envs.merge import MergeEngine, MergeParallelEnv, Traffic, merge
 from robustmarl.envs.mpe import MPEParallelEnv, SpreadEnv
 from robustmarl.envs.particles import ParticleEngine, ParticleEnv
 from robustmarl.envs.skirmish import (
@@ -226,6 +226,11 @@ SUBJECTS = (
     ),
     Subject(Traffic, dict, DRIVERS),
     Subject(merge, dict, briefly(DRIVERS) | {"render_mode": MODE}),
+    Subject(
+        MergeEngine,
+        lambda: {"traffic": Traffic()},
+        {"traffic": instance(Traffic), "num_envs": integer(2)},
+    ),
     Subject(
         MergeParallelEnv,
         lambda: {"traffic": Traffic()},

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 from robustmarl import algorithms, envs
 from robustmarl.attacks import PGD, GaussianNoise, UniformNoise
 from robustmarl.budgets import LinfBall
+from robustmarl.envs.merge import MergeEngine, Traffic
 from robustmarl.envs.skirmish import SkirmishEngine
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.wrappers import ActionPoisonWrapper, BayesianTypeWrapper, ObsAdversaryWrapper
@@ -128,6 +129,7 @@ ENGINES = {
     "toy": lambda: envs.ToyGame(horizon=5).make_engine(3),
     "battle": lambda: envs.battle(12).make_engine(3),
     "pursuit": lambda: envs.pursuit(10).make_engine(3),
+    "merge": lambda: MergeEngine(Traffic(), 3),
     "skirmish": lambda: SkirmishEngine("3m", 3),
     "skirmish torch": lambda: SkirmishEngine("3m", 3, backend="torch"),
 }

@@ -1,6 +1,7 @@
 """Recordings as animations: whole, of one size, and marked where something is to be seen."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from robustmarl.evaluation.drawings import draw
 from robustmarl.joint import spec_of
 
 YELLOW, WHITE, SHOT, WALL = (255, 190, 40), (255, 255, 255), (255, 220, 120), (90, 96, 90)
+PAINT = (120, 128, 120)
 STILL = 8  # pictures for which an ending stands
 
 
@@ -78,6 +80,15 @@ def test_walls_are_drawn():
         players["predator"], make, team="predator", opponents={"prey": players["prey"]}, episodes=1
     )
     assert has(draw(recording)[0], WALL)
+
+
+def test_lines_are_painted():
+    """Borders of the merging cars' road, and not of a task that has none."""
+    recording = record(RandomController(spec_of(envs.merge())), envs.merge, episodes=1)
+    (upper, _), *_ = recording.lines
+    assert upper == (0.0, -20.0)
+    assert has(draw(recording)[0], PAINT)
+    assert not has(draw(replace(recording, lines=()))[0], PAINT)
 
 
 def test_pictures_are_framed(tmp_path):

@@ -34,6 +34,7 @@ MAKERS = {
     "gather": meeting,
     "cells": lambda: envs.tram_spread(grid=True, horizon=6),
     "spread": lambda: envs.spread(max_cycles=6),
+    "merge": lambda: envs.merge(horizon=12),
     "foraging": lambda: envs.foraging(5, 3, 2, horizon=12),
     "near foraging": lambda: envs.foraging(6, 3, 3, sight=2, horizon=12),
     "unlevelled": lambda: envs.foraging(5, 2, 2, observe_agent_levels=False, horizon=12),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ from robustmarl.envs.merge.rules import (
     AFTER,
     AMPLITUDE,
     BEFORE,
+    BEND,
     CONVERGING,
     FEATURES,
     HEADWAY_LIMIT,
@@ -41,6 +41,7 @@ from robustmarl.envs.merge.rules import (
     Traffic,
     car_reward,
     draw_start,
+    nearest,
 )
 
 __all__ = ["MergeWorld", "network"]
@@ -64,17 +65,10 @@ class TeamKinematics(ObservationType):
         obs = np.zeros((agents, SEEN, FEATURES))
         for i in range(agents):  # cars begin with the agents
             mine = moving[i]
-            lane_start = float(cars[i].lane.start[0])
-            near = []
-            for j, other in enumerate(moving):
-                dx, dy = other[0] - mine[0], other[1] - mine[1]
-                if j != i and math.sqrt(dx * dx + dy * dy) < PERCEPTION:
-                    # highway-env measures along the lane, from where it starts
-                    near.append((abs((other[0] - lane_start) - (mine[0] - lane_start)), j))
-            near.sort()
-            obs[i, : 1 + len(near), 0] = 1.0
+            others = nearest(moving, i, float(cars[i].lane.start[0]))[: SEEN - 1]
+            obs[i, : 1 + len(others), 0] = 1.0
             obs[i, 0, 1:] = mine
-            for row, (_, j) in enumerate(near[: SEEN - 1], start=1):
+            for row, j in enumerate(others, start=1):
                 obs[i, row, 1:] = [a - b for a, b in zip(moving[j], mine, strict=True)]
         obs[..., 1:] /= SCALES
         return obs.astype(np.float32).reshape(agents, SEEN * FEATURES)
@@ -213,9 +207,7 @@ def network() -> RoadNetwork:
     bend = SineLane(
         ramp.position(BEFORE, -AMPLITUDE),
         ramp.position(BEFORE + CONVERGING, -AMPLITUDE),
-        AMPLITUDE,
-        2 * np.pi / (2 * CONVERGING),
-        np.pi / 2,
+        *BEND,
         line_types=[line, line],
         **closed,
     )

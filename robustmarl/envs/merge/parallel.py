@@ -21,7 +21,10 @@ from robustmarl._checks import (
 from robustmarl.envs._base import CheckedEnv, Spaces
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import prepare_display
-from robustmarl.envs.merge.rules import ACTIONS, FEATURES, LANES, SEEN, Traffic
+from robustmarl.envs.merge.engine import MergeEngine
+from robustmarl.envs.merge.rules import ACTIONS, FEATURES, LANES, METRICS, SEEN, Traffic
+from robustmarl.envs.merge.stage import MergeStage, Places
+from robustmarl.envs.scenes import Stage
 from robustmarl.typing import ResetResult, StepResult
 
 __all__ = ["MergeParallelEnv", "merge"]
@@ -52,12 +55,16 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
             "render_fps": MergeWorld.metadata["render_fps"],
             "team_reward": "mean",
             "horizon": traffic.horizon,
-            "episode_metrics": ("success", "crashed"),
+            "episode_metrics": METRICS,
         }
-        self.possible_agents = [f"car_{i}" for i in range(traffic.cavs)]
+        self.possible_agents = list(traffic.agents)
         self.agents = []
         self.observation_spaces: Spaces = dict.fromkeys(self.possible_agents, _seen())
         self.action_spaces = dict.fromkeys(self.possible_agents, Discrete(len(ACTIONS)))
+
+    def make_engine(self, num_envs: int) -> MergeEngine:
+        """Return ``num_envs`` environments like this one, stepped together; training uses it."""
+        return MergeEngine(self.traffic, num_envs)
 
     @override
     def reset(
@@ -78,7 +85,8 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
         if terminated or truncated:
             self.agents = []
             merged = all(car.lane_index in _ON_MAIN for car in self.world.controlled_vehicles)
-            told = {"success": float(merged and not terminated), "crashed": float(terminated)}
+            figures = float(merged and not terminated), float(terminated)
+            told = dict(zip(METRICS, figures, strict=True))
         return (
             self._observe(),
             dict.fromkeys(agents, reward),
@@ -102,6 +110,17 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
     @override
     def close(self) -> None:
         self.world.close()
+
+    def stage(self) -> Stage:
+        """Return what tells where cars are."""
+
+        def places() -> Places:
+            cars = self.world.road.vehicles
+            return Places(
+                np.array([car.position for car in cars]), [bool(car.crashed) for car in cars]
+            )
+
+        return MergeStage(self.possible_agents, places)
 
     def _legal(self, agent: str, action: SupportsIndex) -> int:
         """Return an action as an int."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,14 +18,21 @@ __all__ = [
     "AFTER",
     "AMPLITUDE",
     "BEFORE",
+    "BEND",
     "CONVERGING",
+    "CRASH_COST",
+    "END_OF_LANES",
+    "FAST",
     "FEATURES",
+    "HEADWAY_COST",
     "HEADWAY_LIMIT",
     "HEADWAY_TIME",
     "LANES",
     "MERGE",
+    "MERGE_COST",
     "MERGE_LANE",
     "MERGE_SPREAD",
+    "METRICS",
     "NEXT_LANE",
     "PERCEPTION",
     "POLICY_FREQUENCY",
@@ -32,11 +40,13 @@ __all__ = [
     "SCALES",
     "SEEN",
     "SIMULATION_FREQUENCY",
+    "SLOW",
     "TARGET_SPEEDS",
     "Start",
     "Traffic",
     "car_reward",
     "draw_start",
+    "nearest",
 ]
 
 # The road of ATSA's CAV task [Zhou2025]_, from [Chen2023]_, metres along it: a straight lane,
@@ -46,6 +56,13 @@ RAMP = 10.5
 """How far beside the main lane the ramp begins, m."""
 AMPLITUDE = 3.25
 """Of the sine by which it comes near, m; it ends one lane's width, 4 m, from the main lane."""
+BEND = (AMPLITUDE, 2 * math.pi / (2 * CONVERGING), math.pi / 2)
+"""The sine: amplitude, m, pulsation, 1/m, and phase, rad."""
+END_OF_LANES = (
+    BEFORE + CONVERGING + MERGE,
+    RAMP - AMPLITUDE + AMPLITUDE * math.sin(BEND[1] * CONVERGING + BEND[2]),
+)
+"""Where the merge lane ends at the obstacle, x and y, m."""
 
 LANES = (
     ("a", "b", 0),  # main, up to where the ramp meets it
@@ -71,6 +88,8 @@ SIMULATION_FREQUENCY, POLICY_FREQUENCY = 15, 5
 
 ACTIONS = ("left", "idle", "right", "faster", "slower")
 """Names of the actions, by number."""
+METRICS = ("success", "crashed")
+"""What the last infos tell: whether nobody crashed and all are on the main lane; a crash."""
 TARGET_SPEEDS = (10.0, 15.0, 20.0, 25.0, 30.0)
 """Between which cars choose, m/s."""
 
@@ -89,8 +108,9 @@ PERCEPTION = 180.0
 SCALES = (150.0, 12.0, 45.0, 45.0)
 """What x, y and velocities are divided by, m and m/s."""
 
-_CRASH, _MERGE_COST, _HEADWAY_COST = 200.0, 4.0, 4.0
-_SLOW, _FAST = 10.0, 30.0
+CRASH_COST, MERGE_COST, HEADWAY_COST = 200.0, 4.0, 4.0
+SLOW, FAST = 10.0, 30.0
+"""Speeds that are worth 0 and 1, m/s."""
 MERGE_SPREAD = 1000.0
 """Of the bell around the merge lane's end that costs who is there, m^2."""
 HEADWAY_LIMIT = 60.0
@@ -132,6 +152,11 @@ class Traffic:
         keep(self, cavs=cavs, hdvs=hdvs, horizon=check_int("Traffic.horizon", self.horizon, 1))
 
     @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents' names."""
+        return tuple(f"car_{i}" for i in range(self.cavs))
+
+    @property
     def most(self) -> int:
         """The most cars of one episode."""
         return self.cavs + self.hdvs[1]
@@ -149,6 +174,23 @@ class Start(NamedTuple):
     on_ramp: NDArray[np.bool_]
     along: NDArray[np.float64]
     speed: NDArray[np.float64]
+
+
+def nearest(places: Sequence[Sequence[float]], car: int, start: float = 0.0) -> list[int]:
+    """Return whom a car sees, by number, the nearest along the road first.
+
+    Args:
+        places: of all cars, each x and y first, m.
+        car: who sees, by number.
+        start: of its lane, m, from where highway-env measures.
+    """
+    x, y, *_ = places[car]
+    near = []
+    for i, (other_x, other_y, *_) in enumerate(places):
+        dx, dy = other_x - x, other_y - y
+        if i != car and math.sqrt(dx * dx + dy * dy) < PERCEPTION:
+            near.append((abs((other_x - start) - (x - start)), i))
+    return [i for _, i in sorted(near)]
 
 
 def draw_start(rng: Generator, traffic: Traffic) -> Start:
@@ -185,12 +227,12 @@ def car_reward(
         on_merge_lane: whether it is on the merge lane, at whose end, 420, the obstacle stands.
         crashed: whether it has hit anything.
     """
-    reward = min(max((speed - _SLOW) / (_FAST - _SLOW), 0.0), 1.0)
+    reward = min(max((speed - SLOW) / (FAST - SLOW), 0.0), 1.0)
     if crashed:
-        reward -= _CRASH
+        reward -= CRASH_COST
     if on_merge_lane:
-        to_end = x - (BEFORE + CONVERGING + MERGE)
-        reward -= _MERGE_COST * math.exp(-(to_end * to_end) / MERGE_SPREAD)
+        to_end = x - END_OF_LANES[0]
+        reward -= MERGE_COST * math.exp(-(to_end * to_end) / MERGE_SPREAD)
     if speed > 0.0:
-        reward += _HEADWAY_COST * min(0.0, math.log(headway / (HEADWAY_TIME * speed)))
+        reward += HEADWAY_COST * min(0.0, math.log(headway / (HEADWAY_TIME * speed)))
     return reward

@@ -31,7 +31,7 @@ function fieldView(film, films) {
       const things = new Map();
       scene = { episode, number: null, frame, teams, things, agents: film.agents };
       svg.setAttribute("viewBox", `0 0 ${WIDTH} ${frame.height}`);
-      drawGround(layers.ground, frame, episode);
+      drawGround(layers.ground, frame, episode, film.lines);
       layers.things.replaceChildren();
     }
     const near = Math.abs(number - scene.number) === 1;
@@ -127,7 +127,7 @@ function partOf([left, low, right, high], used) {
   ];
 }
 
-function drawGround(layer, frame, episode) {
+function drawGround(layer, frame, episode, painted) {
   const { left, low, right, high } = frame;
   const gap = right - left > 60 ? 10 : right - left > 4 ? 1 : 0.5;
   let lines = "";
@@ -142,7 +142,11 @@ function drawGround(layer, frame, episode) {
     const top = Math.min(frame.y(y), frame.y(y + 1));
     return drawn("rect", { class: "wall", x: frame.x(x), y: top, width: edge, height: edge });
   });
-  layer.replaceChildren(drawn("path", { class: "grid", d: lines }), ...walls);
+  const paint = painted.map((line) => {
+    const corners = line.map(([x, y]) => `${frame.x(x)} ${frame.y(y)}`);
+    return drawn("path", { class: "paint", d: `M${corners.join("L")}` });
+  });
+  layer.replaceChildren(drawn("path", { class: "grid", d: lines }), ...walls, ...paint);
 }
 
 function drawThings(layer, scene, step, believers, pick) {

@@ -66,6 +66,7 @@ class FilmData(TypedDict):
     acts: list[str]
     bounds: list[float] | None
     downward: bool
+    lines: list[list[At]]
     episodes: list[EpisodeData]
 
 
@@ -81,6 +82,7 @@ def tell(recording: Recording) -> FilmData:
         "acts": acts.told(),
         "bounds": None if recording.bounds is None else list(recording.bounds),
         "downward": recording.downward,
+        "lines": [[list(corner) for corner in line] for line in recording.lines],
         "episodes": episodes,
     }
 
