@@ -6,7 +6,7 @@ Importing this module needs no optional package; constructors say which they mis
 from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.magent import battle, pursuit
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
-from robustmarl.envs.merge import merge
+from robustmarl.envs.merge import MergeEngine, Traffic, merge
 from robustmarl.envs.mpe import spread
 from robustmarl.envs.particles import formation, gather, tram_spread
 from robustmarl.envs.skirmish import (
@@ -22,12 +22,14 @@ from robustmarl.joint import describe, flatten_obs
 
 __all__ = [
     "MatrixGame",
+    "MergeEngine",
     "PaddedSkirmish",
     "SignalMatching",
     "SkirmishEngine",
     "SkirmishMap",
     "ToyEngine",
     "ToyGame",
+    "Traffic",
     "TwoStepGame",
     "UnitType",
     "battle",

@@ -26,8 +26,8 @@ Kernel: TypeAlias = Any
 class MergeEngine:
     """E episodes of :func:`merge`, stepped together without highway-env; a ``VectorEngine``.
 
-    An episode begins where ``MergeParallelEnv`` with its seed begins, and its cars drive as
-    highway-env's do, to the rounding of sines.
+    An episode begins where the environment with its seed begins, and its cars drive as
+    highway-env's do, to rounding: numpy's functions and the C library's may differ in a last bit.
 
     Args:
         traffic: who drives.
