@@ -117,6 +117,7 @@ def drive(driver: Callable[[np.ndarray], np.ndarray], episodes: int) -> tuple[fl
 
 
 def main() -> None:
+    """Print rates and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=1_000, help="per driver")
     parser.add_argument("--repeats", type=int, default=5)

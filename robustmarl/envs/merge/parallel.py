@@ -161,8 +161,8 @@ def merge(
     zeros where there is none. Actions are left, idle, right, faster and slower, between target
     speeds of 10, 15, 20, 25 and 30 m/s; all are always available.
 
-    All agents earn the mean over agents of :func:`~robustmarl.envs.merge.rules.car_reward`. A crash of any of them terminates
-    the episode. The last infos tell ``success``, 1.0 where nobody crashed and all are on the main
+    All agents earn the mean over agents of :func:`~robustmarl.envs.merge.rules.car_reward`. A
+    crash of any of them terminates the episode. The last infos tell ``success``, 1.0 where nobody crashed and all are on the main
     lane, and ``crashed``, 1.0 where any agent did, whose mean is the crash rate.
 
     Args:
