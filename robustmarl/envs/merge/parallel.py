@@ -162,8 +162,9 @@ def merge(
     speeds of 10, 15, 20, 25 and 30 m/s; all are always available.
 
     All agents earn the mean over agents of :func:`~robustmarl.envs.merge.rules.car_reward`. A
-    crash of any of them terminates the episode. The last infos tell ``success``, 1.0 where nobody crashed and all are on the main
-    lane, and ``crashed``, 1.0 where any agent did, whose mean is the crash rate.
+    crash of any of them terminates the episode. The last infos tell ``success``, 1.0 where nobody
+    crashed and all are on the main lane, and ``crashed``, 1.0 where any agent did, whose mean is
+    the crash rate.
 
     Args:
         cavs: connected autonomous vehicles, the agents, 1 to 12.
