@@ -38,7 +38,7 @@ from robustmarl.joint import StepContext, spec_of
 from robustmarl.learning import adam
 from robustmarl.perturbers import DirectedObsPerturber, ObsPerturber, Perturber, ZeroedObs, stor
 from robustmarl.schedules import Linear
-from robustmarl.typing import RobustnessWarning
+from robustmarl.typing import Env, RobustnessWarning
 
 PAPER = (
     "NoAdv",
@@ -190,9 +190,14 @@ class Made(NamedTuple):
     perturb: Any = None
 
 
+def maker(name: str) -> Callable[[], Env]:
+    """Return what makes an environment: a skirmish map, or the merging cars of driving.py."""
+    return envs.merge if name == "merge" else partial(envs.skirmish, name)
+
+
 def build(method: str, group: Group) -> Made:
     """Return what a method trains."""
-    task, seed, spec = group.task, group.seed, spec_of(envs.skirmish(group.name))
+    task, seed, spec = group.task, group.seed, spec_of(maker(group.name)())
     ball = task.ball
     shared: dict[str, Any] = {
         "hidden": task.hidden,
@@ -304,15 +309,20 @@ def trained(method: str, group: Group) -> Made:
     return made
 
 
-def train(method: str, group: Group, position: int) -> None:
+def train(
+    method: str,
+    group: Group,
+    position: int | None,
+    make: Callable[[str, Group], Made] = build,
+) -> None:
     """Train a protagonist, going on from its checkpoint if there is one."""
     run = group.path(method, "")
     if (run / "weights.pt").exists():
         return
-    begun, made, task = time.process_time(), build(method, group), group.task
+    begun, made, task = time.process_time(), make(method, group), group.task
     history = training.run(
         made.learner,
-        partial(envs.skirmish, group.name),
+        maker(group.name),
         env_steps=task.steps,
         num_envs=task.envs,
         seed=group.seed,
@@ -323,8 +333,9 @@ def train(method: str, group: Group, position: int) -> None:
         log=training.Log(
             run,
             resume=True,
-            progress=f"{group.name} {group.backbone} {method} {group.seed}",
-            bar_position=position,
+            progress=position is not None
+            and f"{group.name} {group.backbone} {method} {group.seed}",
+            bar_position=position or 0,
         ),
     )
     seconds = None if history.resumed else round(time.process_time() - begun, 1)

@@ -1,0 +1,330 @@
+"""ATSA's table on merging cars: twelve ways to train a team, under the adversaries of six.
+
+    python examples/driving.py --jobs 2                    # VDN and QMIX, three seeds
+    python examples/driving.py --backbones QMIX --seeds 0 --methods NoAdv FGSM ATSA
+    python examples/driving.py --report                    # tables of finished cells
+    python examples/driving.py --smoke                     # seconds, figures mean nothing
+
+What trains and attacks is what ``atsa.py`` has on skirmish maps, with the task's radius of .05;
+scores are the return and whether any agent crashed. Every training is a cell, and every test is
+one, which comes after the trainings that it needs: its own, and those whose adversaries it meets.
+What is finished is not run again, and interrupted trainings continue where they were. Tables are
+made of the cells alone, beside the paper's figures.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import atsa
+import numpy as np
+from atsa import BLIND, COLUMNS, PAPER, TEACHERS, Group, Made, Task
+from scipy import stats
+
+from robustmarl import envs, evaluation
+from robustmarl.evaluation import Cell, CrossTable, Job, Workplace
+from robustmarl.perturbers import DirectedObsPerturber, ZeroedObs, stor
+from robustmarl.typing import RobustnessWarning
+
+PRINTED = Path(__file__).parents[1] / "docs" / "data" / "atsa_cav_paper.json"
+BACKBONES = ("VDN", "QMIX")
+HARD = ("FGSM", "PAAD", "ATSA")  # columns
+REWARD_SCALE = 20.0  # a crash costs 200: what the rewards of ATSA's critics are divided by
+
+TASK = Task(
+    epsilon=0.05,
+    steps=400_000,
+    attacked=0.5,
+    explore=100_000,
+    gamma=0.97,
+    alpha_steps=150_000,
+    director_steps=100_000,
+)
+
+
+def jobs_of(
+    task: Task, backbones: list[str], methods: list[str], seeds: list[int]
+) -> list[Job[tuple[str, str, str, int]]]:
+    """Return trainings and tests, those first that others need."""
+    trained = list(dict.fromkeys([*TEACHERS, BLIND, *methods]))
+    found = []
+    for seed in seeds:
+        for backbone in backbones:
+            for work, names, function in (
+                ("train", trained, train),
+                ("test", [BLIND, *methods], test),
+            ):
+                for method in names:
+                    needed = dict.fromkeys([method, *TEACHERS]) if work == "test" else {}
+                    found.append(
+                        Job(
+                            key=(work, backbone, method, seed),
+                            name=f"{backbone}/{work}/{_plain(method)}-{seed}",
+                            work=partial(
+                                function, method=method, backbone=backbone, seed=seed, task=task
+                            ),
+                            settings={"task": asdict(task)},
+                            after=[("train", backbone, name, seed) for name in needed],
+                        )
+                    )
+    return found
+
+
+def _plain(method: str) -> str:
+    return method.replace(", ", "_").replace(" ", "_")
+
+
+def _group(place: Workplace, backbone: str, seed: int, task: Task) -> Group:
+    """Return a group whose trainings are in the folder of all cells."""
+    return Group("merge", backbone, seed, task, place.study / f"teams/{backbone}-{task.label}")
+
+
+def build(method: str, group: Group) -> Made:
+    """Return what a method trains, as ``atsa.build`` does, with rewards of the critics' size."""
+    made = atsa.build(method, group)
+    if method == "ATSA":
+        made.adversary.reward_scale = REWARD_SCALE
+    return made
+
+
+def train(
+    place: Workplace, *, method: str, backbone: str, seed: int, task: Task
+) -> dict[str, float | None]:
+    """Train a protagonist beside what it meets, and keep it."""
+    group = _group(place, backbone, seed, task)
+    atsa.train(method, group, place.position, build)
+    cost: dict[str, float | None] = json.loads(
+        (group.path(method, "") / "cost.json").read_text("utf-8")
+    )
+    return cost
+
+
+def test(
+    place: Workplace, *, method: str, backbone: str, seed: int, task: Task
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Return the raw scores of a protagonist: return and crash of each episode, by column."""
+    group = _group(place, backbone, seed, task)
+    team = atsa.trained(method, group).team
+    teachers = {name: atsa.trained(name, group) for name in TEACHERS}
+
+    def play(perturb: Any) -> dict[str, list[float]]:
+        found = evaluation.rollout(
+            team, envs.merge, perturb=perturb, episodes=task.episodes, num_envs=64, seed=10_000
+        )
+        crashed = found.figure("crashed").astype(int).tolist()
+        return {"return": found.returns.round(3).tolist(), "crashed": crashed}
+
+    if method == BLIND:
+        return {"columns": dict.fromkeys(COLUMNS, play(ZeroedObs()))}
+    columns = {name: play(attack) for name, attack in atsa.columns(task, teachers).items()}
+    greedy = teachers["ATSA"].adversary.deployed(greedy=True).director
+    columns["ATSA, greedy"] = play(DirectedObsPerturber(greedy, stor(task.ball)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RobustnessWarning)  # the table shows it
+        worst = evaluation.worst_case(
+            {method: team},
+            envs.merge,
+            task.ball,
+            suite=atsa.suite(group, teachers),
+            metric="return",
+            episodes=max(1, task.episodes // 2),
+            choice_episodes=max(1, task.episodes // 5),
+            num_envs=64,
+        )
+    return {
+        "columns": columns,
+        "worst": {
+            row: {
+                name: {"return": next(iter(cell.scores.values())).round(3).tolist()}
+                for name, cell in by.items()
+            }
+            for row, by in worst.table.cells.items()
+        },
+    }
+
+
+class Results:
+    """Finished tests of one backbone: tables and text are made of them alone.
+
+    Args:
+        backbone: VDN or QMIX.
+        tests: method to training seed to what :func:`test` returned.
+    """
+
+    def __init__(self, backbone: str, tests: Mapping[str, Mapping[int, Any]]) -> None:
+        self.backbone, self.tests = backbone, tests
+        self.known = [method for method in PAPER if method in tests]
+        self.paper = json.loads(PRINTED.read_text("utf-8"))[backbone]
+
+    def cell(self, method: str, column: str, figure: str) -> Cell:
+        """Return a cell over training seeds."""
+        by_seed = self.tests[method]
+        return Cell({s: found["columns"][column][figure] for s, found in by_seed.items()})
+
+    def table(self, figure: str) -> CrossTable:
+        """Return protagonists x the paper's columns."""
+        methods = [method for method in (BLIND, *self.known) if method in self.tests]
+        rows = {m: {name: self.cell(m, name, figure) for name in COLUMNS} for m in methods}
+        title = f"merge {self.backbone}: {figure}"
+        table = CrossTable(
+            cells=rows,
+            metric=figure,
+            baselines=[BLIND] if BLIND in self.tests else [],
+            title=title,
+        )
+        starred = figure == "return" and "ATSA" in self.known
+        return table.with_average(COLUMNS, reference="ATSA" if starred else None)
+
+    def ours(self) -> CrossTable | None:
+        """Return protagonists x what the paper has not: the worst case, and teams without eyes."""
+        rows: dict[str, dict[str, Cell]] = {}
+        for method in self.known:
+            by_seed = self.tests[method]
+
+            def worst(row: str, name: str, by_seed: Mapping[int, Any] = by_seed) -> Cell:
+                return Cell(
+                    {s: found["worst"][row][name]["return"] for s, found in by_seed.items()}
+                )
+
+            kept = ("PGD-10", "PAAD, 10 steps", "ATSA, 10 steps", "br-10", "worst")
+            rows[method] = {
+                "ATSA, greedy": self.cell(method, "ATSA, greedy", "return"),
+                **{name: worst(method, name) for name in kept},
+                **{fold: worst(f"{method}, {fold}", "none") for fold in ("zeroed", "another's")},
+            }
+        title = f"merge {self.backbone}: what the paper does not have, return"
+        return CrossTable(cells=rows, metric="return", title=title) if rows else None
+
+    def crashes(self) -> str:
+        """Return crash rates over all episodes with Wilson's intervals, and the paper's."""
+        lines = [["protagonist", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+        for method in self.known:
+            line = [method]
+            for number, column in enumerate(COLUMNS):
+                every = np.concatenate(list(self.cell(method, column, "crashed").scores.values()))
+                found = stats.binomtest(int(every.sum()), len(every))
+                low, high = found.proportion_ci(method="wilson")
+                printed = self.paper[method]["crashed"][number]
+                line.append(f"{every.mean():.2f} [{low:.2f}, {high:.2f}] / {printed:.2f}")
+            lines.append(line)
+        return _markdown(lines)
+
+    def beside(self) -> str:
+        """Return our returns beside the paper's."""
+        lines = [["protagonist", *COLUMNS, "AVG"], ["---"] * (2 + len(COLUMNS))]
+        for method in self.known:
+            mine, printed = self.means(method), self.paper[method]["return"]
+            pairs = [*zip(mine, printed, strict=True), (np.mean(mine), np.mean(printed))]
+            lines.append([method, *(f"{one:.1f} / {other:.1f}" for one, other in pairs)])
+        return _markdown(lines)
+
+    def means(self, method: str) -> list[float]:
+        """Return the mean returns under the paper's columns."""
+        return [self.cell(method, name, "return").estimate.mean for name in COLUMNS]
+
+    def claims(self) -> str:
+        """Return what the paper's figures say, and whether ours do: those that can be judged."""
+        mean = {m: dict(zip(COLUMNS, self.means(m), strict=True)) for m in self.known}
+        average = {m: float(np.mean(list(row.values()))) for m, row in mean.items()}
+        lines = [["claim", "ours", "held"], ["---"] * 3]
+
+        def judge(claim: str, methods: list[str], told: Callable[[], tuple[str, bool]]) -> None:
+            if all(method in mean for method in methods):
+                text, held = told()
+                lines.append([claim, text, "yes" if held else "no"])
+
+        ranked = sorted(average, key=average.__getitem__, reverse=True)
+        most = 1 if self.backbone == "QMIX" else 2
+        if len(ranked) > most:
+            place = "the best average" if most == 1 else "one of the two best averages"
+            best = ", ".join(f"{m} {average[m]:.1f}" for m in ranked[:3])
+            judge(f"ATSA has {place}", ["ATSA"], lambda: (best, "ATSA" in ranked[:most]))
+        for method in ("NoAdv", "RN", "ATLA", "ROMANCE-s"):
+            judge(
+                f"{method} loses most of its return under FGSM, PAAD or ATSA",
+                [method],
+                lambda m=method: (
+                    f"{mean[m]['NoAdv']:.1f} to {min(mean[m][c] for c in HARD):.1f}",
+                    min(mean[m][c] for c in HARD) < mean[m]["NoAdv"] - abs(mean[m]["NoAdv"]) / 2,
+                ),
+            )
+        judge(
+            "PAAD's training costs return without attack, ATSA's does not",
+            ["PAAD", "ATSA"],
+            lambda: (
+                f"{mean['PAAD']['NoAdv']:.1f}, {mean['ATSA']['NoAdv']:.1f}",
+                mean["PAAD"]["NoAdv"] < mean["ATSA"]["NoAdv"],
+            ),
+        )
+        for column in ("RN", "ATLA"):
+            judge(
+                f"{column} harms the undefended team hardly",
+                ["NoAdv"],
+                lambda c=column: (
+                    f"{mean['NoAdv']['NoAdv']:.1f} to {mean['NoAdv'][c]:.1f}",
+                    mean["NoAdv"][c] > mean["NoAdv"]["NoAdv"] - abs(mean["NoAdv"]["NoAdv"]) / 10,
+                ),
+            )
+        return _markdown(lines)
+
+    def write(self, out: Path) -> str:
+        """Write tables, and return the text."""
+        text = []
+        for figure in ("return", "crashed"):
+            table = self.table(figure)
+            table.to_json(out / f"{self.backbone}-{figure}.json")
+            table.plot(out / f"{self.backbone}-{figure}.png")
+            text.append(f"## {table.title}\n\n{table.to_markdown()}")
+        text.append(f"### Returns, ours / the paper's\n\n{self.beside()}")
+        text.append(f"### Crash rates with Wilson's intervals / the paper's\n\n{self.crashes()}")
+        text.append(self.claims())
+        if (ours := self.ours()) is not None:
+            ours.to_json(out / f"{self.backbone}-ours.json")
+            text.append(f"### Attacks that the paper has not\n\n{ours.to_markdown()}")
+        return "\n".join(text)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def main() -> None:
+    """Run all cells that are missing, and report on all that are there."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--methods", nargs="+", choices=PAPER, default=list(PAPER))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
+    parser.add_argument("--steps", type=int, default=TASK.steps, help="per training")
+    parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
+    parser.add_argument("--out", type=Path, default=Path("runs/driving"), help="output folder")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
+    args = parser.parse_args()
+    task, out = replace(TASK, steps=args.steps, episodes=args.episodes), args.out
+    if args.smoke:
+        task, out = atsa.smoke(task), out / "smoke"
+        args.backbones, args.seeds, args.methods = ["QMIX"], [0], ["NoAdv", "ATSA"]
+    jobs = jobs_of(task, args.backbones, args.methods, args.seeds)
+    run = evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
+    cells = run(jobs, out)
+    text = []
+    for backbone in args.backbones:
+        tests: dict[str, dict[int, Any]] = {}
+        for (work, of, method, seed), cell in cells.items():
+            if work == "test" and of == backbone:
+                tests.setdefault(method, {})[seed] = cell
+        if tests:
+            text.append(Results(backbone, tests).write(out))
+    (out / "driving.md").write_text("\n".join(text), "utf-8")
+    print("\n".join(text))
+    print(f"Tables, figures and raw scores are in {out}/")
+
+
+if __name__ == "__main__":
+    main()
