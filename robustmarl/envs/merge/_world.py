@@ -179,6 +179,12 @@ class MergeWorld(AbstractEnv):
         return super().render()
 
     @override
+    def close(self) -> None:
+        if self.render_mode != "human":
+            self.viewer = None  # which would end pygame, for everybody who draws with it
+        super().close()
+
+    @override
     def _automatic_rendering(self) -> None:
         if self.render_mode == "human":  # of pictures only the last one of a step is wanted
             super()._automatic_rendering()

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_int, check_kind
 from robustmarl.envs.merge import rules
 from robustmarl.envs.merge.rules import Traffic, draw_start
-from robustmarl.envs.merge.stage import MergeStage, Places
+from robustmarl.envs.merge.stage import MergeStage
 from robustmarl.envs.scenes import Stage
 from robustmarl.joint import TeamSpec, check_seeds, flagged
 
@@ -94,12 +94,7 @@ class MergeEngine:
 
     def stage(self) -> Stage:
         """Return what tells where cars are in the first episode."""
-
-        def places() -> Places:
-            cars = int(self.count[0, 0])
-            return Places(self.car[0, :cars, :2], (self._whole[0, :cars, 2] > 0).tolist())
-
-        return MergeStage(self.traffic.agents, places)
+        return MergeStage(self.traffic.agents, lambda: self.car[0, : self.count[0, 0], :2])
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""

@@ -23,7 +23,7 @@ from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import prepare_display
 from robustmarl.envs.merge.engine import MergeEngine
 from robustmarl.envs.merge.rules import ACTIONS, FEATURES, LANES, METRICS, SEEN, Traffic
-from robustmarl.envs.merge.stage import MergeStage, Places
+from robustmarl.envs.merge.stage import MergeStage
 from robustmarl.envs.scenes import Stage
 from robustmarl.typing import ResetResult, StepResult
 
@@ -113,14 +113,10 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
 
     def stage(self) -> Stage:
         """Return what tells where cars are."""
-
-        def places() -> Places:
-            cars = self.world.road.vehicles
-            return Places(
-                np.array([car.position for car in cars]), [bool(car.crashed) for car in cars]
-            )
-
-        return MergeStage(self.possible_agents, places)
+        return MergeStage(
+            self.possible_agents,
+            lambda: np.array([car.position for car in self.world.road.vehicles]),
+        )
 
     def _legal(self, agent: str, action: SupportsIndex) -> int:
         """Return an action as an int."""

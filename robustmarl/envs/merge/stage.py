@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,7 @@ from robustmarl.envs.merge.rules import (
 )
 from robustmarl.envs.scenes import Entity, Ghost, Line, Scene, Stage
 
-__all__ = ["MergeStage", "Places"]
+__all__ = ["MergeStage"]
 
 _WIDER = 10.0  # the road is drawn so many times as wide as it is: it is fifty times as long as wide
 _HALF = 2.0  # of a lane's width, m
@@ -34,48 +33,34 @@ _THERE = 0.5  # a presence below which nobody is taken to be there
 _CAR, _BLOCK = 7.0, 5.0  # radii of what is drawn, m
 
 
-class Places(NamedTuple):
-    """Where cars are.
-
-    Attributes:
-        where: of the agents, then of human drivers, x and y, m, (cars, 2).
-        crashed: who has hit something, (cars,).
-    """
-
-    where: NDArray[np.float64]
-    crashed: Sequence[bool]
-
-
 class MergeStage(Stage):
     """The road of an environment or of an engine's first episode, ten times as wide as it is.
 
     Args:
         names: the agents'.
-        places: tells where cars are now.
+        places: tells where cars are now, agents first, x and y, m, (cars, 2).
     """
 
     downward = True
     actions = ACTIONS
     bounds = (0.0, -_WIDER * 3.0, _FARTHEST, _WIDER * (RAMP + 3.0))
 
-    def __init__(self, names: Sequence[str], places: Callable[[], Places]) -> None:
+    def __init__(self, names: Sequence[str], places: Callable[[], NDArray[np.float64]]) -> None:
         self._names, self._places = tuple(names), places
         self.lines = _borders()
 
     @override
     def scene(self) -> Scene:
-        where, crashed = self._places()
         cars = [
             Entity(
                 name=self._name(i),
-                x=float(x),
-                y=_WIDER * float(y),
+                x=x,
+                y=_WIDER * y,
                 team="agent" if i < len(self._names) else "human",
-                kind="crashed" if hit else "",
                 label=str(i) if i < len(self._names) else "",
                 radius=_CAR,
             )
-            for i, ((x, y), hit) in enumerate(zip(where, crashed, strict=True))
+            for i, (x, y) in enumerate(self._places().tolist())
         ]
         x, y = END_OF_LANES
         end = Entity(
@@ -86,10 +71,9 @@ class MergeStage(Stage):
     @override
     def ghosts(self, agent: str, seen: NDArray[np.float32]) -> Sequence[Ghost]:
         number = self._names.index(agent)
-        where, _ = self._places()
         rows = seen.astype(np.float64).reshape(SEEN, FEATURES)[:, :3] * (1.0, *SCALES[:2])
         rows[1:, 1:] += rows[0, 1:]  # it believes to be where it sees itself, too
-        whom = [number, *nearest(where.tolist(), number)][:SEEN]
+        whom = [number, *nearest(self._places().tolist(), number)][:SEEN]
         pairs = zip(whom, rows.tolist())  # noqa: B905 - of some rows there is nobody
         return [Ghost(self._name(i), x, _WIDER * y) for i, (there, x, y) in pairs if there > _THERE]
 
