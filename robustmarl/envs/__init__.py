@@ -3,6 +3,7 @@
 Importing this module needs no optional package; constructors say which they miss.
 """
 
+from robustmarl.envs.chase import predator_prey, tag
 from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.magent import battle, pursuit
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
@@ -37,9 +38,11 @@ __all__ = [
     "foraging_from_id",
     "formation",
     "gather",
+    "predator_prey",
     "pursuit",
     "skirmish",
     "smac",
     "spread",
+    "tag",
     "tram_spread",
 ]
