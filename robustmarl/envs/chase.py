@@ -11,7 +11,9 @@ from typing_extensions import override
 from robustmarl._checks import check_choice, check_flag, check_int, check_number
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import RawEnv, prepare_display
+from robustmarl.envs._worlds import WorldRules, worlds_of
 from robustmarl.envs.mpe import Action, MPEParallelEnv
+from robustmarl.joint import VectorEngine, spec_of
 from robustmarl.typing import Env, ResetResult
 
 __all__ = ["ChaseEnv", "predator_prey", "tag"]
@@ -27,18 +29,38 @@ class ChaseEnv(MPEParallelEnv):
     Args:
         raw: ``mpe2.simple_tag_v3.raw_env``, or that of :func:`predator_prey`.
         name: what ``metadata["name"]`` shall say.
-        teams: team name to its agents; empty where there is one team.
+        teams: team name to its agents; None where there is one team.
+        rules: ``"tag"`` or ``"predator_prey"``, played without further options, of which a batch
+            can be compiled; None steps one environment after another.
     """
 
     _field = (-1.5, -1.5, 1.5, 1.5)
     _own = 2  # behind the velocity
 
     def __init__(
-        self, raw: RawEnv, *, name: str, teams: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        raw: RawEnv,
+        *,
+        name: str,
+        teams: Mapping[str, tuple[str, ...]] | None = None,
+        rules: str | None = None,
     ) -> None:
+        check_choice("ChaseEnv.rules", rules, (None, "tag", "predator_prey"))
         super().__init__(raw, name=name, team_reward="mean")
         self.metadata |= {"episode_metrics": (CAUGHT,)} | ({"teams": dict(teams)} if teams else {})
-        self._caught = False
+        self._caught, self._rules = False, rules
+
+    def make_engine(self, num_envs: int) -> VectorEngine:
+        """Return ``num_envs`` environments like this one, stepped together; training uses it."""
+        rules = self._rules and WorldRules(
+            task=self._rules,
+            spec=spec_of(self),
+            world=self.raw.world,
+            bounds=self._field,
+            landmarks=0.9,
+            sight=getattr(self.raw.scenario, "sight", math.inf),
+        )
+        return worlds_of(rules or None, self, num_envs)
 
     @override
     def reset(
@@ -103,7 +125,8 @@ def tag(
     )
     agents = tuple(raw.possible_agents)
     teams = {"predators": agents[:predators], "prey": agents[predators:]}
-    return ChaseEnv(raw, name="simple_tag_v3", teams=teams)
+    plain = not any(value for key, value in options.items() if key != "dynamic_rescaling")
+    return ChaseEnv(raw, name="simple_tag_v3", teams=teams, rules="tag" if plain else None)
 
 
 def predator_prey(
@@ -164,7 +187,7 @@ def predator_prey(
         continuous_actions=continuous_actions,
         render_mode=render_mode,
     )
-    return ChaseEnv(cast(RawEnv, raw), name=name)
+    return ChaseEnv(cast(RawEnv, raw), name=name, rules=name)
 
 
 def _checked(
