@@ -293,7 +293,7 @@ SUBJECTS = (
     Subject(
         ChaseEnv,
         lambda: {"raw": raw(), "name": "chase"},
-        {"raw": instance(Made(Arena, "Arena")), "name": text()},
+        {"raw": instance(Made(Arena, "Arena")), "name": text(), "rules": choice(optional=True)},
     ),
     Subject(
         MPEParallelEnv,
