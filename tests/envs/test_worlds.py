@@ -1,7 +1,9 @@
 """Compiled worlds against mpe2's own, step by step and bit for bit."""
 
+import ast
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +157,16 @@ def test_without_a_compiler_environments_are_stepped_one_after_another(monkeypat
     for make in (envs.spread, envs.tag, envs.predator_prey):
         assert isinstance(vector_env(make, 2), JointVectorEnv)
     check_engine(envs.predator_prey().make_engine)
+
+
+@pytest.mark.parametrize("name", ["_world_kernel", "_lbf_kernel"])
+def test_kernels_take_nothing_from_files_that_may_change_behind_what_was_compiled(name):
+    """numba compiles anew when the function's own file has changed, and only then."""
+    tree = ast.parse(Path(_worlds.__file__).with_name(f"{name}.py").read_text("utf-8"))
+    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert [name for name in imported if name.startswith("robustmarl")] == [
+        "robustmarl.envs.skirmish._numba"
+    ]
 
 
 def test_refuses():
