@@ -99,7 +99,7 @@ class ActionGradients(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     Args:
         policy: the team's.
-        critic: Q of what :meth:`_reading` says and a joint action.
+        critic: Q of what it reads, which a subclass says, and a joint action.
         optim: the actor's optimizer factory; None is Adam at 5e-4 (the authors: 1e-2 for both).
         critic_optim: the critic's; None is Adam at 1e-3: it must lead the actor.
         gamma: discount in [0, 1].
