@@ -4,6 +4,7 @@ from robustmarl.algorithms.a2c import A2C
 from robustmarl.algorithms.coma import COMA
 from robustmarl.algorithms.dop import DOP
 from robustmarl.algorithms.eir_mappo import EARMAPPO, EIRMAPPO, TrueTypeMAPPO
+from robustmarl.algorithms.facmac import FACMAC
 from robustmarl.algorithms.ippo import IPPO
 from robustmarl.algorithms.iql import IQL
 from robustmarl.algorithms.maddpg import M3DDPG, MADDPG
@@ -22,6 +23,7 @@ __all__ = [
     "DOP",
     "EARMAPPO",
     "EIRMAPPO",
+    "FACMAC",
     "IPPO",
     "IQL",
     "M3DDPG",

@@ -3,6 +3,7 @@
 Importing this module needs no optional package; constructors say which they miss.
 """
 
+from robustmarl.envs.chase import predator_prey, tag
 from robustmarl.envs.lbf import foraging, foraging_from_id
 from robustmarl.envs.magent import battle, pursuit
 from robustmarl.envs.matrix import MatrixGame, SignalMatching, TwoStepGame, climbing
@@ -41,9 +42,11 @@ __all__ = [
     "formation",
     "gather",
     "merge",
+    "predator_prey",
     "pursuit",
     "skirmish",
     "smac",
     "spread",
+    "tag",
     "tram_spread",
 ]

@@ -44,11 +44,13 @@ class _State(Protocol):
 class _Entity(Protocol):
     name: str
     size: float
+    collide: bool
     state: _State
 
 
 class _Agent(_Entity, Protocol):
     accel: float | None
+    max_speed: float | None
     mass: float
 
 

@@ -32,6 +32,7 @@ class ParticleStage(Stage):
         bounds: of what can be seen.
         own: where in an observation an agent's own place stands, with the places of landmarks
             and of other agents behind it, as seen from its own; None where that is not known.
+            What is seen at exactly its own place is hidden from it.
         discrete: whether actions are numbers.
     """
 
@@ -63,9 +64,10 @@ class ParticleStage(Stage):
         names = [*self._landmarks, *others]
         first = self._own
         here = seen[first : first + 2].astype(np.float64)
-        there = here + seen[first + 2 : first + 2 + 2 * len(names)].reshape(-1, 2)
-        places = [here, *there]
-        return [Ghost(name, *at.tolist()) for name, at in zip([agent, *names], places, strict=True)]
+        away = seen[first + 2 : first + 2 + 2 * len(names)].reshape(-1, 2)
+        others_seen = zip(names, away, here + away, strict=True)
+        found = [Ghost(name, *at.tolist()) for name, off, at in others_seen if off.any()]
+        return [Ghost(agent, *here.tolist()), *found]
 
 
 def bodies_of(world: World) -> list[Entity]:

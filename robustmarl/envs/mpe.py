@@ -34,7 +34,9 @@ from robustmarl.envs._mpe2 import (
     unpacked,
 )
 from robustmarl.envs._particle_stage import ParticleStage, Places, bodies_of
+from robustmarl.envs._worlds import WorldRules, worlds_of
 from robustmarl.envs.scenes import Bounds, Stage
+from robustmarl.joint import VectorEngine, spec_of
 from robustmarl.typing import Array, Env, ResetResult, StepResult
 
 __all__ = ["MPEParallelEnv", "SpreadEnv", "spread"]
@@ -207,6 +209,18 @@ class SpreadEnv(MPEParallelEnv):
         self._pos: list[tuple[float, float]] = []
         self._vel: list[tuple[float, float]] = []
         self._landmarks: list[tuple[float, float]] = []
+
+    def make_engine(self, num_envs: int) -> VectorEngine:
+        """Return ``num_envs`` environments like this one, stepped together; training uses it."""
+        rules = WorldRules(
+            task="spread",
+            spec=spec_of(self),
+            world=self.raw.world,
+            bounds=self._field,
+            ratio=self._ratio,
+            silence=len(self._silence),
+        )
+        return worlds_of(rules, self, num_envs)
 
     @property
     def world(self) -> World:

@@ -199,6 +199,7 @@ def told_of(cls: type, given: Mapping[str, object]) -> Iterator[None]:
 _PREFIXES = {
     "ActionCritic": "critic_",
     "Critic": "critic_",
+    "FactoredCritic": "critic_",
     "JointCritic": "critic_",
     "TypedCritic": "critic_",
     "BeliefLearner": "belief_",

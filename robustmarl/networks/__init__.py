@@ -3,7 +3,13 @@
 from robustmarl.networks.agents import AgentNetwork, Agents, AgentSettings, SeparateAgents
 from robustmarl.networks.belief import BeliefNetwork, TypedAgentNetwork, TypedCritic
 from robustmarl.networks.conv import Conv, ConvAgentNetwork
-from robustmarl.networks.critics import ActionCritic, Critic, CriticSettings, JointCritic
+from robustmarl.networks.critics import (
+    ActionCritic,
+    Critic,
+    CriticSettings,
+    FactoredCritic,
+    JointCritic,
+)
 from robustmarl.networks.fop import FOPMixer
 from robustmarl.networks.mixers import AgentValues, Mixer, QMIXMixer, VDNMixer, WeightedMixer
 from robustmarl.networks.normalizer import ValueNormalizer
@@ -22,6 +28,7 @@ __all__ = [
     "CriticSettings",
     "Extra",
     "FOPMixer",
+    "FactoredCritic",
     "JointCritic",
     "Mixer",
     "QMIXMixer",

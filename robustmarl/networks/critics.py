@@ -7,10 +7,19 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_choice, check_flag, check_int, flags_of, sizes_of
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_kind,
+    flags_of,
+    sizes_of,
+)
 from robustmarl.networks.layers import Activation, activation_of, check_widths, feed_forward
+from robustmarl.networks.mixers import QMIXMixer
 
-__all__ = ["ActionCritic", "Critic", "CriticSettings", "JointCritic"]
+__all__ = ["ActionCritic", "Critic", "CriticSettings", "FactoredCritic", "JointCritic"]
 
 
 class CriticSettings(TypedDict, total=False):
@@ -105,6 +114,69 @@ class JointCritic(nn.Module):
         if of_act.dim() > of_state.dim():
             of_state = of_state.unsqueeze(-2)
         return self.rest(of_state + of_act).squeeze(-1)
+
+
+class FactoredCritic(nn.Module):
+    r"""FACMAC's critic [Peng2021]_: :math:`Q_{tot}(s, a) = g_s(Q_1(o^1, a_1), .., Q_N(o^N, a_N))`.
+
+    Actions are vectors, in which it is differentiable. The agents' critics are one network, whose
+    first layer knows which agent it is asked about.
+
+    Args:
+        obs_size: D.
+        num_agents: N.
+        num_actions: A, the number of actions (one-hot) or of action coordinates.
+        mixer: g, monotone in the agents' values.
+        hidden: widths of the hidden layers of the agents' critics.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        num_agents: int,
+        num_actions: int,
+        mixer: QMIXMixer,
+        *,
+        hidden: tuple[int, ...] = (64, 64),
+    ) -> None:
+        super().__init__()
+        hidden = check_widths("FactoredCritic.hidden", hidden)
+        obs_size, num_agents, num_actions = sizes_of(
+            "FactoredCritic", obs_size=obs_size, num_agents=num_agents, num_actions=num_actions
+        )
+        check_kind("FactoredCritic.mixer", mixer, QMIXMixer, "a QMIXMixer")
+        fits = mixer.num_agents == num_agents
+        check(fits, "FactoredCritic.mixer", f"of {num_agents} agents", mixer.num_agents)
+        self.num_agents, self.obs_size = num_agents, obs_size
+        self.of_obs = nn.Linear(obs_size, hidden[0])
+        self.of_act = nn.Linear(num_actions, hidden[0], bias=False)
+        self.id_table = nn.Parameter(torch.zeros(num_agents, hidden[0]))
+        self.rest = nn.Sequential(nn.ReLU(), *feed_forward((*hidden, 1)))
+        self.mixer = mixer
+
+    def values(self, obs: Tensor, act: Tensor) -> Tensor:
+        """Return each agent's own value of its own action, (..., N), or (..., K, N).
+
+        Args:
+            obs: (..., N, D).
+            act: (..., N, A), or (..., K, N, A) for K joint actions each.
+        """
+        of_act, of_obs = self.of_act(act), self.of_obs(obs) + self.id_table
+        if of_act.dim() > of_obs.dim():
+            of_obs = of_obs.unsqueeze(-3)
+        return self.rest(of_obs + of_act).squeeze(-1)
+
+    def forward(self, reading: Tensor, act: Tensor) -> Tensor:
+        """Return values (...,), or (..., K) of K joint actions per state.
+
+        Args:
+            reading: all observations, then the state, (..., N D + S).
+            act: (..., N, A) or (..., K, N, A).
+        """
+        seen = self.num_agents * self.obs_size
+        obs = reading[..., :seen].unflatten(-1, (self.num_agents, self.obs_size))
+        q, state = self.values(obs, act), reading[..., seen:]
+        return self.mixer.mix(q, state.unsqueeze(-2) if q.dim() > state.dim() else state)
 
 
 class ActionCritic(nn.Module):

@@ -118,12 +118,16 @@ class QMIXMixer(Mixer):
 
     def forward(self, values: AgentValues, state: Tensor) -> Tensor:
         """Return Q_tot (...,) of the taken ``values`` (..., N) in ``state`` (..., S)."""
+        return self.mix(values.taken, state)
+
+    def mix(self, q: Tensor, state: Tensor) -> Tensor:
+        """Return Q_tot (...,) of values ``q`` (..., N) in ``state`` (..., S)."""
         hyper, embed = self.hyper_hidden, self.embed
         sizes = (hyper, hyper, embed, embed)
         of_w1, of_w2, of_v, b1 = self.first(self.normalize(state)).split(sizes, dim=-1)
         w1 = self.w1(of_w1.relu()).abs().unflatten(-1, (self.num_agents, embed))
         w2 = self.w2(of_w2.relu()).abs()
-        mixed = F.elu((values.taken.unsqueeze(-1) * w1).sum(dim=-2) + b1)
+        mixed = F.elu((q.unsqueeze(-1) * w1).sum(dim=-2) + b1)
         return (mixed * w2).sum(dim=-1) + self.v(of_v.relu()).squeeze(-1)
 
 

@@ -20,7 +20,7 @@ from robustmarl import training
 from robustmarl._seeding import Draws
 from robustmarl.adversaries import ByzantineAttacker
 from robustmarl.algorithms import M3DDPG, MADDPG
-from robustmarl.algorithms.maddpg import gumbel_softmax
+from robustmarl.algorithms.action_gradients import gumbel_softmax
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import MatrixGame, ToyGame, climbing

@@ -32,9 +32,12 @@ from robustmarl.envs import (
     foraging_from_id,
     formation,
     gather,
+    predator_prey,
     spread,
+    tag,
     tram_spread,
 )
+from robustmarl.envs.chase import ChaseEnv
 from robustmarl.envs.lbf import ForagingParallelEnv
 from robustmarl.envs.magent import (
     BattleRules,
@@ -283,6 +286,37 @@ SUBJECTS = (
             "continuous_actions": flag(),
             "render_mode": MODE,
         },
+    ),
+    *(
+        Subject(
+            maker,
+            lambda: {"predators": 2},
+            {
+                "predators": integer(2),
+                "prey": integer(2),
+                "obstacles": integer(2, 0),
+                horizon: integer(4),
+                "continuous_actions": flag(),
+                "render_mode": MODE,
+            }
+            | more,
+        )
+        for maker, horizon, more in (
+            (tag, "max_cycles", {}),
+            (
+                predator_prey,
+                "horizon",
+                {
+                    "sight": number(0.5, 0.0, open_low=True, optional=True),
+                    "prey_accel": number(0.5, 0.0),
+                },
+            ),
+        )
+    ),
+    Subject(
+        ChaseEnv,
+        lambda: {"raw": raw(), "name": "chase"},
+        {"raw": instance(Made(Arena, "Arena")), "name": text(), "rules": choice(optional=True)},
     ),
     Subject(
         MPEParallelEnv,

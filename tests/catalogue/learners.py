@@ -53,6 +53,7 @@ from robustmarl.algorithms import (
     DOP,
     EARMAPPO,
     EIRMAPPO,
+    FACMAC,
     IPPO,
     IQL,
     M3DDPG,
@@ -72,6 +73,7 @@ from robustmarl.networks import (
     ActionCritic,
     AgentNetwork,
     Critic,
+    FactoredCritic,
     FOPMixer,
     JointCritic,
     QMIXMixer,
@@ -246,6 +248,19 @@ SUBJECTS = (
     ),
     for_env(M3DDPG, {"epsilon": WEIGHT}),
     for_env(
+        FACMAC,
+        {
+            "seed": seed(),
+            "critic_hidden": widths(),
+            "embed": integer(4),
+            "hyper_hidden": integer(4),
+            "normalize_state": flag(),
+            "init_gain": POSITIVE,
+            "gamma": SHARE,
+            "n_step": integer(2),
+        },
+    ),
+    for_env(
         MFAC,
         BRIEFLY
         | {
@@ -355,6 +370,17 @@ SUBJECTS = (
             "critic": JointCritic(5, 3, 4),
         },
         {"policy": instance(Made(q_policy, "QPolicy")), "critic": instance(Critic(5))},
+    ),
+    Subject(
+        FACMAC,
+        lambda: {
+            "policy": ExploringPolicy(SPEC, network(), 0.1),
+            "critic": FactoredCritic(3, 3, 4, QMIXMixer(5, 3)),
+        },
+        {
+            "policy": instance(Made(q_policy, "QPolicy")),
+            "critic": instance(JointCritic(5, 3, 4)),
+        },
     ),
     Subject(
         MFAC,

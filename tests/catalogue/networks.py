@@ -23,6 +23,7 @@ from robustmarl.networks import (
     Conv,
     ConvAgentNetwork,
     Critic,
+    FactoredCritic,
     FOPMixer,
     JointCritic,
     QMIXMixer,
@@ -177,6 +178,17 @@ SUBJECTS = (
         JointCritic,
         lambda: states() | {"num_actions": 4},
         STATES | {"num_actions": integer(4), "hidden": widths(), "normalize_state": flag()},
+    ),
+    Subject(
+        FactoredCritic,
+        lambda: {"obs_size": 3, "num_agents": 3, "num_actions": 4, "mixer": QMIXMixer(5, 3)},
+        {
+            "obs_size": integer(4),
+            "num_agents": integer(3),
+            "num_actions": integer(4),
+            "mixer": instance(VDNMixer()),
+            "hidden": widths(),
+        },
     ),
     Subject(VDNMixer, dict, {}),
     Subject(

@@ -24,8 +24,8 @@ from tianshou.algorithm.algorithm_base import Algorithm
 from robustmarl._seeding import Draws
 from robustmarl.adversaries.atsa import actor_objective, soft_targets, soft_value
 from robustmarl.algorithms import VDN
+from robustmarl.algorithms.action_gradients import gumbel_softmax
 from robustmarl.algorithms.dop import tree_backup
-from robustmarl.algorithms.maddpg import gumbel_softmax
 from robustmarl.data import (
     EpisodeBuffer,
     JointCollector,

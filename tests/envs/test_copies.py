@@ -33,6 +33,8 @@ ENVS = {
     "formation in cells": lambda: envs.formation(grid=True),
     "spread": envs.spread,
     "spread by mpe2": lambda: envs.spread(num_agent_neighbors=1),
+    "tag": lambda: envs.tag(2, 2, 1),
+    "predator_prey": envs.predator_prey,
     "spread continuous": lambda: envs.spread(continuous_actions=True),
     "foraging": lambda: envs.foraging(5, players=2, foods=2),
     "merge": lambda: envs.merge(horizon=20),
