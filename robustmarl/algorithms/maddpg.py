@@ -24,7 +24,7 @@ from robustmarl._checks import (
     check_tensor,
 )
 from robustmarl._seeding import generator
-from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec, joint_state
+from robustmarl.joint import MASKED, JointBatch, JointObs, StepContext, TeamSpec, joint_state
 from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.base import TeamTrainingStats, build_network
 from robustmarl.learning.optim import adam
@@ -203,6 +203,16 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         if self.spec.continuous:  # what the dead "do", or padding says, changes nothing
             return self.policy.without_padding(act * alive.unsqueeze(-1))
         return F.one_hot(act, self.spec.num_actions).to(self.critic.of_act.weight.dtype)
+
+    def action_values(self, context: StepContext, joint: Tensor) -> Tensor:
+        """Return Q, (E, K), of K joint actions (E, K, N, A) in the environments of a step.
+
+        Attacks ask it: :class:`~robustmarl.perturbers.CriticObsPerturber`.
+        """
+        seen = self.critic_input == "seen"
+        state = context.seen.flatten(-2) if seen else joint_state(context.state, self.spec)
+        value: Tensor = self.critic(state, self._vectors(joint, context.alive.unsqueeze(-2)))
+        return value
 
     def facing(
         self,
