@@ -20,6 +20,7 @@ from catalogue.kinds import (
 from catalogue.things import (
     ATTACK,
     BALL,
+    BOXES,
     NAMES,
     SPEC,
     mappo,
@@ -38,15 +39,19 @@ from robustmarl.adversaries import (
     RAP,
     ROMANCE,
     ByzantineAttacker,
+    ContinuousATSA,
     DirectionPAAD,
     ObsAdversaryPPO,
     Population,
     SharedByzantine,
     SharedObsAdversary,
+    TeamPAAD,
 )
 from robustmarl.adversaries.atsa import SoftCritic
 from robustmarl.adversaries.base import check_adversaries
+from robustmarl.adversaries.continuous_atsa import VectorCritic
 from robustmarl.adversaries.romance import Archive
+from robustmarl.adversaries.squashed import SquashedDirector
 from robustmarl.algorithms import (
     A2C,
     COMA,
@@ -78,6 +83,7 @@ from robustmarl.networks import (
     VDNMixer,
     WeightedMixer,
 )
+from robustmarl.networks.squashed import SquashedNetwork
 from robustmarl.perturbers import Attackers, DirectionActor, TypeDistribution, stor
 from robustmarl.policies import ActorPolicy, ExploringPolicy, MeanFieldPolicy
 from robustmarl.training import AdversarialTraining
@@ -438,6 +444,56 @@ SUBJECTS = (
                 "max_grad_norm": NORM,
             }
         ),
+    ),
+    Subject(
+        ContinuousATSA.for_env,
+        lambda: {"env": BOXES, "generator": stor(BALL), "hidden": (4,)},
+        briefly(
+            WHERE
+            | WHO
+            | {
+                "generator": instance(BALL),
+                "gradient": choice(),
+                "episodes": SHARE,
+                "optim": OPTIM,
+                "critic_optim": OPTIM,
+                "gamma": SHARE,
+                "td_lambda": SHARE,
+                "alpha": schedule(0.0),
+                "kappa": WEIGHT,
+                "reward_scale": POSITIVE,
+                "target": choice(),
+                "target_update": integer(2),
+                "target_unit": choice(),
+                "max_grad_norm": NORM,
+                "hidden": widths(),
+                "conv": Domain((), ((4, 4, 4),)),
+            }
+        ),
+    ),
+    Subject(
+        VectorCritic,
+        lambda: {
+            "body": AgentNetwork(5, 3, 4, hidden=(4,)),
+            "num_actions": 2,
+            "mixer": FOPMixer(5, 3, 2),
+        },
+        {"body": instance(), "num_actions": integer(2), "mixer": instance(VDNMixer())},
+    ),
+    Subject(
+        SquashedDirector,
+        lambda: {"spec": BOXES, "network": SquashedNetwork(3, 3, 2, hidden=(4,))},
+        {"network": instance(), "deterministic_eval": flag()},
+    ),
+    Subject(
+        TeamPAAD,
+        lambda: {"learner": MADDPG.for_env(BOXES, hidden=(4,)), "generator": stor(BALL)},
+        {
+            "learner": Domain((3, None, Made(mappo, "MAPPO"), MADDPG)),
+            "generator": instance(BALL),
+            "episodes": SHARE,
+            **WHO,
+        },
     ),
     Subject(
         SoftCritic,

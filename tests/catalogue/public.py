@@ -154,6 +154,8 @@ EXCEPTIONS = {
     "robustmarl.networks.mixers.AgentValues": _RECORD,
     "robustmarl.networks.protocol": _RECORD,
     "robustmarl.networks.rows": _TENSORS,
+    "robustmarl.networks.squashed.squashed_log_density": _TENSORS,
+    "robustmarl.networks.squashed.unsquashed": _TENSORS,
     "robustmarl.perturbers.attackers.attack_policy": _TENSORS,
     "robustmarl.perturbers.attackers.reference_policy": _TENSORS,
     "robustmarl.perturbers.attackers.smoothed": _TENSORS,
