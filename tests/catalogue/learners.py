@@ -23,6 +23,7 @@ from catalogue.things import (
     BOXES,
     NAMES,
     SPEC,
+    game,
     mappo,
     network,
     noise,
@@ -32,6 +33,7 @@ from catalogue.things import (
     two_teams,
     vdn,
 )
+from learners import Arena
 
 from robustmarl.adversaries import (
     ATSA,
@@ -73,6 +75,8 @@ from robustmarl.algorithms import (
     TrueTypeMAPPO,
 )
 from robustmarl.algorithms.romfac import romfac_loss
+from robustmarl.joint import spec_of
+from robustmarl.learning import WorldModel
 from robustmarl.networks import (
     ActionCritic,
     AgentNetwork,
@@ -86,7 +90,7 @@ from robustmarl.networks import (
 from robustmarl.networks.squashed import SquashedNetwork
 from robustmarl.perturbers import Attackers, DirectionActor, TypeDistribution, stor
 from robustmarl.policies import ActorPolicy, ExploringPolicy, MeanFieldPolicy
-from robustmarl.training import AdversarialTraining
+from robustmarl.training import AdversarialTraining, attack_in_model
 
 
 class Attackable(OwnActionValues, MAPPO):
@@ -621,6 +625,46 @@ SUBJECTS = (
         {"adversaries": Domain((3, None, "all", [3]), ([],))},
         "check_adversaries",
         check_adversaries,
+    ),
+    Subject(
+        WorldModel,
+        lambda: {"spec": SPEC, "hidden": (4,), "members": 1},
+        {
+            "spec": instance(Arena),
+            "horizon": integer(4, 1, 6, optional=True),
+            "anywhere": flag(),
+            "members": integer(2),
+            "hidden": widths(),
+            "device": device(),
+            "seed": seed(),
+        },
+    ),
+    Subject(
+        attack_in_model,
+        lambda: {
+            "team": MAPPO.for_env(game(), hidden=(4,)),
+            "adversaries": ObsAdversaryPPO.for_env(game(), BALL, hidden=(4,), epochs=1),
+            "make_env": game,
+            "model": WorldModel(spec_of(game()), hidden=(4,), members=1),
+            "real_steps": 12,
+            "imagined_steps": 4,
+            "updates": 1,
+            "num_envs": 2,
+        },
+        briefly(
+            {
+                "team": instance(network()),
+                "adversaries": Domain((3, None)),
+                "model": instance(),
+                "real_steps": integer(14),
+                "imagined_steps": integer(6),
+                "rounds": integer(2),
+                "updates": integer(2),
+                "num_envs": integer(2),
+                "seed": seed(),
+                "learn": instance({}, optional=True),
+            }
+        ),
     ),
     Subject(
         AdversarialTraining,
