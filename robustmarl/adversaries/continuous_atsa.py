@@ -16,6 +16,7 @@ from robustmarl.adversaries.squashed import SquashedDirector
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import JointBatch, TeamSpec, joint_state, last_actions
 from robustmarl.learning.base import team_spec
+from robustmarl.learning.making import remembered
 from robustmarl.learning.returns import masked_mean
 from robustmarl.learning.settings import NetworkSettings, check_settings, take, told_of
 from robustmarl.networks import AgentNetwork, AgentSettings, FOPMixer
@@ -106,6 +107,7 @@ class ContinuousATSA(SoftDirecting):
     director_kind = SquashedDirector
 
     @classmethod
+    @remembered
     def for_env(
         cls,
         env: Env | TeamSpec,

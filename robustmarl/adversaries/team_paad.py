@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from robustmarl._checks import check, check_kind
 from robustmarl.adversaries.directing import Directing
 from robustmarl.attacks.gradient import GradientAttack
-from robustmarl.joint import JointBatch
+from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import OffPolicyTeam
+from robustmarl.learning.making import remembered
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import ActorPolicy
+from robustmarl.typing import Env
 
 __all__ = ["TeamPAAD"]
+
+
+_RULE = "a class of off-policy teams, such as algorithms.MADDPG"
 
 
 class TeamPAAD(Directing):
@@ -27,9 +33,8 @@ class TeamPAAD(Directing):
     it named for actions. Against VDN and QMIX :class:`PAAD` is the same idea with the arguments of
     the papers.
 
-        adversary = TeamPAAD(MADDPG.for_env(env, last_action=True), stor(ball))
-
-    Agents of a learner with ``last_action`` see their own last target.
+    Agents of a learner with ``last_action``, which :meth:`for_env` gives it, see their own last
+    target.
 
     Args:
         learner: off-policy, made for the team that is attacked; it is the adversary's from then
@@ -61,6 +66,34 @@ class TeamPAAD(Directing):
         self._parts = nn.ModuleDict(parts)
         self.optimizers.extend(learner._optimizers)
         self.lr_schedulers.extend(learner.lr_schedulers)
+
+    @classmethod
+    @remembered
+    def for_env(
+        cls,
+        env: Env | TeamSpec,
+        generator: GradientAttack,
+        *,
+        kind: type[OffPolicyTeam],
+        agents: Collection[str] | None = None,
+        episodes: float = 1.0,
+        **settings: Any,
+    ) -> Self:
+        """Return the adversary with a learner of the right sizes for ``env``'s team.
+
+        Args:
+            env: an environment, or a spec.
+            generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
+            kind: the learner's class, the victim's own as a rule: ``algorithms.MADDPG``.
+            agents: as of the class.
+            episodes: likewise.
+            settings: of ``kind.for_env``, ``team``, ``device`` and ``seed`` among them;
+                ``last_action`` is True unless given.
+        """
+        if not (isinstance(kind, type) and issubclass(kind, OffPolicyTeam)):
+            raise TypeError(f"{cls.__name__}.kind must be {_RULE}, got {kind!r}.")
+        learner = kind.for_env(env, **({"last_action": True} | settings))
+        return cls(learner, generator, agents=agents, episodes=episodes)
 
     @property
     def learner(self) -> OffPolicyTeam:

@@ -48,9 +48,9 @@ def atsa(env=None, epsilon=0.3, **settings):
 
 
 def paad(env=None, epsilon=0.3, cls=MADDPG, attack=stor, agents=None, episodes=1.0, **settings):
-    settings = {"hidden": (8,), "last_action": True} | settings
-    learner = cls.for_env(boxes() if env is None else env, **settings)
-    return TeamPAAD(learner, attack(LinfBall(epsilon=epsilon)), agents=agents, episodes=episodes)
+    generator, env = attack(LinfBall(epsilon=epsilon)), boxes() if env is None else env
+    settings = {"kind": cls, "hidden": (8,), "agents": agents, "episodes": episodes} | settings
+    return TeamPAAD.for_env(env, generator, **settings)
 
 
 def atla(env=None, epsilon=0.3, **settings):
@@ -491,6 +491,9 @@ def test_bad_input():
         rule = r"TeamPAAD\.learner must be an off-policy team of this package, such as MADDPG"
         with pytest.raises(TypeError, match=rule):
             TeamPAAD(team(cls=cls), generator)
+    for kind in (IPPO, 3):
+        with pytest.raises(TypeError, match=r"TeamPAAD\.kind must be a class of off-policy teams"):
+            TeamPAAD.for_env(boxes(), generator, kind=kind)
     with pytest.raises(ValueError, match=r"TeamPAAD\.deployed\.greedy must be None or True"):
         paad().deployed(greedy=False)
     network = SquashedNetwork(3, 3, 4, hidden=(4,))

@@ -490,6 +490,18 @@ SUBJECTS = (
         {"network": instance(), "deterministic_eval": flag()},
     ),
     Subject(
+        TeamPAAD.for_env,
+        lambda: {"env": BOXES, "generator": stor(BALL), "kind": MADDPG, "hidden": (4,)},
+        briefly(
+            WHO
+            | {
+                "generator": instance(BALL),
+                "kind": Domain((3, None, "MADDPG", MAPPO)),
+                "episodes": SHARE,
+            }
+        ),
+    ),
+    Subject(
         TeamPAAD,
         lambda: {"learner": MADDPG.for_env(BOXES, hidden=(4,)), "generator": stor(BALL)},
         {
