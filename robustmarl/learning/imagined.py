@@ -70,6 +70,8 @@ class ImaginedEngine:
         """Step the environments that are ``active``, bool (E,), by what the model foretells."""
         check_flags("ImaginedEngine.advance.active", active, len(self))
         model, tensors = self.model, self.tensors
+        # of the others it means nothing, and need be no action
+        act = torch.where(active.view(-1, *[1] * (act.dim() - 1)), act, 0)
         draws = Draws(self._seeds).at(self._steps, _CHANCE).uniform(2)
         told = model.foretell(tensors["obs"], tensors["state"].flatten(1), act, self._member)
         left = model.residuals[(draws[:, 0] * len(model.residuals)).long()]
@@ -90,4 +92,4 @@ class ImaginedEngine:
         for key, value in values.items():
             kept = self.tensors[key]
             where = rows.view(-1, *[1] * (kept.dim() - 1))
-            kept.copy_(torch.where(where, value.view(kept.shape), kept))
+            kept.copy_(torch.where(where, value.view(kept.shape).to(kept.dtype), kept))

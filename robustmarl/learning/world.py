@@ -49,7 +49,7 @@ class Foretold:
     """What E joint actions lead to, by one member of the ensemble each.
 
     Attributes:
-        obs: joint observations after them, (E, N, D).
+        obs: joint observations after them, (E, N, D); all in doubles.
         state: the global state, (E, S') with all of it on one axis.
         rew_agents: (E, N).
         ended: probability that the episode ends for good, (E,).
@@ -127,7 +127,9 @@ class WorldModel(nn.Module):
         self.starts = torch.zeros(0, seen)
         self.residuals = torch.zeros(0, seen)
         self.ends = False
-        self.to(device)
+        # in doubles: sums over other numbers of rows differ in bits that rounding to floats drops,
+        # so that an episode is the same whatever plays beside it
+        self.to(device, torch.float64)
 
     input_mean: Tensor
     input_std: Tensor
@@ -206,10 +208,20 @@ class WorldModel(nn.Module):
             act: int64 (E, N) or float (E, N, A).
             member: who of the ensemble foretells it, int64 (E,).
         """
-        seen = torch.cat([obs.flatten(1), state], dim=1)
+        seen = torch.cat([obs.flatten(1), state], dim=1).double()
         given = self._normal_input(torch.cat([seen, self._vectors(act)], dim=1))
         answers = torch.stack([one(given) for one in self.members], dim=1)
         return self._read(seen, answers[torch.arange(len(obs), device=obs.device), member])
+
+    def get_extra_state(self) -> dict[str, object]:
+        """Return what it is played with beside weights, which travels with them."""
+        return {"starts": self.starts, "residuals": self.residuals, "ends": self.ends}
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`get_extra_state` returned."""
+        self.starts = state["starts"].to(self.device)
+        self.residuals = state["residuals"].to(self.device)
+        self.ends = bool(state["ends"])
 
     def make_engine(self, num_envs: int) -> ImaginedEngine:
         """Return so many imagined environments side by side; the model has to be fitted.
@@ -236,18 +248,18 @@ class WorldModel(nn.Module):
         """Return inputs, changes, rewards and ends of all steps, (R, ...) each."""
         valid, device = batch.valid, self.device
         state = batch.obs.state.flatten(2)
-        seen = torch.cat([batch.obs.obs.flatten(2), state], dim=-1)
+        seen = torch.cat([batch.obs.obs.flatten(2), state], dim=-1).double()
         act = batch.act if batch.act_exec is None else batch.act_exec
         before, after = seen[:, :-1][valid], seen[:, 1:][valid]
         given = torch.cat([before, self._vectors(act[valid])], dim=1).to(device)
-        ended = batch.terminated[valid].float().to(device)
-        return given, (after - before).to(device), batch.rew_agents[valid].to(device), ended
+        ended = batch.terminated[valid].to(given)
+        return given, (after - before).to(device), batch.rew_agents[valid].to(given), ended
 
     def _vectors(self, act: Tensor) -> Tensor:
         """Return joint actions (E, N) or (E, N, A) as the networks take them, (E, N A)."""
         if act.is_floating_point():
-            return act.clamp(-1.0, 1.0).flatten(1)
-        return F.one_hot(act, self.spec.num_actions).float().flatten(1)
+            return act.clamp(-1.0, 1.0).flatten(1).double()
+        return F.one_hot(act, self.spec.num_actions).flatten(1).double()
 
     def _standardise(self, given: Tensor, change: Tensor, reward: Tensor) -> None:
         """Keep means, spreads and ranges of what is recorded."""
@@ -304,7 +316,7 @@ class WorldModel(nn.Module):
         begins = torch.full_like(batch.valid, self.anywhere)
         begins[:, 0] = True
         self.starts = seen[begins[batch.valid].to(self.device)]
-        over = (foretold[:, -1] > 0.5).float() == ended
+        over = (foretold[:, -1] > 0.5) == (ended > 0.5)
         return Fitted(
             obs=_explained(left[test], change[test]),
             reward=_explained((reward - foretold[:, size:-1])[test], reward[test]),

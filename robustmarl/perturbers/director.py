@@ -178,10 +178,9 @@ class DirectedObsPerturber(ObsPerturber):
         begun, target, hidden = context.step == 0, self._last_target, self._hidden_of_director
         # nothing named yet: zeros of vectors, as agents without a last action have it
         empty = 0.0 if self.director.spec.continuous else -1
-        none_yet = torch.full_like(context.last_act, empty)
         if target is None or target.shape != context.last_act.shape:
-            target, hidden = none_yet, None
-        target = torch.where(begun.view(-1, *[1] * (target.dim() - 1)), none_yet, target)
+            target, hidden = torch.full_like(context.last_act, empty), None
+        target = torch.where(begun.view(-1, *[1] * (target.dim() - 1)), empty, target)
         if hidden is not None:
             hidden = torch.where(begun[:, None, None], 0.0, hidden)
         return replace(context, seen=context.obs, last_act=target, hidden=hidden)
