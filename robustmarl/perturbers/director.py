@@ -58,6 +58,7 @@ def stor(
 
 
 def _nobodys(view: VictimView, obs: Tensor) -> Tensor:
+    """Stand for the target that a director sets."""
     rule, remedy = "set by a director, or given", "Write stor(ball, continuous=True, target=...)."
     check(False, "stor.target", rule, None, remedy)
     return obs
@@ -115,10 +116,11 @@ class DirectedObsPerturber(ObsPerturber):
         rule = f"a named loss, {' or '.join(map(repr, losses))}, which takes a target action"
         check(generator.loss in (None, *losses), f"{name}.generator.loss", rule, generator.loss)
         self.director, self.explore = director, check_flag(f"{name}.explore", explore)
+        aimed = replace(generator, target=self._targets_of_rows)
         if boxes:  # STor's margin of actions is a distance of vectors
-            generator = replace(generator, loss="mse", clean_if_own=False, target=_nobodys)
+            aimed = replace(aimed, loss="mse", clean_if_own=False)
         super().__init__(
-            replace(generator, target=self._targets_of_rows),
+            aimed,
             victim=victim,
             agents=agents,
             every=every,
