@@ -156,8 +156,8 @@ class ATSA(SoftDirecting):
     director first, then the critics. Deployed it draws, unless ``deployed(greedy=True)``.
 
     :class:`~robustmarl.adversaries.soft_director.SoftDirecting` has the arguments: the director is
-    an ``ActorPolicy``, the critics are two :class:`SoftCritic`. Against continuous actions there is
-    :class:`~robustmarl.adversaries.ContinuousATSA`.
+    an ``ActorPolicy``, the critics are two ``SoftCritic``. Against continuous actions there is
+    :class:`ContinuousATSA`.
     """
 
     director: ActorPolicy

@@ -98,7 +98,7 @@ class ContinuousATSA(SoftDirecting):
     with the gradient through the draw a, where :math:`a_v` is what the victim as it is now does on
     what it was shown. The arguments are those of
     :class:`~robustmarl.adversaries.soft_director.SoftDirecting`, with a
-    :class:`~robustmarl.adversaries.squashed.SquashedDirector` and two :class:`VectorCritic`.
+    :class:`~robustmarl.adversaries.squashed.SquashedDirector` and two ``VectorCritic``.
     ``perturbers.stor(ball)`` pushes by one sign step, ``attacks.FrankWolfe(ball=ball)`` as near as
     it can. Deployed it draws, or names :math:`\tanh\mu`: ``deployed(greedy=True)``.
     """

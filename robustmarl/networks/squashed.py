@@ -44,14 +44,14 @@ def unsquashed(act: Tensor) -> Tensor:
 class SquashedNetwork(AgentNetwork):
     r"""Means and log standard deviations of a squashed Gaussian for every agent, (..., 2A).
 
-    An :class:`AgentNetwork` of continuous actions with one more output per coordinate in place of
-    ``log_std``, which is the same for all observations.
+    An :class:`~robustmarl.networks.AgentNetwork` of continuous actions with one more output per
+    coordinate in place of ``log_std``, which is the same for all observations.
 
     Args:
         obs_size: D.
         num_agents: N.
         num_actions: A.
-        settings: of :class:`AgentNetwork`, without ``continuous`` and ``squash``.
+        settings: of ``AgentNetwork``, without ``continuous`` and ``squash``.
     """
 
     def __init__(
