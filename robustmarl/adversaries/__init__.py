@@ -3,6 +3,7 @@
 from robustmarl.adversaries.atsa import ATSA
 from robustmarl.adversaries.base import Adversary, Sample
 from robustmarl.adversaries.byzantine import ByzantineAttacker
+from robustmarl.adversaries.continuous_atsa import ContinuousATSA
 from robustmarl.adversaries.directions import DirectionPAAD
 from robustmarl.adversaries.obs_ppo import ObsAdversaryPPO
 from robustmarl.adversaries.paad import PAAD
@@ -10,6 +11,7 @@ from robustmarl.adversaries.population import Population
 from robustmarl.adversaries.rap import RAP
 from robustmarl.adversaries.romance import ROMANCE
 from robustmarl.adversaries.shared import SharedAdvantage, SharedByzantine, SharedObsAdversary
+from robustmarl.adversaries.team_paad import TeamPAAD
 
 __all__ = [
     "ATSA",
@@ -18,6 +20,7 @@ __all__ = [
     "ROMANCE",
     "Adversary",
     "ByzantineAttacker",
+    "ContinuousATSA",
     "DirectionPAAD",
     "ObsAdversaryPPO",
     "Population",
@@ -25,4 +28,5 @@ __all__ = [
     "SharedAdvantage",
     "SharedByzantine",
     "SharedObsAdversary",
+    "TeamPAAD",
 ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
-from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
 from robustmarl._checks import (
-    check,
     check_choice,
     check_has,
     check_int,
@@ -19,27 +17,20 @@ from robustmarl._checks import (
     check_tensor,
     check_usable,
 )
-from robustmarl._seeding import Draws, episode_keys, inverse, seeded, stream_id
-from robustmarl.adversaries.directing import Directing, director_network
+from robustmarl._seeding import inverse, seeded
+from robustmarl.adversaries.directing import director_network
+from robustmarl.adversaries.soft_director import SoftDirecting, TargetForm
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import MASKED, JointBatch, TeamSpec, at_actions, joint_state, last_actions
 from robustmarl.learning.base import team_spec
 from robustmarl.learning.making import remembered
-from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean, td_lambda_returns
 from robustmarl.learning.settings import NetworkSettings, check_settings, told_of
-from robustmarl.networks import AgentNetwork, Agents, FOPMixer, SeparateAgents
-from robustmarl.perturbers.director import DirectedObsPerturber
+from robustmarl.networks import Agents, FOPMixer
 from robustmarl.policies import ActorPolicy
-from robustmarl.schedules import Linear, Schedule, as_schedule
 from robustmarl.typing import Env
-from robustmarl.victims import NetworkVictim
 
 __all__ = ["ATSA", "SoftCritic", "actor_objective", "soft_targets", "soft_value"]
-
-TargetForm = Literal["exact", "fop"]
-
-_ALPHA = Linear(0.5, 0.05, over=90_000, unit="env_steps")  # 0.5 - t / 200,000, as FOP has it
 
 
 def soft_value(q: Tensor, mask: Tensor, alpha: float) -> Tensor:
@@ -148,7 +139,7 @@ class SoftCritic(nn.Module):
         return mixed
 
 
-class ATSA(Directing):
+class ATSA(SoftDirecting):
     r"""ATSA's stochastic adversary [Zhou2025]_: SDor, which directs STor.
 
     The director draws each agent's target from a policy :math:`h^i` over the victim's actions. It
@@ -164,75 +155,13 @@ class ATSA(Directing):
     Eq. (14) is printed without. It learns from the very episodes that the team drew for itself, the
     director first, then the critics. Deployed it draws, unless ``deployed(greedy=True)``.
 
-    Args:
-        director: the policy over targets.
-        critics: two, of different weights.
-        generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
-        agents: names of the attacked agents; None is all.
-        episodes: share of the episodes in which it attacks, in [0, 1].
-        optim: optimizer factory of the director; None is Adam at 5e-4, the paper's step size.
-        critic_optim: of the critics; None is Adam at 5e-4, likewise.
-        gamma: discount in [0, 1]; .99 is the release's, as is .8 of ``td_lambda``.
-        td_lambda: in [0, 1].
-        alpha: temperature > 0 over time; what is counted are the director's own updates, episodes
-            and steps.
-        kappa: weight of the loss that ties director and generator, >= 0, .005 of those that the
-            paper tried; above 0 the victim must be a team of this package.
-        reward_scale: what the reward is divided by, > 0, so that ``alpha`` suits it.
-        target: ``"exact"`` or ``"fop"``; see :func:`~robustmarl.adversaries.atsa.soft_targets`.
-        target_update: copy critics to target networks every so many units, >= 1; 200 is the
-            paper's.
-        target_unit: ``"episodes"`` that it played, or ``"updates"``.
-        max_grad_norm: global norm at which gradients are clipped, > 0, or None.
-        seed: of the targets that it draws in learning.
+    :class:`~robustmarl.adversaries.soft_director.SoftDirecting` has the arguments: the director is
+    an ``ActorPolicy``, the critics are two ``SoftCritic``. Against continuous actions there is
+    :class:`ContinuousATSA`.
     """
 
     director: ActorPolicy
-
-    def __init__(
-        self,
-        director: ActorPolicy,
-        critics: tuple[SoftCritic, SoftCritic],
-        generator: GradientAttack,
-        *,
-        agents: Collection[str] | None = None,
-        episodes: float = 1.0,
-        optim: OptimizerFactory | None = None,
-        critic_optim: OptimizerFactory | None = None,
-        gamma: float = 0.99,
-        td_lambda: float = 0.8,
-        alpha: float | Schedule = _ALPHA,
-        kappa: float = 0.005,
-        reward_scale: float = 1.0,
-        target: TargetForm = "exact",
-        target_update: int = 200,
-        target_unit: Literal["episodes", "updates"] = "episodes",
-        max_grad_norm: float | None = 10.0,
-        seed: int = 0,
-    ) -> None:
-        name = type(self).__name__
-        check_kind(f"{name}.director", director, ActorPolicy, "an ActorPolicy")
-        online = nn.ModuleList(critics)
-        super().__init__(
-            director,
-            generator,
-            online,
-            agents=agents,
-            episodes=episodes,
-            gamma=gamma,
-            td_lambda=td_lambda,
-            target_update=target_update,
-            target_unit=target_unit,
-        )
-        self.seed = check_int(f"{name}.seed", seed, 0)
-        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha, 0.0)
-        self.kappa = check_number(f"{name}.kappa", kappa, 0.0)
-        self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
-        check_choice(f"{name}.target", target, get_args(TargetForm))
-        self.target = target
-        self._critics = online
-        self.optim = self.create_optimizer(director.network, optim or adam(5e-4), max_grad_norm)
-        self.critic_optim = self.create_optimizer(online, critic_optim or adam(5e-4), max_grad_norm)
+    director_kind = ActorPolicy
 
     @classmethod
     @remembered
@@ -283,18 +212,6 @@ class ATSA(Directing):
     def lagged(self) -> list[SoftCritic]:
         """Their target networks."""
         return cast("list[SoftCritic]", list(cast(nn.ModuleList, self._lagged)))
-
-    @property
-    def alpha(self) -> float:
-        """The present temperature."""
-        value = self.alpha_schedule(self.director.counted(self.alpha_schedule.unit))
-        return check_number(f"{type(self).__name__}.alpha()", value, 0.0, open_low=True)
-
-    def deployed(self, greedy: bool | None = None) -> DirectedObsPerturber:
-        """Return a copy of the director at work: by draws unless ``greedy``."""
-        made = super().deployed(greedy)
-        cast(ActorPolicy, made.director).deterministic_eval = bool(greedy)
-        return made
 
     def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:
         """Take a step of the director, then one of the critics; see the class and the base."""
@@ -355,7 +272,8 @@ class ATSA(Directing):
         """Return what the critics learn, (B, T), by actions drawn after each step."""
         obs, later = batch.obs.obs, batch.obs.mask[:, 1:]
         logp = self._logp(obs, last_target, batch.obs.mask)[:, 1:]
-        act = inverse(logp.exp(), self._uniform(logp[..., 0]))
+        uniform = self.draws("atsa", len(obs)).uniform(logp[0, ..., 0].numel())
+        act = inverse(logp.exp(), uniform.view(logp.shape[:-1]))
         joint = [
             critic(
                 critic.agents.unroll(obs, last_target)[0][:, 1:], later, act, state[:, 1:], alpha
@@ -378,33 +296,14 @@ class ATSA(Directing):
             form=self.target,
         )
 
-    def _uniform(self, like: Tensor) -> Tensor:
-        """Return this update's numbers in [0, 1), of the shape of ``like`` (B, ...)."""
-        keys = episode_keys(self.seed, torch.arange(len(like), device=like.device))
-        update = torch.tensor(self.director.counted("updates"), device=keys.device)
-        draws = Draws(keys).at(update, stream_id("atsa"))
-        return draws.uniform(like[0].numel()).view(like.shape)
-
     def _logp(self, obs: Tensor, last_target: Tensor, mask: Tensor) -> Tensor:
         """Return the director's log-probabilities of all targets, (B, T, N, A)."""
         output = self.director.network.unroll(obs, last_target)[0]
         return output.masked_fill(~mask, MASKED).log_softmax(dim=-1)
 
-    @torch.no_grad()
     def _victims_actions(self, batch: JointBatch) -> Tensor:
         """Return what the victim as it is now does on what it was shown, (B, T, N)."""
-        victim = self._perturber.bound_victim
-        network = victim.network if isinstance(victim, NetworkVictim) else None
-        where = f"{type(self).__name__}.kappa"
-        rule = "0 against a victim that cannot be run over stored episodes"
-        check(isinstance(network, AgentNetwork | SeparateAgents), where, rule, self.kappa)
-        assert isinstance(network, AgentNetwork | SeparateAgents)
-        side = batch.record("policy")  # without mean actions, which are not stored
-        check(network.mean_table is None or "mean_act" in side, where, rule, self.kappa)
-        last_act = None
-        if network.last_table is not None:
-            last_act = last_actions(batch.act, terminal=False)
-        output = network.unroll(batch.obs.seen[:, :-1], last_act, side)[0]
+        output = self.victims_outputs(batch)
         return output.masked_fill(~batch.obs.mask[:, :-1], MASKED).argmax(dim=-1)
 
 

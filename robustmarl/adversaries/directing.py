@@ -21,7 +21,7 @@ from robustmarl.networks import Agents
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import TeamPolicy
 
-__all__ = ["Directing", "director_network"]
+__all__ = ["Directing", "LaggedDirecting", "director_network"]
 
 
 class Directing(Adversary):
@@ -33,43 +33,23 @@ class Directing(Adversary):
     Args:
         director: who names actions; its schedules go by the episodes and steps that it played.
         generator: pushes victims towards the actions named.
-        online: networks that learn, of which a lagged copy gives targets.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks, in [0, 1].
-        gamma: discount in [0, 1].
-        td_lambda: in [0, 1]; 0 for one-step targets.
-        target_update: copy online to lagged networks every so many units, >= 1.
-        target_unit: ``"episodes"`` that it played, or ``"updates"``.
     """
 
     needs = frozenset({"drawn"})
     director: TeamPolicy
-    last_target_update: Tensor
 
     def __init__(
         self,
         director: TeamPolicy,
         generator: GradientAttack,
-        online: nn.Module,
         *,
         agents: Collection[str] | None,
         episodes: float,
-        gamma: float,
-        td_lambda: float,
-        target_update: int,
-        target_unit: Literal["episodes", "updates"],
     ) -> None:
         super().__init__()
-        name = type(self).__name__
-        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
-        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
-        self.target_update = check_int(f"{name}.target_update", target_update, 1)
-        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
-        self.target_unit = target_unit
         self.director = director
-        self._online = (online,)  # in a tuple, which torch does not look into: saved elsewhere
-        self._lagged = copy.deepcopy(online).requires_grad_(False)
-        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
         self._generator = generator
         with speaking_for(self, DirectedObsPerturber):
             self._perturber = DirectedObsPerturber(
@@ -82,7 +62,7 @@ class Directing(Adversary):
 
         Args:
             batch: the episodes.
-            target: the actions that the director named, int64 (B, T, N).
+            target: the actions that the director named, int64 (B, T, N) or float (B, T, N, A).
             played: the steps of episodes in which it attacked, bool (B, T).
         """
 
@@ -109,12 +89,58 @@ class Directing(Adversary):
         target, attacked = record["target"], record["attacked"].flatten(1).any(dim=1)
         played = batch.valid & attacked.unsqueeze(-1)
         figures = self.update(batch, target, played)
-        self.director.count("updates", 1)
-        self._update_lagged()
+        self.updated()
         self.step_schedulers()
-        return figures | {"realised": _realised_share(batch, target, played)}
+        return figures | _reached(batch, target, played)
 
-    def _update_lagged(self) -> None:
+    def updated(self) -> None:
+        """Take note of an update's end: nothing here."""
+
+
+class LaggedDirecting(Directing):
+    """A director whose targets are those of networks that follow its own.
+
+    Args:
+        director: as of :class:`Directing`.
+        generator: likewise.
+        online: networks that learn, of which a lagged copy gives targets.
+        agents: as of :class:`Directing`.
+        episodes: likewise.
+        gamma: discount in [0, 1].
+        td_lambda: in [0, 1]; 0 for one-step targets.
+        target_update: copy online to lagged networks every so many units, >= 1.
+        target_unit: ``"episodes"`` that it played, or ``"updates"``.
+    """
+
+    last_target_update: Tensor
+
+    def __init__(
+        self,
+        director: TeamPolicy,
+        generator: GradientAttack,
+        online: nn.Module,
+        *,
+        agents: Collection[str] | None,
+        episodes: float,
+        gamma: float,
+        td_lambda: float,
+        target_update: int,
+        target_unit: Literal["episodes", "updates"],
+    ) -> None:
+        super().__init__(director, generator, agents=agents, episodes=episodes)
+        name = type(self).__name__
+        self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
+        self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)
+        self.target_update = check_int(f"{name}.target_update", target_update, 1)
+        check_choice(f"{name}.target_unit", target_unit, ("episodes", "updates"))
+        self.target_unit = target_unit
+        self._online = (online,)  # in a tuple, which torch does not look into: saved elsewhere
+        self._lagged = copy.deepcopy(online).requires_grad_(False)
+        self.register_buffer("last_target_update", torch.zeros((), dtype=torch.int64))
+
+    def updated(self) -> None:
+        """Count the update, and let the lagged networks follow if it is time."""
+        self.director.count("updates", 1)
         now = self.director.counted(self.target_unit)
         if now - int(self.last_target_update) >= self.target_update:
             self._lagged.load_state_dict(self._online[0].state_dict())
@@ -130,14 +156,22 @@ def director_network(where: str, spec: TeamSpec, settings: dict[str, Any]) -> Ag
         settings: keywords of networks are taken out of it.
     """
     rule = "discrete: a director names one of the victim's actions"
-    check(not spec.continuous, f"{where}.for_env.env", rule, "a Box of actions")
+    remedy = "Take adversaries.ContinuousATSA or TeamPAAD."
+    check(not spec.continuous, f"{where}.for_env.env", rule, "a Box of actions", remedy)
     # The victim's own kind of network, a GRU of 64 as in PyMARL, fed with targets for last actions.
     default = NetworkSettings(hidden=(64,), recurrent=True, last_action=True)
     return build_network(spec, default | take(settings, NetworkSettings))
 
 
-def _realised_share(batch: JointBatch, target: Tensor, played: Tensor) -> float:
-    """Return how often living agents took the action named for them, exploration included."""
+def _reached(batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:
+    """Return how near living agents came to what was named for them, exploration included.
+
+    That is ``realised``, the share of actions that were the one named; of vectors ``missed``, the
+    mean distance of their coordinates, of at most 2.
+    """
     act = batch.act if batch.act_exec is None else batch.act_exec
     rows = batch.living & played.unsqueeze(-1)
-    return float(masked_mean((act == target).float(), rows))
+    if not act.is_floating_point():
+        return {"realised": float(masked_mean((act == target).float(), rows))}
+    missed = (act.clamp(-1.0, 1.0) - target).abs().mean(dim=-1)
+    return {"missed": float(masked_mean(missed, rows))}

@@ -18,7 +18,7 @@ from robustmarl._checks import (
     check_usable,
 )
 from robustmarl._seeding import seeded
-from robustmarl.adversaries.directing import Directing, director_network
+from robustmarl.adversaries.directing import LaggedDirecting, director_network
 from robustmarl.attacks.gradient import GradientAttack
 from robustmarl.joint import JointBatch, TeamSpec, joint_state, last_actions
 from robustmarl.learning.base import team_spec
@@ -36,7 +36,7 @@ from robustmarl.typing import Env
 __all__ = ["PAAD"]
 
 
-class PAAD(Directing):
+class PAAD(LaggedDirecting):
     r"""PA-AD [Sun2022]_ against a team: a deterministic director of the victim's own kind.
 
     The director is a VDN or QMIX team over the victim's actions, which sees clean observations and

@@ -34,6 +34,7 @@ from robustmarl.attacks.poison import (
     RandomAttack,
     VarianceAttack,
 )
+from robustmarl.attacks.toward import FrankWolfe
 
 __all__ = [
     "APGD",
@@ -47,6 +48,7 @@ __all__ = [
     "CrossEntropy",
     "Divergence",
     "ExpectedChange",
+    "FrankWolfe",
     "FunctionLoss",
     "GaussianNoise",
     "GradientAttack",

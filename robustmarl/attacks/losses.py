@@ -267,15 +267,16 @@ class SquaredError:
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of outputs (M, A)."""
-        distance = self._difference(output).square().sum(dim=-1) / self._count(output).squeeze(-1)
+        distance = self.difference(output).square().sum(dim=-1) / self._count(output).squeeze(-1)
         return -distance if self.targeted else distance
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return d loss / d output, (M, A)."""
         scale = (-2.0 if self.targeted else 2.0) / self._count(output)
-        return self._difference(output) * scale
+        return self.difference(output) * scale
 
-    def _difference(self, output: Tensor) -> Tensor:
+    def difference(self, output: Tensor) -> Tensor:
+        """Return how far outputs (M, A) are from the target, (M, A), 0 where it does not count."""
         same, shape = self.target.shape == output.shape, tuple(output.shape)
         rule = f"of the output's shape, {shape}"  # which broadcasting would hide
         check(same, f"{type(self).__name__}.target", rule, tuple(self.target.shape))

@@ -24,7 +24,7 @@ class FOPMixer(nn.Module):
     Args:
         state_size: S.
         num_agents: N.
-        num_actions: A.
+        num_actions: A, of actions or of their coordinates.
         heads: number of terms j, >= 1.
         hidden: width of v's hidden layer, >= 1.
         gradient: ``"fop"``: each :math:`Q^i` gets gradient 1, :math:`V^i` none, and the weights
@@ -64,7 +64,7 @@ class FOPMixer(nn.Module):
         self.v = nn.Sequential(nn.Linear(state_size, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def weights(self, act: Tensor, state: Tensor) -> Tensor:
-        """Return lambda, (..., N), of joint actions (..., N) in states (..., S)."""
+        """Return lambda, (..., N), of joint actions in states (..., S); see :meth:`forward`."""
         return self._weights(act, self.normalize(state))
 
     def forward(self, q: Tensor, value: Tensor, act: Tensor, state: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class FOPMixer(nn.Module):
         Args:
             q: each agent's value of its part of the joint action, (..., N).
             value: each agent's soft value, (..., N).
-            act: the joint action, int64 (..., N).
+            act: the joint action, int64 (..., N), or vectors (..., N, A).
             state: (..., S).
         """
         state = self.normalize(state)
@@ -83,8 +83,9 @@ class FOPMixer(nn.Module):
         return (q + (weights - 1.0) * (q - value).detach()).sum(dim=-1) + bias
 
     def _weights(self, act: Tensor, state: Tensor) -> Tensor:
-        one_hot = F.one_hot(act, self.num_actions).to(state.dtype).flatten(-2)
+        vectors = act if act.is_floating_point() else F.one_hot(act, self.num_actions)
+        of_team = vectors.to(state.dtype).flatten(-2)
         key = self.key(state).abs() + _TINY
         of_state = self.of_state(state).unflatten(-1, self._shape).sigmoid()
-        of_act = self.of_act(torch.cat([state, one_hot], dim=-1)).unflatten(-1, self._shape)
+        of_act = self.of_act(torch.cat([state, of_team], dim=-1)).unflatten(-1, self._shape)
         return (key.unsqueeze(-1) * of_state * of_act.sigmoid()).sum(dim=-2)

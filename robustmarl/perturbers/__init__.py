@@ -4,6 +4,7 @@ from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedL
 from robustmarl.perturbers.attackers import AttackerActions, AttackerObs, Attackers
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
+from robustmarl.perturbers.by_critic import ActionValues, CriticObsPerturber
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.critical import CriticalSteps
 from robustmarl.perturbers.directions import DirectionActor
@@ -25,6 +26,7 @@ from robustmarl.perturbers.types import TypeDistribution
 
 __all__ = [
     "ActionPoisonPerturber",
+    "ActionValues",
     "AdversaryLike",
     "AttackerActions",
     "AttackerObs",
@@ -32,6 +34,7 @@ __all__ = [
     "ByzantineAdversary",
     "ByzantinePerturber",
     "ByzantinePlay",
+    "CriticObsPerturber",
     "CriticalSteps",
     "DirectedObsPerturber",
     "DirectionActor",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustmarl._checks import check, check_flag, check_kind, speaking_for
 from robustmarl._seeding import Draws
+from robustmarl.attacks.aimed import Target
 from robustmarl.attacks.gradient import PGD, GradientAttack
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED, StepContext, TeamSpec
@@ -22,7 +23,9 @@ from robustmarl.victims import Victim, VictimLike, VictimView
 __all__ = ["DirectedObsPerturber", "stor"]
 
 
-def stor(ball: LinfBall, *, steps: int = 1) -> PGD:
+def stor(
+    ball: LinfBall, *, steps: int = 1, continuous: bool = False, target: Target | None = None
+) -> PGD:
     r"""Return STor, ATSA's generator [Zhou2025]_, whose target a director sets.
 
     .. math:: \hat o = \Pi_{B_\epsilon(o)}\bigl(o + \beta\,\mathrm{sgn}\,\nabla_o
@@ -31,13 +34,34 @@ def stor(ball: LinfBall, *, steps: int = 1) -> PGD:
     with :math:`\hat a` the action named and y the one that the victim takes anyway; where they are
     the same the observation stays clean. Exact for a victim that is linear in its observation.
 
+    Of continuous actions the step lowers :math:`\|\mu(o) - \hat a\|^2`: along
+    :math:`J_\mu^\top (\hat a - \mu)`, zero where :math:`\hat a` is what the victim does anyway. It
+    has full length however near the target is; :class:`~robustmarl.attacks.FrankWolfe` comes as
+    near as it can.
+
     Args:
         ball: what may change.
         steps: of :math:`\beta = \epsilon` if there is one, else of 2.5 epsilon / steps, with y the
             best other action at each, >= 1.
+        continuous: whether it is called on victims of continuous actions. What plays a director
+            sets this to what the team is.
+        target: the action named: an index, or a vector in [-1, 1]; or a rule from (view, clean
+            observations (M, D)) to (M,) or (M, A) of them. None leaves it to a director.
     """
+    boxes = check_flag("stor.continuous", continuous)
+    if target is None:
+        target = _nobodys if boxes else 0
     with speaking_for("stor", PGD):
-        return PGD(ball=ball, steps=steps, loss="margin", target=0, clean_if_own=True)
+        if boxes:
+            return PGD(ball=ball, steps=steps, loss="mse", target=target)
+        return PGD(ball=ball, steps=steps, loss="margin", target=target, clean_if_own=True)
+
+
+def _nobodys(view: VictimView, obs: Tensor) -> Tensor:
+    """Stand for the target that a director sets."""
+    rule, remedy = "set by a director, or given", "Write stor(ball, continuous=True, target=...)."
+    check(False, "stor.target", rule, None, remedy)
+    return obs
 
 
 class DirectedObsPerturber(ObsPerturber):
@@ -45,14 +69,17 @@ class DirectedObsPerturber(ObsPerturber):
 
     The director is a policy over the team's own actions. It sees clean observations, and in place
     of last actions its own last targets if its network has room for them; its memory is empty when
-    an episode begins. The generator goes through whichever victim is under test.
+    an episode begins. The generator goes through whichever victim is under test. Directors of
+    continuous actions name vectors in [-1, 1], and the generator lowers the squared distance.
 
-    Records, as ``director``, ``target``, the actions named (E, N); ``logp`` (E, N), if the
-    director draws; and ``attacked``, whose observations the generator was given, bool (E, N).
+    Records, as ``director``, ``target``, the actions named, (E, N) or (E, N, A); ``logp`` (E, N),
+    if the director draws; and ``attacked``, whose observations the generator was given,
+    bool (E, N).
 
     Args:
         director: whose actions are the targets; of a team with the same spaces.
-        generator: a gradient attack, :func:`stor` as a rule; its own target is replaced.
+        generator: a gradient attack, :func:`stor` as a rule; its own target is replaced, and for
+            continuous actions its loss.
         explore: whether the director acts as in training, or as deployed.
         victim: whose outputs the generator queries; None is the acting policy itself.
         agents: names of the attacked agents; None is all.
@@ -62,8 +89,8 @@ class DirectedObsPerturber(ObsPerturber):
 
     Raises:
         TypeError: for a director or generator of another kind.
-        ValueError: for a director of continuous actions or a generator that cannot have a target
-            action; at ``bind`` for a team of other spaces.
+        ValueError: for a generator that cannot have a target action; at ``bind`` for a team of
+            other spaces.
     """
 
     kind = "director"
@@ -84,21 +111,24 @@ class DirectedObsPerturber(ObsPerturber):
         check_kind(f"{name}.director", director, TeamPolicy, "a TeamPolicy")
         remedy = "Write perturbers.stor(ball)."
         check_kind(f"{name}.generator", generator, GradientAttack, "a GradientAttack", remedy)
-        kind = "continuous actions" if director.spec.continuous else "discrete actions"
-        check(not director.spec.continuous, f"{name}.director", "of discrete actions", kind)
-        named = generator.loss in (None, "margin", "cross_entropy")
-        rule = "a named loss, 'margin' or 'cross_entropy', which takes a target action"
-        check(named, f"{name}.generator.loss", rule, generator.loss)
+        boxes = director.spec.continuous
+        losses = ("margin", "mse") if boxes else ("margin", "cross_entropy")
+        rule = f"a named loss, {' or '.join(map(repr, losses))}, which takes a target action"
+        check(generator.loss in (None, *losses), f"{name}.generator.loss", rule, generator.loss)
         self.director, self.explore = director, check_flag(f"{name}.explore", explore)
+        aimed = replace(generator, target=self._targets_of_rows)
+        if boxes:  # STor's margin of actions is a distance of vectors
+            aimed = replace(aimed, loss="mse", clean_if_own=False)
         super().__init__(
-            replace(generator, target=self._targets_of_rows),
+            aimed,
             victim=victim,
             agents=agents,
             every=every,
             probability=probability,
             episodes=episodes,
         )
-        self.target = torch.zeros(0, 0, dtype=torch.int64)
+        kind = torch.float32 if boxes else torch.int64
+        self.target = torch.zeros(0, *director.spec.action_shape(), dtype=kind)
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the director is of such a team; see :class:`ObsPerturber`."""
@@ -122,7 +152,8 @@ class DirectedObsPerturber(ObsPerturber):
     def on_obs(self, context: StepContext) -> Tensor:
         """Name actions, and return observations (E, N, D) moved towards them."""
         output, self._hidden_of_director = self.director.infer(self._directors(context))
-        output = output.masked_fill(~context.mask, MASKED)
+        if not self.director.spec.continuous:
+            output = output.masked_fill(~context.mask, MASKED)
         draws = context.draws(f"director/{self.place.depth}")
         self.target, self._logp = self.director.select(output, context.mask, draws, self.explore)
         self._last_target = self.target
@@ -131,25 +162,27 @@ class DirectedObsPerturber(ObsPerturber):
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return the attacked rows ``obs``, (M, D), moved towards their targets."""
-        self._given, self._row_targets = self.rows.attacked, self.rows.pick(self.target)
+        self._given = self.rows.attacked
+        self._row_targets = self._fit.cut_actions(self.rows.pick(self.target))
         return super().perturbed(view, obs, draws)
 
     def record(self) -> Mapping[str, Tensor]:
-        """Return ``target``, ``attacked``, and ``logp`` if the director draws, (E, N) each."""
+        """Return ``target``, ``attacked``, and ``logp`` if the director draws, (E, N, ...) each."""
         kept = {"target": self.target, "attacked": self._given}
         return kept if self._logp is None else kept | {"logp": self._logp}
 
     def _targets_of_rows(self, view: VictimView, obs: Tensor) -> Tensor:
-        """Return the targets of the rows that the generator is called on, (M,)."""
+        """Return the targets of the rows that the generator is called on, (M,) or (M, A)."""
         return self._row_targets
 
     def _directors(self, context: StepContext) -> StepContext:
         """Return the step as the director lives it: clean, and with its own past."""
-        begun, shape = context.step == 0, context.alive.shape
-        target, hidden = self._last_target, self._hidden_of_director
-        if target is None or target.shape != shape:
-            target, hidden = torch.full_like(context.alive, -1, dtype=torch.int64), None
-        target = torch.where(begun[:, None], -1, target)
+        begun, target, hidden = context.step == 0, self._last_target, self._hidden_of_director
+        # nothing named yet: zeros of vectors, as agents without a last action have it
+        empty = 0.0 if self.director.spec.continuous else -1
+        if target is None or target.shape != context.last_act.shape:
+            target, hidden = torch.full_like(context.last_act, empty), None
+        target = torch.where(begun.view(-1, *[1] * (target.dim() - 1)), empty, target)
         if hidden is not None:
             hidden = torch.where(begun[:, None, None], 0.0, hidden)
         return replace(context, seen=context.obs, last_act=target, hidden=hidden)

@@ -3,6 +3,7 @@
 from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import load_checkpoint
 from robustmarl.training.history import Figures, History
+from robustmarl.training.in_model import ModelRound, attack_in_model
 from robustmarl.training.run import Callback, run
 from robustmarl.training.saved import Saved, load, load_weights, save_weights
 from robustmarl.training.settings import Attacks, Log, OffPolicy, OnPolicy, Tests
@@ -27,12 +28,14 @@ __all__ = [
     "Figures",
     "History",
     "Log",
+    "ModelRound",
     "OffPolicy",
     "OnPolicy",
     "Saved",
     "Tests",
     "Trainable",
     "TrainerCounters",
+    "attack_in_model",
     "is_trainable",
     "load",
     "load_checkpoint",

@@ -28,6 +28,8 @@ from catalogue.things import (
     ROWS,
     SPEC,
     coma,
+    maddpg,
+    mappo,
     noise,
     traitor,
     vdn,
@@ -35,13 +37,14 @@ from catalogue.things import (
 )
 from learners import Arena
 
-from robustmarl.algorithms import QMIX, VDN
+from robustmarl.algorithms import MADDPG, QMIX, VDN
 from robustmarl.attacks import (
     APGD,
     MIFGSM,
     PGD,
     AdversaryOutputs,
     CrossEntropy,
+    FrankWolfe,
     FunctionLoss,
     GaussianNoise,
     GradientAttack,
@@ -89,6 +92,7 @@ from robustmarl.perturbers import (
     Attackers,
     ByzantinePerturber,
     CriticalSteps,
+    CriticObsPerturber,
     DirectedObsPerturber,
     DirectionActor,
     GaussianObsAdversary,
@@ -196,6 +200,15 @@ SUBJECTS = (
     *(
         Subject(kind, lambda: {"ball": BALL, "steps": 2}, STEPS | AIMS)
         for kind in (GradientAttack, PGD)
+    ),
+    Subject(
+        FrankWolfe,
+        lambda: {"ball": BALL, "steps": 2, "target": (0.5, 0.1)},
+        {
+            **{name: STEPS[name] for name in ("ball", "steps", "random_start", "restarts")},
+            "loss": Domain((), ("mae", "margin", 3)),
+            "step_size": Domain((), (0.1,)),
+        },
     ),
     Subject(
         MIFGSM,
@@ -435,7 +448,25 @@ SUBJECTS = (
         lambda: {"clean": torch.zeros(2, 3), "direction": torch.eye(3)[:2]},
         {"clean": tensor(), "direction": tensor((3, 4))},
     ),
-    Subject(stor, lambda: {"ball": BALL}, {"ball": instance(0.1), "steps": integer(3)}),
+    Subject(
+        stor,
+        lambda: {"ball": BALL},
+        {
+            "ball": instance(0.1),
+            "steps": integer(3),
+            "continuous": flag(),
+            "target": Domain(("0", 1.5, True), (-1,), (Pair(np.int64(1), 1),)),
+        },
+    ),
+    Subject(
+        CriticObsPerturber,
+        lambda: {"attack": ATTACK, "critic": maddpg()},
+        {
+            "attack": instance(BALL),
+            "critic": Domain((3, None, Made(mappo, "MAPPO"), MADDPG)),
+            **WHEN,
+        },
+    ),
     Subject(
         GaussianObsAdversary,
         lambda: {"ball": BALL, "obs_size": 3, "hidden": (4,)},

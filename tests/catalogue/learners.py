@@ -20,8 +20,10 @@ from catalogue.kinds import (
 from catalogue.things import (
     ATTACK,
     BALL,
+    BOXES,
     NAMES,
     SPEC,
+    game,
     mappo,
     network,
     noise,
@@ -31,6 +33,7 @@ from catalogue.things import (
     two_teams,
     vdn,
 )
+from learners import Arena
 
 from robustmarl.adversaries import (
     ATSA,
@@ -38,15 +41,19 @@ from robustmarl.adversaries import (
     RAP,
     ROMANCE,
     ByzantineAttacker,
+    ContinuousATSA,
     DirectionPAAD,
     ObsAdversaryPPO,
     Population,
     SharedByzantine,
     SharedObsAdversary,
+    TeamPAAD,
 )
 from robustmarl.adversaries.atsa import SoftCritic
 from robustmarl.adversaries.base import check_adversaries
+from robustmarl.adversaries.continuous_atsa import VectorCritic
 from robustmarl.adversaries.romance import Archive
+from robustmarl.adversaries.squashed import SquashedDirector
 from robustmarl.algorithms import (
     A2C,
     COMA,
@@ -69,6 +76,8 @@ from robustmarl.algorithms import (
     TrueTypeMAPPO,
 )
 from robustmarl.algorithms.romfac import romfac_loss
+from robustmarl.joint import spec_of
+from robustmarl.learning import WorldModel
 from robustmarl.networks import (
     ActionCritic,
     AgentNetwork,
@@ -80,9 +89,10 @@ from robustmarl.networks import (
     VDNMixer,
     WeightedMixer,
 )
+from robustmarl.networks.squashed import SquashedNetwork
 from robustmarl.perturbers import Attackers, DirectionActor, TypeDistribution, stor
 from robustmarl.policies import ActorPolicy, ExploringPolicy, MeanFieldPolicy
-from robustmarl.training import AdversarialTraining
+from robustmarl.training import AdversarialTraining, attack_in_model
 
 
 class Attackable(OwnActionValues, MAPPO):
@@ -466,6 +476,68 @@ SUBJECTS = (
         ),
     ),
     Subject(
+        ContinuousATSA.for_env,
+        lambda: {"env": BOXES, "generator": stor(BALL), "hidden": (4,)},
+        briefly(
+            WHERE
+            | WHO
+            | {
+                "generator": instance(BALL),
+                "gradient": choice(),
+                "episodes": SHARE,
+                "optim": OPTIM,
+                "critic_optim": OPTIM,
+                "gamma": SHARE,
+                "td_lambda": SHARE,
+                "alpha": schedule(0.0),
+                "kappa": WEIGHT,
+                "reward_scale": POSITIVE,
+                "target": choice(),
+                "target_update": integer(2),
+                "target_unit": choice(),
+                "max_grad_norm": NORM,
+                "hidden": widths(),
+                "conv": Domain((), ((4, 4, 4),)),
+            }
+        ),
+    ),
+    Subject(
+        VectorCritic,
+        lambda: {
+            "body": AgentNetwork(5, 3, 4, hidden=(4,)),
+            "num_actions": 2,
+            "mixer": FOPMixer(5, 3, 2),
+        },
+        {"body": instance(), "num_actions": integer(2), "mixer": instance(VDNMixer())},
+    ),
+    Subject(
+        SquashedDirector,
+        lambda: {"spec": BOXES, "network": SquashedNetwork(3, 3, 2, hidden=(4,))},
+        {"network": instance(), "deterministic_eval": flag()},
+    ),
+    Subject(
+        TeamPAAD.for_env,
+        lambda: {"env": BOXES, "generator": stor(BALL), "kind": MADDPG, "hidden": (4,)},
+        briefly(
+            WHO
+            | {
+                "generator": instance(BALL),
+                "kind": Domain((3, None, "MADDPG", MAPPO)),
+                "episodes": SHARE,
+            }
+        ),
+    ),
+    Subject(
+        TeamPAAD,
+        lambda: {"learner": MADDPG.for_env(BOXES, hidden=(4,)), "generator": stor(BALL)},
+        {
+            "learner": Domain((3, None, Made(mappo, "MAPPO"), MADDPG)),
+            "generator": instance(BALL),
+            "episodes": SHARE,
+            **WHO,
+        },
+    ),
+    Subject(
         SoftCritic,
         lambda: {"agents": network(), "mixer": FOPMixer(5, 3, 4)},
         {"agents": instance(), "mixer": instance(VDNMixer())},
@@ -591,6 +663,46 @@ SUBJECTS = (
         {"adversaries": Domain((3, None, "all", [3]), ([],))},
         "check_adversaries",
         check_adversaries,
+    ),
+    Subject(
+        WorldModel,
+        lambda: {"spec": SPEC, "hidden": (4,), "members": 1},
+        {
+            "spec": instance(Arena),
+            "horizon": integer(4, 1, 6, optional=True),
+            "anywhere": flag(),
+            "members": integer(2),
+            "hidden": widths(),
+            "device": device(),
+            "seed": seed(),
+        },
+    ),
+    Subject(
+        attack_in_model,
+        lambda: {
+            "team": MAPPO.for_env(game(), hidden=(4,)),
+            "adversaries": ObsAdversaryPPO.for_env(game(), BALL, hidden=(4,), epochs=1),
+            "make_env": game,
+            "model": WorldModel(spec_of(game()), hidden=(4,), members=1),
+            "real_steps": 12,
+            "imagined_steps": 4,
+            "updates": 1,
+            "num_envs": 2,
+        },
+        briefly(
+            {
+                "team": instance(network()),
+                "adversaries": Domain((3, None)),
+                "model": instance(),
+                "real_steps": integer(14),
+                "imagined_steps": integer(6),
+                "rounds": integer(2),
+                "updates": integer(2),
+                "num_envs": integer(2),
+                "seed": seed(),
+                "learn": instance({}, optional=True),
+            }
+        ),
     ),
     Subject(
         AdversarialTraining,

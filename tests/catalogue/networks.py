@@ -5,6 +5,7 @@ from catalogue.kinds import (
     Made,
     Pair,
     Subject,
+    briefly,
     choice,
     flag,
     instance,
@@ -37,6 +38,7 @@ from robustmarl.networks import (
 from robustmarl.networks.conv import as_conv
 from robustmarl.networks.duplex import QPLEXMixer
 from robustmarl.networks.layers import activation_of, check_widths, feed_forward
+from robustmarl.networks.squashed import SquashedNetwork
 from robustmarl.policies import (
     ActorPolicy,
     ByzantinePolicy,
@@ -93,6 +95,12 @@ def acting():
 
 SUBJECTS = (
     Subject(AgentNetwork, sizes, SIZES | LAYERS | {"agent_id": flag()}),
+    Subject(
+        SquashedNetwork,
+        sizes,
+        briefly(SIZES | LAYERS | {"agent_id": flag()})
+        | {name: Domain((), (True, False)) for name in ("continuous", "squash")},
+    ),
     Subject(
         Conv,
         lambda: {"view": (9, 7, 1)},

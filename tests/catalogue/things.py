@@ -8,7 +8,7 @@ from gymnasium.spaces import Box, Discrete
 from learners import arena_spec
 from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
 
-from robustmarl.algorithms import COMA, MAPPO, MFAC, QMIX, VDN
+from robustmarl.algorithms import COMA, MADDPG, MAPPO, MFAC, QMIX, VDN
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import SignalMatching
@@ -39,6 +39,11 @@ def qmix():
 @functools.cache
 def mappo():
     return MAPPO.for_env(SPEC)
+
+
+@functools.cache
+def maddpg():
+    return MADDPG.for_env(BOXES, hidden=(4,))
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Directed perturbations: STor against linear victims, and what a director lives through."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -7,15 +8,16 @@ import torch
 from learners import Arena, arena_spec, collected
 from torch import nn
 
-from robustmarl.algorithms import MAPPO, QMIX
-from robustmarl.attacks import PGD
+from robustmarl.algorithms import IPPO, MADDPG, MAPPO, QMIX
+from robustmarl.attacks import PGD, FrankWolfe
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import last_actions
 from robustmarl.networks import AgentNetwork
 from robustmarl.perturbers import DirectedObsPerturber, Perturber, stor
-from robustmarl.policies import ActorPolicy, QPolicy
+from robustmarl.policies import ActorPolicy, DeterministicPolicy, QPolicy
 from robustmarl.testing import check_perturber
-from robustmarl.victims import FunctionVictim
+from robustmarl.testing._game import UnevenGame
+from robustmarl.victims import FunctionVictim, Rows
 
 BALL = LinfBall(epsilon=0.25)
 
@@ -162,11 +164,9 @@ def test_other_kinds_are_refused():
         DirectedObsPerturber(director(), BALL)
     with pytest.raises(ValueError, match=r"generator\.loss must be a named loss"):
         DirectedObsPerturber(director(), PGD(ball=BALL, loss="mse", random_start=True))
-    boxes = arena_spec(continuous=True)
-    gaussian = ActorPolicy(boxes, AgentNetwork(3, 3, 2, continuous=True))
-    with pytest.raises(ValueError, match=r"director must be of discrete actions"):
-        DirectedObsPerturber(gaussian, stor(BALL))
-    boxed = MAPPO.for_env(boxes)
+    with pytest.raises(ValueError, match=r"loss must be a named loss, 'margin' or 'mse'"):
+        DirectedObsPerturber(named(), PGD(ball=BALL, loss="cross_entropy"))
+    boxed = MAPPO.for_env(arena_spec(continuous=True))
     refused = DirectedObsPerturber(director(), stor(BALL))
     with pytest.raises(ValueError, match=r"director must be of a team with this one's spaces"):
         collected(boxed, make_env=lambda: Arena(continuous=True), perturb=[refused])
@@ -185,3 +185,82 @@ def test_it_keeps_the_contract_of_perturbers(recurrent, explore):
         return DirectedObsPerturber(QPolicy(spec, network, 0.5), stor(BALL), explore=explore)
 
     check_perturber(make)
+
+
+# Continuous actions
+
+
+def boxes():
+    return Arena(continuous=True)
+
+
+def named(kind=DeterministicPolicy, *, recurrent=True, exploration=0.3):
+    torch.manual_seed(0)
+    squash = kind is DeterministicPolicy
+    shape = {"recurrent": recurrent, "last_action": True, "continuous": True, "squash": squash}
+    network = AgentNetwork(3, 3, 2, hidden=(8, 8), **shape)
+    spec = arena_spec(continuous=True)
+    return kind(spec, network, exploration) if squash else kind(spec, network)
+
+
+@pytest.mark.parametrize("kind", [DeterministicPolicy, ActorPolicy])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_director_of_vectors_lives_the_clean_episode(kind, recurrent):
+    made, team = named(kind, recurrent=recurrent), IPPO.for_env(boxes(), hidden=(8,))
+    perturb = [DirectedObsPerturber(made, stor(BALL))]
+    batch = collected(team, make_env=boxes, perturb=perturb).latest(6)
+    record = batch.record("director")
+    output = made.network.unroll(batch.obs.obs, last_actions(record["target"], terminal=True))[0]
+    if kind is DeterministicPolicy:
+        assert set(record) == {"target", "attacked"}
+        found, expected = (x[batch.living] for x in (record["target"], output[:, :-1]))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    else:
+        logp = made.log_prob(output[:, :-1], record["target"])[batch.living]
+        torch.testing.assert_close(logp, record["logp"][batch.living], atol=1e-5, rtol=1e-4)
+    assert torch.equal(record["attacked"][batch.valid], batch.living[batch.valid])
+
+
+@pytest.mark.parametrize("cls", [MADDPG, IPPO, MAPPO])
+@pytest.mark.parametrize("attack", [stor, lambda ball: FrankWolfe(ball=ball, steps=4)])
+def test_teams_are_moved_towards_the_vectors_named(cls, attack):
+    """The same attack by hand, of the recorded targets, and nearer to them than before."""
+    team = cls.for_env(boxes(), hidden=(8,))
+    made = DirectedObsPerturber(named(), attack(BALL), explore=True)
+    batch = collected(team, 8, make_env=boxes, perturb=[made]).latest(8)
+    rows, obs = batch.living, batch.obs
+    target = batch.record("director")["target"][rows]
+    agents = torch.arange(3).expand(rows.shape)[rows]
+    view = team.policy.victim().at(Rows(agents=agents))
+    clean, seen = obs.obs[:, :-1][rows], obs.seen[:, :-1][rows]
+    by_hand = dataclasses.replace(
+        attack(BALL), loss="mse", clean_if_own=False, target=lambda view, obs: target
+    )
+    torch.testing.assert_close(seen, by_hand(view, clean))
+    before, after = ((view.mean(x) - target).square().sum(-1) for x in (clean, seen))
+    assert float((after < before).float().mean()) > 0.8
+
+
+def test_vectors_are_cut_to_what_agents_have():
+    """The contract, with agents of different sizes, however many play side by side."""
+
+    def make(team):
+        spec = team.spec
+        torch.manual_seed(0)
+        sizes = spec.obs_size, spec.num_agents, spec.num_actions
+        shape = {"recurrent": True, "last_action": True, "continuous": True, "squash": True}
+        director = DeterministicPolicy(spec, AgentNetwork(*sizes, hidden=(8,), **shape), 0.5)
+        return DirectedObsPerturber(director, stor(BALL), explore=True)
+
+    check_perturber(make, make_env=lambda: UnevenGame(continuous=True))
+
+
+def test_without_budget_vectors_move_nothing():
+    def played(perturb):
+        team = MADDPG.for_env(boxes(), hidden=(8,), seed=1)
+        return collected(team, make_env=boxes, perturb=perturb).latest(6)
+
+    nothing = DirectedObsPerturber(named(), stor(LinfBall(epsilon=0.0)), explore=True)
+    one, other = played([nothing]), played([])
+    assert torch.equal(one.obs.seen, other.obs.obs)
+    assert torch.equal(one.act, other.act)

@@ -52,6 +52,15 @@ ADVERSARIES = {
     "ROMANCE": lambda env: adversaries.ROMANCE.for_env(env, None, attackers=2, seed=4),
     "ObsAdversaryPPO": lambda env: adversaries.ObsAdversaryPPO.for_env(env, BALL, preset="paper"),
     "DirectionPAAD": lambda env: adversaries.DirectionPAAD.for_env(env, stor(BALL)),
+    "TeamPAAD": lambda env: adversaries.TeamPAAD.for_env(
+        spec_of(envs.spread(2, continuous_actions=True)),
+        attacks.FrankWolfe(ball=BALL, steps=2),
+        kind=algorithms.MADDPG,
+        hidden=(8,),
+    ),
+    "ContinuousATSA": lambda env: adversaries.ContinuousATSA.for_env(
+        spec_of(envs.spread(2, continuous_actions=True)), stor(BALL), alpha=FADING, hidden=(8,)
+    ),
 }
 
 
