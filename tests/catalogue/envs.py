@@ -428,7 +428,7 @@ SUBJECTS = (
         save_replay,
         lambda: {"path": f"{FOLDER.name}/replay.gif", "frames": frames()},
         {
-            "path": Domain((3, None), ("replay.mp4", "/dev/null/replay.gif")),
+            "path": Domain((3, None), ("replay.avi", "/dev/null/replay.gif")),
             "frames": Domain((3, None, ["picture"]), ([],)),
             "fps": number(0.5, 0.0, open_low=True),
         },
