@@ -40,7 +40,7 @@ SUBJECTS = (
     Subject(zoo.load, lambda: dict(HOME), {"name": NAME, "folder": PLACE | Domain((None,))}),
     Subject(
         zoo.load_adversary,
-        lambda: {"name": "3m/qmix-atsa/0"},
+        lambda: {"name": "3s_vs_3z/qmix-paad/0"},
         {"name": NAME | Domain((), ("3s_vs_3z/qmix-plain/0",)), "folder": PLACE},
     ),
     Subject(zoo.card, lambda: dict(HOME), {"name": NAME, "folder": PLACE}),
