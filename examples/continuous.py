@@ -1,6 +1,6 @@
 """Attacks on a team of continuous actions that stands still, by critic, director and model.
 
-    python examples/continuous.py                    # two seeds, four CPU-minutes each
+    python examples/continuous.py                    # two seeds, three CPU-minutes each
     python examples/continuous.py --seeds 0 --smoke  # seconds, figures mean nothing
 
 For each seed it trains MADDPG on two particles that spread over two landmarks, then attacks it:

@@ -21,7 +21,7 @@ _BEGINS, _CHANCE = stream_id("imagined/begins"), stream_id("imagined/chance")
 class ImaginedEngine:
     """E episodes of a learned model; a ``robustmarl.joint.VectorEngine``.
 
-    Made by :meth:`~robustmarl.learning.world.WorldModel.make_engine`. The model is asked as it is,
+    Made by :meth:`robustmarl.learning.WorldModel.make_engine`. The model is asked as it is,
     so one that is fitted again changes what is played. An episode follows from its seed and the
     actions: the seed draws where it begins, who of the ensemble foretells it and all of its chance.
 
