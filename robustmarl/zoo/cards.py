@@ -132,7 +132,7 @@ def measure(
 
     Args:
         learner: the team.
-        world: a name of :data:`~robustmarl.zoo.WORLDS`.
+        world: a name of ``zoo.WORLDS``.
         name: of the team.
         suite: of attacks on observations.
         episodes: behind every figure, >= 1.
@@ -293,7 +293,7 @@ def leaderboard(cards: Iterable[Card], world: str) -> str:
 
     Args:
         cards: of any teams.
-        world: whose; a name of :data:`~robustmarl.zoo.WORLDS`.
+        world: whose; a name of ``zoo.WORLDS``.
 
     Raises:
         ValueError: for an unknown world, or one without cards.
