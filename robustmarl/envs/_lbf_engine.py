@@ -59,12 +59,13 @@ class Engine(ForagingEnv):
         settings: of ``ForagingEnv``.
 
     Attributes:
+        silent: True to work out nothing of what players see and may do: games are only drawn.
         mask: available actions, int8 (players, 6), of the present state.
     """
 
     def __init__(self, *, share_cells: bool = False, **settings: object) -> None:
         super().__init__(**settings)
-        self.share_cells = share_cells
+        self.share_cells, self.silent = share_cells, False
         self.players: list[IndexedPlayer] = [IndexedPlayer(i) for i in range(self.n_agents)]
 
     @override
@@ -131,6 +132,8 @@ class Engine(ForagingEnv):
 
     @override
     def _gen_valid_moves(self) -> None:
+        if self.silent:
+            return
         field = self.field.tolist()  # food levels; 0 is free
         last_row, last_col = len(field) - 1, len(field[0]) - 1
         codes = []
@@ -150,6 +153,8 @@ class Engine(ForagingEnv):
 
     @override
     def _make_gym_obs(self) -> Array:
+        if self.silent:
+            return np.zeros(0, np.float32)
         return self._grids() if self._grid_observation else self._vectors()
 
     def _vectors(self) -> Array:

@@ -164,6 +164,7 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
         """
         if can_compile():
             game = copy.deepcopy(self.engine)
+            game.silent = True  # compiled code says what players see
             return ForagingEngine(game, spec_of(self), num_envs, masked=self._has_mask)
         return JointVectorEnv(lambda: copy.deepcopy(self), num_envs)
 

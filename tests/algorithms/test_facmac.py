@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -243,6 +244,20 @@ def test_whether_an_agents_gradient_depends_on_what_others_choose(cls, depends):
     moved[:, 1:] += 1.0
     other = gradient_of_first(algorithm, chosen, moved)
     assert torch.equal(one, other) == depends
+
+
+@pytest.mark.parametrize("cls", [FACMAC, MADDPG])
+def test_values_of_several_joint_actions_where_the_dead_do_nothing(cls):
+    algorithm, generator = cls.for_env(boxes(), hidden=(8, 8)), torch.Generator().manual_seed(6)
+    shake(algorithm.critic)
+    seen, state = torch.randn(2, 3, 3, generator=generator), torch.randn(2, 5, generator=generator)
+    alive = torch.tensor([[True, True, True], [True, False, True]])
+    joint = torch.randn(2, 4, 3, 2, generator=generator)
+    found = algorithm.action_values(SimpleNamespace(seen=seen, state=state, alive=alive), joint)
+    joint[1, :, 1] = 0.0
+    reading = torch.cat([seen.flatten(1), state], 1) if cls is FACMAC else state
+    for k in range(4):
+        torch.testing.assert_close(found[:, k], algorithm.critic(reading, joint[:, k]))
 
 
 @pytest.mark.parametrize("variant", [{}, {"recurrent": True, "last_action": True}])
