@@ -35,6 +35,15 @@ def stor(ball: LinfBall, *, steps: int = 1) -> PGD:
         ball: what may change.
         steps: of :math:`\beta = \epsilon` if there is one, else of 2.5 epsilon / steps, with y the
             best other action at each, >= 1.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> from dataclasses import replace
+        >>> generator = replace(stor(LinfBall(epsilon=0.25)), target=1)  # the action to name
+        >>> generator(FunctionVictim(lambda obs: obs).at(), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([[0.7500, 0.2500],
+                [0.0000, 1.0000]])
     """
     with speaking_for("stor", PGD):
         return PGD(ball=ball, steps=steps, loss="margin", target=0, clean_if_own=True)
@@ -64,6 +73,14 @@ class DirectedObsPerturber(ObsPerturber):
         TypeError: for a director or generator of another kind.
         ValueError: for a director of continuous actions or a generator that cannot have a target
             action; at ``bind`` for a team of other spaces.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, evaluation
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> director = algorithms.QMIX.for_env(envs.ToyGame(), seed=1).policy
+        >>> directed = DirectedObsPerturber(director, stor(budgets.LinfBall(epsilon=0.5)))
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=directed).counters
+        {'0/attacked': 400.0, '0/unchanged': 0.0}
     """
 
     kind = "director"
