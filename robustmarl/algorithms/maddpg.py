@@ -123,6 +123,14 @@ class MADDPG(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         temperature: of the Gumbel-softmax, > 0.
         output_coef: :math:`c_o` >= 0, of the mean square of available logits or of actions.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import envs, evaluation
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = MADDPG.for_env(make(), seed=0)
+        >>> evaluation.rollout(team, make, episodes=2).lengths
+        array([25, 25])
     """
 
     policy: TeamPolicy
@@ -301,6 +309,14 @@ class M3DDPG(MADDPG):
         epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box); 1e-3
             is the authors' for opponents.
         settings: of :class:`MADDPG`.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import envs, evaluation
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = M3DDPG.for_env(make(), seed=0)
+        >>> evaluation.rollout(team, make, episodes=2).lengths
+        array([25, 25])
     """
 
     def __init__(self, *, epsilon: float = 1e-3, **settings: Any) -> None:

@@ -38,6 +38,13 @@ class PolicyController:
 
     Raises:
         ValueError: if it is not for such a team.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, joint, victims
+        >>> argmax = victims.FunctionVictim(lambda obs: obs[:, :2])
+        >>> player = PolicyController(argmax, joint.spec_of(envs.ToyGame()), "player")
+        >>> evaluation.rollout(player, envs.ToyGame, episodes=1).returns
+        array([0.])
     """
 
     def __init__(
