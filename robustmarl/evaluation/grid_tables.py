@@ -142,6 +142,13 @@ def report_tables(
         tables: by their names.
         folder: where to write.
         notes: printed beneath the tables.
+
+    Example:
+        >>> from robustmarl.evaluation import Cell, CrossTable
+        >>> table = CrossTable(metric="success", cells={"QMIX": {"none": Cell({0: [1.0, 1.0]})}})
+        >>> text = report_tables({"3m": table}, "tables")
+        >>> text.splitlines()[0]
+        '## 3m'
     """
     where, folder = "report_tables.folder", check_path("report_tables.folder", folder)
     rule = "a mapping from names to CrossTables"
