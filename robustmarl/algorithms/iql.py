@@ -15,7 +15,7 @@ class IQL(ValueBased):
         >>> def make():
         ...     return envs.MatrixGame([[0.0, 0.0], [0.0, 1.0]])
         >>> team = IQL.for_env(make(), seed=0)
-        >>> _ = training.run(team, make, env_steps=500, log=training.Log(progress=False))
+        >>> _ = training.run(team, make, env_steps=300, log=training.Log(progress=False))
         >>> evaluation.rollout(team, make, episodes=1).returns
         array([1.])
     """

@@ -66,6 +66,18 @@ def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, Cros
 
     Raises:
         ValueError: for a folder without a study or without results, or an unknown metric.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation
+        >>> study = evaluation.Grid(
+        ...     victims={"VDN": evaluation.Recipe(algorithm=algorithms.VDN, env_steps=40)},
+        ...     attacks={"none": None},
+        ...     environments={"climbing": envs.climbing},
+        ...     episodes=5,
+        ... )
+        >>> _ = study.run("study", executor="serial", progress=False)
+        >>> list(read_tables("study"))
+        ['climbing']
     """
     folder = check_path("read_tables.folder", folder)
     if metric is not None:

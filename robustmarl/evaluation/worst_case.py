@@ -129,7 +129,8 @@ def worst_case(
         >>> def as_shown(obs):  # plays the signal that it sees
         ...     return obs
         >>> teams, ball = {"as shown": as_shown}, budgets.LinfBall(epsilon=0.6)
-        >>> found = worst_case(teams, envs.SignalMatching, ball, suite="quick", episodes=10)
+        >>> few = {"suite": "quick", "episodes": 5, "choice_episodes": 5}
+        >>> found = worst_case(teams, envs.SignalMatching, ball, **few)
         >>> [found.table.mean("as shown", attack) for attack in ("none", "PGD-10", "worst")]
         [10.0, 0.0, 0.0]
     """
