@@ -9,6 +9,8 @@ import pkgutil
 import re
 from pathlib import Path
 
+from sphinx.pycode import ModuleAnalyzer
+
 import robustmarl
 
 DOCS = Path(__file__).parent.parent
@@ -73,6 +75,7 @@ def forget(folder):
 def setup(app):
     """Connect what is below; Sphinx calls it."""
     forget(DOCS / "api")
+    app.connect("autodoc-process-docstring", describe_data)
     app.connect("html-page-context", collapse, priority=400)  # before furo asks for the tree
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -81,3 +84,20 @@ def collapse(app, page, template, context, doctree):
     """Show in the sidebar only the branch that ``page`` is on: hundreds of objects have a page."""
     if whole := context.get("toctree"):
         context["toctree"] = lambda **settings: whole(**{**settings, "collapse": True})
+
+
+def describe_data(app, what, name, obj, options, lines):
+    """Take what is said of a constant or an alias from the module that defines it.
+
+    A package imports it, and all that autodoc finds there is the docstring of its type.
+    """
+    if what != "data":
+        return
+    package, _, short = name.rpartition(".")
+    below = [module for module in MODULES if module == package or module.startswith(f"{package}.")]
+    for module in below:
+        if found := ModuleAnalyzer.for_module(module).find_attr_docs().get(("", short)):
+            lines[:] = found
+            return
+    if lines == (type(obj).__doc__ or "").splitlines():
+        lines.clear()
