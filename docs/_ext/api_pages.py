@@ -50,6 +50,12 @@ def context():
             package: [name for name in offered(package) if name not in told(package)]
             for package in PACKAGES
         },
+        "tables": [
+            f"{package}.{name}"
+            for package in PACKAGES
+            for name in offered(package)
+            if isinstance(getattr(importlib.import_module(package), name), dict)
+        ],
     }
 
 
