@@ -120,7 +120,7 @@ WITHOUT = {
     "zoo.Entry": _RETURNED,
     "zoo.Traitor": "part of a world; what it learns by is ByzantineAttacker, which has one",
     "zoo.measure": "plays a suite of attacks, as worst_case, whose example it would repeat",
-    "zoo.write_card": "keeps what measure returns",
+    "zoo.write_card": "plays the suite that measure plays",
 }
 
 
