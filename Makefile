@@ -55,7 +55,7 @@ build: $(VENV)/.dev
 	$(PY) -m build --outdir dist .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist docs/_build docs/jupyter_execute
+	rm -rf $(VENV) $(LOWEST) build dist docs/_build docs/api docs/jupyter_execute
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,6 +1,13 @@
 """Sphinx configuration: MyST pages, executed tutorials, API pages from docstrings."""
 
+import sys
+from pathlib import Path
+
 import robustmarl
+
+sys.path.append(str(Path(__file__).parent / "_ext"))
+
+import api_pages
 
 project = "robustmarl"
 author = "The robustmarl developers"
@@ -11,12 +18,16 @@ extensions = [
     "myst_nb",
     "sphinx-mathjax-offline",  # equations without a network
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
+    "api_pages",
+    "notebooks",
 ]
-exclude_patterns = ["_build", "jupyter_execute"]
+exclude_patterns = ["_build", "_ext", "_templates", "jupyter_execute"]
+templates_path = ["_templates"]
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
@@ -34,6 +45,9 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
+autosummary_context = api_pages.context()
+autosummary_filename_map = api_pages.filenames()
+
 suppress_warnings = ["ref.citation"]  # references that no docstring cites
 
 # Names that have no page here: other packages' classes, type variables, aliases by their short
@@ -44,5 +58,7 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["notebook.css"]
 html_title = f"robustmarl {release}"
 html_theme_options = {"navigation_with_keys": True}

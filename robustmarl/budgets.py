@@ -43,6 +43,10 @@ def check_coordinates(
     Raises:
         TypeError: for what is no number.
         ValueError: for one out of range, or none at all.
+
+    Example:
+        >>> check_coordinates("Mine.std", [0.1, 0.2], low=0.0)
+        (0.1, 0.2)
     """
 
     def one(where: str, number: object) -> float:

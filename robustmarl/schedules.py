@@ -37,7 +37,12 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """The same value for ever."""
+    """The same value for ever.
+
+    Example:
+        >>> Constant(0.1)(0), Constant(0.1)(10**6)
+        (0.1, 0.1)
+    """
 
     value: float
     unit: Unit = "updates"
@@ -61,6 +66,11 @@ class Linear:
         over: length of the line, in units, >= 1.
         begin: where the line begins, in units, >= 0.
         unit: what is counted.
+
+    Example:
+        >>> ramp = Linear(0.0, 1.0, over=100, begin=50)
+        >>> [ramp(updates) for updates in (0, 50, 100, 150, 1000)]
+        [0.0, 0.0, 0.5, 1.0, 1.0]
     """
 
     start: float
@@ -102,6 +112,11 @@ class Repetitive:
         loops: number of loops, >= 1.
         ramp: :math:`\omega`, share of a loop spent rising, in (0, 1].
         unit: what is counted; the paper counts rounds, which are episodes.
+
+    Example:
+        >>> ramps = Repetitive(1.0, warmup=10, period=10, loops=2)
+        >>> [round(ramps(episode), 2) for episode in (5, 14, 18, 19, 24, 28, 30)]
+        [0.0, 0.5, 1.0, 1.0, 0.5, 1.0, 0.0]
     """
 
     peak: float
@@ -145,6 +160,10 @@ def as_schedule(
     Raises:
         TypeError: for what is neither.
         ValueError: for a number, or a schedule of this module, that leaves ``[low, high]``.
+
+    Example:
+        >>> as_schedule("weight", 0.1)
+        Constant(value=0.1, unit='updates')
     """
     if callable(value) and hasattr(value, "unit"):
         for extreme in _extremes(value):

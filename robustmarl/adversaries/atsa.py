@@ -158,6 +158,16 @@ class ATSA(SoftDirecting):
     :class:`~robustmarl.adversaries.soft_director.SoftDirecting` has the arguments: the director is
     an ``ActorPolicy``, the critics are two ``SoftCritic``. Against continuous actions there is
     :class:`ContinuousATSA`.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, perturbers, training
+        >>> team = algorithms.QMIX.for_env(envs.SignalMatching(), seed=0)
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.5))
+        >>> adversary = ATSA.for_env(envs.SignalMatching(), generator, seed=1)
+        >>> both = training.AdversarialTraining(team, adversary)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(both, envs.SignalMatching, env_steps=100, log=quiet).episodes
+        10
     """
 
     director: ActorPolicy

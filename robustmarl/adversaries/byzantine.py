@@ -62,6 +62,15 @@ class ByzantineAttacker(Adversary):
         huber_delta: error from which on the critic's loss grows linearly, or None.
         epochs: passes over a round's episodes, >= 1; None takes as many as the team does.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, training
+        >>> team = algorithms.MAPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> attacker = ByzantineAttacker.against(team, ["agent_0"])
+        >>> attack = training.AdversarialTraining(team, attacker, team_every=None)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(attack, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet).episodes
+        20
     """
 
     def __init__(

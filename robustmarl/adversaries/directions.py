@@ -25,6 +25,16 @@ class DirectionPAAD(GaussianPPO):
     The director, a :class:`~robustmarl.perturbers.DirectionActor`, names in which direction each
     agent's policy shall move, and learns by PPO on the reward turned; :class:`GaussianPPO` has
     the arguments. Against teams that take the greedy action :class:`PAAD` names actions.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, perturbers, training
+        >>> team = algorithms.MAPPO.for_env(envs.SignalMatching(), seed=0)
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.5))
+        >>> adversary = DirectionPAAD.for_env(envs.SignalMatching(), generator, seed=1)
+        >>> both = training.AdversarialTraining(team, adversary)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(both, envs.SignalMatching, env_steps=100, log=quiet).episodes
+        10
     """
 
     actor_kind = DirectionActor

@@ -142,6 +142,16 @@ class ObsAdversaryPPO(GaussianPPO):
 
     :class:`GaussianPPO` has the arguments; the actor is a
     :class:`~robustmarl.perturbers.GaussianObsAdversary`.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, evaluation, training
+        >>> ball, game = budgets.LinfBall(epsilon=0.5), envs.SignalMatching
+        >>> team = algorithms.MAPPO.for_env(game(), seed=0)
+        >>> adversary = ObsAdversaryPPO.for_env(game(), ball, seed=1)
+        >>> attack = training.AdversarialTraining(team, adversary, team_every=None)
+        >>> _ = training.run(attack, game, env_steps=100, log=training.Log(progress=False))
+        >>> evaluation.rollout(team, game, episodes=2, perturb=adversary.deployed()).counters
+        {'0/attacked': 40.0, '0/unchanged': 0.0}
     """
 
     actor_kind = GaussianObsAdversary

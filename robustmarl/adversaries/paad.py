@@ -63,6 +63,16 @@ class PAAD(LaggedDirecting):
         target_unit: ``"episodes"`` that it played, or ``"updates"``.
         double_q: choose next actions by the online network.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, perturbers, training
+        >>> team = algorithms.QMIX.for_env(envs.SignalMatching(), seed=0)
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.5))
+        >>> adversary = PAAD.for_env(envs.SignalMatching(), generator, seed=1)
+        >>> both = training.AdversarialTraining(team, adversary)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(both, envs.SignalMatching, env_steps=100, log=quiet).episodes
+        10
     """
 
     director: QPolicy

@@ -142,6 +142,15 @@ class Population(Adversary):
 
     Raises:
         TypeError: for members that are no adversaries.
+
+    Example:
+        >>> from robustmarl import adversaries, budgets, envs
+        >>> members = [
+        ...     adversaries.ObsAdversaryPPO.for_env(envs.ToyGame(), budgets.LinfBall(epsilon=size))
+        ...     for size in (0.1, 0.5)
+        ... ]
+        >>> len(Population(members).members)
+        2
     """
 
     def __init__(self, members: Sequence[Adversary]) -> None:

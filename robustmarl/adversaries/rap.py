@@ -22,6 +22,13 @@ class RAP(Population):
     They begin differently, and share nothing: each learns from the episodes that it played, with
     a mixer and target networks of its own. The team, which learns from all of them, cannot know
     whom it will meet. One director alone is :class:`PAAD`, step for step.
+
+    Example:
+        >>> from robustmarl import budgets, envs, perturbers
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.5))
+        >>> adversary = RAP.for_env(envs.SignalMatching(), generator, number=2, seed=1)
+        >>> len(adversary.members)
+        2
     """
 
     @classmethod

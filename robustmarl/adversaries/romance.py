@@ -226,6 +226,15 @@ class ROMANCE(Adversary):
         diversity: :math:`\beta` >= 0.
         target_rate: by which target networks follow at an update, in (0, 1].
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, training
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> adversary = ROMANCE.for_env(envs.ToyGame(horizon=5), attackers=2, seed=1)
+        >>> both = training.AdversarialTraining(team, adversary)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(both, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet).episodes
+        20
     """
 
     needs = frozenset({"drawn"})

@@ -58,6 +58,14 @@ class A2C(IPPO):
         huber_delta: as of :class:`~robustmarl.algorithms.ppo_based.PPOBased`.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         seed: of the minibatches.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = A2C.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     def __init__(

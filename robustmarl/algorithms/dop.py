@@ -149,6 +149,14 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             the hundreds take a small critic long to reach.
         entropy_coef: >= 0.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = DOP.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     additive_advantages = True

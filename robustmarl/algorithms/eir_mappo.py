@@ -67,6 +67,14 @@ class EIRMAPPO(MAPPO):
         belief_minibatches: optimizer steps per pass, each on a random part of the chunks, >= 1.
         belief_chunk: steps over which its gradient passes back, >= 1; None is the episode.
         settings: of :class:`PPOBased`.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = EIRMAPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     slot_kind: ClassVar[SlotKind] = "belief"
@@ -281,12 +289,30 @@ class EIRMAPPO(MAPPO):
 
 
 class EARMAPPO(EIRMAPPO):
-    """The ex ante robust team: EIR-MAPPO without beliefs, its slots zero [Li2024]_."""
+    """The ex ante robust team: EIR-MAPPO without beliefs, its slots zero [Li2024]_.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = EARMAPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
+    """
 
     slot_kind = "zeros"
 
 
 class TrueTypeMAPPO(EIRMAPPO):
-    """The oracle: EIR-MAPPO told the types, an upper bound [Li2024]_."""
+    """The oracle: EIR-MAPPO told the types, an upper bound [Li2024]_.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = TrueTypeMAPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
+    """
 
     slot_kind = "truth"

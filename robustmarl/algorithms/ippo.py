@@ -14,6 +14,14 @@ class IPPO(PPOBased):
     """Independent PPO [DeWitt2020]_ with shared parameters; see :class:`PPOBased`.
 
     The critic is V(o, agent id) on ``obs.seen``; ``for_env`` takes ``critic_hidden``.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = IPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     @classmethod

@@ -45,6 +45,14 @@ class MADDPG(ActionGradients):
         critic_input: ``"state"``, or ``"seen"`` for all agents' observations.
         settings: of :class:`~robustmarl.algorithms.action_gradients.ActionGradients`; ``critic``
             is a :class:`~robustmarl.networks.JointCritic`.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import envs, evaluation
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = MADDPG.for_env(make(), seed=0)
+        >>> evaluation.rollout(team, make, episodes=2).lengths
+        array([25, 25])
     """
 
     kind_of_critic = JointCritic
@@ -92,6 +100,14 @@ class M3DDPG(MADDPG):
         epsilon: length of the shift >= 0, in units of actions (one-hot, or half of the box); 1e-3
             is the authors' for opponents.
         settings: of :class:`MADDPG`.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import envs, evaluation
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = M3DDPG.for_env(make(), seed=0)
+        >>> evaluation.rollout(team, make, episodes=2).lengths
+        array([25, 25])
     """
 
     def __init__(self, *, epsilon: float = 1e-3, **settings: Any) -> None:

@@ -15,6 +15,14 @@ class MAPPO(PPOBased):
 
     The critic is V(s) for a team reward, V(s, agent id) for the agents' own rewards or a state
     per agent; states are normalised by LayerNorm. ``for_env`` takes ``critic_hidden``.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = MAPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     @classmethod

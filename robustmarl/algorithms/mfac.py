@@ -105,6 +105,14 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         entropy_coef: :math:`c_e` >= 0.
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
         seed: of the minibatches.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = MFAC.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     policy: MeanFieldPolicy

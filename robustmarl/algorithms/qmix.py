@@ -32,6 +32,15 @@ class QMIX(ValueBased):
 
     ``for_env`` also takes ``embed`` (width of the mixing layer, 32), ``hyper_hidden`` (64),
     ``normalize_state`` (True) and ``init_gain`` (0.1) of :class:`~robustmarl.networks.QMIXMixer`.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, training
+        >>> def make():
+        ...     return envs.MatrixGame([[0.0, 0.0], [0.0, 1.0]])
+        >>> team = QMIX.for_env(make(), seed=0)
+        >>> _ = training.run(team, make, env_steps=300, log=training.Log(progress=False))
+        >>> evaluation.rollout(team, make, episodes=1).returns
+        array([1.])
     """
 
     @classmethod

@@ -30,6 +30,15 @@ class QPLEX(ValueBased):
 
     ``for_env`` also takes ``heads`` (4), ``hyper_hidden`` (64) and ``normalize_state`` (True) of
     :class:`~robustmarl.networks.duplex.QPLEXMixer`.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, training
+        >>> def make():
+        ...     return envs.MatrixGame([[0.0, 0.0], [0.0, 1.0]])
+        >>> team = QPLEX.for_env(make(), seed=0)
+        >>> _ = training.run(team, make, env_steps=300, log=training.Log(progress=False))
+        >>> evaluation.rollout(team, make, episodes=1).returns
+        array([1.])
     """
 
     @classmethod

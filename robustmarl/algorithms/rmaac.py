@@ -50,6 +50,14 @@ class RMAAC(MAPPO):
         noise: the noise actor.
         noise_optim: its optimizer factory; None is Adam at 5e-4, eps 1e-5.
         settings: of :class:`PPOBased`; clip and entropy weight are the noise actor's, too.
+
+    Example:
+        >>> from robustmarl import envs, training
+        >>> team = RMAAC.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     def __init__(

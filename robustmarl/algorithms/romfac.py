@@ -106,6 +106,16 @@ class RoMFAC(ActionLossRegularizer, MFAC):
 
     ``for_env`` takes what MFAC's does, and ``action_loss``: by default
     :func:`~robustmarl.algorithms.romfac.romfac_loss`, which has the other variants, too.
+
+    Example:
+        >>> from robustmarl import attacks, budgets, envs, losses, training
+        >>> pgd = attacks.PGD(ball=budgets.LinfBall(epsilon=0.1))
+        >>> loss = losses.ActionLoss(attack=pgd, weight=1.0)
+        >>> team = RoMFAC.for_env(envs.ToyGame(horizon=5), action_loss=loss, seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> history.episodes, history.env_steps[-1]
+        (20, 100)
     """
 
     @classmethod  # the mixin's, of which it is one, takes any keyword

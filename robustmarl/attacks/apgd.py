@@ -34,6 +34,13 @@ class APGD(GradientAttack):
     since the last checkpoint raised the loss, or if neither step nor best loss changed. The best
     point of all is returned: a run never ends below its start. :class:`GradientAttack` has the
     arguments.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view = FunctionVictim(lambda obs: obs).at()  # logits are the observation
+        >>> APGD(ball=LinfBall(epsilon=0.25), loss="margin")(view, torch.tensor([[1.0, 0.0]]))
+        tensor([[0.7500, 0.2500]])
     """
 
     steps: int = 20

@@ -22,6 +22,12 @@ class AveragedView:
     Args:
         view: the victim, bound to M rows.
         samples: how often it is asked, >= 1.
+
+    Example:
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view = FunctionVictim(lambda obs: obs + torch.randn_like(obs)).at()  # answers at random
+        >>> bool(AveragedView(view, samples=10_000).logits(torch.zeros(1, 2)).abs().max() < 0.1)
+        True
     """
 
     def __init__(self, view: VictimView, samples: int) -> None:

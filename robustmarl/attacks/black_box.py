@@ -28,6 +28,13 @@ class RandomSearch(AimedAttack):
 
     Args:
         queries: random points, >= 1. Further ones: :class:`AimedAttack`.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view, obs = FunctionVictim(torch.round).at(), torch.tensor([[1.0, 0.0]])  # no gradient
+        >>> view.logits(RandomSearch(ball=LinfBall(epsilon=0.7))(view, obs))
+        tensor([[0., 1.]])
     """
 
     queries: int = 100
@@ -64,6 +71,13 @@ class SquareSearch(AimedAttack):
         queries: points tried, >= 1.
         share: of coordinates moved at first, in (0, 1]; at least one moves. The paper has .05 for
             its images. Further ones: :class:`AimedAttack`.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view, obs = FunctionVictim(torch.round).at(), torch.tensor([[1.0, 0.0]])  # no gradient
+        >>> view.logits(SquareSearch(ball=LinfBall(epsilon=0.7))(view, obs))
+        tensor([[0., 1.]])
     """
 
     queries: int = 100
@@ -122,6 +136,13 @@ class SPSA(AimedAttack):
         probe: c, in radii, in (0, 1].
         step_size: the most that a step moves at first, in radii, > 0; None is 2.5 over ``steps``,
             as of PGD. Further ones: :class:`AimedAttack`.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view, obs = FunctionVictim(torch.round).at(), torch.tensor([[1.0, 0.0]])  # no gradient
+        >>> view.logits(SPSA(ball=LinfBall(epsilon=0.7), probe=1.0)(view, obs))
+        tensor([[0., 1.]])
     """
 
     steps: int = 10

@@ -233,6 +233,7 @@ class PGD(GradientAttack):
     :class:`GradientAttack` has the arguments and the errors.
 
     Example:
+        >>> import torch
         >>> from robustmarl.victims import FunctionVictim
         >>> view = FunctionVictim(lambda obs: obs).at()
         >>> PGD(ball=LinfBall(epsilon=0.25))(view, torch.tensor([[1.0, 0.0]]))

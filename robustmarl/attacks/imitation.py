@@ -76,6 +76,16 @@ def toward_adversary(
         adversary: a ``ByzantinePolicy``, trained against this team as a rule.
         ball: what may change, or its radius, in observation units.
         steps: gradient steps of a third of the radius, >= 1.
+
+    Example:
+        >>> from robustmarl.victims import FunctionVictim, Rows
+        >>> class Fifth:  # would have every agent's mean action be 0.2
+        ...     def outputs(self, obs, agents, act):
+        ...         return torch.full((len(obs), 1), 0.2)
+        >>> victim = FunctionVictim(lambda obs: obs, continuous=True)
+        >>> view = victim.at(Rows(agents=torch.tensor([0])))
+        >>> toward_adversary(Fifth(), 0.1)(view, torch.zeros(1, 1))
+        tensor([[0.1000]])
     """
     where = "toward_adversary"
     if isinstance(ball, int | float | np.number):

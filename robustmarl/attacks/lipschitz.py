@@ -26,6 +26,14 @@ class LipschitzAttack(GradientAttack):
     Args:
         start_radius: of the uniform draw of the start, observation units, > 0; the release draws
             normally with a deviation of this size. Further ones: ``GradientAttack``.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view = FunctionVictim(lambda obs: obs * torch.tensor([1.0, 5.0])).at()
+        >>> LipschitzAttack(ball=LinfBall(epsilon=0.5), steps=5)(view, torch.zeros(1, 2)).abs()
+        tensor([[0.5000, 0.5000]])
     """
 
     # One step across the whole ball, as the release's K = 1; more divide the way among them.

@@ -111,6 +111,13 @@ class CrossEntropy(LabelLoss):
     Args:
         label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
         targeted: lower the cross entropy instead; rows whose label is unavailable get zero.
+
+    Example:
+        >>> loss = CrossEntropy(torch.tensor([0]))
+        >>> loss(torch.zeros(1, 2))  # -log(1/2)
+        tensor([0.6931])
+        >>> loss.gradient(torch.zeros(1, 2))
+        tensor([[-1.,  1.]])
     """
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -133,6 +140,10 @@ class Margin(LabelLoss):
         label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
         targeted: raise :math:`z_y - \max_{j \ne y} z_j`; rows whose label is unavailable get
             zero gradient.
+
+    Example:
+        >>> Margin(torch.tensor([0]))(torch.tensor([[3.0, 1.0, 2.0]]))
+        tensor([-1.])
     """
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -160,6 +171,12 @@ class ScaledMargin(LabelLoss):
     Args:
         label: :math:`y`, int64 (M,); None takes the greedy actions of the first output given.
         targeted: raise it turned round; rows whose label is unavailable get zero gradient.
+
+    Example:
+        >>> logits = torch.tensor([[3.0, 1.0, 2.0]])
+        >>> loss = ScaledMargin(torch.tensor([0]))
+        >>> loss(logits), loss(100 * logits)
+        (tensor([-0.5000]), tensor([-0.5000]))
     """
 
     def __call__(self, output: Tensor) -> Tensor:
@@ -195,6 +212,11 @@ class Divergence:
 
     Args:
         clean: logits on the clean observations, (M, A), ``MASKED`` where unavailable.
+
+    Example:
+        >>> clean = torch.zeros(1, 2)
+        >>> Divergence(clean)(clean), Divergence(clean)(torch.tensor([[2.0, 0.0]]))
+        (tensor([0.]), tensor([0.4338]))
     """
 
     def __init__(self, clean: Tensor) -> None:
@@ -229,6 +251,11 @@ class ExpectedChange:
 
     Attributes:
         policy: the clean policy's probabilities, (M, A).
+
+    Example:
+        >>> clean = torch.zeros(1, 4)
+        >>> ExpectedChange(clean)(clean)  # of two uniform draws, three in four differ
+        tensor([0.7500])
     """
 
     def __init__(self, clean: Tensor) -> None:
@@ -253,6 +280,10 @@ class SquaredError:
         target: :math:`a`, (M, A), mean actions, or logits that are ``MASKED`` where the output is.
         targeted: lower the distance instead.
         mask: the actions, or action coordinates, that count, bool (M, A); None is all.
+
+    Example:
+        >>> SquaredError(torch.zeros(1, 2))(torch.tensor([[1.0, 3.0]]))
+        tensor([5.])
     """
 
     def __init__(
@@ -333,6 +364,15 @@ class NegativeValue(FunctionLoss):
         critic: maps (view, clean observations (M, D), actions (M, A)) to values (M,).
         view: the victim's view.
         obs: clean observations, (M, D).
+
+    Example:
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view = FunctionVictim(lambda obs: obs, continuous=True).at()
+        >>> def critic(view, obs, act):
+        ...     return -(act - 1).pow(2).sum(-1)
+        >>> loss = NegativeValue(critic, view, torch.zeros(1, 2))
+        >>> loss(torch.tensor([[1.0, 1.0]])), loss(torch.tensor([[1.0, 3.0]]))
+        (tensor([0.]), tensor([4.]))
     """
 
     def __init__(

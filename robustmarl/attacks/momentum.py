@@ -23,6 +23,13 @@ class MIFGSM(GradientAttack):
 
     Args:
         decay: :math:`\mu` >= 0, 1 in the paper; 0 is PGD. Others: ``GradientAttack``.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> view = FunctionVictim(lambda obs: obs).at()  # logits are the observation
+        >>> MIFGSM(ball=LinfBall(epsilon=0.25))(view, torch.tensor([[1.0, 0.0]]))
+        tensor([[0.7500, 0.2500]])
     """
 
     reach: ClassVar[float] = 1.0

@@ -60,6 +60,12 @@ class GaussianNoise:
     Raises:
         ValueError: for a negative or NaN ``std``.
         TypeError: for a ``std`` that is not made of numbers.
+
+    Example:
+        >>> obs, ball = torch.zeros(1000, 4), LinfBall(epsilon=0.5)
+        >>> shown = GaussianNoise(ball=ball, std=10.0)(None, obs)  # nearly all of it is clipped
+        >>> shown.min(), shown.max()
+        (tensor(-0.5000), tensor(0.5000))
     """
 
     ball: LinfBall

@@ -54,6 +54,15 @@ def margin_bounds(
         TypeError: for a victim that is no team's network.
         ValueError: for continuous actions, a network whose layers cannot be read, an unknown
             method, or a ball that does not fit the observations.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, victims
+        >>> team = algorithms.QMIX.for_env(envs.TwoStepGame(), seed=0)
+        >>> rows = victims.LossRows(obs=torch.eye(3))
+        >>> point = margin_bounds(team.victim(), rows, budgets.LinfBall(epsilon=0.0))
+        >>> wider = margin_bounds(team.victim(), rows, budgets.LinfBall(epsilon=0.1))
+        >>> bool((point.min(1).values >= wider.min(1).values).all()), point.isinf().sum(1)
+        (True, tensor([1, 1, 1]))
     """
     check_choice("margin_bounds.method", method, get_args(BoundMethod))
     return _greedy_bounds("margin_bounds", victim, rows, ball, method)
@@ -65,6 +74,15 @@ def certified(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> Tensor:
 
     True is a proof, up to rounding; False is not: the bounds may be too loose. Arguments and
     errors are those of :func:`margin_bounds`.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, victims
+        >>> team = algorithms.QMIX.for_env(envs.TwoStepGame(), seed=0)
+        >>> rows = victims.LossRows(obs=torch.eye(3))
+        >>> certified(team.victim(), rows, budgets.LinfBall(epsilon=0.0))
+        tensor([True, True, True])
+        >>> certified(team.victim(), rows, budgets.LinfBall(epsilon=10.0))
+        tensor([False, False, False])
     """
     return (_greedy_bounds("certified", victim, rows, ball, "tightest") > 0.0).all(dim=-1)
 
@@ -76,6 +94,15 @@ def possible_actions(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> T
     An available action is left out if another one is proven to lead it wherever the observation
     moves. So False is a proof, up to rounding, and True is not. The greedy action on the clean
     observation is always among them. Arguments and errors are those of :func:`margin_bounds`.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, victims
+        >>> team = algorithms.QMIX.for_env(envs.TwoStepGame(), seed=0)
+        >>> rows = victims.LossRows(obs=torch.eye(3))
+        >>> possible_actions(team.victim(), rows, budgets.LinfBall(epsilon=0.0)).sum(1)
+        tensor([1, 1, 1])
+        >>> possible_actions(team.victim(), rows, budgets.LinfBall(epsilon=10.0)).sum(1)
+        tensor([2, 2, 2])
     """
     check_boundable("possible_actions", victim, rows, ball)
     logits = rows.view(victim).logits(rows.obs)

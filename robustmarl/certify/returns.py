@@ -91,6 +91,14 @@ def certified_return(
         TypeError: for a victim that is no team's network, or a game that cannot be listed.
         ValueError: for a team with memory, continuous actions, side inputs, own last actions, or
             other agents or sizes than the game's.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs
+        >>> game = envs.MatrixGame([[7.0, 0.0], [0.0, 1.0]])
+        >>> team = algorithms.QMIX.for_env(game, seed=0)
+        >>> found = certified_return(team.victim(), game, budgets.LinfBall(epsilon=10.0))
+        >>> found.bound, found.states  # agents can be made to play anything
+        (0.0, 1)
     """
     check_victim("certified_return", victim)
     check_kind("certified_return.ball", ball, LinfBall, "a LinfBall")

@@ -46,6 +46,14 @@ class StateAdversarialGame:
 
     Raises:
         ValueError: for arrays that do not fit each other, or a number out of range.
+
+    Example:
+        >>> reward = [[[1.0, 0.0], [0.0, 1.0]]]  # one agent earns 1 by playing the state
+        >>> stay = np.repeat(np.eye(2)[:, None], 2, axis=1)
+        >>> game = StateAdversarialGame(reward, stay, np.ones((1, 2, 2), dtype=bool), gamma=0.5)
+        >>> plays_what_it_sees = [np.eye(2)]
+        >>> game.value(plays_what_it_sees), game.worst(plays_what_it_sees, 0).value
+        (array([[2., 2.]]), array([0., 0.]))
     """
 
     reward: ArrayLike

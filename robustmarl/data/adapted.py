@@ -51,6 +51,14 @@ def as_controller(where: str, policy: AnyPolicy, spec: TeamSpec) -> Controller:
     Raises:
         TypeError: if it is none of them.
         ValueError: if it does not fit the team.
+
+    Example:
+        >>> from robustmarl import envs, joint
+        >>> def script(context):
+        ...     return context.seen[..., 0].long()
+        >>> controller = as_controller("policy", script, joint.spec_of(envs.ToyGame()))
+        >>> type(controller).__name__
+        'ScriptedController'
     """
     controller = found_controller(policy)
     if controller is not None:

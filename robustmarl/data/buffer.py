@@ -40,6 +40,12 @@ class EpisodeBuffer(ReplayBuffer):
     Raises:
         ValueError: if the capacity does not hold an episode, or memory does not hold the
             capacity; both with the figures.
+
+    Example:
+        >>> from robustmarl import envs, joint
+        >>> buffer = EpisodeBuffer(joint.spec_of(envs.ToyGame()), episodes=10)
+        >>> buffer.num_episodes, EpisodeBuffer.bytes_per_episode(joint.spec_of(envs.ToyGame()))
+        (0, 15958)
     """
 
     def __init__(

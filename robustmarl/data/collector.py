@@ -69,6 +69,16 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
     Raises:
         ValueError: if the policy does not fit the team, or a team has no controller.
+
+    Example:
+        >>> from robustmarl import algorithms, data, envs, joint
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> buffer = data.EpisodeBuffer(joint.spec_of(envs.ToyGame()), episodes=10)
+        >>> collector = JointCollector(team.policy, envs.ToyEngine(num_envs=2), buffer)
+        >>> _ = collector.reset()
+        >>> stats = collector.collect(n_episode=4)
+        >>> stats.n_collected_steps, buffer.sample(batch_size=3)[0].act.shape
+        (400, torch.Size([3, 100, 2]))
     """
 
     def __init__(

@@ -107,6 +107,17 @@ class SlowCopy(nn.Module):
         tau: share of the learner's weights taken over per round, in [0, 1].
         when: after which rounds: ``"always"``, or ``"ahead"``, those in which the learner's team
             earned more than the copy's, over all agents, steps and episodes of the round.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> opponent = SlowCopy(team, tau=0.5)
+        >>> for weight in team.policy.parameters():
+        ...     _ = weight.data.zero_()
+        >>> before = next(opponent.policy.parameters()).clone()
+        >>> opponent.follow()
+        >>> bool((next(opponent.policy.parameters()) == before / 2).all())
+        True
     """
 
     def __init__(self, learner: Any, tau: float = 0.01, when: Follows = "always") -> None:
@@ -186,6 +197,12 @@ class RandomController:
     Args:
         spec: the team it plays.
         device: where it computes.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, joint
+        >>> controller = RandomController(joint.spec_of(envs.climbing()))
+        >>> sorted({*evaluation.rollout(controller, envs.climbing, episodes=200).returns.tolist()})
+        [-30.0, 0.0, 5.0, 6.0, 7.0, 11.0]
     """
 
     hidden_size = 0
@@ -230,6 +247,14 @@ class ScriptedController(RandomController):
         script: maps a :class:`~robustmarl.joint.StepContext` to actions, (E, N) int64 or
             (E, N, A) float.
         device: where it computes.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, joint
+        >>> def best(context):  # the first agent plays the state, the second 0
+        ...     return context.seen[..., 0].long() * torch.tensor([1, 0])
+        >>> controller = ScriptedController(joint.spec_of(envs.ToyGame()), best)
+        >>> evaluation.rollout(controller, envs.ToyGame, episodes=1).returns
+        array([100.])
     """
 
     def __init__(

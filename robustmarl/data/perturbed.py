@@ -35,6 +35,17 @@ class PerturbedController:
     Raises:
         TypeError: for a policy or an attack of another kind.
         ValueError: for perturbers that change what is done: they have no say here.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, joint
+        >>> from robustmarl.data import ScriptedController
+        >>> from robustmarl.perturbers import ZeroedObs
+        >>> spec = joint.spec_of(envs.ToyGame())
+        >>> def best(context):  # the first agent plays the state, the second 0
+        ...     return context.seen[..., 0].long() * context.mask.new_tensor([1, 0]).long()
+        >>> blind = PerturbedController(ScriptedController(spec, best), ZeroedObs())
+        >>> evaluation.rollout(blind, envs.ToyGame, episodes=1).returns
+        array([50.])
     """
 
     def __init__(self, policy: object, perturb: Attacks) -> None:

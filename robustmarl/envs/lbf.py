@@ -234,6 +234,12 @@ def foraging(
         ImportError: if lbforaging is not installed.
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> env = foraging(size=5, players=2, foods=1)
+        >>> obs, _ = env.reset(seed=0)
+        >>> env.metadata["team_reward"], obs["player_0"]["observation"].shape
+        ('sum', (9,))
     """
     rows, cols = (check_int("foraging.size", edge, 3) for edge in _ints("foraging.size", size, 2))
     shape = rows, cols
@@ -292,6 +298,11 @@ def foraging_from_id(
         ImportError: if lbforaging is not installed.
         TypeError: if ``id`` is not a string, or for an argument of a wrong kind.
         ValueError: if ``id`` is not of this family, or for a value out of range.
+
+    Example:
+        >>> env = foraging_from_id("Foraging-4x4-2p-1f-coop-v3", mask=False, horizon=20)
+        >>> env.reset(seed=0)[0]["player_0"].shape, env.metadata["horizon"]
+        ((9,), 20)
     """
     settings = _arguments(id)
     settings.update(overrides)

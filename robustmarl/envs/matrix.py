@@ -28,6 +28,12 @@ class MatrixGame(TeamGame):
     Raises:
         TypeError: if ``steps`` is not an int.
         ValueError: if ``payoff`` is empty or not finite, or ``steps`` below 1.
+
+    Example:
+        >>> game = MatrixGame([[1.0, 0.0], [0.0, 2.0]])
+        >>> _ = game.reset(seed=0)
+        >>> game.step({"agent_0": 1, "agent_1": 1})[1]
+        {'agent_0': 2.0, 'agent_1': 2.0}
     """
 
     def __init__(self, payoff: ArrayLike, *, steps: int = 1, name: str = "matrix") -> None:
@@ -85,6 +91,12 @@ def climbing(*, steps: int = 1) -> MatrixGame:
 
     Whoever plays its action 0 alone costs the team 30. Payoffs are those of Claus and Boutilier
     (1998).
+
+    Example:
+        >>> game = climbing()
+        >>> _ = game.reset(seed=0)
+        >>> game.step({"agent_0": 0, "agent_1": 1})[1]
+        {'agent_0': -30.0, 'agent_1': -30.0}
     """
     payoff = [[11.0, -30.0, 0.0], [-30.0, 7.0, 6.0], [0.0, 0.0, 5.0]]
     with speaking_for("climbing", MatrixGame):
@@ -100,6 +112,13 @@ class TwoStepGame(TeamGame):
 
     Attributes:
         payoffs: rewards in each state, shape (3, 2, 2).
+
+    Example:
+        >>> game = TwoStepGame()
+        >>> _ = game.reset(seed=0)
+        >>> _ = game.step({"agent_0": 1, "agent_1": 0})  # to the second matrix
+        >>> game.step({"agent_0": 1, "agent_1": 1})[1]
+        {'agent_0': 8.0, 'agent_1': 8.0}
     """
 
     payoffs: NDArray[np.float64] = np.array(
@@ -166,6 +185,12 @@ class SignalMatching(TeamGame):
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> game = SignalMatching(agents=2)
+        >>> obs, _ = game.reset(seed=0)
+        >>> game.step({agent: int(seen.argmax()) for agent, seen in obs.items()})[1]
+        {'agent_0': 1.0, 'agent_1': 1.0}
     """
 
     def __init__(self, agents: int = 2, *, noise: float = 0.0, horizon: int = 10) -> None:

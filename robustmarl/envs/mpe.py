@@ -382,6 +382,11 @@ def spread(
         ImportError: if mpe2 is not installed.
         TypeError: for an argument of a wrong kind, or an unknown option.
         ValueError: for a value out of range.
+
+    Example:
+        >>> env = spread(agents=2)
+        >>> env.reset(seed=0)[0]["agent_0"].shape, int(env.action_space("agent_0").n)
+        ((12,), 5)
     """
     agents = check_int("spread.agents", agents, 1)
     local_ratio = check_number("spread.local_ratio", local_ratio, 0.0, 1.0)

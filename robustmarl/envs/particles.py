@@ -233,6 +233,11 @@ def tram_spread(
         ImportError: if mpe2 is not installed.
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> env = tram_spread(grid=True)
+        >>> env.reset(seed=0)[0]["agent_0"].shape
+        (12,)
     """
     task = Task(
         name="tram_spread",
@@ -251,6 +256,11 @@ def gather(
 
     The reward is :func:`gather_reward`; bodies have mpe2's radius 0.05. Arguments, errors and
     everything else are as in :func:`tram_spread`.
+
+    Example:
+        >>> env = gather(grid=True)
+        >>> env.reset(seed=0)[0]["agent_0"].shape
+        (8,)
     """
     task = Task(
         name="gather", agents=agents, landmarks=1, radius=SMALL_RADIUS, reward=gather_reward
@@ -265,6 +275,11 @@ def formation(
 
     The square may be of any size. The reward is :func:`formation_reward`; bodies have mpe2's
     radius 0.05. Arguments, errors and everything else are as in :func:`tram_spread`.
+
+    Example:
+        >>> env = formation(grid=True)
+        >>> env.reset(seed=0)[0]["agent_0"].shape
+        (10,)
     """
     task = Task(
         name="formation", agents=agents, landmarks=1, radius=SMALL_RADIUS, reward=formation_reward

@@ -45,6 +45,14 @@ class ToyGame(TeamGame):
     Raises:
         TypeError: if ``horizon`` is not an int.
         ValueError: if ``horizon`` is below 1, or for unknown dynamics.
+
+    Example:
+        >>> game = ToyGame()
+        >>> obs, _ = game.reset(seed=0)
+        >>> obs["agent_0"].tolist()
+        [1.0, 0.0, 0.0, 0.0, 0.0]
+        >>> game.step({"agent_0": 1, "agent_1": 0})[1]
+        {'agent_0': 1.0, 'agent_1': 1.0}
     """
 
     def __init__(
@@ -138,6 +146,13 @@ class ToyEngine:
         horizon: steps, at which an episode is truncated.
         memoryless: leave the last state and the last joint action out.
         dynamics: see :class:`ToyGame`.
+
+    Example:
+        >>> import torch
+        >>> engine = ToyEngine(num_envs=3)
+        >>> engine.begin(torch.ones(3, dtype=torch.bool), torch.tensor([0, 1, 2]))
+        >>> engine.tensors["obs"].shape
+        torch.Size([3, 2, 5])
     """
 
     def __init__(

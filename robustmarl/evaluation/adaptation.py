@@ -84,6 +84,19 @@ def adaptation(
     Raises:
         TypeError: if ``attack`` is an attack, not a function that makes one.
         ValueError: for a number out of range, or an unknown metric.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, envs, perturbers, training
+        >>> team = algorithms.COMA.for_env(envs.climbing(), seed=0)
+        >>> def poison(team):
+        ...     random = attacks.RandomAttack()
+        ...     return perturbers.ActionPoisonPerturber(random, learner=team, agent="agent_0")
+        >>> quiet = training.Log(progress=False)
+        >>> found = adaptation(
+        ...     team, envs.climbing, poison, env_steps=100, test_episodes=2, log=quiet
+        ... )
+        >>> found.stopped, len(found.adapting[1]) == len(found.frozen[1])
+        (100, True)
     """
     check_trainable("adaptation.algorithm", algorithm)
     env_steps, num_envs, test_episodes = sizes_of(

@@ -118,6 +118,11 @@ def performance_profile(
     Raises:
         ValueError: if there is no task or threshold; for scores that
             :func:`~robustmarl.evaluation.interval` refuses.
+
+    Example:
+        >>> scores = {"3m": {0: [1.0], 1: [0.8]}, "8m": {0: [0.6], 1: [0.0]}}
+        >>> performance_profile(scores, [0.5, 0.9]).share
+        array([0.75, 0.25])
     """
     level = check_level("performance_profile.level", level)
     check_choice("performance_profile.of", of, ("runs", "tasks"))

@@ -67,6 +67,13 @@ def blindfolds(
         seed: of the other episodes; they are never those of an evaluation.
         team: name of the team that it plays, where there are several.
         opponents: what plays the other teams.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, joint
+        >>> team = algorithms.VDN.for_env(envs.ToyGame(), seed=0)
+        >>> hidden = blindfolds(team.policy, envs.ToyGame, joint.spec_of(envs.ToyGame()))
+        >>> sorted(hidden)
+        ["another's", 'zeroed']
     """
     other = other_episodes(
         policy, make_env, spec, num_envs=num_envs, seed=seed, team=team, opponents=opponents
@@ -144,6 +151,14 @@ def train_blind(
     Raises:
         TypeError: for what is no :class:`~robustmarl.learning.TeamAlgorithm`.
         ValueError: for no team, one that ``for_env`` did not make, or bad numbers.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, training
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> blind = train_blind(team, envs.climbing, env_steps=40, log=quiet)
+        >>> [type(one).__name__ for one in blind.values()]
+        ['VDN']
     """
     env_steps = check_int("train_blind.env_steps", env_steps, 1)
     if log is not None:

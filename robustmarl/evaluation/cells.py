@@ -26,6 +26,11 @@ class Cell:
     Raises:
         ValueError: if there is no seed, a seed without episodes, or a score that is not finite
             or outside ``limits``.
+
+    Example:
+        >>> cell = Cell({0: [1, 0, 1, 1], 1: [1, 1, 1, 1], 2: [1, 1, 0, 1]})
+        >>> print(cell.estimate)
+        0.83 [0.47, 1.00]
     """
 
     def __init__(

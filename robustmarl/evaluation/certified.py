@@ -141,6 +141,14 @@ def certified(
         TypeError: for a victim that is no team of this package.
         ValueError: for a team with memory or continuous actions, layers that bounds are not known
             of, another ball than the attack's, radii that do not increase, or bad numbers.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> ball = budgets.LinfBall(epsilon=0.1)
+        >>> found = certified({"VDN": team}, envs.climbing, ball, [0.0, 10.0], episodes=5)
+        >>> found.proven.mean("VDN", "0"), found.proven.mean("VDN", "10")
+        (1.0, 0.0)
     """
     sizes = checked_sizes("certified.epsilons", epsilons)
     episodes, num_envs, seed, title = check_play(

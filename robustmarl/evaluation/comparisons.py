@@ -68,6 +68,10 @@ def signed_rank(
 
     Raises:
         ValueError: for samples of different lengths, empty ones, or values that are not finite.
+
+    Example:
+        >>> signed_rank([0.9, 0.8, 0.7, 0.9, 0.8, 0.6], [0.5, 0.6, 0.4, 0.8, 0.1, 0.0])
+        SignedRank(pvalue=0.03125, better=True, n=6, method='exact')
     """
     check_choice("signed_rank.method", method, ("exact", "normal"))
     first, second = floats("signed_rank.a", a), floats("signed_rank.b", b)

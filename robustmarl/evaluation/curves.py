@@ -32,6 +32,13 @@ class Curve:
         baseline: whether it is of a team that was never trained: drawn in grey.
         dashed: whether it is drawn dashed.
         like: the label of another curve whose colour it takes; None is one of its own.
+
+    Example:
+        >>> from robustmarl.evaluation import interval
+        >>> clean, attacked = {0: [1, 1, 1, 0], 1: [1, 1, 1, 1]}, {0: [0, 0, 1, 0], 1: [0, 1, 0, 0]}
+        >>> curve = Curve(x=[0.0, 0.1], estimates=[interval(clean), interval(attacked)])
+        >>> [estimate.mean for estimate in curve.estimates]
+        [0.875, 0.25]
     """
 
     x: Sequence[float]
@@ -64,6 +71,13 @@ def size_curves(
 
     Raises:
         ValueError: if there is no panel, or one without a curve.
+
+    Example:
+        >>> from robustmarl.evaluation import interval
+        >>> clean, attacked = {0: [1, 1, 1, 0], 1: [1, 1, 1, 1]}, {0: [0, 0, 1, 0], 1: [0, 1, 0, 0]}
+        >>> curve = Curve(x=[0.0, 0.1], estimates=[interval(clean), interval(attacked)])
+        >>> size_curves({"success": {"QMIX": curve}}, "sizes.png").axes[0].get_xlabel()
+        'epsilon'
     """
     check(len(panels) > 0, "size_curves.panels", "non-empty", panels)
     figure = Figure(figsize=(3.9 * len(panels) + 0.5, 3.6), dpi=DPI, layout="constrained")
@@ -133,6 +147,12 @@ def feature_bars(
 
     Raises:
         ValueError: if there is no victim, or another number of names than of coordinates.
+
+    Example:
+        >>> shares = {"QMIX": np.array([0.1, 0.9])}  # of epsilon, per coordinate
+        >>> figure = feature_bars(shares, names=["own health", "enemy's distance"])
+        >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        ['own health', "enemy's distance"]
     """
     check(len(shares) > 0, "feature_bars.shares", "non-empty", shares)
     size = len(next(iter(shares.values())))

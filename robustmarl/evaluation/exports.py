@@ -78,6 +78,12 @@ def marl_eval(environment: str, tables: Mapping[str, CrossTable], *, env_steps: 
 
     Raises:
         ValueError: for no table, other victims, missing cells, or unequal numbers of seeds.
+
+    Example:
+        >>> from robustmarl.evaluation import Cell, CrossTable
+        >>> table = CrossTable(metric="success", cells={"QMIX": {"PGD": Cell({0: [1.0, 0.0]})}})
+        >>> list(json.loads(marl_eval("skirmish", {"3m": table}))["skirmish"])
+        ['3m, PGD']
     """
     environment = check_text("marl_eval.environment", environment)
     env_steps = check_int("marl_eval.env_steps", env_steps, 0)

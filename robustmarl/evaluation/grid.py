@@ -62,6 +62,19 @@ class Grid:
         TypeError: for arguments of a wrong kind.
         ValueError: for nothing to do, a number out of range, a seed given twice, or a name that
             no file can have.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation
+        >>> study = Grid(
+        ...     victims={"VDN": evaluation.Recipe(algorithm=algorithms.VDN, env_steps=40)},
+        ...     attacks={"none": None},
+        ...     environments={"climbing": envs.climbing},
+        ...     seeds=(0, 1),
+        ...     episodes=5,
+        ... )
+        >>> tables = study.run("study", executor="serial", progress=False)
+        >>> sorted(tables["climbing"].cells)
+        ['VDN', 'random', 'untrained']
     """
 
     victims: Mapping[str, Recipe]

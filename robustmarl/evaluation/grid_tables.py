@@ -66,6 +66,18 @@ def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, Cros
 
     Raises:
         ValueError: for a folder without a study or without results, or an unknown metric.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation
+        >>> study = evaluation.Grid(
+        ...     victims={"VDN": evaluation.Recipe(algorithm=algorithms.VDN, env_steps=40)},
+        ...     attacks={"none": None},
+        ...     environments={"climbing": envs.climbing},
+        ...     episodes=5,
+        ... )
+        >>> _ = study.run("study", executor="serial", progress=False)
+        >>> list(read_tables("study"))
+        ['climbing']
     """
     folder = check_path("read_tables.folder", folder)
     if metric is not None:
@@ -142,6 +154,13 @@ def report_tables(
         tables: by their names.
         folder: where to write.
         notes: printed beneath the tables.
+
+    Example:
+        >>> from robustmarl.evaluation import Cell, CrossTable
+        >>> table = CrossTable(metric="success", cells={"QMIX": {"none": Cell({0: [1.0, 1.0]})}})
+        >>> text = report_tables({"3m": table}, "tables")
+        >>> text.splitlines()[0]
+        '## 3m'
     """
     where, folder = "report_tables.folder", check_path("report_tables.folder", folder)
     rule = "a mapping from names to CrossTables"

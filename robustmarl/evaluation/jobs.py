@@ -62,6 +62,13 @@ class Job(Generic[_Key]):
     Raises:
         ValueError: for a name that is no path inside the folder.
         TypeError: for arguments of a wrong kind.
+
+    Example:
+        >>> def work(place):  # has a folder of its own: place.folder
+        ...     return {"scores": [1, 2, 3]}
+        >>> job = Job(key="first", name="first", work=work)
+        >>> run_cells([job], "study", executor="serial", progress=False)
+        {'first': {'scores': [1, 2, 3]}}
     """
 
     key: _Key
@@ -150,6 +157,13 @@ def run_cells(
             cells of one key or name.
         TypeError: for what other processes cannot import.
         ImportError: for ``executor="ray"`` without Ray.
+
+    Example:
+        >>> def work(place):
+        ...     return {"seed": place.folder.name}
+        >>> jobs = [Job(key=seed, name=f"cell-{seed}", work=work) for seed in (0, 1)]
+        >>> run_cells(jobs, "study", executor="serial", progress=False)
+        {0: {'seed': 'cell-0'}, 1: {'seed': 'cell-1'}}
     """
     cells, folder = _checked("run_cells.cells", cells), check_path("run_cells.folder", folder)
     jobs = check_int("run_cells.jobs", jobs, 1)
@@ -189,7 +203,16 @@ def run_cells(
 
 
 def read_cells(cells: Iterable[Job[_Key]], folder: str | Path) -> dict[_Key, Kept]:
-    """Return the raw scores of those cells that are done, by their keys; run nothing."""
+    """Return the raw scores of those cells that are done, by their keys; run nothing.
+
+    Example:
+        >>> def work(place):
+        ...     return {"scores": [1.0, 0.5]}
+        >>> done, other = Job(key="a", name="a", work=work), Job(key="b", name="b", work=work)
+        >>> _ = run_cells([done], "study", executor="serial", progress=False)
+        >>> read_cells([done, other], "study")
+        {'a': {'scores': [1.0, 0.5]}}
+    """
     cells, folder = _checked("read_cells.cells", cells), check_path("read_cells.folder", folder)
     found = {cell.key: _read(cell, folder) for cell in cells}
     return {key: result for key, result in found.items() if result is not None}

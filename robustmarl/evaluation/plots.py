@@ -63,6 +63,13 @@ def heatmap(table: CrossTable, path: str | Path | None = None) -> Figure:
     Args:
         table: victims x attacks.
         path: where to write it; the ending chooses the format (png, pdf, svg).
+
+    Example:
+        >>> from robustmarl.evaluation import Cell, CrossTable
+        >>> cells = {"QMIX": {"none": Cell({0: [1.0, 1.0]}), "PGD": Cell({0: [0.0, 1.0]})}}
+        >>> figure = heatmap(CrossTable(metric="success", cells=cells), "table.png")
+        >>> [text.get_text() for text in figure.axes[0].get_xticklabels()]
+        ['none', 'PGD']
     """
     check_has("heatmap.table", table, ("cell", "is_baseline"), "a CrossTable")
     path = None if path is None else check_path("heatmap.path", path)
@@ -149,6 +156,12 @@ def learning_curves(
     Raises:
         ValueError: if there is no curve, arrays of unequal length, x that does not increase,
             or seeds with no range of x in common.
+
+    Example:
+        >>> steps = [100, 200]
+        >>> runs = [(steps, [0.0, 1.0]), (steps, [0.5, 1.0])]  # one per training seed
+        >>> learning_curves({"QMIX": runs}).axes[0].get_legend_handles_labels()[1]
+        ['QMIX (2 seeds)']
     """
     check_text("learning_curves.title", title)
     path = None if path is None else check_path("learning_curves.path", path)
@@ -193,6 +206,12 @@ def curve_panels(
 
     Raises:
         ValueError: see :func:`learning_curves`; or if there is no panel.
+
+    Example:
+        >>> steps = [100, 200]
+        >>> runs = [(steps, [0.0, 1.0]), (steps, [0.5, 1.0])]  # one per training seed
+        >>> len(curve_panels({"3m": {"QMIX": runs}, "8m": {"QMIX": runs}}).axes)
+        2
     """
     check_kind("curve_panels.panels", panels, Mapping, "a mapping from titles to curves")
     check(len(panels) > 0, "curve_panels.panels", "non-empty", panels)

@@ -33,6 +33,12 @@ class Recipe:
     Raises:
         TypeError: for what is no algorithm, or settings of a wrong kind.
         ValueError: for a number out of range.
+
+    Example:
+        >>> from robustmarl import algorithms
+        >>> recipe = Recipe(algorithm=algorithms.QMIX, env_steps=100_000, settings={"gamma": 0.97})
+        >>> recipe.settings
+        {'gamma': 0.97}
     """
 
     algorithm: type[TeamAlgorithm]
@@ -64,6 +70,12 @@ class Defence:
 
     Raises:
         TypeError: for arguments of a wrong kind.
+
+    Example:
+        >>> from robustmarl import attacks, budgets
+        >>> fgsm = attacks.PGD.fgsm(budgets.LinfBall(epsilon=0.1))
+        >>> Defence(perturb=fgsm).perturb.steps
+        1
     """
 
     perturb: Attacks = ()
@@ -104,6 +116,15 @@ class Learned:
     Raises:
         TypeError: for arguments of a wrong kind.
         ValueError: for a number out of range.
+
+    Example:
+        >>> from robustmarl import adversaries, budgets, envs, joint
+        >>> ball = budgets.LinfBall(epsilon=0.1)
+        >>> def make(spec, seed):
+        ...     return adversaries.ObsAdversaryPPO.for_env(spec, ball, seed=seed)
+        >>> learned = Learned(adversary=make, env_steps=10_000)
+        >>> type(learned.adversary(joint.spec_of(envs.ToyGame()), seed=0)).__name__
+        'ObsAdversaryPPO'
     """
 
     adversary: AdversaryMaker

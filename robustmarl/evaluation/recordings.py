@@ -148,6 +148,13 @@ def record(
         TypeError: for what cannot play.
         ValueError: for an environment that neither tells where things are nor draws pictures, or
             bad numbers.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.VDN.for_env(envs.skirmish("3m"), seed=0)
+        >>> recording = record(team, envs.skirmish, episodes=1)
+        >>> recording.agents, len(recording.episodes)
+        (('agent_0', 'agent_1', 'agent_2'), 1)
     """
     episodes = check_int("record.episodes", episodes, 1)
     seed = check_int("record.seed", seed, 0)

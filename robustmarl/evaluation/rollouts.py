@@ -83,6 +83,13 @@ def rollout(
 
     Warns:
         RobustnessWarning: if an attack with a budget changed no observation at all.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> played = rollout(team, envs.ToyGame, episodes=3)
+        >>> played.lengths, played.returns.shape
+        (array([100, 100, 100]), (3,))
     """
     episodes, num_envs = sizes_of("rollout", episodes=episodes, num_envs=num_envs)
     seed = check_int("rollout.seed", seed, 0)

@@ -169,6 +169,10 @@ def clopper_pearson(successes: int, n: int, level: float = _LEVEL) -> Estimate:
         successes: episodes won, in [0, n].
         n: episodes played, >= 1.
         level: nominal coverage, in (0, 1).
+
+    Example:
+        >>> print(clopper_pearson(9, 10))
+        0.90 [0.55, 1.00]
     """
     level = check_level("clopper_pearson.level", level)
     n = check_int("clopper_pearson.n", n, 1)
@@ -288,6 +292,10 @@ def iqm(x: ArrayLike, axis: int = -1) -> Floats:
     Args:
         x: values, any shape.
         axis: the axis to average over.
+
+    Example:
+        >>> float(iqm([0.0, 0.5, 0.6, 10.0]))
+        0.55
     """
     values, axis = floats("iqm.x", x), check_index("iqm.axis", axis)
     check(values.size > 0, "iqm.x", "at least one number", x)

@@ -147,6 +147,14 @@ class Entry:
         build: makes them for one team: name to perturber, empty where they do not apply.
         longer: whether it only shows that others had enough steps: it counts like them, and a
             warning says where it did better.
+
+    Example:
+        >>> from robustmarl import attacks, perturbers
+        >>> def build(case):
+        ...     return {"mine": perturbers.as_perturber(attacks.UniformNoise(ball=case.ball))}
+        >>> mine = Suite(name="mine", version=1, entries=(Entry(family="noise", build=build),))
+        >>> mine.title
+        'mine-1'
     """
 
     family: Family
@@ -211,7 +219,12 @@ def _entry(where: str, given: object) -> Entry:
 
 
 def quick() -> Suite:
-    """Return a suite of seconds, without learning: noise, APGD, every target, square search."""
+    """Return a suite of seconds, without learning: noise, APGD, every target, square search.
+
+    Example:
+        >>> [entry.family for entry in quick().entries]
+        ['noise', 'gradient', 'targeted', 'black box']
+    """
     entries = (
         Entry(family="noise", build=_noise),
         Entry(family="gradient", build=_gradient),
@@ -245,6 +258,10 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
     Args:
         learning_steps: environment steps of each learned attack against the frozen team, >= 1;
             other than 25,000 it is another suite, whose name says so.
+
+    Example:
+        >>> standard(learning_steps=10_000).title
+        'standard/10000-1'
     """
     learning_steps = check_int("standard.learning_steps", learning_steps)
     learned = (_director, _gaussian)

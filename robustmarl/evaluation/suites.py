@@ -41,6 +41,13 @@ def byzantine_attacks(
         TypeError: for arguments of a wrong kind.
         ValueError: if an adversary is missing, for a negative radius, or for radii whose names
             would be the same.
+
+    Example:
+        >>> from robustmarl import envs, joint, policies
+        >>> trained = policies.ByzantinePolicy(joint.spec_of(envs.ToyGame()))
+        >>> against = {"MAPPO": {"agent_0": trained}, "EIR-MAPPO": {"agent_0": trained}}
+        >>> list(byzantine_attacks("MAPPO", against, "agent_0", epsilons=[0.2]))
+        ['non-oblivious', 'random ally', 'observation 0.2', 'from EIR-MAPPO']
     """
     where = "byzantine_attacks"
     _check_mapping(f"{where}.adversaries", adversaries)

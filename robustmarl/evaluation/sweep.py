@@ -161,6 +161,16 @@ def sweep(
         TypeError: for an attack without ``with_epsilon`` that is no function either, and as
             :func:`~robustmarl.evaluation.crossplay`.
         ValueError: for sizes that do not increase, and as there.
+
+    Example:
+        >>> from robustmarl import attacks, budgets, envs
+        >>> def as_shown(obs):  # plays the signal that it sees
+        ...     return obs
+        >>> pgd = attacks.PGD(ball=budgets.LinfBall(epsilon=0.1))
+        >>> sizes = [0.0, 0.4, 0.6]
+        >>> found = sweep({"as shown": as_shown}, pgd, sizes, envs.SignalMatching, episodes=5)
+        >>> [found.scores.mean("as shown", size) for size in found.scores.attacks]
+        [10.0, 10.0, 0.0]
     """
     sizes = checked_sizes("sweep.epsilons", epsilons)
     episodes, num_envs, seed, title = check_play(

@@ -123,6 +123,16 @@ def worst_case(
     Warns:
         RobustnessWarning: where figures do not mean what they seem to: see
             :class:`~robustmarl.evaluation.Finding`.
+
+    Example:
+        >>> from robustmarl import budgets, envs
+        >>> def as_shown(obs):  # plays the signal that it sees
+        ...     return obs
+        >>> teams, ball = {"as shown": as_shown}, budgets.LinfBall(epsilon=0.6)
+        >>> few = {"suite": "quick", "episodes": 5, "choice_episodes": 5}
+        >>> found = worst_case(teams, envs.SignalMatching, ball, **few)
+        >>> [found.table.mean("as shown", attack) for attack in ("none", "PGD-10", "worst")]
+        [10.0, 0.0, 0.0]
     """
     episodes, num_envs, seed, title = check_play(
         "worst_case",

@@ -134,16 +134,33 @@ class JointBatch:
 
 
 def joint_state(state: Tensor, spec: TeamSpec) -> Tensor:
-    """Return a team's whole state, (..., S): of all agents where each has its own, (..., N, S)."""
+    """Return a team's whole state, (..., S): of all agents where each has its own, (..., N, S).
+
+    Example:
+        >>> from robustmarl import envs, joint
+        >>> spec = joint.spec_of(envs.ToyGame())
+        >>> joint_state(torch.zeros(7, 2, 5), spec).shape
+        torch.Size([7, 10])
+    """
     return state.flatten(-2) if spec.state_layout == "per_agent" else state
 
 
 def at_actions(values: Tensor, act: Tensor) -> Tensor:
-    """Return of ``values`` (..., A), one per action, those of the actions ``act``, (...,)."""
+    """Return of ``values`` (..., A), one per action, those of the actions ``act``, (...,).
+
+    Example:
+        >>> at_actions(torch.tensor([[0.1, 0.9], [0.4, 0.6]]), torch.tensor([1, 0]))
+        tensor([0.9000, 0.4000])
+    """
     return values.gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
 
 def last_actions(act: Tensor, *, terminal: bool) -> Tensor:
-    """Return the action before each step, (B, T, N, ...) or T+1 with the terminal step."""
+    """Return the action before each step, (B, T, N, ...) or T+1 with the terminal step.
+
+    Example:
+        >>> last_actions(torch.tensor([[[3], [1], [2]]]), terminal=True).flatten().tolist()
+        [-1, 3, 1, 2]
+    """
     none = torch.zeros_like(act[:, :1]) if act.is_floating_point() else -torch.ones_like(act[:, :1])
     return torch.cat([none, act if terminal else act[:, :-1]], dim=1)

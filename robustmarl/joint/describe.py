@@ -46,6 +46,13 @@ def describe(
     Raises:
         TypeError: if ``env`` is not a parallel environment.
         ValueError: for unknown agents, an agent in no team or in two, or a bad value.
+
+    Example:
+        >>> from robustmarl import envs, joint
+        >>> env = describe(envs.climbing(steps=5), team_reward="mean", metrics=("won",))
+        >>> spec = joint.spec_of(env)
+        >>> spec.team_reward, spec.metrics, spec.horizon
+        ('mean', ('won',), 5)
     """
     check_parallel("describe.env", env)
     stated: dict[str, object] = {}

@@ -80,6 +80,10 @@ def flagged(where: str, flags: Tensor, size: int) -> NDArray[np.int64]:
     Raises:
         TypeError: if ``flags`` is no bool tensor.
         ValueError: if it has another shape than (size,).
+
+    Example:
+        >>> flagged("flags", torch.tensor([False, True, True]), 3)
+        array([1, 2])
     """
     check_flags(where, flags, size)
     return flags.numpy().nonzero()[0]

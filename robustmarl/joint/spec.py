@@ -175,7 +175,15 @@ def check_parallel(where: str, env: object) -> None:
 
 
 def split_obs(obs: Any) -> tuple[Any, Any]:
-    """Return (observation, action mask or None) of one agent's raw observation."""
+    """Return (observation, action mask or None) of one agent's raw observation.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> env = envs.skirmish("3m")
+        >>> obs, mask = split_obs(env.reset(seed=0)[0][env.possible_agents[0]])
+        >>> obs.shape, mask.shape
+        ((30,), (9,))
+    """
     if type(obs) is dict or isinstance(obs, Mapping):  # the usual case, told at once
         return obs["observation"], obs.get("action_mask")
     return obs, None
@@ -189,6 +197,12 @@ def spec_of(env: Env) -> TeamSpec:
             ``"action_mask"`` (with the wrapper that flattens them), if actions are mixed or
             unbounded, or if team reward or horizon are not stated.
         TypeError: if ``env`` is not a parallel environment.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> spec = spec_of(envs.skirmish("3s_vs_3z"))
+        >>> spec.num_agents, spec.obs_size, spec.num_actions, spec.state_size, spec.horizon
+        (3, 36, 9, 54, 150)
     """
     check_parallel("spec_of.env", env)
     agents = tuple(env.possible_agents)

@@ -21,6 +21,12 @@ def adam(lr: float, eps: float = 1e-8) -> OptimizerFactory:
     Args:
         lr: step size, > 0.
         eps: added to the denominator, > 0; torch's default, PPO's learners take 1e-5.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.VDN.for_env(envs.climbing(), optim=adam(lr=1e-3), seed=0)
+        >>> team.optim._optim.param_groups[0]["lr"]
+        0.001
     """
     lr = check_number("adam.lr", lr, 0.0, open_low=True)
     eps = check_number("adam.eps", eps, 0.0, open_low=True)

@@ -30,6 +30,15 @@ def action_loss(
     where z is the greedy available action on the clean observation: RoMFAC, Eq. (10)
     [Zhou2022]_. The ``attack`` finds the maximum; gradients flow through
     :math:`\pi(\cdot \mid \hat o)` only.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl.attacks import PGD
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim, LossRows
+        >>> rows, victim = LossRows(obs=torch.tensor([[1.0, 0.0]])), FunctionVictim(lambda obs: obs)
+        >>> action_loss(victim, rows, PGD(ball=LinfBall(epsilon=0.5)))  # equal logits: log 2
+        tensor(0.6931)
     """
     check_term("action_loss", victim, rows, attack)
     view = rows.view(victim)
@@ -49,6 +58,13 @@ class ActionLoss(AttackTerm):
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
         epsilon: the attack's radius >= 0, a number or a schedule; None is the attack's own. While
             it is 0 the term is off: at the clean observation it would only sharpen the policy.
+
+    Example:
+        >>> from robustmarl import attacks, budgets, schedules
+        >>> pgd = attacks.PGD(ball=budgets.LinfBall(epsilon=0.1), steps=10)
+        >>> loss = ActionLoss(attack=pgd, weight=schedules.Repetitive(0.5, warmup=100, period=50))
+        >>> loss.weight(140)
+        0.5
     """
 
     epsilon: float | Schedule | None = None
@@ -78,6 +94,16 @@ class ActionLossRegularizer(LossMixin):
 
     Raises:
         ValueError: on continuous actions, which have no greedy action.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, losses, training
+        >>> class RobustQMIX(ActionLossRegularizer, algorithms.QMIX): ...
+        >>> pgd = attacks.PGD(ball=budgets.LinfBall(epsilon=0.1), steps=2)
+        >>> loss = losses.ActionLoss(attack=pgd, weight=0.5)
+        >>> team = RobustQMIX.for_env(envs.climbing(), action_loss=loss, seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(team, envs.climbing, env_steps=100, log=quiet).episodes
+        100
     """
 
     def __init__(self, *, action_loss: ActionLoss, **kwargs: Any) -> None:

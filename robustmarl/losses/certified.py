@@ -70,6 +70,14 @@ def certified_loss(
         TypeError: for a victim that is no team's network.
         ValueError: for continuous actions, a network with memory, layers that bounds are not known
             of, or settings out of range.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl import algorithms, budgets, envs, victims
+        >>> team = algorithms.QMIX.for_env(envs.TwoStepGame(), seed=0)
+        >>> rows = victims.LossRows(obs=torch.eye(3))
+        >>> bool(certified_loss(team.victim(), rows, budgets.LinfBall(epsilon=5.0)) > 1.0)
+        True
     """
     margin = check_number("certified_loss.margin", margin, 0.0, open_low=True, unit="Q units")
     worst, memory_given = flags_of("certified_loss", worst=worst, memory_given=memory_given)
@@ -107,6 +115,13 @@ class CertifiedLoss:
         method: how the lead is bounded, see :func:`robustmarl.certify.margin_bounds`.
         memory_given: take a recurrent network, too, and bound each step for itself, from the
             memory of the clean history; this is no proof of what becomes of an episode.
+
+    Example:
+        >>> from robustmarl import budgets, schedules
+        >>> ramp = schedules.Linear(0.0, 0.1, over=1000)
+        >>> loss = CertifiedLoss(ball=budgets.LinfBall(epsilon=0.1), epsilon=ramp)
+        >>> loss.epsilon(500)
+        0.05
     """
 
     ball: LinfBall
@@ -165,6 +180,16 @@ class CertifiedRegularizer(LossMixin):
         TypeError: for an algorithm of another library, whose layers are not known.
         ValueError: on continuous actions, for layers that bounds are not known of, and for a
             recurrent network unless ``certified_loss.memory_given``.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, losses, training
+        >>> class RobustQMIX(CertifiedRegularizer, algorithms.QMIX): ...
+        >>> ball = budgets.LinfBall(epsilon=0.1)
+        >>> loss = losses.CertifiedLoss(ball=ball, weight=0.5)
+        >>> team = RobustQMIX.for_env(envs.climbing(), certified_loss=loss, seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(team, envs.climbing, env_steps=100, log=quiet).episodes
+        100
     """
 
     def __init__(self, *, certified_loss: CertifiedLoss, **kwargs: Any) -> None:

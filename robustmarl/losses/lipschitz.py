@@ -29,6 +29,15 @@ def lipschitz_loss(
     with f the logits or Q-values of available actions, or means [Bukharin2023]_. The ``attack``
     finds the maximum; gradients flow through :math:`f(\hat o)` and :math:`f(o)`, not through
     :math:`\hat o`.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl.attacks import LipschitzAttack
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim, LossRows
+        >>> rows, victim = LossRows(obs=torch.zeros(1, 4)), FunctionVictim(lambda obs: obs)
+        >>> lipschitz_loss(victim, rows, LipschitzAttack(ball=LinfBall(epsilon=0.5), steps=5))
+        tensor(1.)
     """
     check_term("lipschitz_loss", victim, rows, attack)
     view = rows.view(victim)
@@ -47,6 +56,12 @@ class LipschitzLoss(AttackTerm):
         attack: finds where outputs move most: ``attacks.LipschitzAttack`` in ERNIE.
         weight: :math:`\lambda_R` >= 0, a number or a schedule; the release has 0.5.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+
+    Example:
+        >>> from robustmarl import attacks, budgets
+        >>> loss = LipschitzLoss(attack=attacks.LipschitzAttack(ball=budgets.LinfBall(epsilon=0.1)))
+        >>> loss.weight(0)
+        0.5
     """
 
     weight: float | Schedule = 0.5
@@ -65,6 +80,16 @@ class LipschitzRegularizer(LossMixin):
     Args:
         lipschitz_loss: its settings.
         kwargs: passed on to the algorithm.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, losses, training
+        >>> class RobustQMIX(LipschitzRegularizer, algorithms.QMIX): ...
+        >>> move = attacks.LipschitzAttack(ball=budgets.LinfBall(epsilon=0.1))
+        >>> loss = losses.LipschitzLoss(attack=move)
+        >>> team = RobustQMIX.for_env(envs.climbing(), lipschitz_loss=loss, seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(team, envs.climbing, env_steps=100, log=quiet).episodes
+        100
     """
 
     def __init__(self, *, lipschitz_loss: LipschitzLoss, **kwargs: Any) -> None:

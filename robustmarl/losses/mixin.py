@@ -107,6 +107,20 @@ class LossMixin(AnyAlgorithm):
         TypeError: at construction, for an algorithm whose policy has no such step (TRPO), and for
             Tianshou's with a memory or a policy that is no victim.
         ValueError: for a schedule that counts what the algorithm does not.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, losses, training
+        >>> class Twice(losses.PolicyRegularizer, losses.LipschitzRegularizer, algorithms.QMIX): ...
+        >>> fgsm = attacks.PGD.fgsm(budgets.LinfBall(epsilon=0.1))
+        >>> move = attacks.LipschitzAttack(ball=budgets.LinfBall(epsilon=0.1))
+        >>> terms = {
+        ...     "policy_loss": losses.PolicyLoss(attack=fgsm, weight=0.2),
+        ...     "lipschitz_loss": losses.LipschitzLoss(attack=move, weight=0.5),
+        ... }
+        >>> team = Twice.for_env(envs.climbing(), **terms, seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(team, envs.climbing, env_steps=100, log=quiet).episodes
+        100
     """
 
     _terms: dict[str, Term]

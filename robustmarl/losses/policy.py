@@ -57,6 +57,11 @@ def policy_loss(
         form: one of the above.
         margin: c of the hinge, > 0.
         mask: the action coordinates that exist, bool (M, A), for ``mse``; None is all.
+
+    Example:
+        >>> clean, perturbed = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+        >>> policy_loss(clean, perturbed)  # the other action leads by 1
+        tensor([1.])
     """
     check_choice("policy_loss.form", form, get_args(Form))
     check_tensor("policy_loss.clean", clean)
@@ -90,6 +95,13 @@ class PolicyLoss(AttackTerm):
         form: see :func:`policy_loss`; ``mse`` for continuous actions only.
         margin: c of the hinge, > 0, in units of Q.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+
+    Example:
+        >>> from robustmarl import attacks, budgets, schedules
+        >>> ramp = schedules.Linear(0.0, 0.2, over=1000)
+        >>> loss = PolicyLoss(attack=attacks.PGD.fgsm(budgets.LinfBall(epsilon=0.1)), weight=ramp)
+        >>> loss.weight(500)
+        0.1
     """
 
     weight: float | Schedule = 0.1
@@ -169,6 +181,16 @@ class PolicyRegularizer(LossMixin):
 
     Raises:
         ValueError: for a form that does not fit the kind of actions.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, losses, training
+        >>> class RobustQMIX(PolicyRegularizer, algorithms.QMIX): ...
+        >>> pgd = attacks.PGD.fgsm(budgets.LinfBall(epsilon=0.1))
+        >>> loss = losses.PolicyLoss(attack=pgd, weight=0.2)
+        >>> team = RobustQMIX.for_env(envs.climbing(), policy_loss=loss, seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(team, envs.climbing, env_steps=100, log=quiet).episodes
+        100
     """
 
     def __init__(self, *, policy_loss: PolicyLoss, **kwargs: Any) -> None:

@@ -78,6 +78,13 @@ class AgentNetwork(nn.Module):
 
     Attributes:
         team: the indices of all agents, in order.
+
+    Example:
+        >>> network = AgentNetwork(obs_size=5, num_agents=3, num_actions=2, recurrent=True)
+        >>> episodes = torch.zeros(7, 10, 3, 5)  # episodes, steps, agents, observations
+        >>> output, hidden = network.unroll(episodes, last_act=None)
+        >>> output.shape, hidden.shape
+        (torch.Size([7, 10, 3, 2]), torch.Size([7, 10, 3, 64]))
     """
 
     team: Tensor
@@ -287,6 +294,12 @@ class SeparateAgents(nn.Module):
 
     Attributes:
         team: the indices of all agents, in order.
+
+    Example:
+        >>> network = SeparateAgents(obs_size=5, num_agents=3, num_actions=2)
+        >>> output, _ = network.unroll(torch.zeros(7, 10, 3, 5), last_act=None)
+        >>> output.shape, network.of(0) is network.of(1)
+        (torch.Size([7, 10, 3, 2]), False)
     """
 
     team: Tensor

@@ -37,6 +37,13 @@ class BeliefNetwork(nn.Module):
         hidden: widths of the layers before the GRU.
         memory: H, the GRU's size.
         seed: of the initial weights; torch's global generator is left as it was.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl import envs, joint
+        >>> belief = BeliefNetwork(joint.spec_of(envs.ToyGame()))
+        >>> belief.unroll(torch.zeros(7, 100, 2, 5))[0].shape
+        torch.Size([7, 100, 2, 2])
     """
 
     def __init__(
@@ -137,6 +144,13 @@ class TypedAgentNetwork(AgentNetwork):
         num_agents: N.
         num_actions: A.
         settings: of :class:`AgentNetwork`.
+
+    Example:
+        >>> import torch
+        >>> network = TypedAgentNetwork(obs_size=5, num_agents=3, num_actions=2)
+        >>> slots = torch.ones(7, 10, 3, 3)  # what each agent believes of each
+        >>> network.unroll(torch.zeros(7, 10, 3, 5), None, {"slots": slots})[0].shape
+        torch.Size([7, 10, 3, 2])
     """
 
     def __init__(
@@ -168,6 +182,11 @@ class TypedCritic(Critic):
         size: S; slots are not normalised.
         slots: N.
         settings: of :class:`Critic`.
+
+    Example:
+        >>> import torch
+        >>> TypedCritic(size=4, slots=2)(torch.zeros(7, 4), torch.ones(7, 2)).shape
+        torch.Size([7])
     """
 
     def __init__(self, size: int, slots: int, **settings: Unpack[CriticSettings]) -> None:

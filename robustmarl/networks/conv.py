@@ -92,6 +92,12 @@ class ConvAgentNetwork(AgentNetwork):
 
     Raises:
         ValueError: for an image larger than the observation, or columns.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.MFAC.for_env(envs.battle(map_size=12), conv=(13, 13, 5), team="red")
+        >>> type(team.policy.network).__name__
+        'ConvAgentNetwork'
     """
 
     def __init__(

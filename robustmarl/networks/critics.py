@@ -40,6 +40,11 @@ class Critic(nn.Module):
         hidden: widths of the hidden layers.
         activation: ``"relu"`` or ``"tanh"``.
         layer_norm: normalise the input, which states of unknown scale need.
+
+    Example:
+        >>> state, obs = torch.zeros(7, 4), torch.zeros(7, 3, 4)
+        >>> Critic(size=4)(state).shape, Critic(size=4, num_agents=3)(obs).shape
+        (torch.Size([7]), torch.Size([7, 3]))
     """
 
     def __init__(
@@ -81,6 +86,11 @@ class JointCritic(nn.Module):
         num_actions: A, the number of actions (one-hot) or of action coordinates.
         hidden: widths of the hidden layers.
         normalize_state: LayerNorm on the state, which states of unknown scale need.
+
+    Example:
+        >>> critic = JointCritic(state_size=4, num_agents=3, num_actions=2)
+        >>> critic(torch.zeros(7, 4), torch.zeros(7, 3, 2)).shape
+        torch.Size([7])
     """
 
     def __init__(
@@ -194,6 +204,11 @@ class ActionCritic(nn.Module):
         others: whether the others' actions are an input, as COMA's critic has them.
         dueling: add a value head to the heads of actions, as DOP's critic does.
         normalize_state: LayerNorm on the state, which states of unknown scale need.
+
+    Example:
+        >>> critic = ActionCritic(state_size=4, obs_size=5, num_agents=3, num_actions=2)
+        >>> critic(torch.zeros(7, 4), torch.zeros(7, 3, 5)).shape
+        torch.Size([7, 3, 2])
     """
 
     def __init__(

@@ -31,6 +31,13 @@ class FOPMixer(nn.Module):
             learn from advantages as they are, which is what releases do; ``"exact"``: that of the
             equation.
         normalize_state: LayerNorm on the state.
+
+    Example:
+        >>> import torch
+        >>> mixer = FOPMixer(state_size=4, num_agents=2, num_actions=3)
+        >>> weights = mixer.weights(torch.tensor([[0, 2]]), torch.zeros(1, 4))
+        >>> weights.shape, bool((weights > 0).all())
+        (torch.Size([1, 2]), True)
     """
 
     def __init__(

@@ -28,6 +28,15 @@ class AgentValues:
         q: each agent's values of all its actions, (..., N, A).
         mask: available actions, bool (..., N, A).
         act: the joint action, int64 (..., N).
+
+    Example:
+        >>> values = AgentValues(
+        ...     q=torch.tensor([[[1.0, 2.0], [0.5, 0.0]]]),
+        ...     mask=torch.ones(1, 2, 2).bool(),
+        ...     act=torch.tensor([[0, 0]]),
+        ... )
+        >>> values.taken, values.best
+        (tensor([[1.0000, 0.5000]]), tensor([[2.0000, 0.5000]]))
     """
 
     q: Tensor
@@ -61,7 +70,17 @@ class Mixer(nn.Module, ABC):
 
 
 class VDNMixer(Mixer):
-    r""":math:`Q_{tot} = \sum_i Q_i` [Sunehag2018]_."""
+    r""":math:`Q_{tot} = \sum_i Q_i` [Sunehag2018]_.
+
+    Example:
+        >>> values = AgentValues(
+        ...     q=torch.tensor([[[1.0, 2.0], [0.5, 0.0]]]),
+        ...     mask=torch.ones(1, 2, 2).bool(),
+        ...     act=torch.tensor([[1, 0]]),
+        ... )
+        >>> VDNMixer()(values, torch.zeros(1, 4))
+        tensor([2.5000])
+    """
 
     def forward(self, values: AgentValues, state: Tensor) -> Tensor:
         """Return the sum of the taken values, (...,); the state is not used."""
@@ -82,6 +101,16 @@ class QMIXMixer(Mixer):
         hyper_hidden: width of the hypernetworks' hidden layer.
         normalize_state: LayerNorm on the state; without it states of large scale diverge.
         init_gain: factor on the hypernetworks' last layers at the start; 1 is torch's draw.
+
+    Example:
+        >>> q = torch.tensor([[[1.0, 2.0], [0.5, 0.0]]])
+        >>> low, high = (
+        ...     AgentValues(q=q, mask=torch.ones(1, 2, 2).bool(), act=torch.tensor([act]))
+        ...     for act in ([0, 1], [1, 0])
+        ... )
+        >>> mixer, state = QMIXMixer(state_size=4, num_agents=2), torch.zeros(1, 4)
+        >>> bool(mixer(low, state) <= mixer(high, state))  # monotone in every agent's value
+        True
     """
 
     def __init__(
@@ -143,6 +172,11 @@ class WeightedMixer(nn.Module):
         num_agents: N.
         embed: width between the two products.
         normalize_state: LayerNorm on the state.
+
+    Example:
+        >>> mixer = WeightedMixer(state_size=4, num_agents=2)
+        >>> round(mixer(torch.tensor([3.0, 3.0]), torch.zeros(4)).item(), 4)  # weights sum to 1
+        3.0
     """
 
     def __init__(

@@ -22,6 +22,13 @@ class ValueNormalizer(nn.Module):
 
     Args:
         decay: how much of the averages an update keeps, in [0, 1]; 0.99 remembers some 100 of them.
+
+    Example:
+        >>> import torch
+        >>> normalizer = ValueNormalizer()
+        >>> normalizer.update(torch.tensor([8.0, 12.0]), torch.tensor([True, True]))
+        >>> normalizer.normalize(torch.tensor([8.0, 12.0])).round(decimals=2)
+        tensor([-1.,  1.])
     """
 
     mean: Tensor

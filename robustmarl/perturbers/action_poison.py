@@ -78,6 +78,16 @@ class ActionPoisonPerturber(Perturber):
             advantages and there are none.
         ValueError: for numbers out of range, continuous actions, an unknown agent, or a
             temperature that does not fit the learner; at ``bind`` for another learner's policy.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, envs, evaluation
+        >>> team = algorithms.COMA.for_env(envs.ToyGame(), seed=0)
+        >>> poison = ActionPoisonPerturber(
+        ...     attacks.RandomAttack(), learner=team, agent="agent_0", kl_budget=0.1, when="always"
+        ... )
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=poison).counters
+        >>> round(counters["0/kl"], 3)  # nats per step: the budget is used up
+        0.1
     """
 
     kind = "poison"

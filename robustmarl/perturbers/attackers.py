@@ -102,6 +102,12 @@ class Attackers(nn.Module):
     Raises:
         ValueError: for a team of continuous actions, which have no worst one; for numbers out of
             range.
+
+    Example:
+        >>> from robustmarl import envs, joint
+        >>> attackers = Attackers(joint.spec_of(envs.ToyGame()), number=4)
+        >>> attackers(torch.zeros(7, attackers.features)).shape  # 4 attackers: 2 agents, or nobody
+        torch.Size([4, 7, 3])
     """
 
     attackable: Tensor
@@ -304,6 +310,14 @@ class AttackerActions(Perturber):
     Raises:
         TypeError: for other attackers.
         ValueError: at ``bind`` for a team of other spaces.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, joint
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> forced = AttackerActions(Attackers(joint.spec_of(envs.ToyGame()), budget=6))
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=forced).counters
+        >>> counters["0/attacked"] <= 2 * 6
+        True
     """
 
     kind = "attackers"
@@ -372,6 +386,15 @@ class AttackerObs(ObsPerturber):
         TypeError: for attackers or a generator of another kind.
         ValueError: for a generator that cannot have a target action; at ``bind`` for a team of
             other spaces.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, evaluation, joint, perturbers
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> attackers = Attackers(joint.spec_of(envs.ToyGame()), budget=6)
+        >>> pushed = AttackerObs(attackers, perturbers.stor(budgets.LinfBall(epsilon=0.5)))
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=pushed).counters
+        >>> counters["0/attacked"] <= 2 * 6
+        True
     """
 
     kind = "attackers"

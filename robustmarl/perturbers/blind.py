@@ -15,7 +15,17 @@ __all__ = ["OtherEpisodeObs", "ZeroedObs"]
 
 
 class ZeroedObs(Perturber):
-    """Show every agent zeros. Action masks, memory, and what else it acts on stay as they are."""
+    """Show every agent zeros. Action masks, memory, and what else it acts on stay as they are.
+
+    Example:
+        >>> from robustmarl import envs, evaluation
+        >>> def play(context):  # what is best in this game: the first agent plays the state
+        ...     return context.seen[..., 0].long() * torch.tensor([1, 0])
+        >>> evaluation.rollout(play, envs.ToyGame, episodes=1).returns
+        array([100.])
+        >>> evaluation.rollout(play, envs.ToyGame, episodes=1, perturb=ZeroedObs()).returns
+        array([50.])
+    """
 
     kind = "zeroed"
 
@@ -36,6 +46,16 @@ class OtherEpisodeObs(Perturber):
 
     Raises:
         ValueError: for shapes that do not fit each other or, at ``bind``, the team.
+
+    Example:
+        >>> from robustmarl import envs, evaluation
+        >>> def play(context):  # what is best in this game: the first agent plays the state
+        ...     return context.seen[..., 0].long() * torch.tensor([1, 0])
+        >>> always_one = OtherEpisodeObs(torch.ones(1, 101, 2, 5), torch.tensor([101]))
+        >>> evaluation.rollout(play, envs.ToyGame, episodes=1).returns
+        array([100.])
+        >>> evaluation.rollout(play, envs.ToyGame, episodes=1, perturb=always_one).returns
+        array([0.])
     """
 
     kind = "other_episode"

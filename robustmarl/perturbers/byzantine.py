@@ -92,6 +92,14 @@ class ByzantinePerturber(Perturber):
         TypeError: for an adversary or types of another kind.
         ValueError: at ``bind`` if the adversary or the types do not fit the team; in a step if
             the adversary plays an unavailable action or one that is not finite.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, perturbers
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> traitor = perturbers.TypeDistribution(1.0, choice="fixed", agents=["agent_0"])
+        >>> play = ByzantinePerturber("random", types=traitor)
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=play).counters
+        {'0/episodes': 2.0, '0/byzantine_episodes': 2.0, '0/steps': 400.0, '0/replaced': 200.0}
     """
 
     kind = "byzantine"

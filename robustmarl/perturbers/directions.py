@@ -92,6 +92,13 @@ class DirectionActor(GaussianActor):
 
     Raises:
         ValueError: when called, for a victim of continuous actions, which has no such policy.
+
+    Example:
+        >>> from robustmarl import budgets, perturbers, victims
+        >>> actor = DirectionActor(perturbers.stor(budgets.LinfBall(epsilon=0.25)), 3, 2)
+        >>> view = victims.FunctionVictim(lambda obs: obs[:, :2]).at()
+        >>> actor(view, torch.zeros(1, 3)).abs()
+        tensor([[0.2500, 0.2500, 0.0000]])
     """
 
     def __init__(

@@ -47,6 +47,15 @@ def stor(
             sets this to what the team is.
         target: the action named: an index, or a vector in [-1, 1]; or a rule from (view, clean
             observations (M, D)) to (M,) or (M, A) of them. None leaves it to a director.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> from robustmarl.victims import FunctionVictim
+        >>> from dataclasses import replace
+        >>> generator = replace(stor(LinfBall(epsilon=0.25)), target=1)  # the action to name
+        >>> generator(FunctionVictim(lambda obs: obs).at(), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+        tensor([[0.7500, 0.2500],
+                [0.0000, 1.0000]])
     """
     boxes = check_flag("stor.continuous", continuous)
     if target is None:
@@ -91,6 +100,14 @@ class DirectedObsPerturber(ObsPerturber):
         TypeError: for a director or generator of another kind.
         ValueError: for a generator that cannot have a target action; at ``bind`` for a team of
             other spaces.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, evaluation
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> director = algorithms.QMIX.for_env(envs.ToyGame(), seed=1).policy
+        >>> directed = DirectedObsPerturber(director, stor(budgets.LinfBall(epsilon=0.5)))
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=directed).counters
+        {'0/attacked': 400.0, '0/unchanged': 0.0}
     """
 
     kind = "director"

@@ -27,6 +27,14 @@ class RandomAgents:
 
     Raises:
         ValueError: for a negative number, or no names.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, evaluation, perturbers
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.5))
+        >>> one = perturbers.ObsPerturber(noise, agents=RandomAgents(1))
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=one).counters["0/attacked"]
+        200.0
     """
 
     number: int

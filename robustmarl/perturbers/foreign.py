@@ -38,6 +38,13 @@ class PolicyController:
 
     Raises:
         ValueError: if it is not for such a team.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, joint, victims
+        >>> argmax = victims.FunctionVictim(lambda obs: obs[:, :2])
+        >>> player = PolicyController(argmax, joint.spec_of(envs.ToyGame()), "player")
+        >>> evaluation.rollout(player, envs.ToyGame, episodes=1).returns
+        array([0.])
     """
 
     def __init__(
@@ -138,6 +145,17 @@ class ForeignLearner:
     Raises:
         TypeError: if it is something else.
         ValueError: if it does not fit the team.
+
+    Example:
+        >>> from gymnasium.spaces import Discrete
+        >>> from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
+        >>> from tianshou.utils.net.common import Net
+        >>> from robustmarl import envs, joint
+        >>> network = Net(state_shape=5, action_shape=2)
+        >>> policy = DiscreteQLearningPolicy(model=network, action_space=Discrete(2))
+        >>> learner = ForeignLearner("learner", policy, joint.spec_of(envs.ToyGame()))
+        >>> learner.policy.is_within_training_step
+        False
     """
 
     def __init__(self, where: str, learner: VictimLike, spec: TeamSpec) -> None:

@@ -142,6 +142,13 @@ class GaussianObsAdversary(GaussianActor):
         max_std: bound of sigma > 0, which is then this times sigmoid(``log_std``), as RMAAC has
             it, and begins at sigmoid(1) of it; None is exp(``log_std``), beginning at 1.
         seed: of the initial weights.
+
+    Example:
+        >>> from robustmarl.budgets import LinfBall
+        >>> adversary = GaussianObsAdversary(LinfBall(epsilon=0.1), obs_size=3)
+        >>> shown = adversary(None, torch.zeros(5, 3))
+        >>> bool(shown.abs().max() <= 0.1)
+        True
     """
 
     needs_victim: ClassVar[bool] = False
@@ -192,6 +199,14 @@ class LearnedObsPerturber(ObsPerturber):
     Args:
         actor: the network that is asked for samples.
         agents: names of the attacked agents; None is all.
+
+    Example:
+        >>> from robustmarl import algorithms, budgets, envs, evaluation
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> actor = GaussianObsAdversary(budgets.LinfBall(epsilon=0.5), obs_size=5)
+        >>> learned = LearnedObsPerturber(actor)
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=learned).counters
+        {'0/attacked': 400.0, '0/unchanged': 0.0}
     """
 
     kind = "adversary"

@@ -66,6 +66,14 @@ class ObsPerturber(Perturber):
         ValueError: at construction for bad numbers or no agents; at ``bind`` for unknown agents,
             for a victim that is not the attacked agents' policy or has no room for them, and for
             a schedule where the acting policy does not count.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, evaluation
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.5))
+        >>> often = ObsPerturber(noise, agents=["agent_0"], every=2)
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=often).counters
+        {'0/attacked': 100.0, '0/unchanged': 0.0}
     """
 
     kind = "obs"
@@ -368,6 +376,12 @@ def as_perturber(perturbation: ObsAttack | Perturber) -> Perturber:
 
     Raises:
         TypeError: for what is neither.
+
+    Example:
+        >>> from robustmarl import attacks, budgets
+        >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.5))
+        >>> type(as_perturber(noise)).__name__
+        'ObsPerturber'
     """
     if isinstance(perturbation, Perturber):
         return perturbation

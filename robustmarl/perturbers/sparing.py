@@ -46,6 +46,14 @@ class SparingPerturber(ObsPerturber):
     Raises:
         ValueError: for numbers out of range.
         TypeError: for an attack of another kind.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, evaluation, perturbers
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> fgsm = attacks.PGD.fgsm(budgets.LinfBall(epsilon=0.5))
+        >>> sparing = SparingPerturber(perturbers.ObsPerturber(fgsm), steps=3)
+        >>> evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=sparing).counters
+        {'0/steps': 6.0}
     """
 
     kind = "sparing"

@@ -51,6 +51,10 @@ def places(kinds: Sequence[str], first: int = 0) -> list[Place]:
     Args:
         kinds: one per perturber.
         first: the depth of the first.
+
+    Example:
+        >>> [place.name for place in places(["obs", "byzantine", "obs"])]
+        ['obs', 'byzantine', 'obs.2']
     """
     kinds = check_each("places.kinds", kinds, check_text, "a tuple of texts")
     first = check_int("places.first", first, 0)
@@ -69,6 +73,13 @@ class PerturberStack:
 
     Attributes:
         told: the actions of the last step that the learner is told, (E, N) or (E, N, A).
+
+    Example:
+        >>> from robustmarl import attacks, budgets, perturbers
+        >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.5))
+        >>> stack = PerturberStack([noise, perturbers.ByzantinePerturber("random")])
+        >>> len(stack), stack.acts_differ
+        (2, True)
     """
 
     def __init__(self, perturbations: Attacks = ()) -> None:

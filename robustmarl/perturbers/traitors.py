@@ -175,6 +175,16 @@ class WorstOfPopulation:
 
     Raises:
         ValueError: unless there is one finite return per adversary.
+
+    Example:
+        >>> from robustmarl import envs, perturbers, wrappers
+        >>> zeros, ones = (lambda context, act: 0 * act), (lambda context, act: 0 * act + 1)
+        >>> worst = WorstOfPopulation([zeros, ones], returns=[7.0, 3.0])
+        >>> traitor = perturbers.TypeDistribution(1.0, choice="fixed", agents=["agent_0"])
+        >>> env = wrappers.BayesianTypeWrapper(envs.ToyGame(), worst, types=traitor)
+        >>> _ = env.reset(seed=0)
+        >>> env.step({"agent_0": 0, "agent_1": 0})[-1]["agent_0"]["executed_action"]
+        1
     """
 
     def __init__(self, adversaries: Sequence[AdversaryLike], returns: Sequence[float]) -> None:

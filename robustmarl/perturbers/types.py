@@ -44,6 +44,14 @@ class TypeDistribution:
 
     Raises:
         ValueError: for numbers out of range; when drawing, for unknown agents or k > N.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, perturbers
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> half = perturbers.ByzantinePerturber("random", types=TypeDistribution(0.5))
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=50, perturb=half).counters
+        >>> counters["0/byzantine_episodes"]
+        22.0
     """
 
     def __init__(

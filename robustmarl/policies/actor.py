@@ -23,6 +23,13 @@ class ActorPolicy(TeamPolicy):
         spec: the team's.
         network: its agents.
         deterministic_eval: act greedily outside training; a team trained to mix may fail so.
+
+    Example:
+        >>> from robustmarl import envs, evaluation, joint, networks
+        >>> network = networks.AgentNetwork(obs_size=5, num_agents=2, num_actions=2)
+        >>> policy = ActorPolicy(joint.spec_of(envs.ToyGame()), network)
+        >>> evaluation.rollout(policy, envs.ToyGame, episodes=2).lengths
+        array([100, 100])
     """
 
     def __init__(self, spec: TeamSpec, network: Agents, deterministic_eval: bool = False) -> None:

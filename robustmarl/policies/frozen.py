@@ -25,6 +25,12 @@ class FrozenPolicy(TeamPolicy):
 
     Args:
         policy: what is copied; it is left as it is.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.QMIX.for_env(envs.ToyGame(), seed=0)
+        >>> any(weight.requires_grad for weight in FrozenPolicy(team.policy).parameters())
+        False
     """
 
     def __init__(self, policy: TeamPolicy) -> None:

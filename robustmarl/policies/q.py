@@ -22,6 +22,13 @@ class QPolicy(TeamPolicy):
         spec: the team's; discrete actions.
         network: its agents' Q-values.
         exploration: epsilon in [0, 1] over time.
+
+    Example:
+        >>> from robustmarl import envs, joint, networks
+        >>> spec = joint.spec_of(envs.ToyGame())
+        >>> policy = QPolicy(spec, networks.AgentNetwork(5, 2, 2), exploration=0.1)
+        >>> policy.exploration(0)
+        0.1
     """
 
     def __init__(self, spec: TeamSpec, network: Agents, exploration: float | Schedule) -> None:

@@ -47,6 +47,10 @@ def check_engine(
         ContractError: naming the first promise that is broken.
         TypeError: if an argument is of a wrong kind.
         ValueError: if a number is too small.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> check_engine(envs.ToyEngine)
     """
     check_function("check_engine.make_engine", make_engine, "callable")
     num_envs = check_int("check_engine.num_envs", num_envs, 2)

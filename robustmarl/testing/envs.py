@@ -50,6 +50,10 @@ def check_env(
         ContractError: naming the first promise that is broken.
         TypeError: if an argument is of a wrong kind.
         ValueError: if ``episodes`` is below 1.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> check_env(envs.ToyGame)
     """
     check_function("check_env.make_env", make_env, "callable")
     episodes = check_int("check_env.episodes", episodes, 1)

@@ -51,6 +51,16 @@ class AdversarialTraining(Algorithm[Any, Any]):
     Raises:
         TypeError: for a team or adversaries of another kind.
         ValueError: for adversaries that need advantages of a team that has none.
+
+    Example:
+        >>> from robustmarl import adversaries, algorithms, budgets, envs, training
+        >>> team = algorithms.MAPPO.for_env(envs.ToyGame(horizon=5), seed=0)
+        >>> ball = budgets.LinfBall(epsilon=0.5)
+        >>> adversary = adversaries.ObsAdversaryPPO.for_env(envs.ToyGame(horizon=5), ball, seed=1)
+        >>> both = AdversarialTraining(team, adversary)
+        >>> quiet = training.Log(progress=False)
+        >>> training.run(both, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet).episodes
+        20
     """
 
     rounds: Tensor

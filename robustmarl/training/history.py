@@ -42,6 +42,11 @@ class History:
         tests: per test name and figure, ``"clean/return"``, the mean over its episodes.
         episodes: episodes played in training.
         resumed: whether it continued from a checkpoint.
+
+    Example:
+        >>> history = History(env_steps=[100, 200], train={"return": [0.5, 1.0]})
+        >>> history.curve("return")
+        (array([100, 200]), array([0.5, 1. ]))
     """
 
     env_steps: list[int] = field(default_factory=list)

@@ -99,6 +99,13 @@ def run(
             writes to, a checkpoint that does not fit or was written under other settings, and
             weights that are not finite: those are never checkpointed.
         TypeError: for an algorithm that is not one of ours, or settings of a wrong kind.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, training
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> history = run(team, envs.climbing, env_steps=100, log=training.Log(progress=False))
+        >>> history.episodes
+        100
     """
     check_trainable("run.algorithm", algorithm)
     env_steps = check_int("run.env_steps", env_steps, 1)

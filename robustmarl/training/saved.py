@@ -73,6 +73,13 @@ def save_weights(
     Raises:
         ValueError: for weights that are not finite; a file that is there stays as it is.
         TypeError: for what is no algorithm, or an environment made by anything else.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> save_weights(team, "team.pt", make_env=envs.climbing)
+        >>> type(load("team.pt").learner).__name__
+        'VDN'
     """
     rule = "an algorithm or adversary"
     check_has("save_weights.algorithm", algorithm, ("state_dict", "load_state_dict"), rule)
@@ -100,6 +107,16 @@ def load_weights(algorithm: torch.nn.Module, path: str | Path) -> None:
     Raises:
         TypeError: for what is no algorithm or adversary.
         ValueError: if the weights are of another kind of algorithm, or do not fit.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> one = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> other = algorithms.VDN.for_env(envs.climbing(), seed=1)
+        >>> save_weights(one, "team.pt")
+        >>> load_weights(other, "team.pt")
+        >>> pairs = zip(one.policy.parameters(), other.policy.parameters(), strict=True)
+        >>> all(bool((ours == theirs).all()) for ours, theirs in pairs)
+        True
     """
     rule, name = "an algorithm or adversary", type(algorithm).__name__
     check_has("load_weights.algorithm", algorithm, ("state_dict", "load_state_dict"), rule)
@@ -138,6 +155,14 @@ def load(
         ValueError: if it is no such file, does not say how it was made, or says it in names that
             this version has not got.
         TypeError: if it holds another kind.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> save_weights(team, "team.pt", make_env=envs.climbing)
+        >>> saved = load("team.pt")  # the file says what is made
+        >>> evaluation.rollout(saved.learner, saved.make_env, episodes=5).lengths
+        array([1, 1, 1, 1, 1])
     """
     if not (isinstance(kind, type) and issubclass(kind, TeamAlgorithm | Adversary)):
         rule = "a class of robustmarl.algorithms or robustmarl.adversaries"

@@ -110,6 +110,15 @@ class Tests:
     Raises:
         ValueError: for a number out of range.
         TypeError: for anything that is no attack, or no mapping from names.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, budgets, envs, training
+        >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.5))
+        >>> tests = Tests({"clean": None, "noise": noise}, episodes=4)
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> quiet = training.Log(progress=False)
+        >>> sorted(training.run(team, envs.climbing, env_steps=40, tests=tests, log=quiet).tests)
+        ['clean/return', 'noise/return']
     """
 
     __test__ = False  # pytest collects what is called Test...
@@ -144,6 +153,15 @@ class Log:
     Raises:
         ValueError: if there is no ``logdir`` to resume from, or for a negative position.
         TypeError: for arguments of a wrong kind.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from robustmarl import algorithms, envs, training
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> log = Log("runs", progress=False)
+        >>> _ = training.run(team, envs.climbing, env_steps=40, log=log)
+        >>> Path("runs/history.json").exists()
+        True
     """
 
     logdir: str | os.PathLike[str] | None = None

@@ -92,6 +92,12 @@ def is_trainable(algorithm: object) -> TypeGuard[Trainable]:
 
     It is asked for names: since Python 3.12 ``isinstance`` looks past a policy that torch keeps
     among an algorithm's modules.
+
+    Example:
+        >>> from robustmarl import algorithms, envs
+        >>> team = algorithms.VDN.for_env(envs.climbing(), seed=0)
+        >>> is_trainable(team), is_trainable(team.policy)
+        (True, False)
     """
     return not isinstance(algorithm, type) and all(hasattr(algorithm, name) for name in _TRAINABLE)
 

@@ -113,6 +113,11 @@ class Rows:
         state: global state, (M, S); only victims that act on it need it.
         side: further inputs of the policy by name, (M, ...) each, which stay as they are while
             the observation is perturbed: beliefs, the neighbours' mean action, messages.
+
+    Example:
+        >>> rows = Rows(agents=torch.tensor([0, 1, 2]))
+        >>> rows.select(torch.tensor([2, 0])).agents
+        tensor([2, 0])
     """
 
     mask: Tensor | None = None
@@ -222,6 +227,11 @@ class LossRows:
     Attributes:
         obs: clean observations, (M, D).
         rows: all else that its policy acts on.
+
+    Example:
+        >>> rows = LossRows(obs=torch.eye(3), rows=Rows(agents=torch.tensor([0, 1, 2])))
+        >>> len(rows), rows.select(torch.tensor([2])).obs
+        (3, tensor([[0., 0., 1.]]))
     """
 
     obs: Tensor

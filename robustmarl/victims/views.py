@@ -42,6 +42,11 @@ class FunctionVictim:
         function: maps (M, D) to logits or means (M, A); an ``nn.Module`` or a callable.
         continuous: whether its outputs are means.
         device: where it expects its input; None is where a module's weights are, else the CPU.
+
+    Example:
+        >>> view = FunctionVictim(lambda obs: 2.0 * obs).at()
+        >>> view.logits(torch.tensor([[1.0, 3.0]]))
+        tensor([[2., 6.]])
     """
 
     hidden_size = 0
@@ -98,6 +103,13 @@ class NetworkVictim:
         acting_only: whether ``side`` needs the memory of the policy that acts.
         counted: how many updates, episodes or steps the policy was trained on so far; None where
             nobody counts.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl.networks import AgentNetwork
+        >>> victim = NetworkVictim(AgentNetwork(3, 4, 2), continuous=False)
+        >>> victim.at(Rows(agents=torch.tensor([0, 1]))).logits(torch.zeros(2, 3)).shape
+        torch.Size([2, 2])
     """
 
     def __init__(
@@ -188,6 +200,15 @@ class PolicyVictim:
 
     Raises:
         TypeError: if it is neither, or cannot be differentiated; the text names it.
+
+    Example:
+        >>> from gymnasium.spaces import Discrete
+        >>> from tianshou.algorithm.modelfree.dqn import DiscreteQLearningPolicy
+        >>> from tianshou.utils.net.common import Net
+        >>> network = Net(state_shape=3, action_shape=2)
+        >>> policy = DiscreteQLearningPolicy(model=network, action_space=Discrete(2))
+        >>> PolicyVictim(policy).at().logits(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
     """
 
     agents: tuple[str, ...] | None = None
@@ -254,6 +275,14 @@ class MembersVictim:
 
     Raises:
         ValueError: if there are none, or some are continuous and others are not.
+
+    Example:
+        >>> import torch
+        >>> from robustmarl.victims import Rows
+        >>> team = MembersVictim({"first": lambda obs: obs, "second": lambda obs: -obs})
+        >>> team.at(Rows(agents=torch.tensor([0, 1]))).logits(torch.ones(2, 2))
+        tensor([[ 1.,  1.],
+                [-1., -1.]])
     """
 
     acting_only = False
@@ -353,6 +382,12 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
 
     Raises:
         TypeError: if it is none of them, or has nothing to query.
+
+    Example:
+        >>> weights = torch.nn.Linear(3, 2)
+        >>> view = as_victim("victim", weights).at()
+        >>> view.logits(torch.zeros(5, 3)).shape
+        torch.Size([5, 2])
     """
     if isinstance(victim, type):
         raise TypeError(f"{where} must be made first, got the class {victim.__name__}.")

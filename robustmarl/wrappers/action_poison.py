@@ -62,6 +62,17 @@ class ActionPoisonWrapper(PerturbingWrapper):
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they are neither the
         environment's nor torch's.
+
+    Example:
+        >>> from robustmarl import algorithms, attacks, envs
+        >>> team = algorithms.COMA.for_env(envs.ToyGame(), seed=0)
+        >>> env = ActionPoisonWrapper(
+        ...     envs.ToyGame(), attacks.RandomAttack(), learner=team, agent="agent_0", when="always"
+        ... )
+        >>> _ = env.reset(seed=0)
+        >>> infos = env.step({"agent_0": 1, "agent_1": 1})[-1]
+        >>> infos["agent_0"]["poisoned"]
+        True
     """
 
     perturber: ActionPoisonPerturber

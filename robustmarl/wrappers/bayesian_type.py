@@ -68,6 +68,15 @@ class BayesianTypeWrapper(PerturbingWrapper):
     Note:
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
         number of episodes since, the step and the depth in the stack.
+
+    Example:
+        >>> from robustmarl import envs, perturbers
+        >>> traitor = perturbers.TypeDistribution(1.0, choice="fixed", agents=["agent_0"])
+        >>> env = BayesianTypeWrapper(envs.ToyGame(), lambda context, act: 0 * act, types=traitor)
+        >>> _ = env.reset(seed=0)
+        >>> infos = env.step({"agent_0": 1, "agent_1": 1})[-1]
+        >>> infos["agent_0"]["byzantine"], infos["agent_0"]["executed_action"]
+        (True, 0)
     """
 
     perturber: ByzantinePerturber

@@ -74,6 +74,16 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         ``reset(seed=s)`` starts the attack's own random numbers afresh; they depend on ``s``, the
         number of episodes since, the step and the depth in the stack, and are neither the
         environment's nor torch's.
+
+    Example:
+        >>> from robustmarl import attacks, budgets, envs
+        >>> noise = attacks.UniformNoise(ball=budgets.LinfBall(epsilon=0.5))
+        >>> env = ObsAdversaryWrapper(envs.ToyGame(), noise)
+        >>> obs, infos = env.reset(seed=0)
+        >>> infos["agent_1"]["clean_obs"].tolist()
+        [1.0, 1.0, 0.0, 0.0, 0.0]
+        >>> bool(abs(obs["agent_1"] - infos["agent_1"]["clean_obs"]).max() <= 0.5)
+        True
     """
 
     perturber: ObsPerturber

@@ -297,6 +297,11 @@ def leaderboard(cards: Iterable[Card], world: str) -> str:
 
     Raises:
         ValueError: for an unknown world, or one without cards.
+
+    Example:
+        >>> from robustmarl import zoo
+        >>> leaderboard(zoo.cards(), "3s_vs_3z")[:23]
+        '| team | clean | worst '
     """
     check_choice("leaderboard.world", world, list(WORLDS))
     own = [card for card in cards if card.world == world]

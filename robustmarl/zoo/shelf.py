@@ -43,6 +43,10 @@ def names(*, shipped: bool = False) -> list[str]:
 
     Args:
         shipped: only those whose files come with the package; all others :func:`train` makes.
+
+    Example:
+        >>> "3s_vs_3z/qmix-plain/0" in names(shipped=True)
+        True
     """
     shipped = check_flag("names.shipped", shipped)
     return [name for name in ENTRIES if not shipped or (SHIPPED / file_of(name)).exists()]
@@ -59,6 +63,11 @@ def load(name: str, *, folder: str | Path = TRAINED, device: str = "cpu") -> Sav
     Raises:
         ValueError: for an unknown name.
         FileNotFoundError: for a team that neither comes with the package nor was trained.
+
+    Example:
+        >>> saved = load("3s_vs_3z/qmix-plain/0")
+        >>> type(saved.learner).__name__, saved.make_env().metadata["name"]
+        ('QMIX', 'skirmish_3s_vs_3z')
     """
     return load_file(_found("load", name, folder, ""), device=device)
 
@@ -73,6 +82,10 @@ def load_adversary(
     Raises:
         ValueError: for an unknown name, or a team that was trained without one.
         FileNotFoundError: as :func:`load`.
+
+    Example:
+        >>> type(load_adversary("3m/qmix-atsa/0").learner).__name__
+        'ATSA'
     """
     _check_name("load_adversary", name)
     if ENTRIES[name].defence.adversary is None:
@@ -86,13 +99,24 @@ def load_adversary(
 
 
 def card(name: str, *, folder: str | Path = TRAINED) -> Card:
-    """Return what is known of a team; arguments and errors are those of :func:`load`."""
+    """Return what is known of a team; arguments and errors are those of :func:`load`.
+
+    Example:
+        >>> known = card("3s_vs_3z/qmix-plain/0")
+        >>> known.figures["clean"].mean > known.figures["worst"].mean
+        True
+    """
     path = _found("card", name, folder, "", ".json")
     return Card.from_json(path.read_text("utf-8"))
 
 
 def cards(*, folder: str | Path | None = None) -> Iterator[Card]:
-    """Yield the cards that come with the package, and those of teams in ``folder``."""
+    """Yield the cards that come with the package, and those of teams in ``folder``.
+
+    Example:
+        >>> "3s_vs_3z/qmix-plain/0" in [known.name for known in cards()]
+        True
+    """
     places = [SHIPPED] if folder is None else [SHIPPED, check_path("cards.folder", folder)]
     for place in places:
         for path in sorted(place.glob("*/*.json")):
@@ -118,6 +142,11 @@ def train(
 
     Raises:
         ValueError: for an unknown name.
+
+    Example:
+        >>> saved = train("2m_vs_1z/qmix-plain/0", "zoo", progress=False, env_steps=100)
+        >>> type(saved.learner).__name__
+        'QMIX'
     """
     _check_name("train", name)
     entry, path = ENTRIES[name], check_path("train.folder", folder) / file_of(name)

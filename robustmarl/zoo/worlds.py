@@ -50,6 +50,13 @@ class World:
         traitor: how the traitor learns, where one may turn; None elsewhere.
         team: whom the zoo's teams play, where there are several.
         opponents: what plays the other teams.
+
+    Example:
+        >>> from robustmarl import budgets, envs
+        >>> ball = budgets.LinfBall(epsilon=0.6)
+        >>> signals = World(make_env=envs.SignalMatching, metric="return", ball=ball)
+        >>> signals.make_env().possible_agents
+        ['agent_0', 'agent_1']
     """
 
     make_env: Callable[[], Env]
@@ -135,6 +142,10 @@ def world(name: str) -> World:
 
     Raises:
         ValueError: for another name, with those that are known.
+
+    Example:
+        >>> world("3s_vs_3z").metric, world("3s_vs_3z").ball.epsilon
+        ('battle_won', 0.1)
     """
     others = {"spread": (envs.spread, "return")}
     others |= {one: (partial(envs.skirmish, one), "battle_won") for one in MAPS}

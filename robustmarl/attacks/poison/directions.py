@@ -59,7 +59,18 @@ class PoisonAttack(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAttack:
-    """A direction drawn anew each step, uniform on the sphere of available actions."""
+    """A direction drawn anew each step, uniform on the sphere of available actions.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, perturbers
+        >>> team = algorithms.MAPPO.for_env(envs.ToyGame(), seed=0)
+        >>> poison = perturbers.ActionPoisonPerturber(
+        ...     RandomAttack(), learner=team, agent="agent_0", kl_budget=0.1, when="always"
+        ... )
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=poison).counters
+        >>> counters["0/attacked"], round(counters["0/kl"], 3)  # steps, and nats in each
+        (200.0, 0.1)
+    """
 
     needs_advantages = False
 
@@ -87,6 +98,16 @@ class VarianceAttack:
             it is exact, else ``"gradient"``.
         samples: draws of the others' actions in an estimate, >= 1; where listing all of them
             costs the critic no more, they are listed, and nothing is estimated.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, perturbers
+        >>> team = algorithms.COMA.for_env(envs.ToyGame(), seed=0)
+        >>> poison = perturbers.ActionPoisonPerturber(
+        ...     VarianceAttack(), learner=team, agent="agent_0", kl_budget=0.1, when="always"
+        ... )
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=poison).counters
+        >>> counters["0/attacked"], round(counters["0/kl"], 3)  # steps, and nats in each
+        (200.0, 0.1)
     """
 
     scope: Scope = "full"
@@ -172,6 +193,16 @@ class JAttack:
     Args:
         scope: see :class:`VarianceAttack`.
         samples: see :class:`VarianceAttack`; for advantages that depend on the others.
+
+    Example:
+        >>> from robustmarl import algorithms, envs, evaluation, perturbers
+        >>> team = algorithms.COMA.for_env(envs.ToyGame(), seed=0)
+        >>> poison = perturbers.ActionPoisonPerturber(
+        ...     JAttack(), learner=team, agent="agent_0", when="always"
+        ... )
+        >>> counters = evaluation.rollout(team, envs.ToyGame, episodes=2, perturb=poison).counters
+        >>> counters["0/attacked"], counters["0/kl"]  # nothing was learnt yet that could be lowered
+        (200.0, 0.0)
     """
 
     scope: Scope = "full"

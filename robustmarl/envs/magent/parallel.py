@@ -230,6 +230,12 @@ def battle(
         ImportError: if magent2 is not installed.
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> env = battle(map_size=12)
+        >>> obs, _ = env.reset(seed=0)
+        >>> len(obs), obs["red_0"].shape
+        (4, (845,))
     """
     with speaking_for("battle", BattleRules):
         rules = BattleRules(
@@ -283,6 +289,12 @@ def pursuit(
         ImportError: if magent2 is not installed.
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range, or more agents than find a place.
+
+    Example:
+        >>> env = pursuit(map_size=20)
+        >>> obs, _ = env.reset(seed=0)
+        >>> len(obs), obs["predator_0"].shape
+        (15, (500,))
     """
     with speaking_for("pursuit", PursuitRules):
         rules = PursuitRules(

@@ -81,6 +81,11 @@ class SkirmishEngine:
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range, a device that torch cannot use, another backend than
             torch on another device than the CPU, or numba where it cannot compile.
+
+    Example:
+        >>> engine = SkirmishEngine("3m", num_envs=4)
+        >>> engine.spec.num_agents, engine.spec.num_actions, engine.spec.horizon
+        (3, 9, 60)
     """
 
     _interpreted: ClassVar[int] = 0  # steps of an environment that this process took in numpy

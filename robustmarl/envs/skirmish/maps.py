@@ -52,6 +52,13 @@ class SkirmishMap:
         TypeError: for an argument of a wrong kind.
         ValueError: for an unknown unit, an empty side, one of more than ``MOST_UNITS``, or a place
             outside the map.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> sides = {"allies": [("marine", 2)], "enemies": [("zealot", 1)]}
+        >>> mine = SkirmishMap(name="2m_vs_zealot", **sides, limit=60)
+        >>> envs.skirmish(mine).possible_agents
+        ['agent_0', 'agent_1']
     """
 
     name: str

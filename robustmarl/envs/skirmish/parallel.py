@@ -196,6 +196,12 @@ def skirmish(
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: for an unknown map (the known ones are listed) or option.
+
+    Example:
+        >>> env = skirmish("3s_vs_3z")
+        >>> obs, _ = env.reset(seed=0)
+        >>> {name: array.shape for name, array in obs[env.agents[0]].items()}
+        {'observation': (36,), 'action_mask': (9,)}
     """
     return SkirmishParallelEnv(
         map, difficulty=difficulty, illegal=illegal, reward=reward, render_mode=render_mode

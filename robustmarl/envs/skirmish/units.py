@@ -56,6 +56,13 @@ class UnitType:
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> tank = UnitType(name="tank", health=100.0, damage=5.0, range=6.0, speed=2.0)
+        >>> game = envs.SkirmishMap(name="tanks", allies=[(tank, 2)], enemies=[(tank, 1)], limit=9)
+        >>> envs.SkirmishEngine(game).spec.num_agents
+        2
     """
 
     name: str

@@ -74,6 +74,12 @@ def report(
         TypeError: for what is none of these.
         ValueError: for another file type, or nothing to show.
         OSError: if the file cannot be written.
+
+    Example:
+        >>> from robustmarl.evaluation import Cell, CrossTable
+        >>> cells = {"QMIX": {"none": Cell({0: [1.0, 1.0]}), "PGD": Cell({0: [0.0, 1.0]})}}
+        >>> report(CrossTable(metric="success", cells=cells), "found.html").stat().st_size > 10_000
+        True
     """
     path = check_path("report.path", path)
     check(path.suffix == ".html", "report.path", "a file name that ends in .html", str(path))
