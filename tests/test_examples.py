@@ -112,6 +112,7 @@ WITHOUT = {
     "training.EpisodeOnPolicyTrainer": _TRAINER,
     "training.EpisodeTrainer": _TRAINER,
     "training.Figures": _RETURNED,
+    "training.ModelRound": _RETURNED,
     "training.Saved": _RETURNED,
     "training.TrainerCounters": _RETURNED,
     "training.load_checkpoint": "reads what run keeps, for whoever writes a trainer",

@@ -101,6 +101,17 @@ class ContinuousATSA(SoftDirecting):
     :class:`~robustmarl.adversaries.squashed.SquashedDirector` and two ``VectorCritic``.
     ``perturbers.stor(ball)`` pushes by one sign step, ``attacks.FrankWolfe(ball=ball)`` as near as
     it can. Deployed it draws, or names :math:`\tanh\mu`: ``deployed(greedy=True)``.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import algorithms, budgets, envs, perturbers, training
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = algorithms.MADDPG.for_env(make(), seed=0)
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.1), continuous=True)
+        >>> adversary = ContinuousATSA.for_env(make(), generator, seed=1)
+        >>> both = training.AdversarialTraining(team, adversary)
+        >>> training.run(both, make, env_steps=250, log=training.Log(progress=False)).episodes
+        10
     """
 
     director: SquashedDirector

@@ -45,6 +45,16 @@ class TeamPAAD(Directing):
 
     Raises:
         TypeError: for a learner that is on-policy, or none.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import algorithms, budgets, envs, evaluation, perturbers
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.1), continuous=True)
+        >>> adversary = TeamPAAD.for_env(make(), generator, kind=algorithms.MADDPG, seed=1)
+        >>> team = algorithms.MADDPG.for_env(make(), seed=0)
+        >>> evaluation.rollout(team, make, episodes=2, perturb=adversary.deployed()).counters
+        {'0/attacked': 100.0, '0/unchanged': 0.0}
     """
 
     def __init__(

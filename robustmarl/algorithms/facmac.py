@@ -39,6 +39,14 @@ class FACMAC(ActionGradients):
     Args:
         settings: of :class:`~robustmarl.algorithms.action_gradients.ActionGradients`; ``critic``
             is a :class:`~robustmarl.networks.FactoredCritic`.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import envs, evaluation
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = FACMAC.for_env(make(), seed=0)
+        >>> evaluation.rollout(team, make, episodes=2).lengths
+        array([25, 25])
     """
 
     kind_of_critic = FactoredCritic

@@ -109,6 +109,11 @@ def tag(
         ImportError: if mpe2 is not installed.
         TypeError: for an argument of a wrong kind, or an unknown option.
         ValueError: for a value out of range.
+
+    Example:
+        >>> env = tag(predators=2, obstacles=1)
+        >>> env.metadata["teams"]
+        {'predators': ('adversary_0', 'adversary_1'), 'prey': ('agent_0',)}
     """
     predators, prey, obstacles, horizon, continuous_actions = _checked(
         "tag", predators, prey, obstacles, max_cycles, continuous_actions, render_mode, "max_cycles"
@@ -166,6 +171,12 @@ def predator_prey(
         ImportError: if mpe2 is not installed.
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> from robustmarl.joint import spec_of
+        >>> spec = spec_of(predator_prey())
+        >>> spec.agents, spec.obs_size, spec.continuous, spec.metrics
+        (('predator_0', 'predator_1', 'predator_2'), 16, True, ('caught',))
     """
     name = "predator_prey"
     predators, prey, obstacles, horizon, continuous_actions = _checked(

@@ -88,6 +88,13 @@ class WorldModel(nn.Module):
         hidden: widths of their hidden layers.
         device: where it is fitted and played.
         seed: of the weights and of the order in which it is fitted.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> from robustmarl.joint import spec_of
+        >>> model = WorldModel(spec_of(envs.SignalMatching()), members=2, hidden=(8,), seed=0)
+        >>> len(model.members)
+        2
     """
 
     def __init__(

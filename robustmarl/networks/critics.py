@@ -138,6 +138,12 @@ class FactoredCritic(nn.Module):
         num_actions: A, the number of actions (one-hot) or of action coordinates.
         mixer: g, monotone in the agents' values.
         hidden: widths of the hidden layers of the agents' critics.
+
+    Example:
+        >>> from robustmarl.networks import QMIXMixer
+        >>> critic = FactoredCritic(4, 2, 1, QMIXMixer(3, 2))
+        >>> critic(torch.zeros(5, 2 * 4 + 3), torch.zeros(5, 2, 1)).shape
+        torch.Size([5])
     """
 
     def __init__(

@@ -53,6 +53,16 @@ class CriticObsPerturber(ObsPerturber):
         TypeError: for a team without a critic of actions.
         ValueError: for an attack with a target; at ``bind`` for a team of discrete actions, or of
             which this victim plays a part only.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import algorithms, attacks, budgets, envs, evaluation
+        >>> make = partial(envs.spread, agents=2, continuous_actions=True)
+        >>> team = algorithms.MADDPG.for_env(make(), seed=0)
+        >>> fgsm = attacks.PGD(ball=budgets.LinfBall(epsilon=0.1), steps=1)
+        >>> attack = CriticObsPerturber(fgsm, team)
+        >>> evaluation.rollout(team, make, episodes=2, perturb=attack).counters
+        {'0/attacked': 100.0, '0/unchanged': 0.0}
     """
 
     def __init__(

@@ -80,6 +80,20 @@ def attack_in_model(
         TypeError: for a model or team of another kind.
         ValueError: for bad numbers, a model of another team, or an environment that
             :class:`~robustmarl.learning.world.WorldModel` does not model.
+
+    Example:
+        >>> from functools import partial
+        >>> from robustmarl import adversaries, algorithms, budgets, envs, learning, perturbers
+        >>> make = partial(envs.SignalMatching, agents=2, horizon=4, noise=0.1)
+        >>> team = algorithms.QMIX.for_env(make(), hidden=(8,), seed=0)
+        >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.5))
+        >>> adversary = adversaries.PAAD.for_env(make(), generator, hidden=(8,), seed=1)
+        >>> model = learning.WorldModel(team.spec, members=2, hidden=(8,), seed=0)
+        >>> rounds = attack_in_model(
+        ...     team, adversary, make, model, real_steps=80, imagined_steps=80, rounds=1, updates=10
+        ... )
+        >>> rounds[0].real_steps
+        80
     """
     name = "attack_in_model"
     check_kind(f"{name}.model", model, WorldModel, "a WorldModel", "Write WorldModel(team.spec).")

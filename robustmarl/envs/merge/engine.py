@@ -42,6 +42,14 @@ class MergeEngine:
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: if ``num_envs`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> engine = MergeEngine(Traffic(cavs=2, hdvs=(0, 0)), 2)
+        >>> engine.begin(torch.tensor([True, True]), torch.tensor([3, 4]))
+        >>> engine.advance(torch.ones(2, 2, dtype=torch.int64), torch.tensor([True, False]))
+        >>> engine.tensors["obs"].shape, engine.spec.metrics
+        (torch.Size([2, 2, 25]), ('success', 'crashed'))
     """
 
     def __init__(self, traffic: Traffic, num_envs: int = 1) -> None:

@@ -172,6 +172,13 @@ def merge(
         ImportError: if highway-env is not installed.
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> from robustmarl import algorithms, evaluation
+        >>> team = algorithms.QMIX.for_env(merge(), seed=0)
+        >>> found = evaluation.rollout(team, merge, episodes=2)
+        >>> sorted(found.metrics), bool((found.lengths <= 100).all())
+        (['crashed', 'success'], True)
     """
     check_choice("merge.render_mode", render_mode, (None, "rgb_array", "human"))
     with speaking_for("merge", Traffic):

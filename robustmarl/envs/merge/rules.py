@@ -134,6 +134,10 @@ class Traffic:
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: for a value out of range.
+
+    Example:
+        >>> Traffic(cavs=2, hdvs=(1, 1)).hdvs
+        (1, 1)
     """
 
     cavs: int = 3
