@@ -214,7 +214,7 @@ def test_a_file_names_nothing_beyond_the_package(tmp_path):
         ObsPerturber(attacks.PGD(ball=BALL), agents=RandomAgents(2), episodes=0.5),
         envs.battle,
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_values_are_spelled_and_made_again(value):
     again = made_of("value", spelled("value", value))
