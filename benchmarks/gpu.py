@@ -126,6 +126,9 @@ def main():
     args = parser.parse_args()
     device = torch.device(args.device)
     on_cuda = device.type == "cuda"
+    if on_cuda and not torch.cuda.is_available():
+        print("There is no CUDA device here. With --device cpu it shows that it runs.")
+        return
     card = torch.cuda.get_device_name(device) if on_cuda else platform.processor() or "CPU"
     found = {"card": card, "torch": torch.__version__, "agreement": {}, "steps_per_second": {}}
     print(f"{card}, torch {torch.__version__}")
