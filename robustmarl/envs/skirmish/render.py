@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -128,12 +129,14 @@ def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> N
     # H.264 takes even numbers of pixels alone: one more of the ground's colour at most.
     odd = ((0, height % 2), (0, width % 2), (0, 0))
     padded = [np.pad(frame, odd, mode="edge") for frame in frames]
-    size = padded[0].shape[1::-1]
-    film = ffmpeg.write_frames(str(path), size, fps=fps, macro_block_size=2, quality=8)
-    film.send(None)
-    for frame in padded:
-        film.send(np.ascontiguousarray(frame))
-    film.close()
+    rows, columns = padded[0].shape[:2]
+    raw = f"-f rawvideo -pix_fmt rgb24 -s {columns}x{rows} -r {fps} -i -"
+    coded = "-an -vcodec libx264 -pix_fmt yuv420p -crf 18"  # a quality at which nothing shows
+    command = [ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *raw.split(), *coded.split()]
+    pictures = b"".join(np.ascontiguousarray(frame).tobytes() for frame in padded)
+    done = subprocess.run([*command, str(path)], input=pictures, capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(f"ffmpeg could not write {str(path)!r}: {done.stderr.decode().strip()}")
 
 
 def _bar(
