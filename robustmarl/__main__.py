@@ -219,7 +219,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
     sys.stdout.write(f"{found}\n")
     if args.report is not None:
-        filmed = {"no attack": None, **dict(list(attacks.items())[:1])}
+        filmed = {"no attack": None, **dict(list(attacks.items())[-1:])}
         films = [
             evaluation.record(
                 team,
