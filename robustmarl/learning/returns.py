@@ -68,13 +68,7 @@ def gae(
     gamma = check_number("gae.gamma", gamma, 0.0, 1.0)
     lam = check_number("gae.lam", lam, 0.0, 1.0)
     delta = reward + gamma * bootstrap * value[:, 1:] - value[:, :-1]
-    decay = gamma * lam * going_on
-    advantage = torch.empty_like(delta)
-    following = torch.zeros_like(delta[:, 0])
-    for t in range(delta.shape[1] - 1, -1, -1):
-        following = delta[:, t] + decay[:, t] * following
-        advantage[:, t] = following
-    return advantage
+    return _summed(delta, gamma * lam * going_on)
 
 
 def td_lambda_returns(
@@ -96,17 +90,19 @@ def td_lambda_returns(
     check_over_time(name, reward, next_value=next_value, bootstrap=bootstrap, going_on=going_on)
     gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
     lam = check_number(f"{name}.lam", lam, 0.0, 1.0)
-    if lam == 0.0:
-        return reward + gamma * bootstrap * next_value
-    target = torch.empty_like(next_value)
-    following = torch.zeros_like(next_value[:, 0])
-    for t in range(reward.shape[1] - 1, -1, -1):
-        share = lam * going_on[:, t]  # of the return that follows, against its estimate
-        following = reward[:, t] + gamma * bootstrap[:, t] * (
-            (1.0 - share) * next_value[:, t] + share * following
-        )
-        target[:, t] = following
-    return target
+    share = lam * going_on  # of the return that follows, against its estimate
+    now = reward + gamma * bootstrap * ((1.0 - share) * next_value)
+    return now if lam == 0.0 else _summed(now, gamma * bootstrap * share)
+
+
+def _summed(now: Tensor, decay: Tensor) -> Tensor:
+    r"""Return :math:`x_t = n_t + d_t x_{t+1}`, 0 after the last step, of (B, T, ...)."""
+    found, following = [], torch.zeros_like(now[:, 0])
+    # One operation a step on views made beforehand: with short rows calls are the cost.
+    for number, share in zip(reversed(now.unbind(1)), reversed(decay.unbind(1)), strict=True):
+        following = torch.addcmul(number, share, following)
+        found.append(following)
+    return torch.stack(found[::-1], dim=1)
 
 
 def n_step_returns(
