@@ -24,11 +24,13 @@ from robustmarl.evaluation import Cell, CrossTable, Curve
 from robustmarl.evaluation.curves import size_curves
 from robustmarl.joint import spec_of
 from robustmarl.learning import adam
-from robustmarl.perturbers import ObsPerturber
+from robustmarl.perturbers import ObsPerturber, ZeroedObs
 from robustmarl.schedules import Linear
 from robustmarl.typing import RobustnessWarning
 
 METHODS = ("plain", "PGD training", "certified training")
+BLIND = "trained blind"
+BASELINES = ("random", "untrained", BLIND)
 SIZES = (0.0125, 0.025, 0.05, 0.1, 0.25)
 ATTACKED = 0.5  # share of the episodes that PGD attacks in training
 MARGIN = 0.1  # the lead in Q that certified training asks for
@@ -88,29 +90,38 @@ def build(method, name, task, seed):
         ramp = Linear(0.0, ball.epsilon, begin=begin, over=over, unit="env_steps")
         loss = losses.CertifiedLoss(ball=ball, epsilon=ramp, margin=MARGIN, weight=task.weight)
         return CertifiedQMIX.for_env(spec, certified_loss=loss, **settings), None
-    pgd = ObsPerturber(attacks.PGD(ball=ball, steps=5), episodes=ATTACKED)
-    return algorithms.QMIX.for_env(spec, **settings), pgd if method == "PGD training" else None
+    perturb = {
+        "PGD training": ObsPerturber(attacks.PGD(ball=ball, steps=5), episodes=ATTACKED),
+        BLIND: ZeroedObs(),
+    }
+    return algorithms.QMIX.for_env(spec, **settings), perturb.get(method)
+
+
+def trained(place, name, task, method, seed):
+    """Return the team of a method, trained here or before."""
+    team, perturb = build(method, name, task, seed)
+    weights = place.folder / "weights.pt"
+    if weights.exists():
+        training.load_weights(team, weights)
+        return team
+    training.run(
+        team,
+        partial(envs.skirmish, name),
+        env_steps=task.steps,
+        num_envs=16,
+        seed=seed,
+        perturb=perturb,
+        learn=training.OffPolicy(batch_size=16, learning_starts=16, buffer_episodes=1_000),
+        log=place.log(f"{name} {method} {seed}"),
+    )
+    training.save_weights(team, weights)
+    return team
 
 
 def run_cell(place, name, task, method, seed, episodes):
     """Train and test one team; return its raw scores."""
     make, ball = partial(envs.skirmish, name), LinfBall(epsilon=task.epsilon)
-    team, perturb = build(method, name, task, seed)
-    weights = place.folder / "weights.pt"
-    if weights.exists():
-        training.load_weights(team, weights)
-    else:
-        training.run(
-            team,
-            make,
-            env_steps=task.steps,
-            num_envs=16,
-            seed=seed,
-            perturb=perturb,
-            learn=training.OffPolicy(batch_size=16, learning_starts=16, buffer_episodes=1_000),
-            log=place.log(f"{name} {method} {seed}"),
-        )
-        training.save_weights(team, weights)
+    team = trained(place, name, task, method, seed)
 
     def won(perturb=None):
         played = evaluation.rollout(team, make, episodes=episodes, num_envs=32, perturb=perturb)
@@ -138,11 +149,19 @@ def only(cell):
     return scores.tolist()
 
 
-def play_random(place, name, task, method, seed, episodes):
-    """Return the scores of a team that draws its actions."""
+def play_baseline(place, name, task, method, seed, episodes):
+    """Return the scores of a team that draws its actions, has learned nothing, or never saw."""
     make = partial(envs.skirmish, name)
-    team = data.RandomController(spec_of(make()))
-    played = evaluation.rollout(team, make, episodes=episodes, num_envs=32, seed=seed)
+    if method == "random":
+        team = data.RandomController(spec_of(make()))
+    elif method == "untrained":
+        team = build("plain", name, task, seed)[0].untrained(seed=seed)
+    else:
+        team = trained(place, name, task, method, seed)
+    perturb = ZeroedObs() if method == BLIND else None
+    played = evaluation.rollout(
+        team, make, episodes=episodes, num_envs=32, seed=seed, perturb=perturb
+    )
     return {"scores": {"clean": played.figure("battle_won").tolist()}}
 
 
@@ -153,7 +172,7 @@ def jobs_of(tasks, methods, seeds, episodes):
             key=(name, method, seed),
             name=f"{name}/{method}-{seed}",
             work=partial(
-                play_random if method == "random" else run_cell,
+                play_baseline if method in BASELINES else run_cell,
                 name=name,
                 task=task,
                 method=method,
@@ -164,7 +183,7 @@ def jobs_of(tasks, methods, seeds, episodes):
         )
         for seed in seeds
         for name, task in tasks.items()
-        for method in ("random", *methods)
+        for method in (*BASELINES, *methods)
     ]
 
 
@@ -172,7 +191,7 @@ def report(name, task, cells, methods, out):
     """Write a map's figure; return its table as Markdown."""
     found = {
         method: {key[2]: cell["scores"] for key, cell in cells.items() if key[:2] == (name, method)}
-        for method in ("random", *methods)
+        for method in (*BASELINES, *methods)
     }
 
     def cell(method, key):
@@ -186,19 +205,20 @@ def report(name, task, cells, methods, out):
     }
     columns = {"clean": "clean", "worst": f"worst, {task.epsilon:g}"}
     columns |= {f"certified win {size:g}": f"certified, {size:g}" for size in SIZES}
-    rows = {"random": {"clean": cell("random", "clean")}} | blind
-    trained = [method for method in methods if found[method]]
-    for method in trained:
+    known = [baseline for baseline in BASELINES if found[baseline]]
+    rows = {baseline: {"clean": cell(baseline, "clean")} for baseline in known} | blind
+    tested = [method for method in methods if found[method]]
+    for method in tested:
         rows[method] = {shown: cell(method, key) for key, shown in columns.items()}
     table = CrossTable(
-        cells=rows, metric="battles won", baselines=["random", *blind], title=f"{name}"
+        cells=rows, metric="battles won", baselines=[*known, *blind], title=f"{name}"
     )
     panels = {
         label: {
             method: Curve(
                 x=SIZES, estimates=[cell(method, f"{key} {size:g}").estimate for size in SIZES]
             )
-            for method in trained
+            for method in tested
         }
         for key, label in FIGURES.items()
     }

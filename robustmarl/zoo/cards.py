@@ -115,7 +115,7 @@ def measure(
     *,
     name: str = "team",
     suite: Suite | str = "standard",
-    episodes: int = 200,
+    episodes: int | None = None,
     num_envs: int = 50,
     seed: int = 0,
     about: str = "",
@@ -135,7 +135,8 @@ def measure(
         world: a name of ``zoo.WORLDS``.
         name: of the team.
         suite: of attacks on observations.
-        episodes: behind every figure, >= 1.
+        episodes: behind every figure, >= 1, half as many to choose the worst attack on; None is the
+            world's number.
         num_envs: environments side by side, >= 1.
         seed: of the episodes and of what learns, >= 0.
         about: how it was trained.
@@ -149,6 +150,7 @@ def measure(
     """
     check_kind("measure.learner", learner, TeamAlgorithm, "an algorithm of robustmarl")
     check_choice("measure.world", world, list(WORLDS))
+    episodes = WORLDS[world].episodes if episodes is None else episodes
     episodes, num_envs = sizes_of("measure", episodes=episodes, num_envs=num_envs)
     seed = check_int("measure.seed", seed, 0)
     for key, text in (("name", name), ("about", about), ("command", command)):
@@ -192,6 +194,7 @@ def _under_attack(
         world.ball,
         suite=suite,
         episodes=episodes,
+        choice_episodes=-(-episodes // 2),
         num_envs=num_envs,
         metric=world.metric,
         seed=seed,

@@ -188,7 +188,7 @@ def write_card(
     folder: str | Path = TRAINED,
     *,
     suite: Suite | str = "standard",
-    episodes: int = 200,
+    episodes: int | None = None,
     progress: bool | str = True,
 ) -> Card:
     """Measure a team of the zoo anew, write its card into ``folder``, and return it.
@@ -197,7 +197,7 @@ def write_card(
         name: of :func:`names`.
         folder: of the card; and of the team, if it does not come with the package.
         suite: of attacks, as all that follows of :func:`~robustmarl.zoo.measure`.
-        episodes: behind every figure, >= 1.
+        episodes: behind every figure, >= 1; None is the world's number.
         progress: show a bar; a text names it.
 
     Raises:

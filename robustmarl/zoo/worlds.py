@@ -50,6 +50,7 @@ class World:
         traitor: how the traitor learns, where one may turn; None elsewhere.
         team: whom the zoo's teams play, where there are several.
         opponents: what plays the other teams.
+        episodes: behind the figures of a card: fewer where teams are large, and slow to attack.
 
     Example:
         >>> from robustmarl import budgets, envs
@@ -65,6 +66,7 @@ class World:
     traitor: Traitor | None = None
     team: str | None = None
     opponents: Mapping[str, AnyPolicy] | None = None
+    episodes: int = 200
 
     @property
     def threat(self) -> str:
@@ -108,6 +110,7 @@ WORLDS: Mapping[str, World] = {
         ball=LinfBall(epsilon=0.075, low=0.0, high=2.0),
         team="red",
         opponents={"blue": Charge(team="blue", random=0.7)},
+        episodes=48,
     ),
     "toy": World(
         make_env=envs.ToyGame,
