@@ -23,7 +23,8 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-lowest   the same with the lowest versions of everything (own environment)"
 	@echo "make lint    ruff, mypy, import contracts, spelling"
-	@echo "make docs    build the documentation into docs/_build/html"
+	@echo "make docs    build the documentation into docs/_build/html; many pages are executed, which takes"
+	@echo "             minutes: ARGS='-D nb_execution_mode=off' leaves their outputs out"
 	@echo "make bench   run the benchmarks"
 	@echo "make build   sdist and wheel into dist/"
 	@echo "make clean   remove what was built, .venv included"
@@ -45,7 +46,7 @@ lint: $(VENV)/.dev
 	$(PY) -m codespell_lib
 
 docs: $(VENV)/.dev
-	$(PY) -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	$(PY) -m sphinx -n -W --keep-going -b html $(ARGS) docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.run

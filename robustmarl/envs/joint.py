@@ -136,7 +136,7 @@ class JointEnv:
             raise ValueError(
                 f"metric {name!r} must be in the last infos of every episode, got {known} from "
                 f"{where}. Report 0.0 where it did not happen, or state other metrics: "
-                "envs.describe(env, metrics=(...))."
+                "envs.describe(env, episode_metrics=(...))."
             )
         try:
             mean = float(np.mean(np.asarray(values, np.float64)))

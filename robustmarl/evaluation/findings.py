@@ -20,7 +20,15 @@ ZEROED = "zeroed"
 """Under this name stands what happens to decisions where all observations are zeros."""
 
 Check: TypeAlias = Literal[
-    "no flips", "no gradient", "black box", "noise", "steps", "ignores", "blind"
+    "no flips",
+    "no gradient",
+    "black box",
+    "noise",
+    "steps",
+    "ignores",
+    "helps",
+    "unlearned",
+    "blind",
 ]
 
 
@@ -37,8 +45,10 @@ class Finding:
     noise           noise hurts, and no gradient does better than noise
     steps           more steps or restarts did better: those of the others are too few
     ignores         the action hardly ever changes when observations are zeroed
-    blind           without eyes the team, or one trained blind, has most of what it gains
-                    over a random one
+    helps           an attack leaves more than there is without one
+    unlearned       without attack it has no more than a random team
+    blind           it withstands attacks, and without eyes the team, or one trained blind,
+                    has most of what it gains over a random one
     ==============  =====================================================================
 
     Attributes:

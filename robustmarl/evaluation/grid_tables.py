@@ -11,6 +11,7 @@ from robustmarl._checks import check, check_kind, check_path, check_text, writin
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.executors import Kept
 from robustmarl.evaluation.jobs import MANIFEST
+from robustmarl.evaluation.statistics import Limits, check_limits
 from robustmarl.evaluation.tables import CrossTable
 
 __all__ = ["RANDOM", "UNTRAINED", "GridKey", "read_tables", "read_warnings", "report_tables"]
@@ -56,16 +57,21 @@ class GridKey:
         return " ".join(filter(None, (self.environment, self.row, self.attack, str(self.seed))))
 
 
-def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, CrossTable]:
+def read_tables(
+    folder: str | Path, metric: str | None = None, limits: Limits | None = None
+) -> dict[str, CrossTable]:
     """Return a table per environment of all cells that a grid's folder holds.
 
     Args:
         folder: that :meth:`Grid.run <robustmarl.evaluation.Grid.run>` was given, finished or not.
         metric: ``"return"`` or one of the environments' metrics; None takes an environment's first
             metric, or the return if it has none.
+        limits: the range of the metric, to which intervals are cut; see
+            :func:`~robustmarl.evaluation.interval`.
 
     Raises:
-        ValueError: for a folder without a study or without results, or an unknown metric.
+        ValueError: for a folder without a study or without results, an unknown metric, or scores
+            outside ``limits``.
 
     Example:
         >>> from robustmarl import algorithms, envs, evaluation
@@ -82,6 +88,7 @@ def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, Cros
     folder = check_path("read_tables.folder", folder)
     if metric is not None:
         metric = check_text("read_tables.metric", metric)
+    limits = check_limits("read_tables.limits", limits)
     path = folder / MANIFEST
     check(path.is_file(), "read_tables.folder", f"one with a {MANIFEST}", str(folder))
     order = list(json.loads(path.read_text("utf-8")))
@@ -90,7 +97,7 @@ def read_tables(folder: str | Path, metric: str | None = None) -> dict[str, Cros
         by_environment.setdefault(result["environment"], []).append(result)
     check(len(by_environment) > 0, "read_tables.folder", "one with results", str(folder))
     return {
-        name: _table(name, by_environment[name], order, metric)
+        name: _table(name, by_environment[name], order, metric, limits)
         for name in _sorted(by_environment, order, "environments")
     }
 
@@ -119,7 +126,11 @@ def _sorted(names: Iterable[str], order: Sequence[str], part: str) -> list[str]:
 
 
 def _table(
-    environment: str, results: list[Kept], order: Sequence[str], metric: str | None
+    environment: str,
+    results: list[Kept],
+    order: Sequence[str],
+    metric: str | None,
+    limits: Limits | None,
 ) -> CrossTable:
     known = [name for name in results[0]["scores"] if name != "return"]
     figure = metric or (*known, "return")[0]
@@ -138,7 +149,7 @@ def _table(
                     for one in sorted(seeds, key=lambda one: int(one["seed"]))
                 }
     cells = {
-        row: {attack: Cell(seeds) for attack, seeds in attacks.items()}
+        row: {attack: Cell(seeds, limits=limits) for attack, seeds in attacks.items()}
         for row, attacks in scores.items()
     }
     flagged = [row for row in cells if row in (RANDOM, UNTRAINED)]

@@ -19,6 +19,9 @@ MANY_VANISHED = 0.5
 CLEARLY = 2.0
 """Standard errors of the paired difference between two attacks, over all episodes."""
 
+WITHSTOOD = 0.1
+"""Of what a team gains over a random one: who keeps less has withstood nothing, blind or not."""
+
 FEWEST = 5
 """Episodes below which no difference is beyond chance: their spread is hardly known."""
 
@@ -91,8 +94,25 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
             text=f"with observations zeroed its action is another in {zeroed:.3f} of its "
             "steps: it does not look at what is attacked.",
         )
-    for text in kept_blind(table, team, "none"):
-        yield Finding(victim=team, check="blind", text=text)
+    clean, floor = table.mean(team, "none"), table.mean("random", "none")
+    helping = max(attacks, key=lambda name: result.choices.mean(team, name), default=None)
+    if helping is not None and _clearly_lower(result, team, "none", helping):
+        yield Finding(
+            victim=team,
+            check="helps",
+            text=f"{helping} leaves {table.mean(team, helping):.2f}, more than the {clean:.2f} "
+            "without attack: whatever moves it off its actions helps it. Train it for longer.",
+        )
+    if clean <= floor:
+        yield Finding(
+            victim=team,
+            check="unlearned",
+            text=f"without attack it has {table.metric} {clean:.2f}, a random team {floor:.2f}: "
+            "there is nothing that an attack could take.",
+        )
+    if table.mean(team, "worst") - floor > WITHSTOOD * (clean - floor):
+        for text in kept_blind(table, team, "none"):
+            yield Finding(victim=team, check="blind", text=text)
 
 
 def _flips(measured: Measured) -> float | None:

@@ -31,7 +31,7 @@ def describe(
     team_reward: TeamReward | None = None,
     horizon: int | None = None,
     teams: Mapping[str, tuple[str, ...]] | None = None,
-    metrics: tuple[str, ...] | None = None,
+    episode_metrics: tuple[str, ...] | None = None,
 ) -> Env:
     """Return ``env`` stating its team reward, its horizon and its teams.
 
@@ -40,7 +40,7 @@ def describe(
         team_reward: ``"sum"`` or ``"mean"`` over a team's agents; never guessed.
         horizon: the most steps an episode can take, >= 1.
         teams: team name to agent names; every agent belongs to exactly one team.
-        metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``;
+        episode_metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``;
             every episode must report them.
 
     Raises:
@@ -49,7 +49,7 @@ def describe(
 
     Example:
         >>> from robustmarl import envs, joint
-        >>> env = describe(envs.climbing(steps=5), team_reward="mean", metrics=("won",))
+        >>> env = describe(envs.climbing(steps=5), team_reward="mean", episode_metrics=("won",))
         >>> spec = joint.spec_of(env)
         >>> spec.team_reward, spec.metrics, spec.horizon
         ('mean', ('won',), 5)
@@ -71,6 +71,7 @@ def describe(
         whole = sorted(named) == sorted(env.possible_agents)
         check(whole, "describe.teams", "a partition of the agents", dict(teams))
         stated["teams"] = {team: tuple(members) for team, members in teams.items()}
-    if metrics is not None:
-        stated["episode_metrics"] = check_names("describe.metrics", metrics, metrics)
+    if episode_metrics is not None:
+        where = "describe.episode_metrics"
+        stated["episode_metrics"] = check_names(where, episode_metrics, episode_metrics)
     return Described(env, stated)

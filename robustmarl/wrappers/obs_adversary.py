@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from robustmarl._checks import all_finite, check, speaking_for
 from robustmarl.attacks.base import ObsAttack, needs_victim
+from robustmarl.budgets import LinfBall
 from robustmarl.joint import StepContext, split_obs
 from robustmarl.joint.reading import row_of
 from robustmarl.perturbers.critical import CriticalSteps
@@ -38,10 +39,12 @@ __all__ = ["ObsAdversaryWrapper"]
 class ObsAdversaryWrapper(PerturbingWrapper):
     r"""Show attacked agents :math:`\hat o^i \in B_\epsilon(o^i)` in place of :math:`o^i`.
 
-    The OD-POMDP of ATSA, Sec. 2.2 [Zhou2025]_: spaces, states, rewards and terminations are those
-    of ``env``. Observations are perturbed up to and including an episode's last; of Dict
-    observations only ``"observation"`` is. Agents without an observation are not attacked. With
-    zero budget every observation keeps its bits.
+    The OD-POMDP of ATSA, Sec. 2.2 [Zhou2025]_: states, rewards and terminations are those of
+    ``env``, and so are spaces, but that observations of attacked agents may leave the declared
+    range as far as the attack's ball does: their Box is as much wider. Give the ball ``low`` and
+    ``high`` to keep them in. Observations are perturbed up to and including an episode's last; of
+    Dict observations only ``"observation"`` is. Agents without an observation are not attacked.
+    With zero budget every observation keeps its bits.
 
     What is added to ``infos[agent]`` of attacked agents: ``clean_obs``, a copy of the
     observation before the attack; ``perturbation``, the largest change of a coordinate; and
@@ -140,6 +143,12 @@ class ObsAdversaryWrapper(PerturbingWrapper):
         self._alive = frozenset[str]()
         self._episode_start = self.perturber.counters()
         self._warned = False
+        self._spaces = {agent: _widened(env, agent, attack.ball) for agent in self.attacked}
+
+    @override
+    def observation_space(self, agent: str) -> gymnasium.Space[Any]:
+        """Return what the agent may be shown: the environment's space, wider by the attack."""
+        return self._spaces.get(agent) or self.env.observation_space(agent)
 
     @property
     def attack(self) -> ObsAttack:
@@ -299,6 +308,29 @@ def _largest_change(shown: Values, truth: Values) -> float:
     """Return the largest change of a coordinate, in single precision at least."""
     wide = np.result_type(shown.dtype, truth.dtype, np.float32)
     return float(np.abs(shown.astype(wide) - truth.astype(wide)).max(initial=0.0))
+
+
+def _widened(env: Env, agent: str, ball: LinfBall) -> gymnasium.Space[Any]:
+    """Return an agent's space, its Box as much wider as the ball lets observations leave it."""
+    space, box = env.observation_space(agent), _box(env, agent)
+    low, high = (torch.from_numpy(end.astype(np.float64)) for end in (box.low, box.high))
+    least, most = ball.box(low)[0].numpy(), ball.box(high)[1].numpy()
+    if (least >= box.low).all() and (most <= box.high).all():
+        return space
+    # Rounding may have drawn an end in: the next number out contains what is shown.
+    kind = box.low.dtype
+    below, above = (
+        np.nextafter(least.astype(kind), -np.inf),
+        np.nextafter(most.astype(kind), np.inf),
+    )
+    wide = gymnasium.spaces.Box(
+        np.where(least < box.low, below, box.low),
+        np.where(most > box.high, above, box.high),
+        dtype=box.dtype.type,
+    )
+    if isinstance(space, gymnasium.spaces.Dict):
+        return gymnasium.spaces.Dict({**space.spaces, "observation": wide})
+    return wide
 
 
 def _box(env: Env, agent: str) -> gymnasium.spaces.Box:

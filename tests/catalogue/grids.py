@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from catalogue.evaluation import PLACE, table
+from catalogue.figures import LIMITS
 from catalogue.kinds import (
     Domain,
     Made,
@@ -172,6 +173,7 @@ SUBJECTS = (
         {
             "folder": Domain((3, None), (Made(fresh, "an empty folder"),)),
             "metric": Domain((3,), ("won",)),
+            "limits": LIMITS,
         },
     ),
     Subject(

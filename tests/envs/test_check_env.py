@@ -96,7 +96,7 @@ def test_catches(broken, text):
 
 def test_catches_a_missing_metric():
     with pytest.raises(ContractError, match=r"lack the episode metrics \['won'\]"):
-        check_env(lambda: describe(SignalMatching(), metrics=("won",)))
+        check_env(lambda: describe(SignalMatching(), episode_metrics=("won",)))
 
 
 def test_catches_an_environment_without_a_spec():

@@ -204,6 +204,8 @@ def test_another_metric(tmp_path):
     study = grid(victims={"VDN": recipe()}, seeds=[0])
     assert quiet(study, tmp_path)["game"].metric == "u"
     assert read_tables(tmp_path, "return")["game"].metric == "return"
+    cell = read_tables(tmp_path, "return", (-100.0, 100.0))["game"].cell("VDN", "none")
+    assert cell.limits == (-100.0, 100.0)
     with pytest.raises(ValueError, match=r"read_tables\.metric must be one of \['return', 'u'\]"):
         read_tables(tmp_path, "won")
     with pytest.raises(ValueError, match=r"read_tables\.folder must be one with a manifest\.json"):

@@ -374,7 +374,10 @@ def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, episodes=
         ({"short": 0.5, "long": 0.2}, ["steps"]),
         ({"seen": 0.001}, ["ignores"]),
         ({"zeroed": 0.6}, ["blind"]),
-        ({"clean": 0.0, "zeroed": 0.0}, []),  # nothing to keep
+        ({"zeroed": 0.6, "worst": 0.05}, []),  # it withstands nothing
+        ({"clean": 0.0, "zeroed": 0.0}, ["unlearned"]),  # nothing to keep
+        ({"clean": 0.5, "short": 0.2, "search": 0.8}, ["helps"]),
+        ({"clean": 0.5, "search": 0.52}, []),  # not beyond chance
     ],
 )
 def test_findings(figures, doubts):

@@ -584,3 +584,52 @@ def uniform():
 def test_check_wrapper_catches(fault, text):
     with pytest.raises(ContractError, match=text):
         check_wrapper(lambda env: Meddler(env, fault), uniform, identity=True)
+
+
+class Narrow(Toy):
+    """The same with observations in [0, 1], of half their coordinates at an end."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        for agent, space in self._obs.items():
+            inner = space["observation"] if self.mask == "dict" else space
+            unit = spaces.Box(0.0, 1.0, inner.shape, self.dtype)
+            whole = {"observation": unit, "action_mask": spaces.Box(0, 1, (3,), np.int8)}
+            self._obs[agent] = spaces.Dict(whole) if self.mask == "dict" else unit
+
+    def reset(self, seed=None, options=None):
+        obs, infos = super().reset(seed, options)
+        return {agent: _in_unit(row) for agent, row in obs.items()}, infos
+
+    def step(self, actions):
+        obs, *rest = super().step(actions)
+        return {agent: _in_unit(row) for agent, row in obs.items()}, *rest
+
+
+def _in_unit(row):
+    if isinstance(row, dict):
+        return {**row, "observation": _in_unit(row["observation"])}
+    return row.clip(0, 1)
+
+
+@pytest.mark.parametrize("mask", [None, "dict"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("high", [0.9, 1.1, np.inf])
+def test_what_is_shown_is_in_the_space_however_far_the_ball_reaches(mask, dtype, high):
+    """Spaces are wider by the attack where its range is, and those of the environment elsewhere."""
+    env = Narrow(mask=mask, dtype=dtype)
+    ball = LinfBall(epsilon=0.3, low=0.0, high=high)
+    wrapped = ObsAdversaryWrapper(env, UniformNoise(ball=ball), agents=["a", "b"])
+    for seed in range(5):
+        obs, _ = wrapped.reset(seed=seed)
+        while wrapped.agents:
+            assert all(wrapped.observation_space(agent).contains(obs[agent]) for agent in obs)
+            actions = dict.fromkeys(wrapped.agents, 0)
+            obs, *_ = wrapped.step(actions)
+    space = wrapped.observation_space("a")
+    assert space is wrapped.observation_space("a")
+    inner = space["observation"] if mask else space
+    assert (inner.low == 0).all()
+    assert inner.high.max() == pytest.approx(1.0 if high == 0.9 else min(high, 1.3), rel=2e-3)
+    assert wrapped.observation_space("c") is env.observation_space("c")
+    assert (space is env.observation_space("a")) == (high == 0.9)
