@@ -17,7 +17,15 @@ from typing import (
     is_typeddict,
 )
 
-__all__ = ["advised", "check_left", "keywords", "passes_on", "typed_keywords", "typeddict_keys"]
+__all__ = [
+    "advised",
+    "check_left",
+    "keywords",
+    "keywords_without_default",
+    "passes_on",
+    "typed_keywords",
+    "typeddict_keys",
+]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -31,6 +39,15 @@ def keywords(cls: type) -> frozenset[str]:
         return frozenset()
     _, *parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()  # without self
     return frozenset(p.name for p in parameters if p.kind in _NAMED)
+
+
+def keywords_without_default(cls: type) -> list[str]:
+    """Return those of :func:`keywords` that have to be given by name."""
+    if "__init__" not in vars(cls):
+        return []
+    parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [p.name for p in parameters if p.kind is kind and p.default is p.empty]
 
 
 def passes_on(cls: type) -> bool:

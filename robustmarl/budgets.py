@@ -3,7 +3,7 @@ r"""What an attack may do: the :math:`\ell_\infty` ball around an observation.""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
@@ -87,7 +87,7 @@ class LinfBall:
         tensor([[1., 0.]])
     """
 
-    epsilon: Coordinates
+    epsilon: Coordinates = field(kw_only=False)
     low: Coordinates = -math.inf
     high: Coordinates = math.inf
     fixed: tuple[bool, ...] | None = None

@@ -6,12 +6,12 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypeGuard, cast, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robustmarl._checks import (
     check,
@@ -104,7 +104,7 @@ class AimedAttack(ABC):
         TypeError: for values of the wrong kind.
     """
 
-    ball: LinfBall
+    ball: LinfBall = field(kw_only=False)
     restarts: int = 1
     loss: Loss | None = None
     target: Target | None = None
@@ -149,6 +149,9 @@ class AimedAttack(ABC):
     @torch.no_grad()
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
         """Return adversarial observations (M, D); see :class:`~.base.ObsAttack`."""
+        name, remedy = type(self).__name__, "Write victims.FunctionVictim(module).at()."
+        rule = "a view of a victim, bound to rows"
+        check(not isinstance(view, nn.Module), f"{name}.view", rule, view, remedy)
         obs = obs.detach()
         if self.ball.is_zero or obs.numel() == 0:
             return obs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 import torch
@@ -28,7 +28,7 @@ class UniformNoise:
         0.5
     """
 
-    ball: LinfBall
+    ball: LinfBall = field(kw_only=False)
     needs_victim: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class GaussianNoise:
         (tensor(-0.5000), tensor(0.5000))
     """
 
-    ball: LinfBall
+    ball: LinfBall = field(kw_only=False)
     std: Coordinates | None = None
     needs_victim: ClassVar[bool] = False
 

@@ -236,7 +236,10 @@ class RandomController:
     def check_spec(self, spec: TeamSpec) -> None:
         """Accept any team of the same size."""
         if difference := self.spec.describe_difference(spec):
-            raise ValueError(f"RandomController.spec must be the team's, got {difference}.")
+            raise ValueError(
+                f"RandomController.spec must be the team's, got {difference}. Was the team made "
+                "for another environment?"
+            )
 
 
 class ScriptedController(RandomController):

@@ -37,7 +37,7 @@ from robustmarl.evaluation.teams import (
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers import ObsPerturber, Place
 from robustmarl.perturbers._rows import ChosenRows
-from robustmarl.victims import LossRows, NetworkVictim, Victim
+from robustmarl.victims import FunctionVictim, LossRows, NetworkVictim, Victim
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -215,9 +215,10 @@ def certified(
 def _check_provable(where: str, policy: Controller) -> None:
     victim = policy.victim()
     if not isinstance(victim, NetworkVictim):
-        kind = type(policy).__name__
+        given = victim.function if isinstance(victim, FunctionVictim) else victim or policy
         raise TypeError(
-            f"{where} must be a team of this package, whose layers are known, got {kind}."
+            f"{where} must be a team of this package, whose layers are known, got "
+            f"{type(given).__name__}. Put its weights into networks.AgentNetwork."
         )
     rule = (
         "without memory: bounds hold for one step from a memory that is known, and under attack "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robustmarl.evaluation.blind import kept_blind
 from robustmarl.evaluation.findings import ZEROED, Finding, Measured, WorstCase
@@ -103,7 +104,7 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
             text=f"{helping} leaves {table.mean(team, helping):.2f}, more than the {clean:.2f} "
             "without attack: whatever moves it off its actions helps it. Train it for longer.",
         )
-    if clean <= floor:
+    if clean <= floor and len(_scores(result, team, "none")) >= FEWEST:
         yield Finding(
             victim=team,
             check="unlearned",
@@ -120,6 +121,11 @@ def _flips(measured: Measured) -> float | None:
     if measured.changed is None or measured.flipped is None:
         return None
     return measured.flipped / measured.changed if measured.changed else 0.0
+
+
+def _scores(result: WorstCase, team: str, name: str) -> NDArray[np.float64]:
+    """Return the scores of all training seeds."""
+    return np.concatenate([*result.table.cell(team, name).scores.values()])
 
 
 def _lowest(result: WorstCase, team: str, names: Collection[str]) -> str | None:

@@ -147,7 +147,9 @@ def worst_case(
     if steps is not None:
         check_int("worst_case.steps", steps, 1)
     if not isinstance(ball, LinfBall):
-        raise TypeError(f"worst_case.ball must be a LinfBall, got {ball!r}.")
+        raise TypeError(
+            f"worst_case.ball must be a LinfBall, got {ball!r}. Write LinfBall(epsilon=0.1)."
+        )
     check(not ball.is_zero, "worst_case.ball", "larger than nothing", ball)
     suite = _suite(suite)
     given = {n: by_seed(f"worst_case.victims[{n!r}]", v) for n, v in victims.items()}

@@ -29,6 +29,7 @@ from robustmarl.learning.settings import (
     OpenSettings,
     TeamSettings,
     check_settings,
+    required,
     take,
     told_of,
 )
@@ -92,6 +93,9 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     def _make(cls, env: Env | TeamSpec, settings: Mapping[str, object]) -> Self:
         """Do what :meth:`for_env` promises; subclasses type its keywords, and call this."""
         check_settings(cls, settings)
+        for name in required(cls):
+            if name not in settings:
+                raise TypeError(f"{cls.__name__}.for_env must be given {name}=..., got none.")
         hyper: OpenSettings = dict(settings)
         made_for = take(hyper, MadeForSettings)
         seed = check_int(f"{cls.__name__}.seed", made_for.get("seed", 0), 0)

@@ -17,7 +17,13 @@ import torch
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
 
-from robustmarl._signatures import keywords, passes_on, typed_keywords, typeddict_keys
+from robustmarl._signatures import (
+    keywords,
+    keywords_without_default,
+    passes_on,
+    typed_keywords,
+    typeddict_keys,
+)
 from robustmarl.learning.optim import check_factory
 from robustmarl.learning.values import Reward
 from robustmarl.networks.conv import Conv
@@ -151,6 +157,20 @@ def known_settings(cls: type) -> frozenset[str]:
             return typed | added
         added |= keywords(base)
     return frozenset(added)
+
+
+def required(cls: type) -> list[str]:
+    """Return what ``cls.for_env`` cannot do without: what its mixins and subclasses ask for.
+
+    These are keywords without a default of the constructors before the class that types its own.
+    """
+    found: list[str] = []
+    for base in cls.__mro__:
+        method = vars(base).get("for_env")
+        if isinstance(method, classmethod) and typed_keywords(method.__func__) is not None:
+            break
+        found += keywords_without_default(base)
+    return found
 
 
 def check_settings(

@@ -19,6 +19,7 @@ from robustmarl.victims import (
     Rows,
     Victim,
     VictimLike,
+    VictimView,
     as_victim,
 )
 
@@ -66,7 +67,7 @@ class PolicyController:
         everybody = torch.arange(spec.num_agents, device=victim.device)
         several = len(members) > 1
         self._stochastic = stochastic[self._fit.ids_of(everybody)] if several else stochastic
-        self._draws = any(flags)
+        self._draws, self._has_answered = any(flags), False
 
     @property
     def hidden_size(self) -> int:
@@ -96,7 +97,7 @@ class PolicyController:
             side={name: part.flatten(0, 1) for name, part in side.items()},
         )
         view, seen = self._victim.at(rows), fit.cut(context.seen.flatten(0, 1))
-        output = view.output(seen)
+        output = self._asked(view, seen)
         size = output.shape[-1]
         rule = f"a policy with outputs of shape ({len(seen)}, {fit.num_actions})"
         fits = output.dim() == 2 and size == fit.num_actions
@@ -104,6 +105,20 @@ class PolicyController:
         output = pad(output, (0, self.spec.num_actions - size)).view(*shape, -1)
         hidden = view.advance(seen)
         return output, None if hidden is None else hidden.view(*shape, -1)
+
+    def _asked(self, view: VictimView, seen: Tensor) -> Tensor:
+        """Return its outputs; what fails at the first step is told with the size it was shown."""
+        if self._has_answered:
+            return view.output(seen)
+        try:
+            output = view.output(seen)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self._where} must be a policy for observations of shape {tuple(seen.shape)}, "
+                f"got one that fails there: {error}."
+            ) from error
+        self._has_answered = True
+        return output
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool

@@ -37,6 +37,10 @@ def listed(where: str, attacks: Attacks) -> list[ObsAttack | Perturber]:
                 "An adversary plays as adversary.deployed(), and learns in "
                 "training.AdversarialTraining(team, adversary)."
             )
+        if isinstance(one, type):
+            remedy = f"Make it first, as {one.__name__}(ball=LinfBall(epsilon=0.1))."
+        elif isinstance(one, str):
+            remedy = "Give what it is called, as attacks.PGD(ball=LinfBall(epsilon=0.1))."
         rule = "an attack, a perturber, several of them or None"
         check_kind(where, one, ObsAttack | Perturber, rule, remedy)
     return cast("list[ObsAttack | Perturber]", several)

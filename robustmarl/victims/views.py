@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -411,11 +412,15 @@ def as_victim(where: str, victim: VictimLike, *, continuous: bool = False) -> Vi
         return PolicyVictim(inner)
     if inner is victim and callable(victim):
         return FunctionVictim(victim, continuous=continuous)
+    remedy = "Write algorithm.victim() or victims.FunctionVictim(module)."
+    if isinstance(victim, str | Path):
+        remedy = "Load it first: training.load(path).learner, or zoo.load(name).learner."
+    elif hasattr(victim, "learner"):
+        remedy = "Give its learner."
     raise TypeError(
         f"{where} must be a Victim, a robustmarl or Tianshou algorithm or a policy, a "
         "Stable-Baselines3 model, or a module or function of observations, "
-        f"got {type(victim).__name__}. "
-        "Write algorithm.victim() or victims.FunctionVictim(module)."
+        f"got {type(victim).__name__}. {remedy}"
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_index
+from robustmarl._checks import check, check_index
 from robustmarl._seeding import episode_key
 from robustmarl.joint import StepContext, TeamSpec, check_parallel, describe, spec_of, split_obs
 from robustmarl.joint.boxes import to_unit
@@ -88,6 +88,11 @@ class PerturbingWrapper(Wrapper):
         """
         told = actions if self._told_from_above is None else self._told_from_above
         self._told_from_above = None
+        playing, name = self._roster.left, f"{type(self).__name__}.step.actions"
+        remedy = "Nobody plays before reset, nor after an episode's end: call reset."
+        check(bool(playing) or not actions, name, "empty", sorted(actions), remedy)
+        rule = f"one per living agent, {sorted(playing)}"
+        check(playing <= actions.keys(), name, rule, sorted(actions))
         if self.perturber.act_told == "executed":
             told = {**told, **replaced}
         act = self._episode.encode(told)
@@ -174,7 +179,10 @@ class Episode:
                 own = torch.from_numpy(np.array(action, np.float64))
                 joint[0, i, : spec.action_sizes[i]] = to_unit(own, *self._boxes[i]).numpy()
             else:
-                joint[0, i] = check_index(f"step.actions[{agent!r}]", action)
+                where = f"step.actions[{agent!r}]"
+                index, size = check_index(where, action), spec.action_sizes[i]
+                check(0 <= index < size, where, f"an index below {size}", action)
+                joint[0, i] = index
         return torch.from_numpy(joint).to(self._device)
 
     def context(

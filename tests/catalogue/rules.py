@@ -134,7 +134,9 @@ SUBJECTS = (
                     ),
                 ),
             ),
-            "metrics": Domain(("won", 3, (3,)), (("won", "won"),), (Pair(["won"], ("won",)),)),
+            "episode_metrics": Domain(
+                ("won", 3, (3,)), (("won", "won"),), (Pair(["won"], ("won",)),)
+            ),
         },
     ),
     Subject(

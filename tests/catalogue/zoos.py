@@ -63,7 +63,7 @@ SUBJECTS = (
             "learner": instance(),
             "world": choice(),
             "name": text(),
-            "episodes": integer(4),
+            "episodes": integer(4, optional=True),
             "num_envs": integer(4),
             "seed": seed(),
             "about": text(),
