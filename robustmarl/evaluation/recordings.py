@@ -29,7 +29,12 @@ from robustmarl.typing import Env
 __all__ = ["RecordedEpisode", "RecordedStep", "Recording", "record"]
 
 Picture: TypeAlias = NDArray[np.uint8]
+Floats: TypeAlias = NDArray[np.float32]
 Act: TypeAlias = int | tuple[float, ...]
+Change: TypeAlias = tuple[int, float, float]
+
+MOST_CHANGED = 4
+"""Coordinates of an observation that a step tells of: as many as can be read in passing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,8 @@ class RecordedStep:
         intended: of agents that do something else because of what they are shown, what they like
             best on the true observation; of those whose action itself is changed, what they chose.
         reward: the team's, earned by the step that led here.
+        shown: per agent whose observation is not the true one, the coordinates that are changed
+            most: which, what is true and what it is shown instead.
     """
 
     scene: Scene | None = None
@@ -52,6 +59,7 @@ class RecordedStep:
     acts: Mapping[str, Act] = field(default_factory=dict)
     intended: Mapping[str, Act] = field(default_factory=dict)
     reward: float = 0.0
+    shown: Mapping[str, tuple[Change, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +245,12 @@ def _whole(scene: Scene) -> Scene:
     return scene
 
 
+def _most_changed(true: Floats, seen: Floats) -> tuple[Change, ...]:
+    """Return the coordinates that differ most, the largest change first."""
+    order = np.argsort(-np.abs(seen - true), kind="stable")[:MOST_CHANGED]
+    return tuple((int(k), float(true[k]), float(seen[k])) for k in order if seen[k] != true[k])
+
+
 class _Filmed:
     """An engine of one environment, and what was done and earned in its last step.
 
@@ -345,15 +359,18 @@ class _Camera(Perturber):
     def _look(self, context: StepContext, reward: float) -> RecordedStep:
         """Return a step as far as it is known before anybody acts."""
         stage = self.filmed.stage
-        if stage is None:
-            return RecordedStep(picture=self.filmed.picture(), reward=reward)
-        scene, ghosts = _whole(stage.scene()), {}
         moved = (context.seen != context.obs)[0].any(dim=-1) & context.alive[0]
+        seen, true = {}, {}
         for i in moved.nonzero().flatten().tolist():
             agent, size = self._team.agents[i], self._team.obs_sizes[i]
-            seen = context.seen[0, i, :size].cpu().numpy()
-            ghosts[agent] = tuple(stage.ghosts(agent, seen))
-        return RecordedStep(scene=scene, ghosts=ghosts, reward=reward)
+            seen[agent] = context.seen[0, i, :size].cpu().numpy()
+            true[agent] = context.obs[0, i, :size].cpu().numpy()
+        shown = {agent: _most_changed(true[agent], row) for agent, row in seen.items()}
+        if stage is None:
+            return RecordedStep(picture=self.filmed.picture(), reward=reward, shown=shown)
+        scene = _whole(stage.scene())
+        ghosts = {agent: tuple(stage.ghosts(agent, row)) for agent, row in seen.items()}
+        return RecordedStep(scene=scene, ghosts=ghosts, reward=reward, shown=shown)
 
     def _earned(self) -> float:
         """Return what the team earned in the last step."""

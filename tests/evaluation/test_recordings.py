@@ -14,6 +14,7 @@ from robustmarl.data import RandomController
 from robustmarl.envs.scenes import Entity, Scene, Stage, stage_of
 from robustmarl.envs.vector import vector_env
 from robustmarl.evaluation import record, rollout
+from robustmarl.evaluation.recordings import MOST_CHANGED
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ObsPerturber, Perturber
 
@@ -243,3 +244,20 @@ def test_refuses():
         record(team, envs.SignalMatching)
     with pytest.raises(ValueError, match=r"record\.episodes must be an int >= 1"):
         record(team, Line, episodes=0)
+
+
+@pytest.mark.parametrize("make", [battle, Drawn])
+def test_steps_tell_what_was_changed_most(make):
+    """The coordinates of the largest changes, the largest first, of agents that are attacked."""
+    team = RandomController(spec_of(make()))
+    attacked = team.spec.agents[0]
+    noise = ObsPerturber(UniformNoise(ball=BALL), agents=[attacked])
+    steps = record(team, make, perturb=noise, episodes=1).episodes[0].steps
+    assert all(step.shown.keys() <= {attacked} for step in steps)
+    changes = steps[0].shown[attacked]
+    sizes = [abs(seen - true) for _, true, seen in changes]
+    assert sizes == sorted(sizes, reverse=True)
+    assert 0 < len({k for k, _, _ in changes}) == len(changes) <= MOST_CHANGED
+    assert max(sizes) <= BALL.epsilon + 1e-6
+    clean = record(team, make, episodes=1).episodes[0].steps
+    assert not any(step.shown for step in clean)

@@ -12,6 +12,8 @@ const COLOUR_OF = { blue: 0, red: 1, green: 2 }; // of teams that are called so
 const WHOLE = 0.25; // share of a field that is in use from which all of it is shown
 const MARGIN = 0.1; // around what is in use, share of it
 const FLATTEST = 0.6; // height of a part of a field, share of its width
+const AROUND = 4; // steps before and after, whose places are in sight, too, where it is followed
+const NEAR = 0.7; // share of the picture's width below which what goes on is followed
 
 function fieldView(film, films) {
   const alike = films.filter((one) => String(one.bounds) === String(film.bounds));
@@ -20,7 +22,8 @@ function fieldView(film, films) {
   const layers = Object.fromEntries(
     ["ground", "shots", "things", "ghosts"].map((name) => [name, drawn("g", { class: name })]),
   );
-  svg.append(...Object.values(layers));
+  const camera = drawn("g", { class: "camera" }, ...Object.values(layers));
+  svg.append(camera);
   let scene = null;
   let pick = () => {};
 
@@ -37,6 +40,8 @@ function fieldView(film, films) {
     const near = Math.abs(number - scene.number) === 1;
     svg.classList.toggle("still", !near);
     scene.number = number;
+    const [right, down] = scene.frame.camera(number);
+    camera.style.transform = `translate(${right}px, ${down}px)`;
     const step = episode.steps[number];
     svg.setAttribute("aria-label", `${film.title}, step ${number}: ${step.at.length} things`);
     const believers = believersIn(step, believer, film.agents);
@@ -55,7 +60,10 @@ function teamsOf(film) {
 function believersIn(step, believer, agents) {
   const fooled = agents.filter((agent) => step.ghosts?.[agent]);
   if (believer === ALL) return fooled;
-  if (believer === FIRST) return fooled.slice(0, 1);
+  if (believer === FIRST) {
+    const misled = new Set(changedIn(step).map(([agent]) => agents[agent]));
+    return [fooled.find((agent) => misled.has(agent)) ?? fooled[0]].filter(Boolean);
+  }
   return fooled.filter((agent) => agent === believer);
 }
 
@@ -87,19 +95,48 @@ function frameOf(film, episodes) {
   const [left, low, right, high] = shown;
   const crowded = episodes.some(({ things }) => things.length > MANY);
   const least = crowded ? LEAST_OF_MANY : LEAST;
-  const scale = WIDTH / (right - left);
-  return {
+  const near = followed(episodes, shown);
+  const scale = WIDTH / (near?.width ?? right - left);
+  const frame = {
     left,
     low,
     right,
     high,
     scale,
-    height: (high - low) * scale,
+    height: (near?.height ?? high - low) * scale,
     x: (x) => (x - left) * scale,
     y: (y) => (film.downward ? y - low : high - y) * scale,
     least,
     radius: (radius) => Math.max(radius * scale, least),
   };
+  frame.camera = (number) => {
+    if (near === null) return [0, 0];
+    const [x, y] = near.middles[Math.min(number, near.middles.length - 1)];
+    return [WIDTH / 2 - frame.x(x), frame.height / 2 - frame.y(y)];
+  };
+  return frame;
+}
+
+// What is in sight where things keep together and move on: its size, and its middle at each step.
+function followed(episodes, [left, , right]) {
+  const length = Math.max(...episodes.map(({ steps }) => steps.length));
+  const boxes = Array.from({ length }, (_, number) => {
+    const used = [Infinity, Infinity, -Infinity, -Infinity];
+    for (const { things, steps } of episodes) {
+      const from = Math.max(0, Math.min(number, steps.length - 1) - AROUND);
+      for (const step of steps.slice(from, number + AROUND + 1)) {
+        for (const [k, x, y] of step.at) extend(used, x, y, things[k].radius);
+        for (const [, x, y] of Object.values(step.ghosts ?? {}).flat()) extend(used, x, y, 0);
+      }
+    }
+    return used;
+  });
+  const widest = Math.max(...boxes.map((box) => box[2] - box[0])) * (1 + MARGIN);
+  const highest = Math.max(...boxes.map((box) => box[3] - box[1])) * (1 + MARGIN);
+  const width = Math.max(widest, highest * FLATTEST);
+  if (!(width < NEAR * (right - left))) return null;
+  const middles = boxes.map((box) => [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]);
+  return { width, height: Math.max(highest, widest * FLATTEST), middles };
 }
 
 function extend(box, x, y, radius) {
@@ -131,11 +168,12 @@ function drawGround(layer, frame, episode, painted) {
   const { left, low, right, high } = frame;
   const gap = right - left > 60 ? 10 : right - left > 4 ? 1 : 0.5;
   let lines = "";
+  const [wide, tall] = [(right - left) * frame.scale, (high - low) * frame.scale];
   for (let x = Math.ceil(left / gap) * gap; x <= right; x += gap) {
-    lines += `M${frame.x(x)} 0V${frame.height}`;
+    lines += `M${frame.x(x)} 0V${tall}`;
   }
   for (let y = Math.ceil(low / gap) * gap; y <= high; y += gap) {
-    lines += `M0 ${frame.y(y)}H${WIDTH}`;
+    lines += `M0 ${frame.y(y)}H${wide}`;
   }
   const edge = frame.scale;
   const walls = episode.walls.map(([x, y]) => {

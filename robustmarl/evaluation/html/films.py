@@ -37,7 +37,8 @@ class StepData(TypedDict, total=False):
     """A step; what it lacks is left out.
 
     Acts are the numbers of agents, of what they do and, where that is another, of what they would
-    have done.
+    have done; what agents are shown are numbers of coordinates, what is true there and what is
+    shown.
     """
 
     at: list[At]
@@ -45,6 +46,7 @@ class StepData(TypedDict, total=False):
     ghosts: dict[str, list[At]]
     picture: str
     acts: list[list[int]]
+    shown: dict[str, list[At]]
     earned: str
 
 
@@ -165,6 +167,11 @@ def _step(
     if step.picture is not None:
         data["picture"] = _png(step.picture)
     if step.scene is None:
+        if step.shown:  # where nobody tells where things are, numbers say why
+            data["shown"] = {
+                agent: [_rounded(k, true, seen) for k, true, seen in changes]
+                for agent, changes in step.shown.items()
+            }
         return data
     data["at"] = [
         _rounded(numbers[one.name], one.x, one.y, one.health, one.shield)

@@ -71,7 +71,7 @@ function player(films) {
   );
   const believers = [...new Set(films.flatMap(believersOf))];
   if (believers.length > 0) {
-    const choices = [["the first fooled", FIRST], ["all", ALL], ["nobody", NOBODY]];
+    const choices = [["the first misled", FIRST], ["all", ALL], ["nobody", NOBODY]];
     const agents = believers.map((agent) => [agent, agent]);
     const believerChoice = choice("Beliefs of", [...choices, ...agents], FIRST, (believer) => {
       state.believer = believer;
@@ -174,6 +174,11 @@ function actOf(film, agent, step) {
     line.classList.add("changed");
     line.append(element("span", {}, `instead of ${film.acts[instead]}`));
   }
+  const changes = step.shown?.[film.agents[agent]] ?? [];
+  if (changes.length > 0) {
+    const texts = changes.map(([k, truth, seen]) => `[${k}] ${truth} → ${seen}`);
+    line.append(element("span", { class: "shown" }, `sees ${texts.join(", ")}`));
+  }
   return line;
 }
 
@@ -243,6 +248,9 @@ function filmLegend(films) {
   if (films.some((film) => believersOf(film).length > 0)) {
     entries.push(["believed", "what an agent believes, tied to what is there"]);
     entries.push(["believer", "whose beliefs these are"]);
+  }
+  if (stepsOf(films).some((step) => step.at?.some((at) => at.length > 3))) {
+    entries.push(["pool", "health, and above it the shield"]);
   }
   entries.push(["changed", "action changed; below, the share of them step by step"]);
   const items = entries.map(([kind, text]) =>
