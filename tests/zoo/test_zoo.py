@@ -16,6 +16,7 @@ from robustmarl.joint import spec_of
 from robustmarl.zoo import entries, shelf
 
 MIB = 2**20
+TRAININGS = ("plain", "fgsm", "paad", "atsa")
 NAMES = zoo.names()
 SHIPPED = zoo.names(shipped=True)
 WITH_ADVERSARY = [name for name in SHIPPED if zoo.ENTRIES[name].defence.adversary is not None]
@@ -37,6 +38,16 @@ def test_names_say_world_method_and_seed():
 def test_what_is_shipped_is_small():
     sizes = [path.stat().st_size for path in shelf.SHIPPED.rglob("*") if path.is_file()]
     assert sum(sizes) < 8 * MIB
+
+
+def test_what_comes_along_is_what_is_promised():
+    methods = [f"{kind}-{how}" for kind in ("qmix", "mappo") for how in TRAININGS]
+    maps = [
+        name for name in zoo.WORLDS if all(f"{name}/{method}/0" in SHIPPED for method in methods)
+    ]
+    assert len(maps) >= 3
+    others = ("toy/eir-mappo/0", "4m_vs_3m/eir-mappo/0", "battle/romfac/0", "foraging/mappo-held/0")
+    assert set(others) <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
