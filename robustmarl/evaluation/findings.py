@@ -13,6 +13,7 @@ import numpy as np
 
 from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.tables import CrossTable
+from robustmarl.perturbers import ObsPerturber
 
 __all__ = ["ZEROED", "Check", "Finding", "Measured", "WorstCase"]
 
@@ -115,6 +116,9 @@ class WorstCase:
         longer: attacks that show whether others had enough steps.
         attacked: team to training seed to the names of the attacked agents.
         findings: what to doubt; each was a warning, too.
+        attacks: team to training seed to its worst attack itself, as deployed, to be given to
+            :func:`~robustmarl.evaluation.record` or ``rollout``. Kept in memory alone: what is read
+            from JSON has none, and equal results need not share them.
     """
 
     suite: str
@@ -127,6 +131,9 @@ class WorstCase:
     longer: tuple[str, ...] = ()
     attacked: Mapping[str, Mapping[int, tuple[str, ...]]] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    attacks: Mapping[str, Mapping[int, ObsPerturber]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def teams(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from robustmarl._checks import (
     check_text,
     keep,
 )
-from robustmarl.adversaries import PAAD, Adversary, ObsAdversaryPPO
+from robustmarl.adversaries import Adversary
 from robustmarl.attacks import (
     APGD,
     PGD,
@@ -34,13 +34,12 @@ from robustmarl.attacks import (
 from robustmarl.budgets import LinfBall
 from robustmarl.data import AnyPolicy, Controller, EpisodeBuffer
 from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.directors import director, gaussian
 from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.joint import MASKED, TeamSpec
-from robustmarl.learning.optim import adam
-from robustmarl.perturbers import ObsPerturber, stor
+from robustmarl.perturbers import ObsPerturber
 from robustmarl.policies import TeamPolicy
-from robustmarl.schedules import Linear
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
 from robustmarl.victims import Victim, VictimView
 
@@ -95,12 +94,15 @@ class Case:
             attack = replace(attack, samples=self.samples)
         return ObsPerturber(attack, agents=self.agents)
 
-    def trained(self, adversary: Adversary, env_steps: int) -> ObsPerturber:
+    def trained(
+        self, adversary: Adversary, env_steps: int, *, progress: bool | str = False
+    ) -> ObsPerturber:
         """Return an adversary as deployed, after so many steps against the frozen team.
 
         Args:
             adversary: perturbs observations; it learns.
             env_steps: >= 1.
+            progress: show a bar; a text names it.
 
         Raises:
             TypeError: if the team's policy is not one of this package, or the adversary none on
@@ -125,7 +127,7 @@ class Case:
             # what the collector adapts, as everywhere
             opponents=cast("Mapping[str, Controller] | None", self.opponents),
             learn=off_policy if training.off_policy else OnPolicy(),
-            log=Log(progress=False),
+            log=Log(progress=progress),
         )
         deployed = adversary.deployed()
         if not isinstance(deployed, ObsPerturber):
@@ -350,35 +352,26 @@ def _black_box(case: Case, *, queries: int) -> dict[str, ObsPerturber]:
 
 
 def _director(case: Case, *, steps: int) -> dict[str, ObsPerturber]:
-    if not isinstance(case.policy, TeamPolicy) or case.spec.continuous or not case.gradients:
+    policy = case.policy
+    if not isinstance(policy, TeamPolicy) or case.spec.continuous or not case.gradients:
         return {}
-    half = max(1, steps // 2)
-    adversary = PAAD.for_env(
+    adversary = director(
         case.spec,
-        stor(case.ball, steps=10),
-        exploration=Linear(1.0, 0.05, over=half, unit="env_steps"),
+        case.ball,
+        steps=steps,
         seed=case.seed,
         agents=case.agents,
-        optim=adam(1e-3),
-        gamma=0.97,
-        td_lambda=0.8,
-        target_update=50,
-        target_unit="updates",
-        device=case.policy.device,
+        device=policy.device,
     )
     return {"director": case.trained(adversary, steps)}
 
 
 def _gaussian(case: Case, *, steps: int) -> dict[str, ObsPerturber]:
-    if not isinstance(case.policy, TeamPolicy):
+    policy = case.policy
+    if not isinstance(policy, TeamPolicy):
         return {}
-    adversary = ObsAdversaryPPO.for_env(
-        case.spec,
-        case.ball,
-        seed=case.seed,
-        agents=case.agents,
-        optim=adam(1e-3),
-        device=case.policy.device,
+    adversary = gaussian(
+        case.spec, case.ball, seed=case.seed, agents=case.agents, device=policy.device
     )
     return {"ATLA": case.trained(adversary, steps)}
 

@@ -216,6 +216,7 @@ class _Trial:
         families: attack to what it is.
         longer: attacks that only show whether others had enough steps.
         attacked: victim to training seed to the names of the attacked agents.
+        attacks: (victim, attack) to training seed to the attack itself.
     """
 
     spec: TeamSpec
@@ -239,6 +240,7 @@ class _Trial:
     families: dict[str, str] = field(default_factory=dict)
     longer: list[str] = field(default_factory=list)
     attacked: dict[str, dict[int, tuple[str, ...]]] = field(default_factory=dict)
+    attacks: dict[tuple[str, str], dict[int, ObsPerturber]] = field(default_factory=dict)
 
     def play(
         self, victim: str, training_seed: int, teams: Mapping[str, Mapping[int, Controller]]
@@ -267,7 +269,9 @@ class _Trial:
                 if entry.longer and name not in self.longer:
                     self.longer.append(name)
                 with self._timed(victim, name, building / len(attacks)):
-                    self._measure(at, name, case.policy, self._kept(case, attack))
+                    kept = self._kept(case, attack)
+                    self._measure(at, name, case.policy, kept)
+                self.attacks.setdefault((victim, name), {})[training_seed] = kept
             yield
         played = any(training_seed in self.choices.get((victim, n), {}) for n in self.families)
         rule = f"a suite with an attack that applies to {victim!r}, training seed {training_seed}"
@@ -301,6 +305,10 @@ class _Trial:
             measured=measured,
             longer=tuple(self.longer),
             attacked=self.attacked,
+            attacks={
+                victim: {seed: self.attacks[victim, name][seed] for seed, name in choice.items()}
+                for victim, choice in chosen.items()
+            },
         )
         result = replace(result, findings=findings_of(result))
         for finding in result.findings:

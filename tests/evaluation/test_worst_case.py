@@ -173,6 +173,17 @@ def test_the_teams_are_left_as_they_were_and_figures_repeat(learned):
         assert name == "worst" or cell == result.table.cell("QMIX", name)
 
 
+def test_the_worst_attacks_themselves_can_be_played_again(learned):
+    """As deployed, those that learned, too; with the same figures on the episodes reported."""
+    teams, result = learned
+    assert {*result.attacks["QMIX"]} == {0, 1}
+    for seed, attack in result.attacks["QMIX"].items():
+        again = rollout(teams[seed], game, episodes=SMALL["episodes"], perturb=attack)
+        scores = result.table.cell("QMIX", "worst").scores[seed]
+        assert again.returns.tolist() == scores.tolist()
+    assert WorstCase.from_json(result.to_json()).attacks == {}
+
+
 def test_it_is_written_and_read(learned, tmp_path):
     _, result = learned
     result.to_json(tmp_path / "worst.json")

@@ -1,0 +1,73 @@
+"""Attacks that learn, with the settings under which worst cases are taken."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from robustmarl.adversaries import PAAD, ObsAdversaryPPO
+from robustmarl.budgets import LinfBall
+from robustmarl.joint import TeamSpec
+from robustmarl.learning.optim import adam
+from robustmarl.perturbers import stor
+from robustmarl.schedules import Linear
+
+__all__ = ["director", "gaussian"]
+
+
+def director(
+    spec: TeamSpec,
+    ball: LinfBall,
+    *,
+    steps: int,
+    seed: int = 0,
+    agents: Collection[str] | None = None,
+    episodes: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> PAAD:
+    """Return the untrained director of the suite ``standard``.
+
+    Args:
+        spec: the team's, with actions that have names.
+        ball: what it may change.
+        steps: of its training, in half of which it stops to explore.
+        seed: of its weights.
+        agents: whom it attacks, None for all.
+        episodes: the share of episodes in which it does, in [0, 1].
+        device: where it learns.
+    """
+    half = max(1, steps // 2)
+    return PAAD.for_env(
+        spec,
+        stor(ball, steps=10),
+        exploration=Linear(1.0, 0.05, over=half, unit="env_steps"),
+        seed=seed,
+        agents=agents,
+        episodes=episodes,
+        optim=adam(1e-3),
+        gamma=0.97,
+        td_lambda=0.8,
+        target_update=50,
+        target_unit="updates",
+        device=device,
+    )
+
+
+def gaussian(
+    spec: TeamSpec,
+    ball: LinfBall,
+    *,
+    seed: int = 0,
+    agents: Collection[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> ObsAdversaryPPO:
+    """Return the untrained Gaussian of the same suite; arguments as of :func:`director`."""
+    return ObsAdversaryPPO.for_env(
+        spec,
+        ball,
+        seed=seed,
+        agents=agents,
+        optim=adam(1e-3),
+        device=device,
+    )
