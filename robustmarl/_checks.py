@@ -227,11 +227,17 @@ def check_choice(where: str, value: object, choices: Collection[object]) -> None
     check(good, where, f"one of {list(choices)}", value)
 
 
-def check_known(where: str, name: str, known: Collection[str]) -> None:
+MOST_NAMES = 40
+"""Of more names than these a message lists the nearest few only."""
+
+
+def check_known(where: str, name: str, known: Collection[str], remedy: str = "") -> None:
     """Raise unless ``name`` is ``known``; the message lists the known ones, nearest first."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=len(known), cutoff=0.0)
-        check(False, where, f"one of {near}", name)
+        listed = len(known) if len(known) <= MOST_NAMES else 5
+        near = difflib.get_close_matches(name, known, n=listed, cutoff=0.0)
+        others = f" or {len(known) - listed} others" if len(known) > listed else ""
+        check(False, where, f"one of {near}{others}", name, remedy)
 
 
 def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:

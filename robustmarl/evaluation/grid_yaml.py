@@ -27,6 +27,12 @@ CALLED: tuple[ModuleType, ...] = (attacks, budgets, losses, perturbers, schedule
 
 WHERE = "Grid.from_yaml.source"
 
+OWN = (
+    "A file names what this package makes and nothing else; environments, attacks and policies of "
+    "your own go into Grid(...) in Python."
+)
+"""What to do with what is nobody's here."""
+
 _FLOAT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 """Numbers that YAML 1.1 takes for texts: 1e-3 has no point."""
 
@@ -126,7 +132,7 @@ def _loader() -> type[yaml.SafeLoader]:
 
     def tagged(loader: Loader, name: str, node: yaml.Node) -> Any:
         where = f"{WHERE}, line {node.start_mark.line + 1}"
-        check_known(where, name, _names())
+        check_known(where, name, _names(), OWN)
         args: Any = ()
         settings: Any = {}
         if isinstance(node, yaml.MappingNode):

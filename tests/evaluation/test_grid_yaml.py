@@ -117,6 +117,7 @@ episodes: 3
         ("!LinfBall", "!python/object/apply:os.system", r"got 'python/object/apply:os\.system'"),
         ("!LinfBall", "!!python/name:os.system", r"could not determine a constructor"),
         ("!LinfBall", "!LinfBal", r"must be one of \['LinfBall'.*got 'LinfBal'"),
+        ("!SignalMatching", "!MyEnv", r"\] or \d+ others, got 'MyEnv'\. .* your own go into Grid"),
         ("algorithm: VDN", "algorithm: VDM", r"victims\.VDN\.algorithm must be one of \['VDN'"),
         ("algorithm: VDN", "algorithm: 3", r"victims\.VDN\.algorithm must be a name of robustmarl"),
         ("epsilon: 0.5", "epsilon: -0.5", r"line 3, LinfBall: LinfBall\.epsilon must be a number"),
