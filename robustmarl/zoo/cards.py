@@ -25,7 +25,7 @@ from robustmarl.training import AdversarialTraining, Log, run
 from robustmarl.typing import RobustnessWarning
 from robustmarl.zoo.worlds import WORLDS, Traitor, World
 
-__all__ = ["Card", "leaderboard", "measure"]
+__all__ = ["Card", "leaderboard", "measure", "turned"]
 
 PROVEN = (0.01, 0.02, 0.05)
 """Further sizes at which decisions are proven, beside that of the world."""
@@ -263,17 +263,7 @@ def _betrayed(
 
     attacks: dict[str, Perturber] = {}
     for agent in learner.spec.agents:
-        attacker = ByzantineAttacker.against(learner, [agent], seed=seed, **traitor.settings)
-        run(
-            AdversarialTraining(learner, attacker, team_every=None),
-            traitor.make_env,
-            env_steps=traitor.env_steps,
-            num_envs=traitor.num_envs,
-            seed=seed,
-            learn=traitor.learn,
-            log=Log(progress=False),
-        )
-        attacks[f"traitor {agent}"] = attacker.deployed()
+        attacks[f"traitor {agent}"] = turned(learner, traitor, agent, seed=seed)
     choice = {name: float(play(learner, one, seed + 1).mean()) for name, one in attacks.items()}
     worst = min(choice, key=lambda name: choice[name])
     scores = {name: play(learner, one, seed) for name, one in attacks.items()}
@@ -289,6 +279,36 @@ def _betrayed(
         "attacks": {name: float(one.mean()) for name, one in scores.items()},
         "suite": f"a traitor that learns for {traitor.env_steps:,} steps, per agent",
     }
+
+
+def turned(
+    learner: TeamAlgorithm,
+    traitor: Traitor,
+    agent: str,
+    *,
+    seed: int = 0,
+    progress: bool | str = False,
+) -> Perturber:
+    """Return a team's agent turned traitor, after it learned against the others.
+
+    Args:
+        learner: the team, which stands still.
+        traitor: how the traitor learns.
+        agent: who it is.
+        seed: of its learning, >= 0.
+        progress: show a bar; a text names it.
+    """
+    attacker = ByzantineAttacker.against(learner, [agent], seed=seed, **traitor.settings)
+    run(
+        AdversarialTraining(learner, attacker, team_every=None),
+        traitor.make_env,
+        env_steps=traitor.env_steps,
+        num_envs=traitor.num_envs,
+        seed=seed,
+        learn=traitor.learn,
+        log=Log(progress=progress),
+    )
+    return attacker.deployed()
 
 
 def leaderboard(cards: Iterable[Card], world: str) -> str:

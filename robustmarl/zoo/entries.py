@@ -18,13 +18,13 @@ from robustmarl.schedules import Linear
 from robustmarl.training import OffPolicy, OnPolicy
 from robustmarl.zoo.worlds import WORLDS
 
-__all__ = ["ENTRIES", "SEEDS", "Entry"]
+__all__ = ["ATTACKED", "ENTRIES", "SEEDS", "Entry", "entry_for"]
 
 SEEDS = (0, 1, 2)
 """Training seeds that names end with; files of the first one come with the package."""
 
-# Half of the episodes clean: teams that are attacked in all lose where nobody attacks.
 ATTACKED = 0.5
+"""Half of the episodes clean: teams that are attacked in all lose where nobody attacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,25 +244,50 @@ _BY_BALL: Mapping[str, tuple[Callable[[LinfBall], Iterator[tuple[str, Trained]]]
 _BY_TRAITOR = {"toy": _toy, "4m_vs_3m": _four_marines}
 
 
-def _entries() -> Iterator[Entry]:
-    for name, world in WORLDS.items():
-        methods: list[tuple[str, Trained]] = []
-        if world.ball is not None:
-            for family in _BY_BALL[name]:
-                methods += family(world.ball)
-        else:
-            methods += _BY_TRAITOR[name]()
-        for method, (about, recipe, defence) in methods:
-            for seed in SEEDS:
-                yield Entry(
-                    world=name,
-                    method=method,
-                    seed=seed,
-                    about=about,
-                    recipe=recipe,
-                    defence=defence,
-                )
+def _entries(name: str, ball: LinfBall | None) -> Iterator[Entry]:
+    """Yield the teams of a world, whose attackers are held to ``ball``."""
+    methods: list[tuple[str, Trained]] = []
+    if ball is not None:
+        for family in _BY_BALL[name]:
+            methods += family(ball)
+    else:
+        methods += _BY_TRAITOR[name]()
+    for method, (about, recipe, defence) in methods:
+        for seed in SEEDS:
+            yield Entry(
+                world=name,
+                method=method,
+                seed=seed,
+                about=about,
+                recipe=recipe,
+                defence=defence,
+            )
 
 
-ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in _entries()}
+def entry_for(
+    world: str, algorithm: str, under: str | None, ball: LinfBall | None = None
+) -> Entry | None:
+    """Return how the zoo trains an algorithm under something, None if it does not.
+
+    Args:
+        world: any name.
+        algorithm: the name of its class.
+        under: ``"fgsm"``, ``"paad"``, ...; None is without attack.
+        ball: what attackers may change, None as in the world.
+    """
+    if world not in WORLDS:
+        return None
+    attacked = ball if ball is not None and world in _BY_BALL else WORLDS[world].ball
+    kind = algorithm.lower()
+    sought = (f"{kind}-{under}",) if under else (f"{kind}-plain", kind)
+    for entry in _entries(world, attacked):
+        same = entry.recipe.algorithm.__name__ == algorithm
+        if same and entry.method.replace("eir-mappo", "eirmappo") in sought:
+            return entry
+    return None
+
+
+ENTRIES: Mapping[str, Entry] = {
+    entry.name: entry for name, world in WORLDS.items() for entry in _entries(name, world.ball)
+}
 """Name to team, world by world."""

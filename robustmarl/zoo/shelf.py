@@ -9,9 +9,9 @@ from pathlib import Path
 
 from robustmarl._checks import check, check_flag, check_path, check_text
 from robustmarl.adversaries import Adversary
-from robustmarl.evaluation import Suite
+from robustmarl.evaluation import Defence, Recipe, Suite
 from robustmarl.evaluation.grid_cells import defended
-from robustmarl.joint import spec_of
+from robustmarl.joint import TeamSpec, spec_of
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.training import AdversarialTraining, Log, Saved, run, save_weights
 from robustmarl.training import load as load_file
@@ -24,6 +24,7 @@ __all__ = [
     "card",
     "cards",
     "file_of",
+    "learners",
     "load",
     "load_adversary",
     "names",
@@ -154,15 +155,9 @@ def train(
         return load_file(path)
     recipe, defence, world = entry.recipe, deepcopy(entry.defence), WORLDS[entry.world]
     spec = spec_of(world.make_env()).of_team(world.team)
-    settings = {**recipe.settings, **defence.settings, "seed": entry.seed}
-    team = defended(recipe.algorithm, defence).for_env(spec, **deepcopy(settings))
-    learner: TeamAlgorithm | AdversarialTraining = team
-    adversary = None
-    if defence.adversary is not None:
-        adversary = defence.adversary(spec, seed=entry.seed)
-        learner = AdversarialTraining(team, adversary)
+    team, adversary = learners(recipe, defence, spec, entry.seed)
     run(
-        learner,
+        team if adversary is None else AdversarialTraining(team, adversary),
         world.make_env,
         env_steps=env_steps or recipe.env_steps,
         num_envs=recipe.num_envs,
@@ -181,6 +176,16 @@ def train(
         save_weights(one, file, make_env=world.make_env, about=about, optimizers=False)
     (path.with_suffix("") / CHECKPOINT).unlink()  # replay buffers are large
     return load_file(path)
+
+
+def learners(
+    recipe: Recipe, defence: Defence, spec: TeamSpec, seed: int
+) -> tuple[TeamAlgorithm, Adversary | None]:
+    """Return an untrained team, and what learns beside it, of a recipe and a defence."""
+    settings = {**recipe.settings, **defence.settings, "seed": seed}
+    team = defended(recipe.algorithm, defence).for_env(spec, **deepcopy(settings))
+    adversary = None if defence.adversary is None else defence.adversary(spec, seed=seed)
+    return team, adversary
 
 
 def write_card(
