@@ -1,10 +1,12 @@
 """What the command line does with teams; studies are in evaluation/test_grid_yaml.py."""
 
+import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from robustmarl import adversaries, algorithms, envs, training
+from robustmarl import adversaries, algorithms, envs, training, zoo
 from robustmarl.__main__ import main
 
 
@@ -26,7 +28,7 @@ def test_train_keeps_a_team_that_says_what_it_plays(tmp_path, capsys, under):
     assert saved.about["world"] == "3m"
     assert saved.about["command"].startswith("python -m robustmarl train QMIX 3m --env-steps 400")
     assert ("--under" in saved.about["command"]) == (under is not None)
-    assert (tmp_path / "team" / "history.json").exists()
+    assert (tmp_path / "runs" / "team" / "history.json").exists()
 
 
 def test_train_learns_on_policy_and_in_games_of_two_teams(tmp_path):
@@ -71,15 +73,39 @@ def test_attack_trains_an_adversary_against_a_team_that_stands_still(tmp_path, c
 def test_the_zoo_lists_tells_trains_measures_and_ranks(tmp_path, capsys):
     assert main(["zoo"]) == 0
     listed = capsys.readouterr().out
-    assert "* 3s_vs_3z/qmix-plain/0" in listed
-    assert "  3s_vs_3z/qmix-plain/1" in listed
+    assert re.search(r"^3s_vs_3z/qmix-plain/0 +0\.99 +0\.01 +QMIX, trained without", listed, re.M)
+    assert "3s_vs_3z/qmix-plain/1" not in listed
+    assert main(["zoo", "--all"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"^3s_vs_3z/qmix-plain/1 +QMIX, trained without attack$", listed, re.M)
     assert main(["zoo", "card", "3s_vs_3z/qmix-plain/0"]) == 0
     card = capsys.readouterr().out
     assert card.startswith("3s_vs_3z/qmix-plain/0: QMIX, trained without attack\n")
-    assert main(["zoo", "leaderboard", "3s_vs_3z"]) == 0
+    assert main(["zoo", "leaderboard", "3s_vs_3z", "--markdown"]) == 0
     assert "| `3s_vs_3z/qmix-plain/0` |" in capsys.readouterr().out
+    assert main(["zoo", "leaderboard", "3s_vs_3z"]) == 0
+    ranked = capsys.readouterr().out
+    assert "|" not in ranked
+    worst = re.findall(r"^3s_vs_3z/\S+ +[\d.]+ +([\d.]+)", ranked, re.M)
+    assert worst == sorted(worst, reverse=True)
+    assert len(worst) >= 8
     assert main(["zoo", "card"]) == 2
     assert "must be told a name" in capsys.readouterr().err
+
+
+def test_a_leaderboard_asks_for_worlds_and_for_cards(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["zoo", "leaderboard"]) == 2
+    assert "must be told a world: 3s_vs_3z, 2m_vs_1z, 3m" in capsys.readouterr().err
+    assert main(["zoo", "leaderboard", "battle"]) == 2
+    said = capsys.readouterr().err
+    assert "No team of battle was measured yet." in said
+    assert "zoo train battle/mfac/0, then zoo measure battle/mfac/0" in said
+    card = replace(zoo.card("3m/qmix-plain/0"), name="battle/mfac/0", world="battle")
+    (tmp_path / "runs/zoo/battle").mkdir(parents=True)
+    card.to_json(tmp_path / "runs/zoo/battle/mfac-0.json")
+    assert main(["zoo", "leaderboard", "battle"]) == 0  # what is measured here counts
+    assert "battle/mfac/0" in capsys.readouterr().out
 
 
 def test_the_zoo_trains_and_measures(tmp_path, capsys, monkeypatch):
@@ -87,6 +113,7 @@ def test_the_zoo_trains_and_measures(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("robustmarl.zoo.train", lambda name, **how: called.update(how, name=name))
     assert main(["zoo", "train", "3m/qmix-plain/1", "--folder", str(tmp_path), "--quiet"]) == 0
     assert called == {"name": "3m/qmix-plain/1", "progress": False, "folder": tmp_path}
+    assert "zoo measure 3m/qmix-plain/1" in capsys.readouterr().out
     monkeypatch.setattr("robustmarl.zoo.write_card", lambda name, **how: f"{name} {how['suite']}\n")
     assert main(["zoo", "measure", "3m/qmix-plain/1", "--suite", "quick"]) == 0
     assert capsys.readouterr().out == "3m/qmix-plain/1 quick\n"
@@ -103,7 +130,7 @@ def test_the_first_thing_that_the_readme_says_works(tmp_path, capsys):
     [
         (["train", "QMIXX", "3m", "--out", "x.pt"], "must be one of ['QMIX'"),
         (["train", "QMIX", "4m", "--out", "x.pt"], "world.name must be one of"),
-        (["evaluate", "nowhere.pt"], "No such file"),
+        (["evaluate", "nowhere.pt"], "There is no file 'nowhere.pt' of the team. "),
         (["evaluate", "zoo:3m/qmix"], "such as 3m/"),
         (["evaluate", "zoo:3m/qmix-plain/2"], "does not come with the package"),
         (["zoo", "leaderboard", "nowhere"], "must be one of"),
@@ -120,8 +147,11 @@ def test_bad_requests_are_answered_in_a_line(words, said, capsys, tmp_path, monk
 def test_a_team_of_an_unknown_world_needs_to_be_told(tmp_path, capsys):
     path = team_file(tmp_path)
     assert main(["evaluate", path]) == 2
-    assert "does not say what its team plays. Pass --world." in capsys.readouterr().err
-    path = team_file(tmp_path, make_env=envs.ToyGame)
+    assert (
+        "does not say what its team plays. Pass --env MODULE:FUNCTION, or --world."
+        in capsys.readouterr().err
+    )
+    path = team_file(tmp_path, make_env=partial(envs.skirmish, "3m"))
     assert main(["evaluate", path]) == 2
     assert "--epsilon must be given" in capsys.readouterr().err
 

@@ -1,0 +1,122 @@
+"""Attacks by name or file, and what learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from robustmarl import adversaries, attacks, training
+from robustmarl._checks import check, check_known
+from robustmarl.attacks import ObsAttack
+from robustmarl.budgets import LinfBall
+from robustmarl.cli.parser import ATTACKS
+from robustmarl.cli.teams import check_file
+from robustmarl.evaluation.directors import director, gaussian
+from robustmarl.joint import TeamSpec
+from robustmarl.learning import adam
+from robustmarl.perturbers import Perturber, stor
+from robustmarl.schedules import Linear
+
+__all__ = ["adversary_of", "fixed", "is_file", "named"]
+
+FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
+    "noise": lambda ball: attacks.UniformNoise(ball=ball),
+    "fgsm": attacks.PGD.fgsm,
+    "pgd": lambda ball: attacks.PGD(ball=ball),
+    "apgd": lambda ball: attacks.APGD(ball=ball, loss="dlr"),
+    "square": lambda ball: attacks.SquareSearch(ball=ball, loss="margin"),
+}
+"""What names stand for."""
+
+
+def is_file(name: str) -> bool:
+    """Return whether a word names a saved adversary."""
+    return name.endswith(".pt")
+
+
+def fixed(name: str, ball: LinfBall) -> ObsAttack:
+    """Return the attack of a name, in capitals or not.
+
+    Raises:
+        ValueError: for an unknown one.
+    """
+    check_known("--attack", name.lower(), ATTACKS, "A saved adversary is a file, ADVERSARY.pt.")
+    return FIXED[name.lower()](ball)
+
+
+def named(
+    words: Sequence[str], ball: Callable[[], LinfBall], spec: TeamSpec, program: str
+) -> dict[str, ObsAttack | Perturber]:
+    """Return attacks by their names in tables.
+
+    Args:
+        words: names, or files of saved adversaries.
+        ball: says what attacks with a name may change; asked only if there is one.
+        spec: the attacked team's.
+        program: what is typed before commands.
+
+    Raises:
+        ValueError: for what is neither, or an adversary of other teams.
+    """
+    found: dict[str, ObsAttack | Perturber] = {}
+    for word in words:
+        if is_file(word):
+            found[Path(word).stem] = _saved(word, spec, program)
+        else:
+            found[word.lower()] = fixed(word, ball())
+    return found
+
+
+def adversary_of(
+    kind: str, spec: TeamSpec, ball: LinfBall, *, steps: int, seed: int, episodes: float = 1.0
+) -> adversaries.Adversary:
+    """Return an untrained adversary of a kind that the command line names.
+
+    Args:
+        kind: one of ``ADVERSARIES``.
+        spec: the attacked team's.
+        ball: what it may change.
+        steps: of its training.
+        seed: of its weights.
+        episodes: the share of episodes in which it attacks; ATLA's does in all.
+    """
+    if kind == "atla":
+        return gaussian(spec, ball, seed=seed)
+    if kind == "paad":
+        return director(spec, ball, steps=steps, seed=seed, episodes=episodes)
+    return adversaries.ATSA.for_env(
+        spec,
+        stor(ball, steps=10),
+        alpha=Linear(0.5, 0.05, over=max(1, 2 * steps // 5), unit="env_steps"),
+        kappa=0.005,
+        optim=adam(1e-3),
+        critic_optim=adam(1e-3),
+        gamma=0.97,
+        target_update=50,
+        target_unit="updates",
+        episodes=episodes,
+        hidden=(64, 64),
+        recurrent=False,
+        last_action=False,
+        seed=seed,
+    )
+
+
+def _saved(path: str, spec: TeamSpec, program: str) -> Perturber:
+    """Return an adversary of a file, at work."""
+    check_file("an adversary", path, program)
+    try:
+        saved = training.load(path, adversaries.Adversary)  # type: ignore[type-abstract]
+    except TypeError as error:
+        raise ValueError(
+            f"--attack must be an adversary's file, got {path!r}, a team's."
+        ) from error
+    made = saved.learner.made
+    if made is not None:
+        sizes, own = _sizes(spec), _sizes(made.spec)
+        check(own == sizes, "--attack", f"made for (agents, obs, actions) = {sizes}", own)
+    return saved.learner.deployed()
+
+
+def _sizes(spec: TeamSpec) -> tuple[int, int, int]:
+    return spec.num_agents, spec.obs_size, spec.num_actions

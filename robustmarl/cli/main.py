@@ -1,0 +1,71 @@
+"""What every command has in common: what was typed, how errors and doubts are told."""
+
+import argparse
+import importlib
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from robustmarl.cli.parser import parser_of
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit code.
+
+    Args:
+        arguments: of the command line; None takes the process's own.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = parser_of(_program())
+    args = parser.parse_args(words)
+    args.program, args.typed = parser.prog, f"{parser.prog} {shlex.join(words)}"
+    try:
+        with _doubts_said():
+            return _command(args)(args)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        kept = "; the same command goes on" if args.goes_on(args) else ""
+        sys.stderr.write(f"\ninterrupted{kept}.\n")
+        return 130
+
+
+def _program() -> str:
+    """Return how the program was called."""
+    return "robustmarl" if Path(sys.argv[0]).stem == "robustmarl" else "python -m robustmarl"
+
+
+def _command(args: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """Return what runs a command, imported only now."""
+    module, _, name = args.run.partition(":")
+    command: Callable[[argparse.Namespace], int]
+    command = getattr(importlib.import_module(f"robustmarl.cli.{module}"), name)
+    return command
+
+
+@contextmanager
+def _doubts_said() -> Iterator[None]:
+    """Say in a line each what is to be doubted of figures."""
+    from robustmarl.typing import RobustnessWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RobustnessWarning)
+        try:
+            yield
+        finally:
+            for one in caught:
+                if issubclass(one.category, RobustnessWarning):
+                    sys.stderr.write(f"! {one.message}\n")
+                else:
+                    told = one.message, one.category, one.filename, one.lineno
+                    sys.stderr.write(warnings.formatwarning(*told))
