@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from robustmarl import adversaries, attacks, training
+from robustmarl import adversaries, attacks, training, zoo
 from robustmarl._checks import check, check_known
 from robustmarl.attacks import ObsAttack
 from robustmarl.budgets import LinfBall
@@ -17,7 +17,7 @@ from robustmarl.learning import adam
 from robustmarl.perturbers import Perturber, stor
 from robustmarl.schedules import Linear
 
-__all__ = ["adversary_of", "fixed", "is_file", "named"]
+__all__ = ["adversary_of", "fixed", "is_learned", "named"]
 
 FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
     "noise": lambda ball: attacks.UniformNoise(ball=ball),
@@ -28,10 +28,13 @@ FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
 }
 """What names stand for."""
 
+ZOO = "zoo:"
+"""How names of the zoo begin."""
 
-def is_file(name: str) -> bool:
-    """Return whether a word names a saved adversary."""
-    return name.endswith(".pt")
+
+def is_learned(name: str) -> bool:
+    """Return whether a word names an adversary that learned: a file, or one of the zoo's."""
+    return name.endswith(".pt") or name.startswith(ZOO)
 
 
 def fixed(name: str, ball: LinfBall) -> ObsAttack:
@@ -50,7 +53,7 @@ def named(
     """Return attacks by their names in tables.
 
     Args:
-        words: names, or files of saved adversaries.
+        words: names, files of saved adversaries, or the zoo's.
         ball: says what attacks with a name may change; asked only if there is one.
         spec: the attacked team's.
         program: what is typed before commands.
@@ -60,8 +63,9 @@ def named(
     """
     found: dict[str, ObsAttack | Perturber] = {}
     for word in words:
-        if is_file(word):
-            found[Path(word).stem] = _saved(word, spec, program)
+        if is_learned(word):
+            name = f"that of {word.removeprefix(ZOO)}" if word.startswith(ZOO) else Path(word).stem
+            found[name] = _saved(word, spec, program)
         else:
             found[word.lower()] = fixed(word, ball())
     return found
@@ -102,15 +106,17 @@ def adversary_of(
     )
 
 
-def _saved(path: str, spec: TeamSpec, program: str) -> Perturber:
-    """Return an adversary of a file, at work."""
-    check_file("an adversary", path, program)
-    try:
-        saved = training.load(path, adversaries.Adversary)  # type: ignore[type-abstract]
-    except TypeError as error:
-        raise ValueError(
-            f"--attack must be an adversary's file, got {path!r}, a team's."
-        ) from error
+def _saved(word: str, spec: TeamSpec, program: str) -> Perturber:
+    """Return an adversary of a file, or of the zoo, at work."""
+    if word.startswith(ZOO):
+        saved = zoo.load_adversary(word.removeprefix(ZOO))
+    else:
+        check_file("an adversary", word, program)
+        try:
+            saved = training.load(word, adversaries.Adversary)  # type: ignore[type-abstract]
+        except TypeError as error:
+            text = f"--attack must be an adversary's file, got {word!r}, a team's."
+            raise ValueError(text) from error
     made = saved.learner.made
     if made is not None:
         sizes, own = _sizes(spec), _sizes(made.spec)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from functools import partial
 
 from robustmarl import evaluation
 from robustmarl._checks import check, check_choice
 from robustmarl.attacks import ObsAttack
-from robustmarl.cli.attacks import fixed, is_file, named
+from robustmarl.cli.attacks import fixed, is_learned, named
 from robustmarl.cli.films import films, worst_of
 from robustmarl.cli.parser import EVERY_AGENT
 from robustmarl.cli.paths import output
@@ -17,6 +18,7 @@ from robustmarl.cli.teams import Team, ball_of, trained
 from robustmarl.evaluation import CrossTable, Recording, Sweep, WorstCase
 from robustmarl.learning.settings import OpenSettings
 from robustmarl.perturbers import Perturber
+from robustmarl.typing import RobustnessWarning
 from robustmarl.zoo.cards import turned
 
 __all__ = ["evaluate"]
@@ -52,14 +54,18 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _suite(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     """Find the worst of a suite."""
-    found = evaluation.worst_case(
-        {team.name: team.learner},
-        team.world.make_env,
-        ball_of(team.world, args.epsilon and args.epsilon[0]),
-        suite=args.suite,
-        choice_episodes=-(-args.episodes // 2),
-        **how,
-    )
+    ball = ball_of(team.world, args.epsilon and args.epsilon[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RobustnessWarning)  # what is found says the same
+        found = evaluation.worst_case(
+            {team.name: team.learner},
+            team.world.make_env,
+            ball,
+            suite=args.suite,
+            choice_episodes=-(-args.episodes // 2),
+            title=f"{team.name}: {team.world.metric}, attacks of {ball.epsilon:g}",
+            **how,
+        )
     sys.stdout.write(f"{found}\n")
     if args.report is not None:
         ((seed, attack),) = found.attacks[team.name].items()
@@ -74,7 +80,7 @@ def _attacks(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     words = args.attack or ([] if args.traitor else ["pgd"])
     attacks = named(words, ball, team.learner.spec, args.program)
     attacks |= _traitors(args, team)
-    sized = [word for word in words if not is_file(word)]
+    sized = [word for word in words if not is_learned(word)]
     size = f", attacks of {ball().epsilon:g}" if sized else ""
     found = evaluation.crossplay(
         {team.name: team.learner},
@@ -118,7 +124,7 @@ def _sizes(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     """Play under attacks of several sizes."""
     check(args.traitor is None, "--traitor", "given without several sizes", args.epsilon)
     words = args.attack or ["pgd"]
-    saved = [word for word in words if is_file(word)]
+    saved = [word for word in words if is_learned(word)]
     check(not saved, "--attack", "attacks by name, for several sizes", saved)
     sizes = sorted({0.0, *args.epsilon})
     largest = ball_of(team.world, sizes[-1])

@@ -35,9 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
     except KeyboardInterrupt:
-        kept = "; the same command goes on" if args.goes_on(args) else ""
-        sys.stderr.write(f"\ninterrupted{kept}.\n")
+        sys.stderr.write(f"\ninterrupted{_goes_on(args)}.\n")
         return 130
+
+
+def _goes_on(args: argparse.Namespace) -> str:
+    """Return what continues a command that was interrupted, in words; nothing does of some."""
+    if not args.goes_on(args):
+        return ""
+    without = " without --fresh" if getattr(args, "fresh", False) else ""
+    return f"; the same command{without} goes on"
 
 
 def _program() -> str:

@@ -81,7 +81,8 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         "--attack",
         nargs="+",
         metavar="ATTACK",
-        help=f"{', '.join(ATTACKS)}, or a file that attack wrote (default: pgd)",
+        help=f"{', '.join(ATTACKS)}, a file that attack wrote, or zoo:NAME, the adversary that "
+        "a team of the zoo was trained beside (default: pgd)",
     )
     parser.add_argument("--suite", choices=SUITES, help="instead the worst of a whole suite")
     parser.add_argument(

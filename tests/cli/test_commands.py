@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from robustmarl import adversaries, algorithms, envs, training, zoo
-from robustmarl.__main__ import main
+from robustmarl import adversaries, algorithms, envs, evaluation, training, zoo
+from robustmarl.cli import main
 
 
 def team_file(tmp_path, **kept):
@@ -123,6 +123,29 @@ def test_the_first_thing_that_the_readme_says_works(tmp_path, capsys):
     words = ["evaluate", "zoo:3s_vs_3z/qmix-plain/0", "--attack", "pgd", "--epsilon", "0.1"]
     assert main([*words, "--episodes", "10", "--report", str(tmp_path / "out.html")]) == 0
     assert "3s_vs_3z/qmix-plain/0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "QMIX", "3m", "--out", "x.pt"], "interrupted; the same command goes on."),
+        (
+            ["train", "QMIX", "3m", "--out", "x.pt", "--fresh"],
+            "interrupted; the same command without --fresh goes on.",
+        ),
+        (["zoo", "train", "3m/qmix-plain/1"], "interrupted; the same command goes on."),
+        (["evaluate", "zoo:3m/qmix-plain/0"], "interrupted."),
+    ],
+)
+def test_who_interrupts_hears_how_to_go_on(here, monkeypatch, capsys, words, said):
+    def interrupted(*args, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "run", interrupted)
+    monkeypatch.setattr(zoo, "train", interrupted)
+    monkeypatch.setattr(evaluation, "crossplay", interrupted)
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"\n{said}\n"
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,14 @@ def test_a_saved_adversary_plays_again(here, reported, capsys):
     assert "--attack must be made for (agents, obs, actions) =" in capsys.readouterr().err
 
 
+def test_adversaries_of_the_zoo_play(here, capsys):
+    words = ["evaluate", PLAIN, "--episodes", "6", "--quiet", "--attack"]
+    assert main([*words, "zoo:3s_vs_3z/qmix-paad/0"]) == 0
+    assert "that of 3s_vs_3z/qmix-paad/0" in capsys.readouterr().out
+    assert main([*words, "zoo:3s_vs_3z/qmix-fgsm/0"]) == 2
+    assert "must be of a team with an adversary" in capsys.readouterr().err
+
+
 def test_a_team_is_no_adversary(here, capsys):
     training.save_weights(algorithms.QMIX.for_env(envs.skirmish("3m"), hidden=(8,)), "team.pt")
     assert main(["evaluate", PLAIN, "--attack", "team.pt"]) == 2
