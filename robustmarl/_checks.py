@@ -235,9 +235,14 @@ def check_known(where: str, name: str, known: Collection[str], remedy: str = "")
     """Raise unless ``name`` is ``known``; the message lists the known ones, nearest first."""
     if name not in known:
         listed = len(known) if len(known) <= MOST_NAMES else 5
-        near = difflib.get_close_matches(name, known, n=listed, cutoff=0.0)
+        near = sorted(known, key=lambda one: -_likeness(name, one))[:listed]
         others = f" or {len(known) - listed} others" if len(known) > listed else ""
         check(False, where, f"one of {near}{others}", name, remedy)
+
+
+def _likeness(name: str, other: str) -> float:
+    """Return how alike two names are, in capitals or not."""
+    return difflib.SequenceMatcher(None, other.lower(), name.lower()).ratio()
 
 
 def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustmarl._checks import all_finite, check_int, check_number
+from robustmarl._checks import all_finite, check_int, check_known, check_number
 
 
 def test_numbers_of_numpy_are_returned_plain():
@@ -26,6 +26,17 @@ def test_what_is_no_int_is_refused(value):
 def test_numbers_of_numpy_keep_to_the_bounds(value):
     with pytest.raises(ValueError, match=r"Here\.size must be a number >= 0, got "):
         check_number("Here.size", value, 0.0)
+
+
+def test_the_nearest_names_come_first_and_of_many_only_a_few():
+    few = ["RoMFAC", "VDN", "MAPPO"]
+    check_known("Here.name", "VDN", few)
+    with pytest.raises(ValueError, match=r"one of \['MAPPO', 'RoMFAC', 'VDN'\], got 'mapo'\.$"):
+        check_known("Here.name", "mapo", few)
+    many = [*few, *(f"{number:02}" for number in range(90))]
+    told = r"one of \['MAPPO', ('[^']+'(, )?){4}\] or 88 others, got 'mapo'\. Look there\.$"
+    with pytest.raises(ValueError, match=told):
+        check_known("Here.name", "mapo", many, "Look there.")
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])

@@ -68,7 +68,10 @@ def films(
     except ValueError as error:
         if not str(error).startswith("record.make_env"):
             raise
-        sys.stderr.write(f"The report shows no episodes: {error}\n")
+        sys.stderr.write(
+            "The report shows no episodes: the environment neither tells where things are "
+            "(stage(), see the documentation) nor draws (render_mode='rgb_array').\n"
+        )
         return []
     before, after = (
         [_figure(one, team.world.metric) for one in recording.episodes] for recording in recordings

@@ -17,6 +17,7 @@ from robustmarl._checks import check, check_choice, check_function
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import TeamSpec, spec_of
 from robustmarl.learning import TeamAlgorithm
+from robustmarl.training.resume import CHECKPOINT
 from robustmarl.typing import Env
 from robustmarl.zoo import World
 
@@ -129,6 +130,9 @@ def ball_of(world: World, epsilon: float | None) -> LinfBall:
 
 def check_file(what: str, text: str, program: str) -> None:
     """Raise ``ValueError`` that says what may have been meant where there is no file."""
+    if Path(text).is_dir():
+        inside = f" Pass {Path(text) / CHECKPOINT}." if (Path(text) / CHECKPOINT).exists() else ""
+        raise ValueError(f"{text!r} is a folder, no file of {what}.{inside}")
     if Path(text).exists():
         return
     near = difflib.get_close_matches(text, zoo.ENTRIES, n=1, cutoff=0.8)

@@ -1,13 +1,19 @@
 """What the command line does with teams; studies are in evaluation/test_grid_yaml.py."""
 
 import re
+import sys
+import tomllib
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from robustmarl import adversaries, algorithms, envs, evaluation, training, zoo
 from robustmarl.cli import main
+from robustmarl.zoo import shelf
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def team_file(tmp_path, **kept):
@@ -93,15 +99,26 @@ def test_the_zoo_lists_tells_trains_measures_and_ranks(tmp_path, capsys):
     assert "must be told a name" in capsys.readouterr().err
 
 
+def test_the_program_has_a_name_of_its_own(here, monkeypatch, capsys):
+    scripts = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["scripts"]
+    assert scripts == {"robustmarl": "robustmarl.cli:main"}
+    monkeypatch.setattr(sys, "argv", ["/usr/local/bin/robustmarl", "zoo", "card"])
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("robustmarl: zoo card must be told a name. robustm")
+    assert (capsys.readouterr().out, main(["train", "mapo", "3m", "--out", "x.pt"])) == ("", 2)
+    assert "train.algorithm must be one of ['MAPPO', " in capsys.readouterr().err
+
+
 def test_a_leaderboard_asks_for_worlds_and_for_cards(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    card = replace(zoo.card("3m/qmix-plain/0"), name="battle/mfac/0", world="battle")
     assert main(["zoo", "leaderboard"]) == 2
     assert "must be told a world: 3s_vs_3z, 2m_vs_1z, 3m" in capsys.readouterr().err
+    monkeypatch.setattr(shelf, "SHIPPED", tmp_path / "none")
     assert main(["zoo", "leaderboard", "battle"]) == 2
     said = capsys.readouterr().err
     assert "No team of battle was measured yet." in said
     assert "zoo train battle/mfac/0, then zoo measure battle/mfac/0" in said
-    card = replace(zoo.card("3m/qmix-plain/0"), name="battle/mfac/0", world="battle")
     (tmp_path / "runs/zoo/battle").mkdir(parents=True)
     card.to_json(tmp_path / "runs/zoo/battle/mfac-0.json")
     assert main(["zoo", "leaderboard", "battle"]) == 0  # what is measured here counts

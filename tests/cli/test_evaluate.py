@@ -155,6 +155,10 @@ def test_a_traitor_is_that_of_the_card(monkeypatch):
         (["train", "QMIX", "3m", "--out", "fresh"], "Write fresh.pt."),
         (["train", "QMIX", "3m", "--out", "taken/k.pt"], "--out must be a place that can be"),
         (["evaluate", "3m/qmix-plain/0"], "Did you mean zoo:3m/qmix-plain/0?"),
+        (
+            ["evaluate", "runs/k", "--world", "3m"],
+            "is a folder, no file of the team. Pass runs/",
+        ),
         (["evaluate", "nowhere.pt"], "There is no file 'nowhere.pt' of the team."),
         (["evaluate", PLAIN, "--attack", "pgdd"], "--attack must be one of ['pgd', 'apgd'"),
         (
@@ -177,6 +181,8 @@ def test_what_cannot_be_is_refused_before_any_work(here, words, said, capsys, mo
     monkeypatch.setattr(evaluation.Case, "trained", worked)
     (here / "folder.html").mkdir()
     (here / "taken").write_text("a file")
+    (here / "runs/k").mkdir(parents=True)
+    (here / "runs/k/checkpoint.pt").touch()
     team = algorithms.QMIX.for_env(envs.skirmish("3m"), hidden=(8,))
     training.save_weights(team, "k.pt", about={"world": "3m"})
     before = (here / "k.pt").read_bytes()
