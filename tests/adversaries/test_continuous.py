@@ -18,7 +18,7 @@ from robustmarl.adversaries import (
 )
 from robustmarl.adversaries.atsa import soft_targets
 from robustmarl.adversaries.squashed import SquashedDirector
-from robustmarl.algorithms import IPPO, M3DDPG, MADDPG, MAPPO, QMIX
+from robustmarl.algorithms import FACMAC, IPPO, M3DDPG, MADDPG, MAPPO, QMIX
 from robustmarl.attacks import FrankWolfe
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import JointBatch, JointObs, TeamSpec, last_actions
@@ -31,7 +31,8 @@ from robustmarl.training import AdversarialTraining, Log, OffPolicy, run
 
 QUIET = Log(progress=False)
 LEARN = OffPolicy(batch_size=4, learning_starts=4)
-TEAMS = [MADDPG, IPPO, MAPPO]
+TEAMS = [MADDPG, FACMAC, IPPO, MAPPO]
+LEARNERS = [MADDPG, FACMAC]  # off-policy: a director may be one
 
 
 def boxes():
@@ -90,16 +91,18 @@ def test_other_forms_keep_it_too():
         return team(env, recurrent=True, last_action=True)
 
     check_adversary(other, memory, boxes)
-    check_adversary(lambda env: paad(env, recurrent=True, cls=M3DDPG), memory, boxes)
+    for cls in (M3DDPG, FACMAC):
+        check_adversary(lambda env, cls=cls: paad(env, recurrent=True, cls=cls), memory, boxes)
     check_adversary(lambda env: Population([atsa(env), paad(env)]), memory, boxes)
 
 
+@pytest.mark.parametrize("cls", LEARNERS)
 @pytest.mark.parametrize("make", [atsa, paad])
-def test_agents_of_other_sizes_that_come_late(make):
-    check_adversary(make, team, uneven)
+def test_agents_of_other_sizes_that_come_late(make, cls):
+    check_adversary(make, lambda env: team(env, cls), uneven)
 
 
-@pytest.mark.parametrize("cls", [MADDPG, QMIX])
+@pytest.mark.parametrize("cls", [MADDPG, FACMAC, QMIX])
 def test_a_learner_directs_teams_of_discrete_actions_too(cls):
     def made(env):
         return TeamPAAD(cls.for_env(env, hidden=(8,)), stor(LinfBall(epsilon=0.3)))
@@ -244,12 +247,11 @@ def test_padding_and_episodes_without_attack_do_not_matter():
         assert same_weights(one, other)
 
 
-def test_a_director_of_the_victims_class_learns_what_that_class_would():
-    """MADDPG's own update on the episodes with targets for actions and the reward turned."""
-    made = paad(optim=sgd(), critic_optim=sgd())
-    learner = MADDPG.for_env(
-        boxes(), hidden=(8,), last_action=True, optim=sgd(), critic_optim=sgd()
-    )
+@pytest.mark.parametrize("cls", LEARNERS)
+def test_a_director_of_the_victims_class_learns_what_that_class_would(cls):
+    """Its own update on the episodes with targets for actions and the reward turned."""
+    made = paad(cls=cls, optim=sgd(), critic_optim=sgd())
+    learner = cls.for_env(boxes(), hidden=(8,), last_action=True, optim=sgd(), critic_optim=sgd())
     assert same_weights(made.learner, learner)
     batch = lived(made)
     target = made.recorded(batch)["target"]
@@ -389,9 +391,10 @@ def test_a_team_of_directors_finds_the_best_pair():
     )
     mean, _ = soft.director.halves(trained(soft, 2, reward, 300))
     torch.testing.assert_close(mean.tanh(), goal, atol=0.15, rtol=0)
-    learner = MADDPG.for_env(spec, last_action=True, critic_optim=adam(5e-3), **settings)
-    hard = TeamPAAD(learner, stor(LinfBall(epsilon=0.1)))
-    torch.testing.assert_close(trained(hard, 2, reward, 300), goal, atol=0.15, rtol=0)
+    for cls in LEARNERS:
+        learner = cls.for_env(spec, last_action=True, critic_optim=adam(5e-3), **settings)
+        hard = TeamPAAD(learner, stor(LinfBall(epsilon=0.1)))
+        torch.testing.assert_close(trained(hard, 2, reward, 300), goal, atol=0.15, rtol=0)
 
 
 def test_targets_take_the_draws_surprise_for_the_entropy():
@@ -444,10 +447,11 @@ def test_teams_learn_beside_it_and_without_budget_as_if_alone(name, cls):
     assert not same_weights(plain, attacked)
 
 
+@pytest.mark.parametrize("cls", LEARNERS)
 @pytest.mark.parametrize("make", [atsa, paad])
-def test_a_killed_run_goes_on_bit_for_bit(make, tmp_path):
+def test_a_killed_run_goes_on_bit_for_bit(make, cls, tmp_path):
     def trained_both(steps, folder, resume=False):
-        victim, made = team(seed=1), make()
+        victim, made = team(cls=cls, seed=1), make()
         log = Log(logdir=folder, resume=resume, progress=False)
         attack = AdversarialTraining(victim, made)
         run(attack, boxes, env_steps=steps, num_envs=2, interval=60, learn=LEARN, log=log)

@@ -1,4 +1,4 @@
-"""Attacks by a team's critic: against values known in closed form, and MADDPG's own."""
+"""Attacks by a team's critic: against values known in closed form, and teams' own."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from learners import Arena, arena_spec, collected
 
-from robustmarl.algorithms import IPPO, MADDPG, MAPPO
+from robustmarl.algorithms import FACMAC, IPPO, MADDPG, MAPPO
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import spread
@@ -21,8 +21,8 @@ def boxes():
     return Arena(continuous=True)
 
 
-def maddpg(env=None, **settings):
-    return MADDPG.for_env(boxes() if env is None else env, hidden=(8,), exploration=0.0, **settings)
+def learner(cls=MADDPG, env=None, **settings):
+    return cls.for_env(boxes() if env is None else env, hidden=(8,), exploration=0.0, **settings)
 
 
 class Linear:
@@ -50,7 +50,7 @@ def linearised(team):
 
 def test_it_is_the_worst_of_the_ball_where_all_is_linear():
     """The step is -eps sign(W^T g), and no corner of the ball has a lower value."""
-    team = maddpg()
+    team = learner()
     weight = linearised(team)
     slope = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
     attack = CriticObsPerturber(PGD.fgsm(BALL), Linear(slope))
@@ -64,11 +64,25 @@ def test_it_is_the_worst_of_the_ball_where_all_is_linear():
     torch.testing.assert_close(lost[batch.living], lowest.expand_as(lost)[batch.living])
 
 
-@pytest.mark.parametrize("reads", ["state", "seen"])
+READINGS = {
+    "state": lambda obs, state: state.flatten(2),
+    "seen": lambda obs, state: obs.flatten(2),
+    "both": lambda obs, state: torch.cat([obs.flatten(2), state.flatten(2)], dim=-1),
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "reads"),
+    [
+        (MADDPG, {"critic_input": "state"}, "state"),
+        (MADDPG, {"critic_input": "seen"}, "seen"),
+        (FACMAC, {"init_gain": 1.0}, "both"),
+    ],
+)
 @pytest.mark.parametrize("recurrent", [False, True])
-def test_its_gradient_is_that_of_the_critic_at_what_all_do(reads, recurrent):
-    """By hand: autograd through MADDPG's critic with one agent's own observation free."""
-    team = maddpg(critic_input=reads, recurrent=recurrent, last_action=recurrent)
+def test_its_gradient_is_that_of_the_critic_at_what_all_do(cls, settings, reads, recurrent):
+    """By hand: autograd through the team's critic with one agent's own observation free."""
+    team = learner(cls, recurrent=recurrent, last_action=recurrent, **settings)
     ball = LinfBall(epsilon=1e-3)
     batch = collected(
         team, 8, make_env=boxes, perturb=[CriticObsPerturber(PGD.fgsm(ball), team)]
@@ -77,9 +91,8 @@ def test_its_gradient_is_that_of_the_critic_at_what_all_do(reads, recurrent):
     obs = batch.obs.obs[:, :1].clone().requires_grad_()
     last = torch.zeros_like(batch.act[:, :1]) if recurrent else None
     means = network.unroll(obs, last)[0]
-    state = (batch.obs.obs if reads == "seen" else batch.obs.state)[:, :1]
-    state = state.flatten(2) if reads == "seen" else state
-    q = team.critic(state, means)
+    read = READINGS[reads](batch.obs.obs[:, :1], batch.obs.state[:, :1])
+    q = team.critic(read, means)
     (gradient,) = torch.autograd.grad(q.sum(), obs)
     assert bool(first.all())
     step = batch.obs.seen[:, :1] - batch.obs.obs[:, :1]
@@ -88,13 +101,14 @@ def test_its_gradient_is_that_of_the_critic_at_what_all_do(reads, recurrent):
     assert torch.equal(step.sign()[sure], -gradient.sign()[sure])
 
 
-def test_it_lowers_the_value_and_moves_from_the_clean_point():
+@pytest.mark.parametrize("cls", [MADDPG, FACMAC])
+def test_it_lowers_the_value_and_moves_from_the_clean_point(cls):
     """G11: the untargeted squared error is void there and refused; the critic is not."""
 
     def task():
         return spread(2, continuous_actions=True, max_cycles=8)
 
-    team = MADDPG.for_env(task(), hidden=(16,), exploration=0.0, output_gain=1.0)
+    team = cls.for_env(task(), hidden=(16,), exploration=0.0, output_gain=1.0)
     values = {}
 
     class Watched(CriticObsPerturber):
@@ -119,7 +133,7 @@ def test_it_lowers_the_value_and_moves_from_the_clean_point():
 
 
 def test_only_the_named_agents_are_attacked():
-    team = maddpg()
+    team = learner()
     attack = CriticObsPerturber(PGD.fgsm(BALL), team, agents=["unit_1"])
     batch = collected(team, make_env=boxes, perturb=[attack]).latest(6)
     moved = (batch.obs.seen != batch.obs.obs).any(-1)[:, :-1] & batch.living
@@ -127,11 +141,12 @@ def test_only_the_named_agents_are_attacked():
     assert not bool(moved[..., [0, 2]].any())
 
 
-def test_no_budget_is_no_attack_bit_for_bit():
+@pytest.mark.parametrize("cls", [MADDPG, FACMAC])
+def test_no_budget_is_no_attack_bit_for_bit(cls):
     def played(perturb):
-        return collected(maddpg(), make_env=boxes, perturb=perturb).latest(6)
+        return collected(learner(cls), make_env=boxes, perturb=perturb).latest(6)
 
-    none = CriticObsPerturber(PGD.fgsm(LinfBall(epsilon=0.0)), maddpg())
+    none = CriticObsPerturber(PGD.fgsm(LinfBall(epsilon=0.0)), learner(cls))
     one, other = played([none]), played([])
     assert torch.equal(one.obs.seen, other.obs.obs)
     assert torch.equal(one.act, other.act)
@@ -153,7 +168,7 @@ def test_a_team_without_a_critic_of_actions_is_told_what_there_is(cls):
 
 
 def test_bad_input():
-    team = maddpg()
+    team = learner()
     with pytest.raises(TypeError, match=r"CriticObsPerturber\.attack must be a GradientAttack"):
         CriticObsPerturber(BALL, team)
     with pytest.raises(ValueError, match=r"CriticObsPerturber\.attack\.target must be None"):

@@ -8,7 +8,7 @@ import torch
 from learners import Arena, arena_spec, collected
 from torch import nn
 
-from robustmarl.algorithms import IPPO, MADDPG, MAPPO, QMIX
+from robustmarl.algorithms import FACMAC, IPPO, MADDPG, MAPPO, QMIX
 from robustmarl.attacks import PGD, FrankWolfe
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import last_actions
@@ -221,7 +221,7 @@ def test_a_director_of_vectors_lives_the_clean_episode(kind, recurrent):
     assert torch.equal(record["attacked"][batch.valid], batch.living[batch.valid])
 
 
-@pytest.mark.parametrize("cls", [MADDPG, IPPO, MAPPO])
+@pytest.mark.parametrize("cls", [MADDPG, FACMAC, IPPO, MAPPO])
 @pytest.mark.parametrize("attack", [stor, lambda ball: FrankWolfe(ball=ball, steps=4)])
 def test_teams_are_moved_towards_the_vectors_named(cls, attack):
     """The same attack by hand, of the recorded targets, and nearer to them than before."""
