@@ -3,6 +3,7 @@
     python examples/driving.py --jobs 2                    # VDN and QMIX, three seeds
     python examples/driving.py --backbones QMIX --seeds 0 --methods NoAdv FGSM ATSA
     python examples/driving.py --report                    # tables of finished cells
+    python examples/driving.py --replay                    # a film; trains one team if it must
     python examples/driving.py --smoke                     # seconds, figures mean nothing
 
 What trains and attacks is what ``atsa.py`` has on skirmish maps, with the task's radius of .05;
@@ -26,8 +27,10 @@ import numpy as np
 from atsa import BLIND, COLUMNS, PAPER, TEACHERS, Group, Made, Task
 from scipy import stats
 
-from robustmarl import envs, evaluation
+from robustmarl import attacks, envs, evaluation
+from robustmarl.envs.skirmish import save_replay
 from robustmarl.evaluation import Cell, CrossTable, Job, Workplace
+from robustmarl.evaluation.drawings import draw
 from robustmarl.perturbers import DirectedObsPerturber, ZeroedObs, stor
 from robustmarl.typing import RobustnessWarning
 
@@ -35,6 +38,7 @@ PRINTED = Path(__file__).parents[1] / "docs" / "data" / "atsa_cav_paper.json"
 BACKBONES = ("VDN", "QMIX")
 HARD = ("FGSM", "PAAD", "ATSA")  # columns
 REWARD_SCALE = 20.0  # a crash costs 200: what the rewards of ATSA's critics are divided by
+FILMED = 30  # episodes of which the one that is filmed is chosen
 
 TASK = Task(
     epsilon=0.05,
@@ -79,9 +83,9 @@ def _plain(method: str) -> str:
     return method.replace(", ", "_").replace(" ", "_")
 
 
-def _group(place: Workplace, backbone: str, seed: int, task: Task) -> Group:
+def _group(study: Path, backbone: str, seed: int, task: Task) -> Group:
     """Return a group whose trainings are in the folder of all cells."""
-    return Group("merge", backbone, seed, task, place.study / f"teams/{backbone}-{task.label}")
+    return Group("merge", backbone, seed, task, study / f"teams/{backbone}-{task.label}")
 
 
 def build(method: str, group: Group) -> Made:
@@ -96,7 +100,7 @@ def train(
     place: Workplace, *, method: str, backbone: str, seed: int, task: Task
 ) -> dict[str, float | None]:
     """Train a protagonist beside what it meets, and keep it."""
-    group = _group(place, backbone, seed, task)
+    group = _group(place.study, backbone, seed, task)
     atsa.train(method, group, place.position, build)
     cost: dict[str, float | None] = json.loads(
         (group.path(method, "") / "cost.json").read_text("utf-8")
@@ -108,7 +112,7 @@ def test(
     place: Workplace, *, method: str, backbone: str, seed: int, task: Task
 ) -> dict[str, dict[str, dict[str, list[float]]]]:
     """Return the raw scores of a protagonist: return and crash of each episode, by column."""
-    group = _group(place, backbone, seed, task)
+    group = _group(place.study, backbone, seed, task)
     team = atsa.trained(method, group).team
     teachers = {name: atsa.trained(name, group) for name in TEACHERS}
 
@@ -289,6 +293,39 @@ class Results:
         return "\n".join(text)
 
 
+def film(group: Group, path: Path) -> None:
+    """Film an episode of the team without defence, and the same under FGSM.
+
+    It is, of those that end well without attack, the one that ends soonest in a crash under it.
+    """
+    team, fgsm = atsa.trained("NoAdv", group).team, attacks.PGD.fgsm(group.task.ball)
+
+    def told(perturb: Any, seed: int) -> tuple[bool, int]:
+        found = evaluation.rollout(
+            team, envs.merge, perturb=perturb, episodes=1, num_envs=1, seed=seed
+        )
+        return bool(found.figure("success")[0]), int(found.lengths[0])
+
+    seeds = range(min(FILMED, group.task.episodes))
+    well = [seed for seed in seeds if told(None, seed)[0]] or [0]
+    chosen = min(well, key=lambda seed: told(fgsm, seed))
+    films = []
+    for words, perturb in (("no attack", None), (f"FGSM of {group.task.epsilon:g}", fgsm)):
+        title = f"{group.backbone}, {words}"
+        recording = evaluation.record(
+            team, envs.merge, perturb=perturb, episodes=1, seed=chosen, title=title
+        )
+        last = recording.episodes[0].steps[-1].scene
+        wrecks = [one.name for one in last.entities if one.label == "X" and one.team == "agent"]
+        steps = len(recording.episodes[0].steps)
+        frames = draw(recording, (wrecks or recording.agents)[-1])
+        films.append([*frames[: steps - 1 : 2], *frames[steps - 1 :]])  # in half the steps
+    longest = max(map(len, films))
+    above, below = (frames + frames[-1:] * (longest - len(frames)) for frames in films)
+    both = [np.concatenate(pair) for pair in zip(above, below, strict=True)]
+    save_replay(path, both, fps=8)
+
+
 def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
@@ -304,14 +341,24 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/driving"), help="output folder")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    watched = "film the last backbone's undefended team, without attack and crashing; no tables"
+    parser.add_argument("--replay", action="store_true", help=watched)
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
     task, out = replace(TASK, steps=args.steps, episodes=args.episodes), args.out
     if args.smoke:
         task, out = atsa.smoke(task), out / "smoke"
         args.backbones, args.seeds, args.methods = ["QMIX"], [0], ["NoAdv", "ATSA"]
-    jobs = jobs_of(task, args.backbones, args.methods, args.seeds)
     run = evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
+    watched = _group(out, args.backbones[-1], args.seeds[0], task)
+    if args.replay:
+        key = ("train", watched.backbone, "NoAdv", watched.seed)
+        jobs = jobs_of(task, [watched.backbone], ["NoAdv"], [watched.seed])
+        run([job for job in jobs if job.key == key], out)
+        film(watched, out / "merge.gif")
+        print(f"A film is in {out / 'merge.gif'}.")
+        return
+    jobs = jobs_of(task, args.backbones, args.methods, args.seeds)
     cells = run(jobs, out)
     text = []
     for backbone in args.backbones:
@@ -321,9 +368,11 @@ def main() -> None:
                 tests.setdefault(method, {})[seed] = cell
         if tests:
             text.append(Results(backbone, tests).write(out))
+    if (watched.path("NoAdv", "") / "weights.pt").exists():
+        film(watched, out / "merge.gif")
     (out / "driving.md").write_text("\n".join(text), "utf-8")
     print("\n".join(text))
-    print(f"Tables, figures and raw scores are in {out}/")
+    print(f"Tables, figures, a film and raw scores are in {out}/")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ Colour: TypeAlias = tuple[int, int, int]
 _WIDTH = 600  # pixels of a field
 _WHOLE = 0.25  # share of a field that is in use from which all of it is drawn
 _MARGIN, _FLATTEST = 0.1, 0.6  # around what is in use; its least height by its width
-_HEAD, _FOOT = 26, 26  # pixels for text above and below the field
+_LINE = 26  # pixels of a line of text: one above the field, and one or two below it
+_APART = 16  # least pixels between two texts in a line
 _LEAST = 7.0  # pixels of a body's radius
 _STILL = 8  # pictures for which an ending stands
 _GROUND, _GRID, _TEXT, _PLATE = (24, 28, 24), (38, 44, 38), (235, 235, 235), (0, 0, 0)
@@ -38,7 +39,8 @@ def draw(recording: Recording, believer: str | None = None) -> list[Picture]:
     """Return pictures of all episodes, one after the other, uint8 (H, W, 3), of one size.
 
     Solid is what is there, hollow what the believer sees, at the places where it sees it; lines
-    tie them. Thick lines are shots, a yellow ring is around agents whose action was changed.
+    tie them. Thick lines are shots, a yellow ring is around agents whose action was changed. Teams
+    are named in their colours, and the last picture tells how the episode ended.
 
     Args:
         recording: what is drawn.
@@ -46,6 +48,7 @@ def draw(recording: Recording, believer: str | None = None) -> list[Picture]:
     """
     frames: list[Picture] = []
     canvas = None if recording.bounds is None else _Canvas(recording, believer)
+    teams = {} if canvas is None else {team: c for team, c in canvas.colours.items() if team}
     for episode in recording.episodes:
         last: Mapping[str, Point] = {}
         for number, step in enumerate(episode.steps):
@@ -55,7 +58,7 @@ def draw(recording: Recording, believer: str | None = None) -> list[Picture]:
             else:
                 assert step.picture is not None  # a step has one of the two
                 field = Image.fromarray(step.picture)
-            frames.append(_framed(recording, field, episode, number, believer))
+            frames.append(_framed(recording, field, episode, number, believer, teams))
         frames += frames[-1:] * _STILL
     return frames
 
@@ -66,11 +69,13 @@ def _framed(
     episode: RecordedEpisode,
     number: int,
     believer: str | None,
+    teams: Mapping[str, Colour],
 ) -> Picture:
     """Return a field between what is said above and below it."""
     width, height = field.size
-    image = Image.new("RGB", (width, height + _HEAD + _FOOT), _PLATE)
-    image.paste(field, (0, _HEAD))
+    lines = 3 if teams else 2
+    image = Image.new("RGB", (width, height + lines * _LINE), _PLATE)
+    image.paste(field, (0, _LINE))
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=14)
     step = episode.steps[number]
     pen.text((8, 5), recording.title, fill=_TEXT, font=font)
@@ -79,15 +84,24 @@ def _framed(
         texts.append(f"shots: {len(step.scene.shots)}")
     if step.acts:
         texts.append(f"actions changed: {len(step.intended)}")
+    if number == len(episode.steps) - 1:
+        ending = [f"{name} {value:g}" for name, value in episode.figures.items()] or ["the end"]
+        told = "   ".join([*texts, *ending])
+        if pen.textlength(recording.title + told, font=font) + 16 + _APART <= width:
+            texts += ending
+        else:  # over the field, where there is room for it
+            large = ImageFont.load_default(size=24)
+            where = (width / 2, _LINE + 8)
+            pen.text(where, "   ".join(ending), fill=_TEXT, font=large, anchor="ma")
     pen.text((width - 8, 5), "   ".join(texts), fill=_TEXT, font=font, anchor="ra")
     legend = "yellow ring: action changed"
     if any(step.ghosts for step in episode.steps):
         legend += f"   hollow: what {believer} (white ring) sees"
-    pen.text((8, _HEAD + height + 5), legend, fill=_TEXT, font=font)
-    if number == len(episode.steps) - 1:
-        ending = "   ".join(f"{name} {value:g}" for name, value in episode.figures.items())
-        large = ImageFont.load_default(size=24)
-        pen.text((width / 2, _HEAD + 8), ending or "the end", fill=_TEXT, font=large, anchor="ma")
+    pen.text((8, _LINE + height + 5), legend, fill=_TEXT, font=font)
+    left = 8.0
+    for team, colour in teams.items():
+        pen.text((left, 2 * _LINE + height + 2), team, fill=colour, font=font)
+        left += pen.textlength(team, font=font) + _APART
     return np.asarray(image)
 
 
@@ -97,6 +111,9 @@ class _Canvas:
     Args:
         recording: what is drawn.
         believer: whose beliefs are drawn, None for nobody's.
+
+    Attributes:
+        colours: by team.
     """
 
     def __init__(self, recording: Recording, believer: str | None) -> None:
@@ -114,7 +131,7 @@ class _Canvas:
         self._scale = _WIDTH / (right - left)
         self._height = round((high - low) * self._scale)
         teams = list(dict.fromkeys(one.team for one in entities))
-        self._colours = {
+        self.colours = {
             team: _TEAMS[_OF_NAME.get(team, index) % len(_TEAMS)]
             for index, team in enumerate(teams)
         }
@@ -134,6 +151,8 @@ class _Canvas:
         believer = self._believer
         if believer in step.ghosts and believer in things:
             self._ghosts(pen, step, things, believer)
+        for entity in scene.entities:
+            self._label(pen, entity)
         return image
 
     def _at(self, x: float, y: float) -> Point:
@@ -162,10 +181,7 @@ class _Canvas:
     def _thing(self, pen: ImageDraw.ImageDraw, entity: Entity, *, changed: bool) -> None:
         middle, radius = self._at(entity.x, entity.y), self._radius(entity)
         body = pen.rectangle if entity.square else pen.ellipse
-        body(_around(middle, radius), fill=self._colours[entity.team])
-        if entity.label:
-            font = ImageFont.load_default(size=max(12.0, radius))
-            pen.text(middle, entity.label, fill=_PLATE, font=font, anchor="mm")
+        body(_around(middle, radius), fill=self.colours[entity.team])
         if changed:
             pen.ellipse(_around(middle, radius + 4), outline=_CHANGED, width=3)
         left, top = middle[0] - 11, middle[1] - radius - 9
@@ -174,6 +190,12 @@ class _Canvas:
                 pen.rectangle((left, top, left + 22, top + 3), fill=_GRID)
                 pen.rectangle((left, top, left + 22 * min(share, 1.0), top + 3), fill=colour)
                 top -= 5
+
+    def _label(self, pen: ImageDraw.ImageDraw, entity: Entity) -> None:
+        if entity.label:
+            font = ImageFont.load_default(size=max(12.0, self._radius(entity)))
+            middle = self._at(entity.x, entity.y)
+            pen.text(middle, entity.label, fill=_PLATE, font=font, anchor="mm")
 
     def _ghosts(
         self,
@@ -191,7 +213,7 @@ class _Canvas:
             if entity is None:  # dead or eaten, and believed in
                 pen.ellipse(_around(self._at(x, y), _LEAST), outline=_TEXT, width=2)
                 continue
-            colour = tuple((255 + part) // 2 for part in self._colours[entity.team])
+            colour = tuple((255 + part) // 2 for part in self.colours[entity.team])
             pen.line((*self._at(entity.x, entity.y), *self._at(x, y)), fill=colour, width=1)
             outline = pen.rectangle if entity.square else pen.ellipse
             outline(_around(self._at(x, y), self._radius(entity)), outline=colour, width=2)

@@ -18,7 +18,7 @@ from robustmarl.evaluation.drawings import draw
 from robustmarl.joint import spec_of
 
 YELLOW, WHITE, SHOT, WALL = (255, 190, 40), (255, 255, 255), (255, 220, 120), (90, 96, 90)
-PAINT = (120, 128, 120)
+PAINT, BLUE, RED = (120, 128, 120), (70, 140, 255), (255, 80, 60)
 STILL = 8  # pictures for which an ending stands
 
 
@@ -42,7 +42,7 @@ def test_marks_are_where_something_happened():
         frames = iter(draw(recording, "agent_1"))
         for episode in recording.episodes:
             for step in episode.steps:
-                field = next(frames)[26:-26]
+                field = next(frames)[26:-52]
                 names = [entity.name for entity in step.scene.entities]
                 assert has(field, SHOT) == bool(step.scene.shots)
                 assert has(field, YELLOW) == any(name in names for name in step.intended)
@@ -68,6 +68,36 @@ def test_one_way_to_draw_all_environments(make):
     assert has(frames[0], WHITE)
     played = rollout(team, make, episodes=1, num_envs=1, perturb=noise)
     assert len(frames) == played.lengths[0] + 1 + STILL
+
+
+def test_teams_are_named_in_their_colours_below(tmp_path):
+    for frame in draw(recordings()[1], "agent_1"):
+        below = frame[-26:]
+        assert has(below, BLUE)
+        assert has(below, RED)
+    assert not has(pictures().save(tmp_path / "r.gif")[0][-26:], BLUE)
+
+
+def test_endings_are_told_above_or_over_the_field_where_they_are_long():
+    recording = recordings()[0]
+    (episode, *_) = recording.episodes
+    last = len(episode.steps) - 1
+
+    def drawn(**figures):
+        told = replace(episode, figures=figures)
+        return draw(replace(recording, episodes=(told,)))
+
+    names = dict.fromkeys([f"something {letter}" for letter in "abcdef"], 1.0)
+    none, won, lost, long = drawn(), drawn(won=1.0), drawn(won=0.0), drawn(**names)
+    heads, fields = (
+        [frames[last][rows] for frames in (none, won, lost, long)]
+        for rows in (slice(26), slice(26, None))
+    )
+    assert not any(np.array_equal(heads[1], head) for head in (heads[0], *heads[2:]))
+    assert np.array_equal(fields[1], fields[0])
+    assert not np.array_equal(fields[3], fields[0])
+    for frames in (won, long):
+        assert all(np.array_equal(*pair) for pair in zip(frames[:last], none[:last], strict=True))
 
 
 def test_walls_are_drawn():

@@ -176,6 +176,27 @@ def test_an_engine_tells_what_its_environment_tells():
         assert engine.stage().bounds == env.stage().bounds
 
 
+def test_cars_that_have_crashed_are_marked():
+    """By the environment and by the engine, and none before; who always speeds up crashes."""
+    pytest.importorskip("highway_env")
+    env, engine = envs.merge(), vector_env(envs.merge, 1)
+    env.reset(seed=3)
+    engine.begin(torch.ones(1, dtype=torch.bool), torch.tensor([3]))
+    labels, crashed = ["0", "1", "2"], []
+    for _ in range(100):
+        names = [one.label for one in engine.stage().scene().entities[:3]]
+        assert names == [one.label for one in env.stage().scene().entities[:3]]
+        if crashed:
+            break
+        assert names == labels
+        env.step(dict.fromkeys(env.agents, 3))
+        engine.advance(torch.full((1, 3), 3), torch.ones(1, dtype=torch.bool))
+        crashed = [car.crashed for car in env.world.controlled_vehicles] if not env.agents else []
+    expected = ["X" if hit else label for hit, label in zip(crashed, labels, strict=True)]
+    assert "X" in expected
+    assert names == expected
+
+
 def test_wrapped_environments_are_asked():
     def wrapped():
         return BaseParallelWrapper(meeting())

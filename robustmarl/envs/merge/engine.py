@@ -102,7 +102,13 @@ class MergeEngine:
 
     def stage(self) -> Stage:
         """Return what tells where cars are in the first episode."""
-        return MergeStage(self.traffic.agents, lambda: self.car[0, : self.count[0, 0], :2])
+        hit = _kernels()[0].CRASHED
+
+        def cars() -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+            there = self.count[0, 0]
+            return self.car[0, :there, :2], self._whole[0, :there, hit] > 0
+
+        return MergeStage(self.traffic.agents, cars)
 
     def close(self) -> None:
         """Do nothing: there is only memory to release."""

@@ -113,10 +113,12 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
 
     def stage(self) -> Stage:
         """Return what tells where cars are."""
-        return MergeStage(
-            self.possible_agents,
-            lambda: np.array([car.position for car in self.world.road.vehicles]),
-        )
+
+        def cars() -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+            found = self.world.road.vehicles
+            return np.array([c.position for c in found]), np.array([c.crashed for c in found])
+
+        return MergeStage(self.possible_agents, cars)
 
     def _legal(self, agent: str, action: SupportsIndex) -> int:
         """Return an action as an int."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +29,12 @@ __all__ = ["MergeStage"]
 
 _WIDER = 10.0  # the road is drawn so many times as wide as it is: it is fifty times as long as wide
 _HALF = 2.0  # of a lane's width, m
-_FARTHEST = 700.0  # where cars are after some twenty seconds, m; the road goes on where it ends
+_FARTHEST = 720.0  # where cars are after some twenty seconds, m; the road goes on where it ends
 _THERE = 0.5  # a presence below which nobody is taken to be there
 _CAR, _BLOCK = 7.0, 5.0  # radii of what is drawn, m
+_WRECK = "X"
+
+Cars: TypeAlias = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 class MergeStage(Stage):
@@ -38,29 +42,31 @@ class MergeStage(Stage):
 
     Args:
         names: the agents'.
-        places: tells where cars are now, agents first, x and y, m, (cars, 2).
+        cars: tells where cars are now, agents first, x and y, m, (cars, 2), and which have
+            crashed, bool (cars,): those are labelled X.
     """
 
     downward = True
     actions = ACTIONS
     bounds = (0.0, -_WIDER * 3.0, _FARTHEST, _WIDER * (RAMP + 3.0))
 
-    def __init__(self, names: Sequence[str], places: Callable[[], NDArray[np.float64]]) -> None:
-        self._names, self._places = tuple(names), places
+    def __init__(self, names: Sequence[str], cars: Callable[[], Cars]) -> None:
+        self._names, self._cars = tuple(names), cars
         self.lines = _borders()
 
     @override
     def scene(self) -> Scene:
+        places, crashed = self._cars()
         cars = [
             Entity(
                 name=self._name(i),
                 x=x,
                 y=_WIDER * y,
                 team="agent" if i < len(self._names) else "human",
-                label=str(i) if i < len(self._names) else "",
+                label=_WRECK if hit else str(i) if i < len(self._names) else "",
                 radius=_CAR,
             )
-            for i, (x, y) in enumerate(self._places().tolist())
+            for i, ((x, y), hit) in enumerate(zip(places.tolist(), crashed.tolist(), strict=True))
         ]
         x, y = END_OF_LANES
         end = Entity(
@@ -73,7 +79,7 @@ class MergeStage(Stage):
         number = self._names.index(agent)
         rows = seen.astype(np.float64).reshape(SEEN, FEATURES)[:, :3] * (1.0, *SCALES[:2])
         rows[1:, 1:] += rows[0, 1:]  # it believes to be where it sees itself, too
-        whom = [number, *nearest(self._places().tolist(), number)][:SEEN]
+        whom = [number, *nearest(self._cars()[0].tolist(), number)][:SEEN]
         pairs = zip(whom, rows.tolist())  # noqa: B905 - of some rows there is nobody
         return [Ghost(self._name(i), x, _WIDER * y) for i, (there, x, y) in pairs if there > _THERE]
 
