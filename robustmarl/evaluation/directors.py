@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import torch
 
-from robustmarl.adversaries import PAAD, ObsAdversaryPPO
+from robustmarl.adversaries import PAAD, ObsAdversaryPPO, TeamPAAD
+from robustmarl.algorithms import FACMAC
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import TeamSpec
 from robustmarl.learning.optim import adam
@@ -25,11 +26,11 @@ def director(
     agents: Collection[str] | None = None,
     episodes: float = 1.0,
     device: torch.device | str = "cpu",
-) -> PAAD:
+) -> PAAD | TeamPAAD:
     """Return the untrained director of the suite ``standard``.
 
     Args:
-        spec: the team's, with actions that have names.
+        spec: the team's; of continuous actions the director names vectors.
         ball: what it may change.
         steps: of its training, in half of which it stops to explore.
         seed: of its weights.
@@ -37,10 +38,25 @@ def director(
         episodes: the share of episodes in which it does, in [0, 1].
         device: where it learns.
     """
-    half = max(1, steps // 2)
+    half, generator = max(1, steps // 2), stor(ball, steps=10)
+    if spec.continuous:
+        optim = adam(1e-2, eps=1e-2)
+        return TeamPAAD.for_env(
+            spec,
+            generator,
+            kind=FACMAC,  # whatever the victim is: of those there are it learned to harm most
+            exploration=Linear(1.0, 0.1, over=half, unit="env_steps"),
+            seed=seed,
+            agents=agents,
+            episodes=episodes,
+            optim=optim,
+            critic_optim=optim,
+            gamma=0.9,
+            device=device,
+        )
     return PAAD.for_env(
         spec,
-        stor(ball, steps=10),
+        generator,
         exploration=Linear(1.0, 0.05, over=half, unit="env_steps"),
         seed=seed,
         agents=agents,

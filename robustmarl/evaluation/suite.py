@@ -254,8 +254,10 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
     transfer        APGD on another team of the same kind, the first that has a gradient
     ==============  =====================================================================
 
-    Of continuous actions: APGD on the squared error, towards both ends of all coordinates, and
-    those of the rest that have no need of named actions.
+    Of continuous actions: APGD on the squared error, towards both ends of all coordinates, a
+    director that names vectors (:class:`~robustmarl.adversaries.TeamPAAD`, which learns as FACMAC
+    does), and those of the rest that have no need of named actions. That director is what version 2
+    has and version 1 had not: figures of discrete actions are the same in both.
 
     Args:
         learning_steps: environment steps of each learned attack against the frozen team, >= 1;
@@ -263,7 +265,7 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
 
     Example:
         >>> standard(learning_steps=10_000).title
-        'standard/10000-1'
+        'standard/10000-2'
     """
     learning_steps = check_int("standard.learning_steps", learning_steps)
     learned = (_director, _gaussian)
@@ -278,7 +280,7 @@ def standard(*, learning_steps: int = 25_000) -> Suite:
         Entry(family="transfer", build=_transfer),
     )
     name = "standard" if learning_steps == 25_000 else f"standard/{learning_steps}"
-    return Suite(name=name, version=1, entries=entries)
+    return Suite(name=name, version=2, entries=entries)
 
 
 def _noise(case: Case) -> dict[str, ObsPerturber]:
@@ -353,7 +355,7 @@ def _black_box(case: Case, *, queries: int) -> dict[str, ObsPerturber]:
 
 def _director(case: Case, *, steps: int) -> dict[str, ObsPerturber]:
     policy = case.policy
-    if not isinstance(policy, TeamPolicy) or case.spec.continuous or not case.gradients:
+    if not isinstance(policy, TeamPolicy) or not case.gradients:
         return {}
     adversary = director(
         case.spec,

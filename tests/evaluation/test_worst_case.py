@@ -152,7 +152,7 @@ def test_standard_has_all_families(learned):
     _, result = learned
     families = {"noise", "gradient", "targeted", "black box", "learned", "transfer"}
     assert set(result.families.values()) == families
-    assert result.suite == "standard/64-1"
+    assert result.suite == "standard/64-2"
     assert result.table.baselines == ("random", "QMIX, zeroed", "QMIX, another's", "untrained")
     for name in ("director", "ATLA", "transfer", "target 1", "APGD dlr, 60 steps"):
         assert set(result.table.cell("QMIX", name).scores) == {0, 1}
