@@ -191,8 +191,12 @@ class Made(NamedTuple):
 
 
 def maker(name: str) -> Callable[[], Env]:
-    """Return what makes an environment: a skirmish map, or the merging cars of driving.py."""
-    return envs.merge if name == "merge" else partial(envs.skirmish, name)
+    """Return what makes an environment: a skirmish map, or the task of another example."""
+    others: dict[str, Callable[[], Env]] = {
+        "merge": envs.merge,
+        "predator_prey": envs.predator_prey,
+    }
+    return others.get(name, partial(envs.skirmish, name))
 
 
 def build(method: str, group: Group) -> Made:
@@ -292,7 +296,7 @@ def _regularised(method: str, kind: Any, task: Task, spec: Any, settings: dict[s
     return Made(team, team)
 
 
-def trained(method: str, group: Group) -> Made:
+def trained(method: str, group: Group, make: Callable[[str, Group], Made] = build) -> Made:
     """Return what a method has trained.
 
     Raises:
@@ -304,7 +308,7 @@ def trained(method: str, group: Group) -> Made:
             f"the run of {method} on {group.name}, {group.backbone}, seed {group.seed}, must be "
             f"finished, got no {weights}. Add {method} to --methods."
         )
-    made = build(method, group)
+    made = make(method, group)
     training.load_weights(made.learner, weights)
     return made
 
@@ -314,8 +318,17 @@ def train(
     group: Group,
     position: int | None,
     make: Callable[[str, Group], Made] = build,
+    updates: float = 1.0,
 ) -> None:
-    """Train a protagonist, going on from its checkpoint if there is one."""
+    """Train a protagonist, going on from its checkpoint if there is one.
+
+    Args:
+        method: how.
+        group: what it is of.
+        position: line of its bar, None for none.
+        make: returns what is trained.
+        updates: per episode.
+    """
     run = group.path(method, "")
     if (run / "weights.pt").exists():
         return
@@ -328,7 +341,10 @@ def train(
         seed=group.seed,
         perturb=made.perturb or (),
         learn=training.OffPolicy(
-            batch_size=task.batch, learning_starts=task.batch, buffer_episodes=task.buffer
+            batch_size=task.batch,
+            learning_starts=task.batch,
+            buffer_episodes=task.buffer,
+            updates_per_episode=updates,
         ),
         log=training.Log(
             run,
