@@ -5,14 +5,14 @@
     python examples/predator_prey.py --report          # tables and figures of finished cells
     python examples/predator_prey.py --smoke           # seconds, figures mean nothing
 
-Three predators with continuous actions learn without attack, under FGSM by their own critic, or
-beside an adversary: ATLA's Gaussian, PA-AD's director, which learns as the team itself does, or
-ATSA's. Then each meets the adversaries that were trained beside the teams of the same kind, radius
-and seed, with gradients through the team under test. Beside the paper's columns stand ours: the
-worst of a suite in which a director learns against this very team, and teams without eyes. Every
-training is a cell, and every test is one, which comes after the trainings that it needs. What is
-finished is not run again, and interrupted trainings continue where they were. Tables and figures
-are made of the cells alone, beside the paper's.
+Three predators with continuous actions learn to hunt. From there on they learn without attack,
+under FGSM by their own critic, or beside an adversary: ATLA's Gaussian, PA-AD's director, which
+learns as the team itself does, or ATSA's. Then each meets the adversaries that were trained beside
+teams of the same kind, radius and seed, with gradients through the team under test. Beside the
+paper's columns stand ours: the worst of a suite in which a director learns against this very team,
+and teams without eyes. Every training is a cell, and every test is one, which comes after the
+trainings that it needs. What is finished is not run again, and interrupted trainings continue
+where they were. Tables and figures are made of the cells alone, beside the paper's.
 """
 
 import argparse
@@ -45,6 +45,7 @@ PRINTED = Path(__file__).parents[1] / "docs" / "data" / "atsa_mpe_paper.json"
 BACKBONES = ("MADDPG", "FACMAC")
 METHODS = ("NoAdv", "FGSM", "ATLA", "PAAD", "ATSA")
 EPSILONS = (0.02, 0.05)  # the paper does not say; the group's configuration has .02
+HEAD = "head start"
 REWARD_SCALE = 10.0  # of a contact: what the rewards of ATSA's critics are divided by
 KEPT = ("PGD-10 by the critic", "PAAD, 10 steps", "ATSA, 10 steps", "director", "worst")
 
@@ -54,32 +55,43 @@ class Chase(Task):
     """Settings of the task, those of docs/envs/predator_prey.md.
 
     Attributes:
+        head: steps without attack with which every training but the blind one begins; beside some
+            adversaries a team that has to learn all anew does not. 0 is from scratch.
         updates: per episode played.
         tau: share of the weights that targets take over per update.
         eps: Adam's; small ones blow up the noise of critics that have hardly seen a contact.
     """
 
+    head: int
     updates: float = 0.5
     tau: float = 0.01
     eps: float = 1e-2
 
+    @property
+    def label(self) -> str:
+        """What it is known by in folders."""
+        return f"{self.head}-{super().label}"
+
     def of(self, method: str) -> "Chase":
         """Return what a training depends on: without attack, on no radius."""
-        if method in ("NoAdv", BLIND):
-            return replace(self, epsilon=0.0, attacked=0.0)
-        return self
+        if method == HEAD:
+            return replace(self, steps=self.head, head=0, epsilon=0.0, attacked=0.0)
+        if method == BLIND:
+            return replace(self, steps=self.head + self.steps, head=0, epsilon=0.0, attacked=0.0)
+        return replace(self, epsilon=0.0, attacked=0.0) if method == "NoAdv" else self
 
 
 TASK = Chase(
     epsilon=0.05,
-    steps=600_000,
+    head=600_000,
+    steps=200_000,
     attacked=0.5,
     explore=200_000,
     batch=32,
     buffer=5_000,
     lr=1e-2,
     gamma=0.85,
-    alpha_steps=200_000,
+    alpha_steps=100_000,
 )
 
 
@@ -99,13 +111,13 @@ def build(method: str, group: Group) -> Made:
     }
     settings = shared | {
         "tau": task.tau,
-        "exploration": Linear(1.0, 0.1, over=task.explore, unit="env_steps"),
         **({"init_gain": 1.0} if group.backbone == "FACMAC" else {}),
     }
-    team = kind.for_env(spec, **settings)
+    fades = partial(Linear, 1.0, 0.1, unit="env_steps")
+    team = kind.for_env(spec, exploration=fades(over=task.explore), **settings)
     if method == BLIND:
         return Made(team, team, perturb=ZeroedObs())
-    if method == "NoAdv":
+    if method in (HEAD, "NoAdv"):
         return Made(team, team)
     if method == "FGSM":
         fgsm = attacks.PGD.fgsm(task.ball)
@@ -115,7 +127,12 @@ def build(method: str, group: Group) -> Made:
         adversary = adversaries.ObsAdversaryPPO.for_env(spec, task.ball, seed=group.seed)
     elif method == "PAAD":
         adversary = adversaries.TeamPAAD.for_env(
-            spec, stor(task.ball), kind=kind, episodes=task.attacked, **settings
+            spec,
+            stor(task.ball),
+            kind=kind,
+            episodes=task.attacked,
+            exploration=fades(over=task.alpha_steps),
+            **settings,
         )
     else:
         adversary = adversaries.ContinuousATSA.for_env(
@@ -147,13 +164,15 @@ def jobs_of(
 
     def add(work: str, backbone: str, method: str, size: float, seed: int) -> Key:
         at = replace(task, epsilon=size)
-        at = at.of(method) if work == "train" or method == BLIND else at
-        key = (work, backbone, method, at.epsilon, seed)
+        own = at.of(method) if work == "train" or method == BLIND else at
+        key = (work, backbone, method, own.epsilon, seed)
         needed: list[Key] = []
         if work == "test":
             names = [BLIND] if method == BLIND else dict.fromkeys([method, *TEACHERS])
             needed = [add("train", backbone, name, size, seed) for name in names]
-        folder = f"{backbone}-{at.epsilon:g}/{work}"
+        elif own.head:
+            needed = [add("train", backbone, HEAD, size, seed)]
+        folder = f"{backbone}-{own.epsilon:g}/{work}"
         function = train if work == "train" else test
         found.setdefault(
             key,
@@ -161,7 +180,7 @@ def jobs_of(
                 key=key,
                 name=f"{folder}/{method.replace(' ', '_')}-{seed}",
                 work=partial(function, method=method, backbone=backbone, seed=seed, task=at),
-                settings={"task": asdict(at)},
+                settings={"task": asdict(own)},
                 after=needed,
             ),
         )
@@ -178,9 +197,17 @@ def jobs_of(
 def train(
     place: Workplace, *, method: str, backbone: str, seed: int, task: Chase
 ) -> dict[str, float | None]:
-    """Train a team beside what it meets, and keep it."""
+    """Train a team beside what it meets, from its head start on, and keep it."""
     group = group_of(place.study, backbone, seed, task, method)
-    atsa.train(method, group, place.position, build, task.updates)
+    start = group_of(place.study, backbone, seed, task, HEAD).path(HEAD, "") / "weights.pt"
+
+    def begun(method: str, group: Group) -> Made:
+        made = build(method, group)
+        if group.task.head:
+            training.load_weights(made.team, start)
+        return made
+
+    atsa.train(method, group, place.position, begun, task.updates)
     cost: dict[str, float | None] = json.loads(
         (group.path(method, "") / "cost.json").read_text("utf-8")
     )
@@ -421,7 +448,7 @@ def draw_learning(
     """Draw what teams earn while they train; return CPU seconds by method."""
     curves: dict[str, Any] = {}
     costs: dict[str, list[float]] = {}
-    for method in (BLIND, *METHODS):
+    for method in (HEAD, BLIND, *METHODS):
         for seed in seeds:
             group = group_of(out, backbone, seed, replace(task, epsilon=size), method)
             run = group.path(method, "")
@@ -429,7 +456,7 @@ def draw_learning(
                 continue
             told = json.loads((run / "history.json").read_text("utf-8"))
             pairs = zip(told["env_steps"], told["train"]["return"], strict=True)
-            known = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
+            known = [(x + group.task.head, y) for x, y in pairs if y is not None and np.isfinite(y)]
             curves.setdefault(method, []).append(np.array(known).T)
             seconds = json.loads((run / "cost.json").read_text("utf-8"))["cpu_seconds"]
             costs.setdefault(method, []).extend([seconds] if seconds is not None else [])
@@ -446,7 +473,7 @@ def _markdown(lines: list[list[str]]) -> str:
 
 def smoke(task: Chase) -> Chase:
     """Return the task cut down to a second."""
-    small = atsa.smoke(task)
+    small = atsa.smoke(replace(task, head=400))
     assert isinstance(small, Chase)
     return small
 
@@ -486,13 +513,19 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, nargs="+", default=list(EPSILONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
-    parser.add_argument("--steps", type=int, default=TASK.steps, help="per training")
+    parser.add_argument(
+        "--head", type=int, default=TASK.head, help="steps of all before the attack"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=TASK.steps, help="of each training from then on"
+    )
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/predator_prey"), help="folder")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
-    task, out = replace(TASK, steps=args.steps, episodes=args.episodes), args.out
+    task = replace(TASK, head=args.head, steps=args.steps, episodes=args.episodes)
+    out: Path = args.out
     if args.smoke:
         task, out, args.seeds, args.epsilon = smoke(task), out / "smoke", [0], [0.05]
         args.backbones, args.methods = ["FACMAC"], ["NoAdv", "ATSA"]
