@@ -23,6 +23,7 @@ from robustmarl.attacks import (
 from robustmarl.budgets import LinfBall
 from robustmarl.networks import AgentNetwork, SeparateAgents
 from robustmarl.networks.calculus import Plan, SignSteps
+from robustmarl.networks.calculus.reading import compiled
 from robustmarl.networks.layers import feed_forward
 from robustmarl.testing import check_attack
 from robustmarl.victims import FunctionVictim, NetworkVictim, Rows
@@ -410,30 +411,30 @@ def test_a_gradient_that_is_not_finite_is_refused(what):
 
 @pytest.mark.parametrize("missing", ["numba", "compiler"])
 def test_without_numba_torch_takes_the_steps(missing, monkeypatch):
-    steps = importlib.import_module("robustmarl.networks.calculus.steps")
     view, obs = FunctionVictim(network()).at(), torch.randn(ROWS, 13)
     found = pgd()(view, obs)
-    steps._kernel.cache_clear()
+    compiled.cache_clear()
     with monkeypatch.context() as patch:
         if missing == "numba":
             patch.setitem(sys.modules, "numba", None)
         else:
             patch.setattr(numba.config, "DISABLE_JIT", 1)
-        assert steps._kernel() is None
+        assert compiled("kernel") is None
         assert same_rows(pgd()(view, obs), found).all()
-    steps._kernel.cache_clear()
-    assert steps._kernel() is not None
+    compiled.cache_clear()
+    assert compiled("kernel") is not None
 
 
 def test_what_is_kept_compiled_is_that_of_the_sources(tmp_path):
     """Numba looks at one file only; a change to any other has to count, too."""
     kernel = importlib.import_module("robustmarl.networks.calculus._compiled.kernel")
+    keeping = importlib.import_module("robustmarl.networks.calculus._compiled.keeping")
     folder = Path(kernel.__file__).parent
     (kept,) = (cell.cell_contents for cell in kernel.sign_steps.py_func.__closure__)
-    assert kept == kernel.digest(folder)
+    assert kept == keeping.digest(folder)
     for source in folder.glob("*.py"):
         (tmp_path / source.name).write_bytes(source.read_bytes())
     for source in tmp_path.glob("*.py"):
         source.write_text(source.read_text() + "# another")
-        assert kernel.digest(tmp_path) != kept
-        kept = kernel.digest(tmp_path)
+        assert keeping.digest(tmp_path) != kept
+        kept = keeping.digest(tmp_path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustmarl.networks.calculus.formula import Formula
-from robustmarl.networks.calculus.plan import Affine, Gru, Norm, Plan, Relu, Tanh
+from robustmarl.networks.calculus.plan import Gru, Plan
+from robustmarl.networks.calculus.reading import Network, array, compiled, fits, read_network
 
 __all__ = ["SignSteps", "Way"]
 
 
-_NOTHING = np.zeros((0, 0), np.float32)
 _NO_BOOLS = np.zeros((0, 0), np.bool_)
 _NO_LABEL = np.zeros(0, np.int64)
 
@@ -39,18 +37,6 @@ class Way(NamedTuple):
     limits: tuple[Tensor, Tensor, Tensor]
     length: float | Tensor
     steps: int
-
-
-class _Network(NamedTuple):
-    """A network as compiled code reads it.
-
-    Attributes:
-        layers: kind, fan-in, fan-out and addresses of weight and bias, int64 (L, 5).
-        eps: of a LayerNorm, (L,).
-    """
-
-    layers: NDArray[np.int64]
-    eps: NDArray[np.float32]
 
 
 class _Rows(NamedTuple):
@@ -116,7 +102,7 @@ class SignSteps:
         Returns:
             None where compiled code does not fit what is given; then nothing was changed.
         """
-        kernel = _kernel()
+        kernel = compiled("kernel")
         if kernel is None:
             return None
         networks = _read_networks(kernel, self._plans)
@@ -126,11 +112,11 @@ class SignSteps:
             extra = extra.expand(len(way.start), -1)
         rows = _read_rows(way, formula, extra, padding, blocked, networks[0])
         limits = _read_limits(way)
-        if rows is None or limits is None or not _fits(agents, (len(rows.found),), torch.int64):
+        if rows is None or limits is None or not fits(agents, (len(rows.found),), torch.int64):
             return None
         loss = (unmasked, int(formula.kind), formula.targeted, formula.unnamed)
 
-        def walk(network: _Network, rows: _Rows) -> int:
+        def walk(network: Network, rows: _Rows) -> int:
             found, clean, padding, *fixed, label, reference, counted = rows
             where = (found, clean, limits, padding, way.steps)
             aims = (*loss, label, reference, counted)
@@ -153,31 +139,16 @@ class SignSteps:
         return torch.from_numpy(rows.found), answers == {kernel.FINE}
 
 
-@cache
-def _kernel() -> Any:
-    """Return the module of compiled code, None where there can be none."""
-    try:
-        numba = import_module("numba")
-    except ImportError:
-        return None
-    if numba.config.DISABLE_JIT:
-        return None  # interpreted it would take minutes
-    try:
-        return import_module("robustmarl.networks.calculus._compiled.kernel")
-    except (OSError, RuntimeError, numba.core.errors.NumbaError):
-        return None  # no place to keep what is compiled, or a machine that it is not compiled for
-
-
 def _is_plain(plan: Plan) -> bool:
     """Return whether compiled code knows all layers, and they read all coordinates."""
     return plan.columns is None and not any(isinstance(layer, Gru) for layer in plan.rest)
 
 
-def _read_networks(kernel: Any, plans: list[Plan]) -> list[_Network]:
+def _read_networks(kernel: Any, plans: list[Plan]) -> list[Network]:
     """Return networks as they are now, none where compiled code cannot read all of them."""
     networks = []
     for plan in plans:
-        network = _read_network(kernel, plan)
+        network = read_network(kernel, plan)
         if network is None:
             return []
         networks.append(network)
@@ -186,67 +157,39 @@ def _read_networks(kernel: Any, plans: list[Plan]) -> list[_Network]:
     return networks if sizes <= {first} else []
 
 
-def _read_network(kernel: Any, plan: Plan) -> _Network | None:
-    layers, eps, width = [], [], plan.first.module.in_features
-    for layer in (plan.first, *plan.rest):
-        fan_in, weight, bias, small = width, None, None, 0.0
-        match layer:
-            case Affine(module):
-                kind, weight, bias = kernel.AFFINE, module.weight, module.bias
-                width = weight.shape[0]
-                fits = _stands(weight, (width, fan_in)) and _stands(bias, (width,))
-            case Norm(module):
-                kind, weight, bias, small = kernel.NORM, module.weight, module.bias, module.eps
-                fits = module.normalized_shape == (width,)
-                fits = fits and _stands(weight, (width,)) and _stands(bias, (width,))
-            case Relu():
-                kind, fits = kernel.RELU, True
-            case Tanh():
-                kind, fits = kernel.TANH, True
-            case Gru():
-                return None
-            case _:
-                assert_never(layer)
-        if not fits:
-            return None
-        layers.append((kind, fan_in, width, _address(weight), _address(bias)))
-        eps.append(small)
-    return _Network(np.array(layers, np.int64), np.array(eps, np.float32))
-
-
 def _read_rows(
     way: Way,
     formula: Formula,
     extra: Tensor | None,
     padding: Tensor | None,
     blocked: Tensor | None,
-    network: _Network,
+    network: Network,
 ) -> _Rows | None:
     """Return what is given for rows, None where it does not fit the network."""
     count = way.start.shape[0]
     _, obs_size, width, *_ = network.layers[0].tolist()
     observed, answered = (count, obs_size), (count, int(network.layers[-1, 2]))
-    fits = (
-        _fits(way.start, observed)
-        and _fits(way.clean, observed)
-        and _fits(padding, observed, torch.bool)
-        and _fits(extra, (count, width))
-        and _fits(blocked, answered, torch.bool)
-        and _fits(formula.label, (count,), torch.int64)
-        and _fits(formula.reference, answered)
-        and _fits(formula.counted, answered, torch.bool)
+    known = (
+        fits(way.start, observed)
+        and fits(way.clean, observed)
+        and fits(padding, observed, torch.bool)
+        and fits(extra, (count, width))
+        and fits(blocked, answered, torch.bool)
+        and fits(formula.label, (count,), torch.int64)
+        and fits(formula.reference, answered)
+        and fits(formula.counted, answered, torch.bool)
     )
-    if not fits:
+    if not known:
         return None
     return _Rows(
-        found=_array(way.start).copy(),
-        clean=_array(way.clean),
-        padding=_array(padding, _NO_BOOLS),
-        extra=_array(extra),
-        blocked=_array(blocked, _NO_BOOLS),
-        label=_array(formula.label, _NO_LABEL),
-        reference=_array(formula.reference),
-        counted=_array(formula.counted, _NO_BOOLS),
+        found=array(way.start).copy(),
+        clean=array(way.clean),
+        padding=array(padding, _NO_BOOLS),
+        extra=array(extra),
+        blocked=array(blocked, _NO_BOOLS),
+        label=array(formula.label, _NO_LABEL),
+        reference=array(formula.reference),
+        counted=array(formula.counted, _NO_BOOLS),
     )
 
 
@@ -256,31 +199,9 @@ def _read_limits(way: Way) -> NDArray[np.float32] | None:
     limits = np.empty((4, size), np.float32)
     for number, values in enumerate((*way.limits, way.length)):
         if isinstance(values, Tensor):
-            if values.shape not in ((), (size,)) or not _fits(values, values.shape):
+            if values.shape not in ((), (size,)) or not fits(values, values.shape):
                 return None
             limits[number] = values.numpy()
         else:
             limits[number] = values
     return limits
-
-
-def _fits(
-    values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
-) -> bool:
-    """Return whether ``values``, if there are any, can be read by compiled code."""
-    if values is None:
-        return True
-    return values.dtype is dtype and values.is_cpu and values.shape == shape
-
-
-def _stands(weight: Tensor | None, shape: tuple[int, ...]) -> bool:
-    """Return whether ``weight`` can be read from its address."""
-    return weight is None or (_fits(weight, shape) and weight.is_contiguous())
-
-
-def _address(weight: Tensor | None) -> int:
-    return 0 if weight is None else weight.data_ptr()
-
-
-def _array(values: Tensor | None, otherwise: NDArray[Any] = _NOTHING) -> NDArray[Any]:
-    return otherwise if values is None else values.detach().contiguous().numpy()

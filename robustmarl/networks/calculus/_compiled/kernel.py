@@ -7,7 +7,6 @@ of what becomes of a row depends on the other rows, or on how many there are.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +14,14 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
+from robustmarl.networks.calculus._compiled.keeping import (
+    BOOLS,
+    FLAT,
+    MATRIX,
+    PLACES,
+    TABLE,
+    digest,
+)
 from robustmarl.networks.calculus._compiled.layers import (
     AFFINE,
     BLOCK,
@@ -43,7 +50,6 @@ __all__ = [
     "NO_ACTION",
     "RELU",
     "TANH",
-    "digest",
     "sign_steps",
 ]
 
@@ -60,9 +66,6 @@ Places: TypeAlias = NDArray[np.int64]
 Matrix: TypeAlias = NDArray[np.float32]
 Flat: TypeAlias = NDArray[np.float32]
 Number: TypeAlias = np.float32
-
-MATRIX, FLAT, BOOLS = types.float32[:, ::1], types.float32[::1], types.boolean[:, ::1]
-TABLE, PLACES = types.int64[:, ::1], types.int64[::1]
 
 
 @inner
@@ -180,12 +183,6 @@ def _sign_steps(
             if step == steps - 1:
                 finite &= _is_finite(moves, size)
     return FINE if finite else NOT_FINITE
-
-
-def digest(folder: Path) -> int:
-    """Return a number that is another one, > 0, if any source in ``folder`` is."""
-    sources = b"".join(source.read_bytes() for source in sorted(folder.glob("*.py")))
-    return int.from_bytes(hashlib.sha256(sources).digest()[:7]) + 1
 
 
 def _kept(sources: int) -> Any:
