@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -10,24 +10,12 @@ from torch import Tensor
 from robustmarl._checks import check, check_choice, check_kind
 from robustmarl.budgets import LinfBall
 from robustmarl.networks import SeparateAgents, TeamNetwork
-from robustmarl.networks.calculus.bounds import (
-    Interval,
-    activation_lines,
-    interval_bounds,
-    interval_lead_bounds,
-    linear_lower_bounds,
-)
-from robustmarl.networks.calculus.plan import Affine, Plan
+from robustmarl.networks.calculus.bounds import Interval
+from robustmarl.networks.calculus.leads import BoundMethod, lead_bounds
+from robustmarl.networks.calculus.plan import Plan
 from robustmarl.victims import LossRows, NetworkVictim
 
 __all__ = ["BoundMethod", "certified", "margin_bounds", "possible_actions"]
-
-BoundMethod = Literal["interval", "linear", "tightest"]
-"""Intervals alone; per entry the better of them and of linear relaxations between intervals
-(CROWN-IBP); or likewise with relaxations between bounds that are linear themselves (CROWN)."""
-
-CACHED, LEAST_ROWS = 2**16, 64
-"""Numbers in all rows' matrices at once, and how many rows are worth a step of their own."""
 
 
 def margin_bounds(
@@ -106,11 +94,10 @@ def possible_actions(victim: NetworkVictim, rows: LossRows, ball: LinfBall) -> T
     """
     check_boundable("possible_actions", victim, rows, ball)
     logits = rows.view(victim).logits(rows.obs)
-    mask, size = rows.rows.mask, logits.shape[-1]
+    mask = rows.rows.mask
     available = torch.ones_like(logits, dtype=torch.bool) if mask is None else mask
     possible = available.clone()
-    every = torch.arange(size, device=logits.device).expand(len(logits), size)
-    led = _lead_bounds(victim, rows, ball, every, "tightest") > 0.0  # (M, leader, A)
+    led = _lead_bounds(victim, rows, ball, None, "tightest") > 0.0  # (M, leader, A)
     possible &= ~(led & available.unsqueeze(-1)).any(dim=1)
     # Rounding must not leave out what is played now.
     return possible.scatter(-1, logits.argmax(dim=-1, keepdim=True), True)
@@ -148,79 +135,44 @@ def _greedy_bounds(
 
 
 def _lead_bounds(
-    victim: NetworkVictim, rows: LossRows, ball: LinfBall, leaders: Tensor, method: BoundMethod
+    victim: NetworkVictim,
+    rows: LossRows,
+    ball: LinfBall,
+    leaders: Tensor | None,
+    method: BoundMethod,
 ) -> Tensor:
-    """Return lower bounds of the lead of ``leaders``, (M, L), over every action, (M, L, A)."""
+    """Return lower bounds of the lead of ``leaders``, (M, L), over every action, (M, L, A).
+
+    None are all actions in order.
+    """
     network = victim.network
     if not isinstance(network, SeparateAgents):
         return _of_network(network, rows, ball, leaders, method)
     every, agents = torch.arange(len(rows), device=rows.obs.device), rows.rows.agents
     agents = torch.zeros_like(every) if agents is None else agents.to(every.device)
-    found = rows.obs.new_zeros(*leaders.shape, network.num_actions)
+    size = network.num_actions
+    found = rows.obs.new_zeros(len(rows), size if leaders is None else leaders.shape[1], size)
     for agent in range(network.num_agents):
         index = every[agents == agent]
-        part = _of_network(network.of(agent), rows.select(index), ball, leaders[index], method)
+        chosen = None if leaders is None else leaders[index]
+        part = _of_network(network.of(agent), rows.select(index), ball, chosen, method)
         found = found.index_copy(0, index, part)
     return found
 
 
 def _of_network(
-    network: TeamNetwork, rows: LossRows, ball: LinfBall, leaders: Tensor, method: BoundMethod
+    network: TeamNetwork,
+    rows: LossRows,
+    ball: LinfBall,
+    leaders: Tensor | None,
+    method: BoundMethod,
 ) -> Tensor:
     plan = network.plan()
     assert isinstance(plan, Plan)  # see check_victim
-    many = (
-        len(rows)
-        if method == "interval" or rows.obs.device.type != "cpu"
-        else _at_once(plan, method)
-    )
-    if len(rows) <= many:
-        return _of_plan(network, plan, rows, ball, leaders, method)
-    every = torch.arange(len(rows), device=rows.obs.device)
-    parts = (
-        _of_plan(network, plan, rows.select(index), ball, leaders[index], method)
-        for index in every.split(many)
-    )
-    return torch.cat(list(parts))
-
-
-def _at_once(plan: Plan, method: BoundMethod) -> int:
-    """Return how many rows a CPU bounds at once by linear relaxations.
-
-    Each of them has a matrix, of as many numbers as combinations times units. Where all rows' are
-    larger than a cache, or than what the system lets a process keep, each step waits for memory.
-    """
-    sizes = [
-        layer.module.out_features for layer in (plan.first, *plan.rest) if isinstance(layer, Affine)
-    ]
-    combinations = max(sizes[1:], default=1) if method == "tightest" else sizes[-1]
-    return max(LEAST_ROWS, CACHED // (combinations * max(sizes)))
-
-
-def _of_plan(
-    network: TeamNetwork,
-    plan: Plan,
-    rows: LossRows,
-    ball: LinfBall,
-    leaders: Tensor,
-    method: BoundMethod,
-) -> Tensor:
     low, high = ball.box(rows.obs)
     beside = rows.rows  # what the policy acts on beside observations
     if beside.obs_mask is not None:  # padding is not attacked
         low, high = (torch.where(beside.obs_mask, end, rows.obs) for end in (low, high))
-    box = Interval(low, high)
     added = network.extra(beside.agents, beside.last_act, beside.side).added
-    forward = interval_bounds(plan, box, added, beside.hidden)
-    each = leaders.split(1, dim=-1)
-    margins = torch.stack([interval_lead_bounds(plan, box, forward, one) for one in each], dim=1)
-    if method == "interval":
-        return margins
-    # Whoever leads, the activations' lines are the same.
-    lines = activation_lines(plan, box, forward, added, refine=method == "tightest")
-    if lines is None:
-        return margins
-    one_hot = torch.eye(margins.shape[-1], dtype=margins.dtype, device=margins.device)
-    leads = (one_hot[one] - one_hot for one in each)  # (M, A, A): row a is z_y - z_a
-    tighter = [linear_lower_bounds(plan, box, one, lines, added) for one in leads]
-    return torch.maximum(margins, torch.stack(tighter, dim=1))
+    box = Interval(low, high)
+    return lead_bounds(plan, box, leaders, method=method, added=added, hidden=beside.hidden)

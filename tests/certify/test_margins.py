@@ -11,9 +11,10 @@ from robustmarl import algorithms, envs
 from robustmarl._seeding import Draws
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
-from robustmarl.certify import BoundMethod, certified, margin_bounds, margins, possible_actions
+from robustmarl.certify import BoundMethod, certified, margin_bounds, possible_actions
 from robustmarl.joint import spec_of
 from robustmarl.networks import AgentNetwork
+from robustmarl.networks.calculus import leads as calculus_leads
 from robustmarl.networks.calculus.bounds import (
     Interval,
     activation_lines,
@@ -166,8 +167,8 @@ def test_bounds_and_gradients_of_rows_are_those_of_fewer_rows(method, monkeypatc
 
         whole, gradient = bounded()
         with monkeypatch.context() as patch:
-            patch.setattr(margins, "CACHED", 1)
-            patch.setattr(margins, "LEAST_ROWS", 7)
+            patch.setattr(calculus_leads, "CACHED", 1)
+            patch.setattr(calculus_leads, "LEAST_ROWS", 7)
             parts, of_parts = bounded()
         torch.testing.assert_close(parts, whole)
         for one, other in zip(of_parts, gradient, strict=True):
