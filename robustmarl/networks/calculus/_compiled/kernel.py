@@ -30,7 +30,8 @@ from robustmarl.networks.calculus._compiled.layers import (
     TANH,
     backward,
     forward,
-    packed,
+    lay_out,
+    pack,
 )
 from robustmarl.networks.calculus._compiled.losses import (
     MASKED,
@@ -39,7 +40,7 @@ from robustmarl.networks.calculus._compiled.losses import (
     of_policy,
     of_target,
 )
-from robustmarl.networks.calculus._compiled.products import fill, inner, padded, rows_of
+from robustmarl.networks.calculus._compiled.products import fill, inner, padded, rows_of, zeros
 from robustmarl.networks.calculus.formula import Kind
 
 __all__ = [
@@ -75,7 +76,8 @@ def _move(found: Matrix, clean: Matrix, limits: Matrix, padding: Bools, g: Matri
     for i in range(len(g)):
         if len(padding) > 0:
             for j in range(len(length)):
-                g[i, j] = ZERO if padding[i, j] else g[i, j]
+                value = g[i, j]
+                g[i, j] = ZERO if padding[i, j] else value
         for j in range(len(length)):
             sign = ONE if g[i, j] > ZERO else -ONE if g[i, j] < ZERO else ZERO
             low = max(clean[i, j] - epsilon[j], min(lowest[j], clean[i, j]))
@@ -96,10 +98,26 @@ def _is_finite(g: Matrix, size: int) -> bool:
 
 
 @inner
+def _room(layers: Table, places: Places) -> int:
+    """Write where in ``work`` layers' inputs, the output and gradients are; return its length."""
+    places[0], widest = 0, padded(layers[0, 1])
+    end = BLOCK * widest
+    for number in range(len(layers)):
+        wide = padded(layers[number, 2])
+        places[number + 1], widest = end, max(widest, wide)
+        end += BLOCK * wide
+        if layers[number, 0] == NORM:
+            end += BLOCK * wide + BLOCK
+    places[-1] = end
+    return end + 2 * BLOCK * widest
+
+
+@inner
 def _sign_steps(
     found: Matrix, clean: Matrix, limits: Matrix, padding: Bools, steps: int, network: Table,
     eps: Flat, extra: Matrix, blocked: Bools, unmasked: Number, kind: int, targeted: bool,
-    unnamed: bool, label: Places, reference: Matrix, counted: Bools,
+    unnamed: bool, label: Places, reference: Matrix, counted: Bools, layers: Table, weights: Flat,
+    places: Places, work: Flat, z: Flat,
 ) -> int:  # fmt: skip
     """Take steps along the sign of d loss / d observation, each of which ends in a box.
 
@@ -122,6 +140,11 @@ def _sign_steps(
         label: as of :class:`Formula`, (M,); written to if ``unnamed``.
         reference: as of :class:`Formula`, (M, A) or (0, 0).
         counted: as of :class:`Formula`, (M, A) or (0, 0).
+        layers: of the network, as :func:`~.layers.lay_out` writes them.
+        weights: zeros, as many as it says.
+        places: as :func:`_room` writes them.
+        work: zeros, as many as it says.
+        z: of the length of a padded output.
 
     Returns:
         ``FINE``, ``NOT_FINITE`` if a gradient of the last step is not, or ``NO_ACTION``: a label
@@ -131,24 +154,14 @@ def _sign_steps(
     for row in range(0 if unnamed else len(label)):
         if label[row] < 0 or label[row] >= answers:
             return NO_ACTION
-    layers, weights = packed(network)
-    size = found.shape[1]
-    places = np.empty(len(layers) + 1, np.int64)
-    places[0], widest = 0, padded(size)
-    end = BLOCK * widest
-    for number in range(len(layers)):
-        wide = padded(layers[number, 2])
-        places[number + 1], widest = end, max(widest, wide)
-        end += BLOCK * wide
-        if layers[number, 0] == NORM:
-            end += BLOCK * wide + BLOCK
-    free_at = end + BLOCK * widest
-    work, z = np.zeros(free_at + BLOCK * widest, np.float32), np.empty(padded(answers), np.float32)
+    pack(network, layers, weights)
+    size, y_at, g_at = found.shape[1], places[-2], places[-1]
+    free_at = g_at + (len(work) - g_at) // 2
     finite = True
     for first in range(0, len(found), BLOCK):
         rows = min(BLOCK, len(found) - first)
-        x, y = rows_of(work, 0, rows, padded(size)), rows_of(work, places[-1], rows, len(z))
-        g = rows_of(work, end, rows, len(z))
+        x, y = rows_of(work, 0, rows, padded(size)), rows_of(work, y_at, rows, len(z))
+        g = rows_of(work, g_at, rows, len(z))
         here, middle = found[first : first + rows], clean[first : first + rows]
         for step in range(steps):
             for i in range(rows):
@@ -156,7 +169,8 @@ def _sign_steps(
                     x[i, j] = here[i, j]
                 if len(padding) > 0:
                     for j in range(size):
-                        x[i, j] = ZERO if padding[first + i, j] else x[i, j]
+                        value = x[i, j]  # read in any case, without a branch
+                        x[i, j] = ZERO if padding[first + i, j] else value
             forward(layers, eps, places, weights, extra, first, rows, work)
             for i in range(rows):
                 row = first + i
@@ -165,7 +179,8 @@ def _sign_steps(
                     z[j] = y[i, j]
                 if len(blocked) > 0:
                     for j in range(answers):
-                        z[j] = unmasked if blocked[row, j] else z[j]
+                        value = z[j]
+                        z[j] = unmasked if blocked[row, j] else value
                 if kind == SQUARED_ERROR:
                     of_target(z, reference[row], counted, row, targeted, g[i])
                 elif kind in OF_POLICIES:
@@ -176,8 +191,9 @@ def _sign_steps(
                     of_label(z, answers, kind, label[row], targeted, g[i])
                 if len(blocked) > 0:
                     for j in range(answers):
-                        g[i, j] = ZERO if blocked[row, j] else g[i, j]
-            at = backward(layers, places, weights, rows, work, end, free_at)
+                        value = g[i, j]
+                        g[i, j] = ZERO if blocked[row, j] else value
+            at = backward(layers, places, weights, rows, work, g_at, free_at)
             moves = rows_of(work, at, rows, padded(size))
             _move(here, middle, limits, padding[first : first + rows], moves)
             if step == steps - 1:
@@ -200,9 +216,12 @@ def _kept(sources: int) -> Any:
         # Numba asks only this file whether what it kept is out of date, and the values of free
         # variables: so the other files are in one.
         assert sources
+        layers, places = np.empty((len(network), 4), np.int64), np.empty(len(network) + 2, np.int64)
+        weights, work = zeros(lay_out(network, layers)), zeros(_room(layers, places))
+        z = zeros(padded(layers[-1, 2]))
         return _sign_steps(
             found, clean, limits, padding, steps, network, eps, extra, blocked, unmasked, kind,
-            targeted, unnamed, label, reference, counted,
+            targeted, unnamed, label, reference, counted, layers, weights, places, work, z,
         )  # fmt: skip
 
     return sign_steps

@@ -36,7 +36,9 @@ __all__ = [
     "backward",
     "exp",
     "forward",
-    "packed",
+    "lay_out",
+    "pack",
+    "tanh",
 ]
 
 AFFINE, RELU, TANH, NORM = 0, 1, 2, 3
@@ -61,13 +63,13 @@ TANH_RANGE = np.float32(20.0)  # tanh of half of it is 1 in float32
 
 
 @inner
-def packed(network: Table) -> tuple[Table, Flat]:
-    """Return kind, fan-in, fan-out and place of each layer, (L, 4), and the weights there.
+def lay_out(network: Table, layers: Table) -> int:
+    """Write kind, fan-in, fan-out and place of each layer, (L, 4); return how many weights it has.
 
     Of a linear layer they are W^T (D, padded H), its bias (padded H,) and W (H, padded D), one
     after the other; of a LayerNorm what it multiplies with and what it adds, (padded H,) each.
     """
-    layers, end = np.empty((len(network), 4), np.int64), 0
+    end = 0
     for number in range(len(network)):
         kind, fan_in, fan_out = network[number, 0], network[number, 1], network[number, 2]
         layers[number, 0], layers[number, 1], layers[number, 2] = kind, fan_in, fan_out
@@ -76,7 +78,12 @@ def packed(network: Table) -> tuple[Table, Flat]:
             end += (fan_in + 1) * padded(fan_out) + fan_out * padded(fan_in)
         elif kind == NORM:
             end += 2 * padded(fan_out)
-    weights = np.zeros(end, np.float32)
+    return end
+
+
+@inner
+def pack(network: Table, layers: Table, weights: Flat) -> None:
+    """Write a network's weights to their places among zeros."""
     for number in range(len(network)):
         kind, fan_in, fan_out = network[number, 0], network[number, 1], network[number, 2]
         weight, bias, at = network[number, 3], network[number, 4], layers[number, 3]
@@ -99,7 +106,6 @@ def packed(network: Table) -> tuple[Table, Flat]:
         if bias != 0:
             for i in range(fan_out):
                 weights[at + i] = number_at(bias, i)
-    return layers, weights
 
 
 # Layers
@@ -126,7 +132,7 @@ def exp(x: Number) -> Number:
 
 
 @inner
-def _tanh(x: Number) -> Number:
+def tanh(x: Number) -> Number:
     """Return (exp 2x - 1) / (exp 2x + 1), whose numerator keeps its precision where x is small."""
     size = TWO * abs(x)
     p, s, t = _exp_parts(TANH_RANGE if size > TANH_RANGE else size)
@@ -199,7 +205,7 @@ def forward(
         elif kind == TANH:
             for i in range(rows):
                 for j in range(wide):
-                    y[i, j] = _tanh(x[i, j])
+                    y[i, j] = tanh(x[i, j])
         else:
             scale, shift = weights[w_at : w_at + wide], weights[w_at + wide : w_at + 2 * wide]
             unit, inverse = _kept(work, y_at, rows, wide)
@@ -235,7 +241,8 @@ def backward(
         elif kind == RELU:
             for i in range(rows):
                 for j in range(wide):
-                    g[i, j] = ZERO if y[i, j] <= ZERO else g[i, j]
+                    kept = g[i, j]  # read in any case, without a branch
+                    g[i, j] = ZERO if y[i, j] <= ZERO else kept
         elif kind == TANH:
             for i in range(rows):
                 for j in range(wide):

@@ -16,6 +16,7 @@ from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
 __all__ = [
@@ -23,12 +24,15 @@ __all__ = [
     "Flat",
     "Matrix",
     "add_product",
+    "add_product_of_some",
     "fill",
     "inner",
     "number_at",
     "padded",
     "rows_of",
     "sum_of",
+    "summing",
+    "zeros",
 ]
 
 LANES = 16
@@ -51,6 +55,7 @@ _VECTORS = 2 if _has_long_registers() else 1
 
 Flat: TypeAlias = NDArray[np.float32]  # (K,)
 Matrix: TypeAlias = NDArray[np.float32]  # (K, L)
+Places: TypeAlias = NDArray[np.int64]  # (K,)
 
 Ir: TypeAlias = Any
 """Of numba and llvmlite: neither says what its values are."""
@@ -58,11 +63,14 @@ Ir: TypeAlias = Any
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-# Division by zero is infinite; nobody but compiled code calls these functions.
+# Division by zero is infinite; nobody but compiled code calls these functions. They do not count
+# who holds an array, which would cost as much as a short loop for each row that is looked at: so
+# they make none, and whoever calls them from outside holds what they are given, and gets none.
 _OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "no_cpython_wrapper": True,
     "no_cfunc_wrapper": True,
+    "_nrt": False,
 }
 
 
@@ -70,6 +78,20 @@ def inner(function: Function) -> Function:
     """Compile a function that compiled code calls."""
     made: Function = njit(**_OPTIONS)(function)
     return made
+
+
+def summing(function: Function) -> Function:
+    """Compile a function whose sums compiled code may add up in another order, in vectors."""
+    made: Function = njit(fastmath={"reassoc", "contract"}, **_OPTIONS)(function)
+    return made
+
+
+@njit(error_model="numpy")
+def zeros(size: int) -> Flat:
+    """Return so many zeros, the first of which begins a vector's place in memory."""
+    made = np.zeros(size + LANES, np.float32)
+    skipped = -(made.ctypes.data // made.itemsize) % LANES
+    return made[skipped : skipped + size]
 
 
 @inner
@@ -85,12 +107,6 @@ def fill(values: Flat, number: np.float32) -> None:
         values[k] = number
 
 
-@inner
-def rows_of(work: Flat, at: int, rows: int, wide: int) -> Matrix:
-    """Return the matrix (rows, wide) at a place of ``work``."""
-    return work[at : at + rows * wide].reshape(rows, wide)
-
-
 @intrinsic
 def _number_at(_: Ir, address: Ir, index: Ir) -> Ir:
     """Return number ``index`` of the contiguous float32 array that begins at ``address``."""
@@ -100,6 +116,21 @@ def _number_at(_: Ir, address: Ir, index: Ir) -> Ir:
         return build.load(build.gep(start, [given[1]]), align=4)
 
     return types.float32(types.int64, types.intp), emit
+
+
+@intrinsic
+def _rows_of(_: Ir, values: Ir, at: Ir, rows: Ir, wide: Ir) -> Ir:
+    """Return the matrix (rows, wide) at a place of an array, which somebody else holds."""
+
+    def emit(context: Ir, build: Ir, signature: Ir, given: Ir) -> Ir:
+        made = context.make_array(signature.return_type)(context, build)
+        size = context.get_constant(types.intp, np.dtype(np.float32).itemsize)
+        start = build.gep(_data(context, build, signature, given, 0), [given[1]])
+        strides = (build.mul(given[3], size), size)
+        populate_array(made, start, given[2:4], strides, size, meminfo=None)
+        return made._getvalue()
+
+    return types.float32[:, ::1](values, types.intp, types.intp, types.intp), emit
 
 
 @intrinsic
@@ -147,24 +178,34 @@ def _data(context: Ir, build: Ir, signature: Ir, given: Ir, number: int) -> Ir:
 
 
 number_at: Ir = _number_at  # called without what they get from numba
+rows_of: Ir = _rows_of
 sum_of: Ir = _sum_of
 
 
-def _tile(rows: int, vectors: int) -> Ir:
+def _tile(rows: int, vectors: int, *, some: bool = False) -> Ir:
     """Return a function that adds to a tile: ``rows`` rows of ``vectors`` vectors.
 
     It is out += x @ w, x being (rows, size) and w (size, vectors * LANES). Every matrix is given as
     a flat array, an offset and the distance of its rows. Written out because a compiler cannot be
-    brought to keep the tile in registers.
+    brought to keep the tile in registers. With ``some`` only some of x's columns and w's rows
+    count: ``size`` of them, whose numbers are in an array from an offset on.
     """
+    places = (types.intp, types.intp)
 
     @intrinsic
     def tile(
         _: Ir, x: Ir, x_at: Ir, x_wide: Ir, w: Ir, w_at: Ir, w_wide: Ir,
         out: Ir, out_at: Ir, out_wide: Ir, size: Ir,
     ) -> Ir:  # fmt: skip
-        places = (types.intp, types.intp)
         return types.void(x, *places, w, *places, out, *places, types.intp), emit
+
+    @intrinsic
+    def tile_of_some(
+        _: Ir, x: Ir, x_at: Ir, x_wide: Ir, w: Ir, w_at: Ir, w_wide: Ir,
+        out: Ir, out_at: Ir, out_wide: Ir, size: Ir, chosen: Ir, chosen_at: Ir,
+    ) -> Ir:  # fmt: skip
+        counted = (types.intp, chosen, types.intp)
+        return types.void(x, *places, w, *places, out, *places, *counted), emit
 
     def emit(context: Ir, build: Ir, signature: Ir, given: Ir) -> Ir:
         integer, vector = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
@@ -176,6 +217,8 @@ def _tile(rows: int, vectors: int) -> Ir:
 
         def pointer(number: int) -> Ir:
             return build.gep(_data(context, build, signature, given, number), [given[number + 1]])
+
+        chosen = pointer(10) if some else None
 
         def vectors_from(pointer: Ir) -> list[Ir]:
             starts = [build.gep(pointer, [integer(j * LANES)]) for j in range(vectors)]
@@ -194,8 +237,9 @@ def _tile(rows: int, vectors: int) -> Ir:
         build.branch(loop)
 
         build.position_at_end(loop)
-        k = build.phi(integer)
+        step = build.phi(integer)
         totals = [[build.phi(vector) for _ in line] for line in sums]
+        k = build.load(build.gep(chosen, [step])) if some else step
         factors = [
             build.load(start, align=4)
             for start in vectors_from(build.gep(w, [build.mul(k, w_wide)]))
@@ -209,9 +253,9 @@ def _tile(rows: int, vectors: int) -> Ir:
                 totals[i][j].add_incoming(sums[i][j], before)
                 totals[i][j].add_incoming(total, loop)
                 sums[i][j] = total
-        following = build.add(k, integer(1))
-        k.add_incoming(integer(0), before)
-        k.add_incoming(following, loop)
+        following = build.add(step, integer(1))
+        step.add_incoming(integer(0), before)
+        step.add_incoming(following, loop)
         build.cbranch(build.icmp_signed("<", following, size), loop, after)
 
         build.position_at_end(after)
@@ -220,11 +264,39 @@ def _tile(rows: int, vectors: int) -> Ir:
                 build.store(sums[i][j], targets[i][j], align=4)
         return context.get_dummy_value()
 
-    return tile
+    return tile_of_some if some else tile
 
 
-_many_wide, _one_wide = _tile(_TILE, _VECTORS), _tile(1, _VECTORS)
-_many_narrow, _one_narrow = _tile(_TILE, 1), _tile(1, 1)
+def _adding(*, some: bool) -> Any:
+    """Return a function that adds x (rows, size) times w (size, w_wide) to out (rows, w_wide)."""
+    many_wide, one_wide = _tile(_TILE, _VECTORS, some=some), _tile(1, _VECTORS, some=some)
+    many_narrow, one_narrow = _tile(_TILE, 1, some=some), _tile(1, 1, some=some)
+
+    @inner
+    def add(
+        x: Flat, x_at: int, x_wide: int, w: Flat, w_at: int, w_wide: int, out: Flat, out_at: int,
+        rows: int, *along: Ir,
+    ) -> None:  # fmt: skip
+        tiled, wide = rows - rows % _TILE, _VECTORS * LANES
+        for j in range(0, w_wide - wide + 1, wide):
+            for i in range(0, tiled, _TILE):
+                x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
+                many_wide(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, *along)
+            for i in range(tiled, rows):
+                x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
+                one_wide(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, *along)
+        for j in range(w_wide - w_wide % wide, w_wide, LANES):
+            for i in range(0, tiled, _TILE):
+                x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
+                many_narrow(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, *along)
+            for i in range(tiled, rows):
+                x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
+                one_narrow(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, *along)
+
+    return add
+
+
+_add, _add_some = _adding(some=False), _adding(some=True)
 
 
 @inner
@@ -233,18 +305,14 @@ def add_product(
     rows: int, size: int,
 ) -> None:  # fmt: skip
     """Add x (rows, size) times w (size, w_wide) to out (rows, w_wide)."""
-    tiled, wide = rows - rows % _TILE, _VECTORS * LANES
-    for j in range(0, w_wide - wide + 1, wide):
-        for i in range(0, tiled, _TILE):
-            x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
-            _many_wide(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, size)
-        for i in range(tiled, rows):
-            x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
-            _one_wide(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, size)
-    for j in range(w_wide - w_wide % wide, w_wide, LANES):
-        for i in range(0, tiled, _TILE):
-            x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
-            _many_narrow(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, size)
-        for i in range(tiled, rows):
-            x_i, out_i = x_at + i * x_wide, out_at + i * w_wide + j
-            _one_narrow(x, x_i, x_wide, w, w_at + j, w_wide, out, out_i, w_wide, size)
+    _add(x, x_at, x_wide, w, w_at, w_wide, out, out_at, rows, size)
+
+
+@inner
+def add_product_of_some(
+    x: Flat, x_at: int, x_wide: int, w: Flat, w_at: int, w_wide: int, out: Flat, out_at: int,
+    rows: int, size: int, chosen: Places, chosen_at: int,
+) -> None:  # fmt: skip
+    """Add ``size`` columns of x times as many rows of w to out: those from ``chosen_at`` on."""
+    if size > 0:
+        _add_some(x, x_at, x_wide, w, w_at, w_wide, out, out_at, rows, size, chosen, chosen_at)
