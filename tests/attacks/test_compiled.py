@@ -425,12 +425,14 @@ def test_without_numba_torch_takes_the_steps(missing, monkeypatch):
     assert compiled("kernel") is not None
 
 
-def test_what_is_kept_compiled_is_that_of_the_sources(tmp_path):
+@pytest.mark.parametrize("name", ["kernel.sign_steps", "bounding.bound_leads"])
+def test_what_is_kept_compiled_is_that_of_the_sources(name, tmp_path):
     """Numba looks at one file only; a change to any other has to count, too."""
-    kernel = importlib.import_module("robustmarl.networks.calculus._compiled.kernel")
+    module, function = name.split(".")
+    kernel = importlib.import_module(f"robustmarl.networks.calculus._compiled.{module}")
     keeping = importlib.import_module("robustmarl.networks.calculus._compiled.keeping")
     folder = Path(kernel.__file__).parent
-    (kept,) = (cell.cell_contents for cell in kernel.sign_steps.py_func.__closure__)
+    (kept,) = (cell.cell_contents for cell in getattr(kernel, function).py_func.__closure__)
     assert kept == keeping.digest(folder)
     for source in folder.glob("*.py"):
         (tmp_path / source.name).write_bytes(source.read_bytes())

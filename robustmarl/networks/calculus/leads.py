@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from robustmarl.networks.calculus.bounds import (
     interval_lead_bounds,
     linear_lower_bounds,
 )
-from robustmarl.networks.calculus.plan import Affine, Plan
+from robustmarl.networks.calculus.plan import Affine, Gru, Layer, Norm, Plan, Relu, Tanh
+from robustmarl.networks.calculus.reading import array, compiled, fits, read_network
 
 __all__ = ["BoundMethod", "lead_bounds"]
 
@@ -24,6 +26,8 @@ BoundMethod = Literal["interval", "linear", "tightest"]
 
 CACHED, LEAST_ROWS = 2**16, 64
 """Numbers in all rows' matrices at once, and how many rows are worth a step of their own."""
+
+_EVERY_OUTPUT = np.zeros(0, np.int64)
 
 
 def lead_bounds(
@@ -47,6 +51,10 @@ def lead_bounds(
         added: what its other inputs add to the first layer's output, (M, H), (H,) or None.
         hidden: a GRU's state before the step, (M, H), known exactly; None is zeros.
     """
+    if not _carries_gradients(plan, box.low, box.high, added, hidden):
+        found = _by_compiled_code(plan, box, leaders, method, added)
+        if found is not None:
+            return found
     rows = len(box.low)
     many = _at_once(plan, method) if box.low.device.type == "cpu" else rows
     if method == "interval" or rows <= many:
@@ -99,3 +107,50 @@ def _all_at_once(
     leads = (one_hot[one] - one_hot for one in each)  # (M, A, A): row a is z_y - z_a
     tighter = [linear_lower_bounds(plan, box, one, lines, added) for one in leads]
     return torch.maximum(margins, torch.stack(tighter, dim=1))
+
+
+def _carries_gradients(plan: Plan, *given: Tensor | None) -> bool:
+    """Return whether bounds of this network for what is given are to have gradients."""
+    if not torch.is_grad_enabled():
+        return False
+    modules = [
+        layer.module for layer in (plan.first, *plan.rest) if isinstance(layer, Affine | Norm | Gru)
+    ]
+    weights = (weight for module in modules for weight in module.parameters())
+    return any(each is not None and each.requires_grad for each in (*given, *weights))
+
+
+def _by_compiled_code(
+    plan: Plan, box: Interval, leaders: Tensor | None, method: BoundMethod, added: Tensor | None
+) -> Tensor | None:
+    """Return the bounds that compiled code works out, without gradients, None where it cannot."""
+    kernel = compiled("bounding")
+    if kernel is None or not (leaders is None or leaders.shape[1] == 1):
+        return None
+    layers = (plan.first, *plan.rest)
+    if method != "interval":
+        if any(isinstance(layer, Norm) for layer in layers):
+            method = "interval"  # which is all that there is
+        elif not _takes_turns(layers):
+            return None
+    network = read_network(kernel, plan)
+    if network is None:
+        return None
+    rows, answers = len(box.low), int(network.layers[-1, 2])
+    _, size, width, *_ = network.layers[0].tolist()
+    low, high = box if plan.columns is None else (end[:, plan.columns] for end in box)
+    added = None if added is None else added.expand(rows, -1)
+    of = None if leaders is None else leaders.squeeze(1)
+    known = all(fits(end, (rows, size)) for end in (low, high)) and fits(added, (rows, width))
+    if not known or not fits(of, (rows,), torch.int64):
+        return None
+    found = np.empty((rows, answers if of is None else 1, answers), np.float32)
+    place = get_args(BoundMethod).index(method)
+    given = array(low), array(high), *network, array(added), array(of, _EVERY_OUTPUT), place
+    return torch.from_numpy(found) if kernel.bound_leads(*given, found) else None
+
+
+def _takes_turns(layers: tuple[Layer, ...]) -> bool:
+    """Return whether layers are affine and activations in turn, and the last is affine."""
+    kinds = [Relu | Tanh if number % 2 else Affine for number in range(len(layers))]
+    return len(layers) % 2 == 1 and all(map(isinstance, layers, kinds))

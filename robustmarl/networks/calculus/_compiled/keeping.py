@@ -7,10 +7,11 @@ from pathlib import Path
 
 from numba import types
 
-__all__ = ["BOOLS", "FLAT", "MATRIX", "PLACES", "TABLE", "digest"]
+__all__ = ["BOOLS", "FLAT", "LEADS", "MATRIX", "PLACES", "TABLE", "digest"]
 
 MATRIX, FLAT, BOOLS = types.float32[:, ::1], types.float32[::1], types.boolean[:, ::1]
 TABLE, PLACES = types.int64[:, ::1], types.int64[::1]
+LEADS = types.float32[:, :, ::1]
 
 
 def digest(folder: Path) -> int:
