@@ -136,6 +136,8 @@ class LinfBall:
     def box(self, clean: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lowest and highest legal observations around ``clean``, (..., D) each."""
         epsilon, low, high = self.limits(clean)
+        if self.low == -math.inf and self.high == math.inf:
+            return clean - epsilon, clean + epsilon
         low = torch.maximum(clean - epsilon, torch.minimum(low, clean))
         high = torch.minimum(clean + epsilon, torch.maximum(high, clean))
         return low, high

@@ -1,5 +1,7 @@
 """The ball: closed forms, and projection as the nearest legal point."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,15 @@ def test_zero_budget_is_the_identity(dtype):
     for ball in (LinfBall(epsilon=0.0), LinfBall(epsilon=3.0, fixed=(True,) * 4)):
         assert ball.is_zero
         assert torch.equal(ball.project(clean + 1.0, clean), clean)
+
+
+def test_a_box_without_a_range_is_that_of_a_range_that_is_not_reached():
+    clean = torch.randn(8, 3, dtype=torch.float64)
+    for epsilon in (0.0, 0.3, (0.0, 0.3, 1.0)):
+        ball = LinfBall(epsilon=epsilon, fixed=(False, False, True))
+        reached = replace(ball, low=-100.0, high=100.0).box(clean)
+        for end, other in zip(ball.box(clean), reached, strict=True):
+            assert torch.equal(end, other)
 
 
 def test_fixed_coordinates_and_radii_per_coordinate():
