@@ -129,7 +129,7 @@ def _greedy_bounds(
     with torch.no_grad():  # a label has no gradient
         greedy = rows.view(victim).logits(rows.obs).argmax(dim=-1, keepdim=True)
     margins = _lead_bounds(victim, rows, ball, greedy, method).squeeze(1)
-    margins = margins.scatter(-1, greedy, torch.inf)
+    margins.scatter_(-1, greedy, torch.inf)
     mask = rows.rows.mask
     return margins if mask is None else margins.masked_fill(~mask, torch.inf)
 

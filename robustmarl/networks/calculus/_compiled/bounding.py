@@ -97,7 +97,7 @@ def _tighten(net: Net, number: int, row: int, work: Flat, pull: Pull, units: Pla
             for k in range(v.shape[1]):
                 v[i, k] = weight[unit, k]
             pull.low[i] = pull.high[i] = bias[unit]
-        pull_back(net, number, count, True, work, pull)
+        pull_back(net, number, count, work, pull, pull.high)
         for i in range(count):
             unit = units[first + i]
             low[row, unit] = larger(low[row, unit], pull.low[i])
@@ -110,6 +110,7 @@ def _linear_leads(
 ) -> None:
     """Raise bounds of the leads of pairs, (K, 2), and of the reverse ones if ``both``."""
     weight, bias = weight_of(net, len(net.layers) - 1)
+    high = pull.high if both else pull.high[:0]
     for first in range(0, len(pairs), CHUNK):
         count = min(CHUNK, len(pairs) - first)
         v = rows_of(work, net.places[-1], count, weight.shape[1])
@@ -118,7 +119,7 @@ def _linear_leads(
             for k in range(v.shape[1]):
                 v[i, k] = weight[ahead, k] - weight[behind, k]
             pull.low[i] = pull.high[i] = bias[ahead] - bias[behind]
-        pull_back(net, len(net.layers) // 2, count, both, work, pull)
+        pull_back(net, len(net.layers) // 2, count, work, pull, high)
         for i in range(count):
             ahead, behind = pairs[first + i]
             row = ahead if both else 0

@@ -55,7 +55,6 @@ _VECTORS = 2 if _has_long_registers() else 1
 
 Flat: TypeAlias = NDArray[np.float32]  # (K,)
 Matrix: TypeAlias = NDArray[np.float32]  # (K, L)
-Places: TypeAlias = NDArray[np.int64]  # (K,)
 
 Ir: TypeAlias = Any
 """Of numba and llvmlite: neither says what its values are."""
@@ -267,8 +266,11 @@ def _tile(rows: int, vectors: int, *, some: bool = False) -> Ir:
     return tile_of_some if some else tile
 
 
-def _adding(*, some: bool) -> Any:
-    """Return a function that adds x (rows, size) times w (size, w_wide) to out (rows, w_wide)."""
+def _adding(*, some: bool) -> Ir:
+    """Return a function that adds x (rows, size) times w (size, w_wide) to out (rows, w_wide).
+
+    What ``along`` says is size, or with ``some`` as for :func:`_tile`.
+    """
     many_wide, one_wide = _tile(_TILE, _VECTORS, some=some), _tile(1, _VECTORS, some=some)
     many_narrow, one_narrow = _tile(_TILE, 1, some=some), _tile(1, 1, some=some)
 
@@ -277,6 +279,8 @@ def _adding(*, some: bool) -> Any:
         x: Flat, x_at: int, x_wide: int, w: Flat, w_at: int, w_wide: int, out: Flat, out_at: int,
         rows: int, *along: Ir,
     ) -> None:  # fmt: skip
+        if along[0] == 0:
+            return
         tiled, wide = rows - rows % _TILE, _VECTORS * LANES
         for j in range(0, w_wide - wide + 1, wide):
             for i in range(0, tiled, _TILE):
@@ -296,23 +300,4 @@ def _adding(*, some: bool) -> Any:
     return add
 
 
-_add, _add_some = _adding(some=False), _adding(some=True)
-
-
-@inner
-def add_product(
-    x: Flat, x_at: int, x_wide: int, w: Flat, w_at: int, w_wide: int, out: Flat, out_at: int,
-    rows: int, size: int,
-) -> None:  # fmt: skip
-    """Add x (rows, size) times w (size, w_wide) to out (rows, w_wide)."""
-    _add(x, x_at, x_wide, w, w_at, w_wide, out, out_at, rows, size)
-
-
-@inner
-def add_product_of_some(
-    x: Flat, x_at: int, x_wide: int, w: Flat, w_at: int, w_wide: int, out: Flat, out_at: int,
-    rows: int, size: int, chosen: Places, chosen_at: int,
-) -> None:  # fmt: skip
-    """Add ``size`` columns of x times as many rows of w to out: those from ``chosen_at`` on."""
-    if size > 0:
-        _add_some(x, x_at, x_wide, w, w_at, w_wide, out, out_at, rows, size, chosen, chosen_at)
+add_product, add_product_of_some = _adding(some=False), _adding(some=True)

@@ -103,7 +103,7 @@ def write_lines(net: Net, number: int, row: int, extra: Flat, work: Flat, pull: 
     some, differing = 0, 0
     for k in range(size):
         pull.chosen[list_at + some] = k
-        some += lines[0, k] != ZERO or lines[1, k] != ZERO
+        some += lines[0, k] != ZERO  # no line of ReLU or Tanh falls: if these are 0, so is b
         pull.chosen[list_at + wide + differing] = k
         differing += lines[1, k] != ZERO
     pull.counts[number, 0], pull.counts[number, 1] = some, differing
@@ -194,9 +194,9 @@ def _conclude(v: Matrix, box: Pull, side: Number, offset: Flat) -> None:
 
 
 @summing
-def _conclude_both(middle: Matrix, spread: Matrix, box: Pull) -> None:
+def _conclude_both(middle: Matrix, spread: Matrix, box: Pull, high: Flat) -> None:
     """Do so for the least of (middle - spread) x and the largest of (middle + spread) x."""
-    centre, radius, low, high = box.centre, box.radius, box.low, box.high
+    centre, radius, low = box.centre, box.radius, box.low
     for i in range(len(middle)):
         least, largest = ZERO, ZERO
         for j in range(len(centre)):
@@ -208,18 +208,19 @@ def _conclude_both(middle: Matrix, spread: Matrix, box: Pull) -> None:
 
 
 @inner
-def pull_back(net: Net, hidden: int, count: int, both: bool, work: Flat, pull: Pull) -> None:
+def pull_back(net: Net, hidden: int, count: int, work: Flat, pull: Pull, high: Flat) -> None:
     """Bound combinations of what the first ``hidden`` hidden layers answer, over a box.
 
     Args:
         net: the network.
         hidden: how many hidden layers to go back, at least 1.
         count: how many combinations, at most ``CHUNK``.
-        both: whether upper bounds are asked for, too.
         work: where they are, behind all ends, as rows of the last of these layers' padded width.
             There is room for four such matrices.
-        pull: lines of these layers and the box; what is found is added to its bounds.
+        pull: lines of these layers and the box; lower bounds are added to its own.
+        high: upper bounds are added to these, if there is room for any.
     """
+    both = len(high) > 0
     step = CHUNK * net.widest
     here, beside = net.places[-1], net.places[-1] + step
     there, besides = beside + step, beside + 2 * step
@@ -235,9 +236,9 @@ def pull_back(net: Net, hidden: int, count: int, both: bool, work: Flat, pull: P
         if parted or not both:
             _bend(v, lines, -ONE, pull.low)
         else:
-            _bend_both(v, u, lines, pull.low, pull.high)
+            _bend_both(v, u, lines, pull.low, high)
         if parted:
-            _bend(u, lines, ONE, pull.high)
+            _bend(u, lines, ONE, high)
         for second in range(1 + twice):
             x_at, y_at = (beside, besides) if second else (here, there)
             list_at = at // 2 if second == 0 or parted else at // 2 + wide
@@ -251,7 +252,7 @@ def pull_back(net: Net, hidden: int, count: int, both: bool, work: Flat, pull: P
         v, u = rows_of(work, here, count, wide_in), rows_of(work, beside, count, wide_in)
         if twice and not parted:
             if number == 0:
-                _conclude_both(v, u, pull)
+                _conclude_both(v, u, pull, high)
                 return
             _part(v, u)
             parted = True
@@ -261,4 +262,4 @@ def pull_back(net: Net, hidden: int, count: int, both: bool, work: Flat, pull: P
     )
     _conclude(v, pull, -ONE, pull.low)
     if both:
-        _conclude(u if parted else v, pull, ONE, pull.high)
+        _conclude(u if parted else v, pull, ONE, high)
