@@ -177,10 +177,11 @@ def test_no_point_of_a_box_lies_below(name, radius):
             assert bool((led >= bound - 1e-5).all())
 
 
-@pytest.mark.parametrize("odd", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf, 1e30, 3e38])
 @pytest.mark.parametrize("name", ["relu", "tanh", "norm"])
 def test_numbers_that_are_none_spoil_their_row_as_in_torch(name, odd):
     plan, box = Plan.of(network(name)), box_of(40, 0.1)
+    others = ~torch.eye(10, dtype=torch.bool)
     strange = Interval(box.low.clone(), box.high.clone())
     strange.low[7, 3] = -odd
     strange.high[7, 3] = odd
@@ -188,7 +189,7 @@ def test_numbers_that_are_none_spoil_their_row_as_in_torch(name, odd):
         whole = lead_bounds(plan, box, None, method=method)
         found = lead_bounds(plan, strange, None, method=method)
         expected = by_torch(plan, strange, None, method=method)
-        assert torch.equal(found[7].isfinite(), expected[7].isfinite())
+        assert torch.equal(found[7][others].isfinite(), expected[7][others].isfinite())
         if odd == torch.nan:
             assert bool(found[7].isnan().all())
         found[7] = whole[7]
