@@ -47,7 +47,6 @@ from robustmarl.networks.calculus._compiled.products import (
     inner,
     padded,
     rows_of,
-    zeros,
 )
 from robustmarl.networks.calculus._compiled.relaxing import (
     CHUNK,
@@ -206,18 +205,16 @@ def _kept(sources: int) -> Any:
     ) -> bool:  # fmt: skip
         assert sources  # as for kernel.sign_steps
         layers, places = np.empty((len(network), 4), np.int64), np.empty(len(network) + 2, np.int64)
-        weights, sizes = zeros(lay_out(network, layers)), zeros(lay_out(network, layers))
+        weights = np.zeros(lay_out(network, layers), np.float32)
         widest, rooms = room(layers, places), np.zeros(len(network) // 2 + 1, np.int64)
-        net = Net(layers, weights, sizes, eps, places, widest)
-        lines = zeros(line_rooms(layers, rooms))
-        chosen, counts = (
-            np.empty(len(lines) // 2 + 1, np.int64),
-            np.empty((len(rooms), 2), np.int64),
-        )
+        net = Net(layers, weights, np.empty_like(weights), eps, places, widest)
+        lines = np.empty(line_rooms(layers, rooms), np.float32)
+        chosen = np.empty(len(lines) // 2 + 1, np.int64)
+        counts = np.empty((len(rooms), 2), np.int64)
         box = np.zeros((2, padded(low.shape[1])), np.float32)
         bounds = np.empty((2, CHUNK), np.float32)
         pull = Pull(rooms, lines, chosen, counts, box[0], box[1], bounds[0], bounds[1])
-        work = zeros(places[-1] + 4 * max(BLOCK, CHUNK) * widest)
+        work = np.zeros(places[-1] + 4 * max(BLOCK, CHUNK) * widest, np.float32)
         answers = found.shape[2]
         count = answers - 1 if len(leader) > 0 else answers * (answers - 1) // 2
         return _bound_leads(

@@ -40,7 +40,7 @@ from robustmarl.networks.calculus._compiled.losses import (
     of_policy,
     of_target,
 )
-from robustmarl.networks.calculus._compiled.products import fill, inner, padded, rows_of, zeros
+from robustmarl.networks.calculus._compiled.products import fill, inner, padded, rows_of
 from robustmarl.networks.calculus.formula import Kind
 
 __all__ = [
@@ -217,8 +217,9 @@ def _kept(sources: int) -> Any:
         # variables: so the other files are in one.
         assert sources
         layers, places = np.empty((len(network), 4), np.int64), np.empty(len(network) + 2, np.int64)
-        weights, work = zeros(lay_out(network, layers)), zeros(_room(layers, places))
-        z = zeros(padded(layers[-1, 2]))
+        weights = np.zeros(lay_out(network, layers), np.float32)
+        work = np.zeros(_room(layers, places), np.float32)
+        z = np.empty(padded(layers[-1, 2]), np.float32)
         return _sign_steps(
             found, clean, limits, padding, steps, network, eps, extra, blocked, unmasked, kind,
             targeted, unnamed, label, reference, counted, layers, weights, places, work, z,

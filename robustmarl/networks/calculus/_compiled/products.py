@@ -32,7 +32,6 @@ __all__ = [
     "rows_of",
     "sum_of",
     "summing",
-    "zeros",
 ]
 
 LANES = 16
@@ -83,14 +82,6 @@ def summing(function: Function) -> Function:
     """Compile a function whose sums compiled code may add up in another order, in vectors."""
     made: Function = njit(fastmath={"reassoc", "contract"}, **_OPTIONS)(function)
     return made
-
-
-@njit(error_model="numpy")
-def zeros(size: int) -> Flat:
-    """Return so many zeros, the first of which begins a vector's place in memory."""
-    made = np.zeros(size + LANES, np.float32)
-    skipped = -(made.ctypes.data // made.itemsize) % LANES
-    return made[skipped : skipped + size]
 
 
 @inner

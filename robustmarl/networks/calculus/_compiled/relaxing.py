@@ -256,10 +256,7 @@ def pull_back(net: Net, hidden: int, count: int, work: Flat, pull: Pull, high: F
                 return
             _part(v, u)
             parted = True
-    v, u = (
-        rows_of(work, here, count, len(pull.centre)),
-        rows_of(work, beside, count, len(pull.centre)),
-    )
-    _conclude(v, pull, -ONE, pull.low)
+    size = len(pull.centre)
+    _conclude(rows_of(work, here, count, size), pull, -ONE, pull.low)
     if both:
-        _conclude(u if parted else v, pull, ONE, high)
+        _conclude(rows_of(work, beside if parted else here, count, size), pull, ONE, high)
