@@ -44,7 +44,8 @@ def draw(recording: Recording, believer: str | None = None) -> list[Picture]:
 
     Args:
         recording: what is drawn.
-        believer: whose beliefs are drawn, None for nobody's.
+        believer: whose beliefs are drawn; None is, step by step, the first agent whose action is
+            another because of what it sees, or else the first that does not see the truth.
     """
     frames: list[Picture] = []
     canvas = None if recording.bounds is None else _Canvas(recording, believer)
@@ -57,7 +58,7 @@ def draw(recording: Recording, believer: str | None = None) -> list[Picture]:
                 last = {**last, **{one.name: (one.x, one.y) for one in step.scene.entities}}
             else:
                 assert step.picture is not None  # a step has one of the two
-                field = Image.fromarray(step.picture)
+                field = _enlarged(Image.fromarray(step.picture))
             frames.append(_framed(recording, field, episode, number, believer, teams))
         frames += frames[-1:] * _STILL
     return frames
@@ -94,10 +95,11 @@ def _framed(
             where = (width / 2, _LINE + 8)
             pen.text(where, "   ".join(ending), fill=_TEXT, font=large, anchor="ma")
     pen.text((width - 8, 5), "   ".join(texts), fill=_TEXT, font=font, anchor="ra")
-    legend = "yellow ring: action changed"
+    legend = ["yellow ring: action changed"] if teams else []
     if any(step.ghosts for step in episode.steps):
-        legend += f"   hollow: what {believer} (white ring) sees"
-    pen.text((8, _LINE + height + 5), legend, fill=_TEXT, font=font)
+        who = "the agent in the white ring" if believer is None else f"{believer} (white ring)"
+        legend.append(f"hollow: what {who} sees")
+    pen.text((8, _LINE + height + 5), "   ".join(legend), fill=_TEXT, font=font)
     left = 8.0
     for team, colour in teams.items():
         pen.text((left, 2 * _LINE + height + 2), team, fill=colour, font=font)
@@ -105,12 +107,27 @@ def _framed(
     return np.asarray(image)
 
 
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """Return a small picture so many times as large that it is not much narrower than a field."""
+    times = max(1, round(_WIDTH / picture.width))
+    size = (picture.width * times, picture.height * times)
+    return picture.resize(size, Image.Resampling.NEAREST)
+
+
+def _believer_at(step: RecordedStep, believer: str | None) -> str | None:
+    """Return whose beliefs are drawn in a step; see :func:`draw`."""
+    if believer is not None:
+        return believer if believer in step.ghosts else None
+    misled = [agent for agent in step.ghosts if agent in step.intended]
+    return next(iter([*misled, *step.ghosts]), None)
+
+
 class _Canvas:
     """Draws the scenes of a recording, all on the same part of the field.
 
     Args:
         recording: what is drawn.
-        believer: whose beliefs are drawn, None for nobody's.
+        believer: as of :func:`draw`.
 
     Attributes:
         colours: by team.
@@ -120,9 +137,8 @@ class _Canvas:
         assert recording.bounds is not None  # else there are pictures
         steps = [step for episode in recording.episodes for step in episode.steps]
         entities = [one for step in steps if step.scene for one in step.scene.entities]
-        ghosts = [
-            (one.x, one.y, 0.0) for step in steps for one in step.ghosts.get(believer or "", ())
-        ]
+        believed = [(step, _believer_at(step, believer)) for step in steps]
+        ghosts = [(one.x, one.y, 0.0) for step, who in believed if who for one in step.ghosts[who]]
         places = [(one.x, one.y, one.radius) for one in entities]
         self._believer, self._downward = believer, recording.downward
         self._lines = recording.lines
@@ -148,8 +164,8 @@ class _Canvas:
             here = (things[name].x, things[name].y) if name in things else last.get(name)
             if here is not None:
                 pen.line((*self._at(*here), *self._at(x, y)), fill=(255, 220, 120), width=2)
-        believer = self._believer
-        if believer in step.ghosts and believer in things:
+        believer = _believer_at(step, self._believer)
+        if believer is not None and believer in things:
             self._ghosts(pen, step, things, believer)
         for entity in scene.entities:
             self._label(pen, entity)

@@ -110,7 +110,8 @@ class Recording:
 
         Args:
             path: ends in ``.gif``, or in ``.mp4`` with the extra ``[video]``.
-            believer: the agent whose beliefs are drawn; None is the first.
+            believer: the agent whose beliefs are drawn; None is, step by step, the first whose
+                action is another because of them, or else the first that does not see the truth.
             fps: pictures per second, > 0.
 
         Raises:
@@ -119,7 +120,7 @@ class Recording:
         if believer is not None:
             check_choice("Recording.save.believer", believer, self.agents)
         with speaking_for("Recording.save", save_replay):
-            frames = draw(self, self.agents[0] if believer is None else believer)
+            frames = draw(self, believer)
             save_replay(path, frames, fps=fps)
         return frames
 

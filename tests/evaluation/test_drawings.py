@@ -14,7 +14,8 @@ from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
 from robustmarl.envs.vector import vector_env
 from robustmarl.evaluation import record, rollout
-from robustmarl.evaluation.drawings import draw
+from robustmarl.evaluation.drawings import _believer_at, draw
+from robustmarl.evaluation.recordings import RecordedStep
 from robustmarl.joint import spec_of
 
 YELLOW, WHITE, SHOT, WALL = (255, 190, 40), (255, 255, 255), (255, 220, 120), (90, 96, 90)
@@ -123,7 +124,7 @@ def test_lines_are_painted():
 
 def test_pictures_are_framed(tmp_path):
     frames = pictures().save(tmp_path / "r.gif")
-    assert frames[0].shape == (4 + 52, 6, 3)
+    assert frames[0].shape == (4 * 100 + 52, 6 * 100, 3)  # as wide as a field
     assert (frames[0][26:30] == 7).all()
 
 
@@ -135,3 +136,14 @@ def test_refuses(tmp_path):
         recording.save(tmp_path / "r.gif", believer="medic")
     with pytest.raises(ValueError, match=r"Recording\.save\.fps must be"):
         recording.save(tmp_path / "r.gif", fps=0.0)
+
+
+def test_the_first_agent_that_is_misled_is_drawn_unless_another_is_named():
+    """Whose action changes, else who does not see the truth, else nobody."""
+    ghosts = {agent: () for agent in ("medic", "scout")}
+    step = RecordedStep(ghosts=ghosts, acts={"medic": 0, "scout": 1}, intended={"scout": 2})
+    assert _believer_at(step, None) == "scout"
+    assert _believer_at(replace(step, intended={}), None) == "medic"
+    assert _believer_at(replace(step, ghosts={}), None) is None
+    assert _believer_at(step, "medic") == "medic"
+    assert _believer_at(step, "driver") is None
