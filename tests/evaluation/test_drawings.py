@@ -140,7 +140,7 @@ def test_refuses(tmp_path):
 
 def test_the_first_agent_that_is_misled_is_drawn_unless_another_is_named():
     """Whose action changes, else who does not see the truth, else nobody."""
-    ghosts = {agent: () for agent in ("medic", "scout")}
+    ghosts = dict.fromkeys(("medic", "scout"), ())
     step = RecordedStep(ghosts=ghosts, acts={"medic": 0, "scout": 1}, intended={"scout": 2})
     assert _believer_at(step, None) == "scout"
     assert _believer_at(replace(step, intended={}), None) == "medic"
