@@ -115,8 +115,8 @@ def _attack(parser: argparse.ArgumentParser) -> None:
 
 
 def _zoo(parser: argparse.ArgumentParser) -> None:
-    whats = ("names", "card", "train", "measure", "leaderboard")
-    parser.add_argument("what", nargs="?", default="names", choices=whats, help="default: names")
+    kinds = ("names", "card", "train", "measure", "leaderboard")
+    parser.add_argument("what", nargs="?", default="names", choices=kinds, help="default: names")
     parser.add_argument("name", nargs="?", help="a team's, or the leaderboard's world")
     parser.add_argument(
         "--all", action="store_true", help="name those, too, that do not come along"
