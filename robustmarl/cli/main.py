@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = parser_of(_program())
+    if not words:
+        parser.print_help()
+        return 0
     args = parser.parse_args(words)
     args.program, args.typed = parser.prog, f"{parser.prog} {shlex.join(words)}"
     try:

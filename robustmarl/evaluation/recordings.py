@@ -203,7 +203,9 @@ def record(
 def _described(one: object) -> str:
     """Return settings that are not as they are by default, and whose they are."""
     if isinstance(one, ObsPerturber):
-        return _described(one.attack)
+        directed = type(one) is not ObsPerturber  # who aims the attack says more than its target
+        ball = _described(one.attack.ball)
+        return f"{type(one).__name__}(ball={ball})" if directed else _described(one.attack)
     if not is_dataclass(one):
         return repr(one) if type(one).__repr__ is not object.__repr__ else type(one).__name__
     settings = {part.name: getattr(one, part.name) for part in fields(one) if part.repr}

@@ -280,19 +280,26 @@ def _team_reward(env: Env, agents: tuple[str, ...]) -> TeamReward:
     stated = metadata_of(env).get("team_reward")
     if stated is None and len(agents) == 1:
         return "sum"
-    remedy = "State it: envs.describe(env, team_reward='sum')."
+    further = "" if _stated_horizon(env) is not None else ", horizon=100"
+    remedy = f"State it: envs.describe(env, team_reward='sum'{further})."
     check(
         stated in ("sum", "mean"), "env.metadata['team_reward']", "'sum' or 'mean'", stated, remedy
     )
     return cast(TeamReward, stated)
 
 
-def _horizon(env: Env) -> int:
-    horizon = metadata_of(env).get("horizon")
+def _stated_horizon(env: Env) -> object:
+    """Return the horizon that an environment states, whatever it is, or None."""
+    horizon: object = metadata_of(env).get("horizon")
     unwrapped = getattr(env, "unwrapped", env)
     for name in ("max_cycles", "max_steps", "episode_limit"):
         if horizon is None:
             horizon = getattr(unwrapped, name, None)
+    return horizon
+
+
+def _horizon(env: Env) -> int:
+    horizon = _stated_horizon(env)
     remedy = "State it: envs.describe(env, horizon=100)."
     whole = isinstance(horizon, int | np.integer) and not isinstance(horizon, bool)
     good = whole and int(cast(int, horizon)) >= 1

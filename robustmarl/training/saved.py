@@ -93,7 +93,11 @@ def save_weights(
     content |= how_made(algorithm)
     if make_env is not None:
         check_function("save_weights.make_env", make_env, "what builds an environment")
-        content["environment"] = spelled("save_weights.make_env", make_env)
+        try:
+            content["environment"] = spelled("save_weights.make_env", make_env)
+        except TypeError as error:
+            remedy = "Leave make_env out, and pass the environment again where the team plays."
+            raise TypeError(f"{error} {remedy}") from error
     if about is not None:
         check_kind("save_weights.about", about, Mapping, "a mapping from names")
         content["about"] = dict(about)

@@ -35,7 +35,7 @@ def stated(env, **more):
 
 
 def test_discrete_agents_of_different_sizes():
-    spec = spec_of(stated(Fake(), metrics=("won",)))
+    spec = spec_of(stated(Fake(), episode_metrics=("won",)))
 
     assert (spec.agents, spec.teams) == (("x", "y"), {"team": (0, 1)})
     assert (spec.obs_sizes, spec.obs_size) == ((3, 5), 5)
