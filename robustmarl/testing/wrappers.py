@@ -6,8 +6,10 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box, Dict, Space
 from pettingzoo.test import parallel_api_test
 
 from robustmarl._checks import check_function, check_int, flags_of
@@ -71,9 +73,10 @@ def check_wrapper(
         same = list(bare.possible_agents) == list(wrapped.possible_agents)
         _require(same, "keep possible_agents")
         for agent in bare.possible_agents:
-            for space in ("observation_space", "action_space"):
-                kept = getattr(bare, space)(agent) == getattr(wrapped, space)(agent)
-                _require(kept, f"keep the {space} of {agent!r}")
+            kept = bare.action_space(agent) == wrapped.action_space(agent)
+            _require(kept, f"keep the action_space of {agent!r}")
+            wider = _contains(wrapped.observation_space(agent), bare.observation_space(agent))
+            _require(wider, f"keep the observation_space of {agent!r}, or widen it")
         first = [_rollout(wrap(make_env()), steps, seed) for _ in range(2)]
         _require(_equal(*first), "repeat an episode when reset with the same seed")
         if observations_only:
@@ -83,6 +86,17 @@ def check_wrapper(
                     _require(_equal(one, other), f"leave {name} alone")
         bare.close()
         wrapped.close()
+
+
+def _contains(space: Space[Any], inner: Space[Any]) -> bool:
+    """Return whether all of ``inner`` is in ``space``, which may be a wider Box."""
+    if isinstance(space, Dict) and isinstance(inner, Dict):
+        same = space.spaces.keys() == inner.spaces.keys()
+        return same and all(_contains(space[key], inner[key]) for key in inner.spaces)
+    if isinstance(space, Box) and isinstance(inner, Box):
+        same = space.shape == inner.shape and space.dtype == inner.dtype
+        return same and bool((space.low <= inner.low).all() and (space.high >= inner.high).all())
+    return space == inner
 
 
 def _rollout(env: Env, steps: int, seed: int) -> list[tuple[str, object]]:
