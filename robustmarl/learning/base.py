@@ -93,7 +93,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     def _make(cls, env: Env | TeamSpec, settings: Mapping[str, object]) -> Self:
         """Do what :meth:`for_env` promises; subclasses type its keywords, and call this."""
         check_settings(cls, settings)
-        for name in required(cls):
+        for name in required(cls, TeamAlgorithm):
             if name not in settings:
                 raise TypeError(f"{cls.__name__}.for_env must be given {name}=..., got none.")
         hyper: OpenSettings = dict(settings)

@@ -159,17 +159,21 @@ def known_settings(cls: type) -> frozenset[str]:
     return frozenset(added)
 
 
-def required(cls: type) -> list[str]:
-    """Return what ``cls.for_env`` cannot do without: what its mixins and subclasses ask for.
+def required(cls: type, root: type) -> list[str]:
+    """Return what ``cls.for_env`` cannot do without: keywords without default of its mixins.
 
-    These are keywords without a default of the constructors before the class that types its own.
+    Args:
+        cls: an algorithm.
+        root: what all algorithms are, and mixins are not: what the constructors of algorithms ask
+            for is made by themselves.
     """
     found: list[str] = []
     for base in cls.__mro__:
         method = vars(base).get("for_env")
         if isinstance(method, classmethod) and typed_keywords(method.__func__) is not None:
             break
-        found += keywords_without_default(base)
+        if root not in base.__mro__:
+            found += keywords_without_default(base)
     return found
 
 

@@ -248,3 +248,14 @@ def test_draws_of_agents_are_independent_of_the_number_of_environments():
     whole, _ = policy.select(output, mask, Draws(torch.arange(6)), True)
     part, _ = policy.select(output[4:], mask[4:], Draws(torch.arange(4, 6)), True)
     assert torch.equal(whole[4:], part)
+
+
+class OwnParts(VDN):
+    """Is given its policy by its own ``_build``, as algorithms of one's own are."""
+
+    def __init__(self, *, policy, **settings):
+        super().__init__(policy=policy, **settings)
+
+
+def test_what_an_algorithm_makes_itself_need_not_be_given():
+    assert isinstance(OwnParts.for_env(ToyGame(), hidden=(4,)), OwnParts)
