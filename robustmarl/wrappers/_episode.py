@@ -88,11 +88,7 @@ class PerturbingWrapper(Wrapper):
         """
         told = actions if self._told_from_above is None else self._told_from_above
         self._told_from_above = None
-        playing, name = self._roster.left, f"{type(self).__name__}.step.actions"
-        remedy = "Nobody plays before reset, nor after an episode's end: call reset."
-        check(bool(playing) or not actions, name, "empty", sorted(actions), remedy)
-        rule = f"one per living agent, {sorted(playing)}"
-        check(playing <= actions.keys(), name, rule, sorted(actions))
+        self._check_actions(actions)
         if self.perturber.act_told == "executed":
             told = {**told, **replaced}
         act = self._episode.encode(told)
@@ -105,6 +101,16 @@ class PerturbingWrapper(Wrapper):
         self._episode.advance(act)
         self._roster.step(self.env.agents, terminations, truncations, self._where)
         return obs, rewards, terminations, truncations, infos_of(infos)
+
+    def _check_actions(self, actions: Actions) -> None:
+        """Raise ``ValueError`` unless who plays, and only while somebody does, is given one."""
+        playing, name = self._roster.left, f"{type(self).__name__}.step.actions"
+        if not playing and actions:
+            remedy = "Nobody plays before reset, nor after an episode's end: call reset."
+            check(False, name, "empty", sorted(actions), remedy)
+        if not playing <= actions.keys():
+            rule = f"one per living agent, {sorted(playing)}"
+            check(False, name, rule, sorted(actions))
 
     def _where(self) -> str:
         return f"{kind_of(self.env)}, step {self._episode.step}"

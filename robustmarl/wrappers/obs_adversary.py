@@ -148,7 +148,7 @@ class ObsAdversaryWrapper(PerturbingWrapper):
     @override
     def observation_space(self, agent: str) -> gymnasium.Space[Any]:
         """Return what the agent may be shown: the environment's space, wider by the attack."""
-        return self._spaces.get(agent) or self.env.observation_space(agent)
+        return self._spaces[agent] if agent in self._spaces else self.env.observation_space(agent)
 
     @property
     def attack(self) -> ObsAttack:

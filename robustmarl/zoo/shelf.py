@@ -254,6 +254,6 @@ def _found(where: str, name: str, folder: str | Path, part: str, ending: str = "
 
 def _check_name(where: str, name: str) -> None:
     check_text(f"{where}.name", name)
-    near = difflib.get_close_matches(name, ENTRIES, n=4, cutoff=0.0)
+    near = difflib.get_close_matches(name, names(shipped=True), n=4, cutoff=0.0)
     rule = f"one of zoo.names(), such as {', '.join(near)}"
     check(name in ENTRIES, f"{where}.name", rule, name)
