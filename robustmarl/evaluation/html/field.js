@@ -14,6 +14,7 @@ const MARGIN = 0.1; // around what is in use, share of it
 const FLATTEST = 0.6; // height of a part of a field, share of its width
 const AROUND = 4; // steps before and after, whose places are in sight, too, where it is followed
 const NEAR = 0.7; // share of the picture's width below which what goes on is followed
+const SMALL = 20; // radius of the largest thing below which it is: of large ones all is seen
 
 function fieldView(film, films) {
   const alike = films.filter((one) => String(one.bounds) === String(film.bounds));
@@ -119,6 +120,8 @@ function frameOf(film, episodes) {
 
 // What is in sight where things keep together and move on: its size, and its middle at each step.
 function followed(episodes, [left, , right]) {
+  const largest = Math.max(...episodes.flatMap(({ things }) => things.map((one) => one.radius)));
+  if (largest * (WIDTH / (right - left)) >= SMALL) return null;
   const length = Math.max(...episodes.map(({ steps }) => steps.length));
   const boxes = Array.from({ length }, (_, number) => {
     const used = [Infinity, Infinity, -Infinity, -Infinity];
