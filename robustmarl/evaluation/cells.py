@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -71,14 +72,22 @@ class Cell:
     def plain(self) -> dict[str, object]:
         """Return what JSON can hold of it; see :meth:`of_plain`."""
         scores = {str(seed): values.tolist() for seed, values in self.scores.items()}
-        limits = {} if self.limits is None else {"limits": list(self.limits)}
+        # JSON has no infinity
+        limits = (
+            {}
+            if self.limits is None
+            else {"limits": [x if isfinite(x) else None for x in self.limits]}
+        )
         return {"level": self.level, **limits, "scores": scores}
 
     @classmethod
     def of_plain(cls, content: Mapping[str, Any]) -> Cell:
         """Return the cell of which :meth:`plain` returned ``content``."""
         scores = {int(seed): values for seed, values in content["scores"].items()}
-        limits = content.get("limits")
-        return cls(scores, level=content["level"], limits=None if limits is None else tuple(limits))
+        limits: Limits | None = None
+        if (ends := content.get("limits")) is not None:
+            bottom, top = ends
+            limits = -inf if bottom is None else bottom, inf if top is None else top
+        return cls(scores, level=content["level"], limits=limits)
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays

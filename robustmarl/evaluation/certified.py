@@ -24,6 +24,7 @@ from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.curves import Curve, size_curves
 from robustmarl.evaluation.episodes import EpisodeCounts
 from robustmarl.evaluation.rollouts import rollout
+from robustmarl.evaluation.statistics import limits_of
 from robustmarl.evaluation.sweep import checked_sizes
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import (
@@ -195,7 +196,7 @@ def certified(
         if attack is None:
             del scores["kept"]
         for what, by_size in scores.items():
-            limits = (0.0, 1.0) if what != WON else None
+            limits = limits_of(metric, None) if what == WON else (0.0, 1.0)
             tables[what][name] = {
                 f"{epsilon:g}": Cell(of_size, limits=limits)
                 for epsilon, of_size in zip(sizes, by_size, strict=True)

@@ -22,7 +22,7 @@ from robustmarl.envs.vector import EnvMaker
 from robustmarl.evaluation.blind import FOLDS, TRAINED_BLIND, blindfolds, warn_of_blind
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.rollouts import rollout
-from robustmarl.evaluation.statistics import Limits
+from robustmarl.evaluation.statistics import Limits, check_limits, limits_of
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import Victims, by_seed, playing, team_spec
 from robustmarl.learning import TeamAlgorithm
@@ -128,6 +128,7 @@ def crossplay(
     known = ("return", *spec.metrics)
     figure = metric or (*spec.metrics, "return")[0]
     check(figure in known, "crossplay.metric", f"one of {list(known)}", metric)
+    limits = limits_of(figure, check_limits("crossplay.limits", limits))
 
     def play(victim: Controller, attack: Attacks, seed: int) -> NDArray[np.float64]:
         with speaking_for("crossplay", rollout):

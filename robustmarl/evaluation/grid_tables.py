@@ -11,7 +11,7 @@ from robustmarl._checks import check, check_kind, check_path, check_text, writin
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.executors import Kept
 from robustmarl.evaluation.jobs import MANIFEST
-from robustmarl.evaluation.statistics import Limits, check_limits
+from robustmarl.evaluation.statistics import Limits, check_limits, limits_of
 from robustmarl.evaluation.tables import CrossTable
 
 __all__ = ["RANDOM", "UNTRAINED", "GridKey", "read_tables", "read_warnings", "report_tables"]
@@ -136,6 +136,7 @@ def _table(
     figure = metric or (*known, "return")[0]
     choices = ["return", *known]
     check(figure in choices, "read_tables.metric", f"one of {choices} of {environment!r}", metric)
+    limits = limits_of(figure, limits)
     scores: dict[str, dict[str, dict[int, list[float]]]] = {}
     for victim in _sorted((one["victim"] for one in results), order, "victims"):
         of_victim = [one for one in results if one["victim"] == victim]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "clopper_pearson",
     "interval",
     "iqm",
+    "limits_of",
     "per_seed",
     "t_band",
     "widened",
@@ -114,7 +116,7 @@ def interval(
         level: nominal coverage, in (0, 1).
         limits: the range of the metric. None is [0, 1] where all scores are 0 or 1, which are
             taken for lost and won, else without limits. Within other limits 0 and 1 are scores
-            like any others.
+            like any others; those of a return are ``(-inf, inf)`` where nothing is known of it.
 
     Raises:
         TypeError: for bare numbers in place of one array per seed.
@@ -367,9 +369,14 @@ def check_limits(where: str, limits: Limits | None) -> Limits | None:
     if limits is None:
         return None
     rule = "the lowest and the highest value, or None"
-    ends = check_each(where, limits, check_number, rule)
+    ends = check_each(where, limits, partial(check_number, infinite=True), rule)
     check(len(ends) == 2 and ends[0] < ends[-1], where, rule, limits)
     return ends[0], ends[1]
+
+
+def limits_of(metric: str, limits: Limits | None) -> Limits | None:
+    """Return the range as given; a return has no ends then, and its 0 and 1 are no shares."""
+    return (-math.inf, math.inf) if limits is None and metric == "return" else limits
 
 
 def _ends(where: str, limits: Limits | None, scores: Floats, shares: bool) -> Limits:

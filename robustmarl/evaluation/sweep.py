@@ -21,7 +21,7 @@ from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.meter import Meter
 from robustmarl.evaluation.rollouts import rollout
-from robustmarl.evaluation.statistics import Limits, check_limits
+from robustmarl.evaluation.statistics import Limits, check_limits, limits_of
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import (
     Victims,
@@ -195,6 +195,7 @@ def sweep(
     known = ("return", *spec.metrics)
     figure = metric or (*spec.metrics, "return")[0]
     check(figure in known, "sweep.metric", f"one of {list(known)}", metric)
+    limits = limits_of(figure, limits)
 
     def play(policy: Controller, perturb: Sequence[Perturber | ObsAttack], seed: int) -> Floats:
         with speaking_for("sweep", rollout):

@@ -23,6 +23,7 @@ from robustmarl.evaluation.crossplay import crossplay
 from robustmarl.evaluation.findings import ZEROED, Measured, WorstCase
 from robustmarl.evaluation.meter import Meter, Reading
 from robustmarl.evaluation.rollouts import rollout
+from robustmarl.evaluation.statistics import limits_of
 from robustmarl.evaluation.suite import Case, Suite, quick, standard
 from robustmarl.evaluation.tables import CrossTable
 from robustmarl.evaluation.teams import (
@@ -279,16 +280,17 @@ class _Trial:
 
     def report(self, base: CrossTable, title: str) -> WorstCase:
         """Return what was found, given the table of clean and blind play."""
+        limits = limits_of(self.metric, None)
         names, teams = tuple(self.families), tuple(dict.fromkeys(v for v, _ in self.readings))
         chosen = {victim: self._chosen(victim, base.cell(victim, NONE).scores) for victim in teams}
         cells = {row: dict(base.cells[row]) for row in base.victims}
         for victim, choice in chosen.items():
             scores = {n: self.played[victim, n] for n in names if (victim, n) in self.played}
             scores[WORST] = {seed: scores[name][seed] for seed, name in choice.items()}
-            cells[victim] |= {name: Cell(given) for name, given in scores.items()}
+            cells[victim] |= {name: Cell(given, limits=limits) for name, given in scores.items()}
         tried: dict[str, dict[str, Cell]] = {}
         for (victim, name), by_training_seed in self.choices.items():
-            tried.setdefault(victim, {})[name] = Cell(by_training_seed)
+            tried.setdefault(victim, {})[name] = Cell(by_training_seed, limits=limits)
         measured: dict[str, dict[str, Measured]] = {}
         for at, readings in self.readings.items():
             victim, name = at

@@ -1,6 +1,8 @@
 """The table of victims against attacks."""
 
+import json
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController, ScriptedController
 from robustmarl.envs import SignalMatching
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.evaluation import crossplay, rollout
+from robustmarl.evaluation import Cell, crossplay, rollout
 from robustmarl.joint import spec_of
 from robustmarl.losses import PolicyLoss
 from robustmarl.perturbers import ByzantinePerturber, ObsPerturber, TypeDistribution, stor
@@ -265,5 +267,18 @@ def test_intervals_keep_to_the_range_of_the_metric():
         assert cell.limits == (0.0, 200.0)
         assert 0.0 <= cell.estimate.low <= cell.estimate.high <= 200.0
         assert cell.scores.keys() == free.cell(victim, "none").scores.keys()
+    with pytest.raises(ValueError, match=r"crossplay\.limits must be the lowest and the highest"):
+        crossplay(teams, {"none": None}, game, limits=(1.0, 0.0), **SMALL)
     with pytest.raises(ValueError, match=r"Cell\.limits must be around all scores"):
         crossplay(teams, {"none": None}, game, metric="return", limits=(0.0, 1.0), **SMALL)
+
+
+def test_returns_of_0_and_1_are_no_shares():
+    coins = partial(SignalMatching, horizon=1)
+    zeros = {"zeros": lambda obs: obs * 0.0}
+    table = crossplay(zeros, {"none": None}, coins, episodes=8, baselines=False)
+    cell = table.cell("zeros", "none")
+    assert set(cell.scores[0]) == {0.0, 1.0}
+    assert cell.limits == (-np.inf, np.inf)
+    assert "Student" in cell.estimate.method
+    assert Cell.of_plain(json.loads(json.dumps(cell.plain(), allow_nan=False))) == cell

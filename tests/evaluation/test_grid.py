@@ -5,6 +5,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from doubles import Scripted
@@ -203,7 +204,9 @@ def test_warnings_are_kept_with_their_cell(tmp_path):
 def test_another_metric(tmp_path):
     study = grid(victims={"VDN": recipe()}, seeds=[0])
     assert quiet(study, tmp_path)["game"].metric == "u"
-    assert read_tables(tmp_path, "return")["game"].metric == "return"
+    returns = read_tables(tmp_path, "return")["game"]
+    assert returns.metric == "return"
+    assert returns.cell("VDN", "none").limits == (-np.inf, np.inf)
     cell = read_tables(tmp_path, "return", (-100.0, 100.0))["game"].cell("VDN", "none")
     assert cell.limits == (-100.0, 100.0)
     with pytest.raises(ValueError, match=r"read_tables\.metric must be one of \['return', 'u'\]"):
