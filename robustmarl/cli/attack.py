@@ -42,6 +42,7 @@ def attack(args: argparse.Namespace) -> int:
         {"none": None, args.adversary: perturb},
         world.make_env,
         episodes=args.episodes,
+        blind=True,
         num_envs=50,
         seed=args.seed,
         metric=world.metric,

@@ -135,6 +135,7 @@ def _sizes(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
             attack,
             sizes,
             team.world.make_env,
+            blind=True,
             title=f"{team.name}: {team.world.metric}, {name} by size",
             **how,
         )
@@ -147,7 +148,7 @@ def _sizes(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
         table = _beside_none(found[worst], team.name, column)
         under = f"{worst} of {column}"
         film = films(team, table, column, attacks[worst], seed=args.seed, under=under)
-        _write(args, [one.scores for one in found.values()], film, list(found.values()))
+        _write(args, [], film, list(found.values()))
 
 
 def _beside_none(found: Sweep, team: str, column: str) -> CrossTable:

@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     args = parser.parse_args(words)
     args.program, args.typed = parser.prog, f"{parser.prog} {shlex.join(words)}"
+    if args.plays and not args.quiet and _compiles():
+        sys.stderr.write("The first run compiles, which takes some twenty seconds more.\n")
     try:
         with _doubts_said():
             return _command(args)(args)
@@ -48,6 +50,14 @@ def _goes_on(args: argparse.Namespace) -> str:
         return ""
     without = " without --fresh" if getattr(args, "fresh", False) else ""
     return f"; the same command{without} goes on"
+
+
+def _compiles() -> bool:
+    """Return whether nothing was compiled yet that a run could take up."""
+    elsewhere = os.environ.get("NUMBA_CACHE_DIR")
+    place = Path(__file__).parents[1] if elsewhere is None else Path(elsewhere)
+    kept = os.access(place, os.W_OK) or elsewhere is not None  # else the home folder has it
+    return kept and next(place.rglob("*.nbi"), None) is None
 
 
 def _program() -> str:
@@ -73,7 +83,8 @@ def _doubts_said() -> Iterator[None]:
         try:
             yield
         finally:
-            for one in caught:
+            said = {str(one.message): one for one in caught}  # once, whatever it was said of
+            for one in said.values():
                 if issubclass(one.category, RobustnessWarning):
                     sys.stderr.write(f"! {one.message}\n")
                 else:

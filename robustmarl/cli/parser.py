@@ -72,7 +72,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="begin anew, whatever was trained for this file"
     )
-    parser.set_defaults(run="train:train", goes_on=lambda args: True)
+    parser.set_defaults(run="train:train", plays=True, goes_on=lambda args: True)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +99,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         help="size of attacks (default: the world's); of several a curve is made",
     )
     parser.add_argument("--report", type=Path, help="write an HTML file to look at, OUT.html")
-    parser.set_defaults(run="evaluate:evaluate", goes_on=lambda args: False)
+    parser.set_defaults(run="evaluate:evaluate", plays=True, goes_on=lambda args: False)
 
 
 def _attack(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def _attack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epsilon", type=float, help="size of attacks (default: the world's)")
     parser.add_argument("--out", type=Path, help="file of the adversary, ADVERSARY.pt")
     parser.add_argument("--report", type=Path, help="write an HTML file to look at, OUT.html")
-    parser.set_defaults(run="attack:attack", goes_on=lambda args: False)
+    parser.set_defaults(run="attack:attack", plays=True, goes_on=lambda args: False)
 
 
 def _zoo(parser: argparse.ArgumentParser) -> None:
@@ -124,7 +124,7 @@ def _zoo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="of leaderboard, with intervals")
     parser.add_argument("--folder", type=Path, help="of teams trained here (default: runs/zoo)")
     parser.add_argument("--suite", choices=SUITES, default="standard", help="of measure")
-    parser.set_defaults(run="zoo:zoo", goes_on=lambda args: args.what == "train")
+    parser.set_defaults(run="zoo:zoo", plays=False, goes_on=lambda args: args.what == "train")
 
 
 def _grid(parser: argparse.ArgumentParser) -> None:
@@ -133,13 +133,13 @@ def _grid(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
     parser.add_argument("--executor", choices=("processes", "ray", "serial"), default="processes")
     parser.add_argument("--metric", help="return, or one of the environments' own")
-    parser.set_defaults(run="studies:grid", goes_on=lambda args: True)
+    parser.set_defaults(run="studies:grid", plays=False, goes_on=lambda args: True)
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--metric", help="return, or one of the environments' own")
-    parser.set_defaults(run="studies:report", goes_on=lambda args: False)
+    parser.set_defaults(run="studies:report", plays=False, goes_on=lambda args: False)
 
 
 def _add_team(parser: argparse.ArgumentParser) -> None:
@@ -157,5 +157,9 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         help="an environment of your own: what returns a PettingZoo ParallelEnv, without arguments",
     )
     parser.add_argument("--metric", help="return, or one of the environment's (default: its first)")
-    parser.add_argument("--low", type=float, help="the lowest value that observations may have")
+    parser.add_argument(
+        "--low",
+        type=float,
+        help="the lowest value that observations may have (default: by the environment's spaces)",
+    )
     parser.add_argument("--high", type=float, help="the highest")

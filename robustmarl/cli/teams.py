@@ -12,9 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
 from robustmarl import training, zoo
 from robustmarl._checks import check, check_choice, check_function
-from robustmarl.budgets import LinfBall
+from robustmarl.budgets import LARGEST, LinfBall
 from robustmarl.joint import TeamSpec, spec_of
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.training.resume import CHECKPOINT
@@ -74,7 +77,11 @@ def told_world(args: argparse.Namespace, name: str | None) -> World | None:
     if args.env is not None:
         check(name is None, "--env", "given without the name of a world", name)
         return _as_told(own_world(args.env), args, {})
-    return None if name is None else _as_told(zoo.world(name), args, {})
+    if name is None:
+        return None
+    rule = f"the name of a world. Did you mean --env {name}?"
+    check(":" not in name, "a world", rule, name)
+    return _as_told(zoo.world(name), args, {})
 
 
 def own_world(text: str) -> World:
@@ -172,7 +179,7 @@ def _as_told(world: World, args: argparse.Namespace, about: Mapping[str, object]
     epsilon = about.get("epsilon", given)
     if world.ball is None and not isinstance(epsilon, float):
         return world
-    ball = world.ball or LinfBall(epsilon=cast(float, epsilon))
+    ball = world.ball or _ball_within(world.make_env(), cast(float, epsilon))
     low, high = told("low"), told("high")
     return replace(
         world,
@@ -182,6 +189,22 @@ def _as_told(world: World, args: argparse.Namespace, about: Mapping[str, object]
             high=high if isinstance(high, float) else ball.high,
         ),
     )
+
+
+def _ball_within(env: Env, epsilon: float) -> LinfBall:
+    """Return a ball that keeps to the range of an environment's observation spaces."""
+    spaces = [env.observation_space(agent) for agent in env.possible_agents]
+    boxes = [one["observation"] if isinstance(one, Dict) else one for one in spaces]
+    ranges = [(box.low, box.high) for box in boxes if isinstance(box, Box)]
+    low = np.full((len(ranges), max(len(end) for end, _ in ranges)), np.inf)
+    high = -low
+    for number, (lowest, highest) in enumerate(ranges):
+        low[number, : len(lowest)], high[number, : len(highest)] = lowest, highest
+    ends = []
+    for end in (low.min(axis=0), high.max(axis=0)):
+        end[np.abs(end) >= LARGEST] *= np.inf
+        ends.append(float(end[0]) if (end == end[0]).all() else tuple(end.tolist()))
+    return LinfBall(epsilon, low=ends[0], high=ends[1])
 
 
 def _check_fit(team: str, own: TeamSpec, asked: TeamSpec) -> None:

@@ -225,6 +225,6 @@ def _next(args: argparse.Namespace, world: World) -> str:
     else:
         words += ["--attack", "noise", "pgd"]
         if world.ball is None:
-            words += ["--epsilon", "0.1"]
+            words += ["--epsilon", "0.05", "0.1", "0.2"]  # nobody knows how much is much
     words += ["--report", str(args.out.with_suffix(".html"))]
     return f"{args.program} {shlex.join(words)}"

@@ -59,7 +59,7 @@ class ForagingStage(Stage):
     @override
     def scene(self) -> Scene:
         players = [
-            Entity(name=name, x=x, y=y, team="player", label=str(player.level))
+            Entity(name=name, x=x, y=y, team="player", label=f"L{player.level}")
             for name, player in zip(self._names, self._engine.players, strict=True)
             for x, y in [_middle(*player.position)]
         ]
@@ -69,7 +69,7 @@ class ForagingStage(Stage):
                 x=column + 0.5,
                 y=row + 0.5,
                 team="food",
-                label=str(self._engine.field[row, column]),
+                label=f"L{self._engine.field[row, column]}",
                 radius=0.34,
                 square=True,
             )

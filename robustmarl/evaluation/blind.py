@@ -13,7 +13,7 @@ from robustmarl._checks import check_int, check_kind, speaking_for
 from robustmarl._seeding import stream_seed
 from robustmarl.data import AnyPolicy, Controller, EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import EnvMaker, vector_env
-from robustmarl.evaluation.tables import CrossTable
+from robustmarl.evaluation.tables import UNSEEING, CrossTable
 from robustmarl.evaluation.teams import by_seed
 from robustmarl.joint import TeamSpec
 from robustmarl.learning import TeamAlgorithm
@@ -35,7 +35,7 @@ __all__ = [
 
 _Team = TypeVar("_Team", bound=TeamAlgorithm)
 
-FOLDS = ("zeroed", "another's")
+FOLDS = tuple(UNSEEING)
 """What hides the episode from a team; rows are named after the team and one of these."""
 
 TRAINED_BLIND = "trained blind"

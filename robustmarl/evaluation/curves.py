@@ -19,7 +19,7 @@ from robustmarl.evaluation.statistics import Estimate
 
 __all__ = ["Curve", "feature_bars", "size_curves"]
 
-_GREY, _DOTS = "#777777", (":", "-.")  # of baselines
+_GREY, _DOTS = "#777777", (":", "-.", (0, (1, 4)))  # of baselines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +104,11 @@ def size_curves(
                 axes.vlines(x[where], low[where], high[where], color=colour, linewidth=1.2)
             elif where.any():
                 axes.fill_between(x, low, high, where=where, color=colour, alpha=0.16, linewidth=0)
-            style = "--" if curve.dashed else "-"
+            style: str | tuple[int, tuple[int, int]] = "--" if curve.dashed else "-"
             if curve.baseline:
                 style = _DOTS[baselines.index(label) % len(_DOTS)]
             marker = "" if curve.baseline else "o"
-            (line,) = axes.plot(x, y, style, color=colour, marker=marker, markersize=4)
+            (line,) = axes.plot(x, y, ls=style, color=colour, marker=marker, markersize=4)
             handles.setdefault(label, line)
         named = (name, ylabel) if ylabel is not None else ("", name)
         label_axes(axes, named[0], xlabel, textwrap.fill(named[1], 30))

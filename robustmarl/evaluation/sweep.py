@@ -17,6 +17,7 @@ from robustmarl._checks import check, check_each, check_flag, check_number, spea
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import AnyPolicy, Controller, RandomController
 from robustmarl.envs.vector import EnvMaker
+from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.meter import Meter
@@ -130,6 +131,7 @@ def sweep(
     team: str | None = None,
     opponents: Mapping[str, AnyPolicy] | None = None,
     baselines: bool = True,
+    blind: bool = False,
     limits: Limits | None = None,
     title: str = "",
     progress: bool | str = False,
@@ -153,6 +155,10 @@ def sweep(
         team: name of the team that the victims play, where there are several.
         opponents: what plays the other teams, the same throughout.
         baselines: add the random team, which looks at nothing.
+        blind: add each victim with zeros and with another episode for observations, as
+            :func:`~robustmarl.evaluation.crossplay` does; attacks on observations take nothing
+            from them, so that they play once. Where 0 is among the sizes, a warning says of a
+            team that does nearly as well so.
         limits: the range of the metric; see :func:`~robustmarl.evaluation.interval`.
         title: printed above tables and figures.
         progress: show a bar over sizes and seeds; a text names it.
@@ -185,6 +191,7 @@ def sweep(
     if not callable(attack):
         raise TypeError(f"sweep.attack must be an attack or a function of epsilon, got {attack!r}.")
     baselines = check_flag("sweep.baselines", baselines)
+    blind = check_flag("sweep.blind", blind)
     limits = check_limits("sweep.limits", limits)
     free = not baselines or "random" not in victims
     remedy = "Rename it, or pass baselines=False."
@@ -220,9 +227,28 @@ def sweep(
         cells["random"] = {_name(epsilon): clean for epsilon in sizes}
     flips: dict[str, dict[str, Cell]] = {}
     moved: dict[str, Floats] = {}
-    total = len(sizes) * sum(len(seeds) for seeds in teams.values())
+    trained = sum(len(seeds) for seeds in teams.values())
+    total = (len(sizes) + (len(FOLDS) if blind else 0)) * trained
     desc = progress if isinstance(progress, str) else "sweep"
     with progress_bar(total=total, desc=desc, unit="size", disable=not progress) as bar:
+
+        def unseeing(policy: Controller, fold: Perturber) -> Floats:
+            scores = play(policy, [fold], seed)
+            bar.update()
+            return scores
+
+        for victim, seeds in teams.items() if blind else ():
+            folds = {
+                training_seed: blindfolds(
+                    policy, make_env, spec, num_envs=num_envs, team=team, opponents=opponents
+                )
+                for training_seed, policy in seeds.items()
+            }
+            for fold in FOLDS:
+                hidden = Cell(
+                    {s: unseeing(one, folds[s][fold]) for s, one in seeds.items()}, limits=limits
+                )
+                cells[f"{victim}, {fold}"] = {_name(epsilon): hidden for epsilon in sizes}
         for victim, seeds in teams.items():
             found: list[_AtSize] = []
             for epsilon in sizes:
@@ -243,10 +269,13 @@ def sweep(
                 flips[victim] = {
                     name: Cell(one.flips, limits=(0.0, 1.0)) for name, one in by_size.items()
                 }
-    flagged = ("random",) if baselines else ()
+    flagged = [name for name in cells if name not in teams]
+    scores = CrossTable(cells=cells, metric=figure, baselines=flagged, title=title)
+    if baselines and blind and sizes[0] == 0.0:
+        warn_of_blind(scores, [*teams], _name(0.0))
     return Sweep(
         epsilons=sizes,
-        scores=CrossTable(cells=cells, metric=figure, baselines=flagged, title=title),
+        scores=scores,
         flips=CrossTable(cells=flips, metric="actions changed", title=title) if flips else None,
         moved=moved,
     )

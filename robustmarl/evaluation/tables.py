@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["Average", "CrossTable"]
+__all__ = ["UNSEEING", "Average", "CrossTable"]
+
+UNSEEING = {
+    "zeroed": "the same team, shown zeros",
+    "another's": "shown what it saw in another episode",
+}
+"""What ends the names of teams that do not see the episode, and what it means."""
 
 _CSV = ("victim", "attack", "baseline", "metric", "mean", "low", "high", "seeds", "episodes")
 
@@ -204,6 +210,12 @@ class CrossTable:
         levels = " / ".join(f"{100 * level:g}" for level in sorted({e.level for e in estimates}))
         methods = "; ".join(dict.fromkeys(e.method for e in estimates))
         text = f"{self.metric}: {seeds} x {episodes}, {levels} % intervals by {methods}"
+        blind = [
+            f"{ending}: {meaning}"
+            for ending, meaning in UNSEEING.items()
+            if any(name.endswith(f", {ending}") for name in self.baselines)
+        ]
+        text += f". {'; '.join(blind)}" if blind else ""
         if self.averaged:
             over = _count([len(self.averaged)], "attack")
             text += f". AVG: mean ± population deviation over {over}"

@@ -3,10 +3,16 @@
 import json
 import re
 
+import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict
 
 from robustmarl import algorithms, training, zoo
+from robustmarl.budgets import LinfBall
 from robustmarl.cli import main
+from robustmarl.cli.main import _compiles
+from robustmarl.cli.parser import parser_of
+from robustmarl.cli.teams import _ball_within, told_world
 from robustmarl.joint import spec_of
 from robustmarl.training.fingerprint import fingerprint
 from robustmarl.zoo.entries import entry_for
@@ -131,7 +137,7 @@ def test_an_environment_of_ones_own_is_trained_evaluated_and_attacked(here, caps
     out = capsys.readouterr().out
     assert "VDN with its defaults, under no attack" in out
     assert "Without attack: return" in out
-    assert "evaluate mine.pt --env my_envs:make --attack noise pgd --epsilon 0.1" in out
+    assert "evaluate mine.pt --env my_envs:make --attack noise pgd --epsilon 0.05 0.1 0.2" in out
     assert main(["evaluate", "mine.pt", "--epsilon", "0.6"]) == 2
     err = capsys.readouterr().err
     assert "an environment of your own, which files do not bring along. Pass --env my_envs" in err
@@ -186,3 +192,42 @@ def test_a_world_or_an_environment_is_told(here, capsys):
     assert "train must be told a world, such as 3m, or --env" in capsys.readouterr().err
     assert main(["train", "VDN", "3m", "--env", "x:y", "--out", "mine.pt"]) == 2
     assert "--env must be given without the name of a world" in capsys.readouterr().err
+
+
+def test_what_observations_may_be_is_asked_of_the_environment(here):
+    """SignalMatching shows numbers in [0, 1]: an attack that knows stays there."""
+    (here / "my_envs.py").write_text(OWN)
+    words = ["evaluate", "mine.pt", "--env", "my_envs:make", "--epsilon", "0.6"]
+    for told, low in (([], 0.0), (["--low", "-2"], -2.0)):
+        args = parser_of("robustmarl").parse_args([*words, *told])
+        assert told_world(args, None).ball == LinfBall(0.6, low=low, high=1.0)
+
+
+def test_spaces_of_several_ranges_are_kept_to_by_coordinate():
+    def space(low, high):
+        return Box(np.float32(low), np.float32(high))
+
+    class Uneven:
+        possible_agents = ("a", "b")
+
+        def observation_space(self, agent):
+            if agent == "a":
+                return Dict({"observation": space([0, -1], [1, 1]), "action_mask": Box(0, 1, (2,))})
+            return space([-3, 0, -np.inf], [0, 5, np.inf])
+
+    ball = _ball_within(Uneven(), 0.1)
+    assert ball.low == (-3.0, -1.0, -np.inf)
+    assert ball.high == (1.0, 5.0, np.inf)
+
+
+def test_a_module_in_the_place_of_a_world_is_noticed(here, capsys):
+    assert main(["train", "QMIX", "my_envs:make", "--out", "mine.pt", *SHORT]) == 2
+    assert "Did you mean --env my_envs:make?" in capsys.readouterr().err
+
+
+def test_the_first_run_says_that_it_compiles(here, capsys, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(here / "cache"))
+    assert _compiles()
+    (here / "cache" / "some").mkdir(parents=True)
+    (here / "cache" / "some" / "kernel.nbi").touch()
+    assert not _compiles()

@@ -152,7 +152,7 @@ def test_sweeps_and_certificates_are_those_drawn_elsewhere(tmp_path):
     decisions = groups[1]["charts"][0]["lines"]
     assert [line["dashed"] for line in decisions] == [False, True]
     assert decisions[0]["colour"] == decisions[1]["colour"]
-    assert [line["dotted"] for line in groups[0]["charts"][0]["lines"]] == [True, False]
+    assert [line["dotted"] for line in groups[0]["charts"][0]["lines"]] == [0, None]
 
 
 def test_films_are_the_recordings(tmp_path):

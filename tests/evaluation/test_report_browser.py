@@ -6,7 +6,7 @@ import tempfile
 import pytest
 from report_doubles import full_report, pictures, table
 
-from robustmarl.evaluation import report
+from robustmarl.evaluation import Cell, CrossTable, report
 
 pytestmark = pytest.mark.browser
 
@@ -238,4 +238,23 @@ def test_pictures_are_played(browser, tmp_path):
     assert browser.execute_script("return arguments[0].naturalWidth", image) == 6
     assert image.get_attribute("alt") == "pictures, step 1"
     assert texts(browser, ".acts .who") == list(pictures().agents)
+    assert browser.get_log("browser") == []
+
+
+def test_few_teams_under_many_attacks_stand_upright(browser, tmp_path):
+    names = ["none", *(f"attack {i}" for i in range(11)), "worst"]
+    rows = {"QMIX": {name: Cell({0: [float(i > 5)] * 4}) for i, name in enumerate(names)}}
+    rows["random"] = {"none": Cell({0: [0.0] * 4})}
+    table = CrossTable(cells=rows, metric="won", baselines=["random"])
+    screen(browser)
+    browser.get(report(table, tmp_path / "tall.html").as_uri())
+    assert texts(browser, ".heatmap thead th") == ["QMIX"]
+    assert texts(browser, ".heatmap tbody th[scope=row]") == [*names, "random"]
+    shown = texts(browser, "td.figure .mean")
+    assert shown == ["0.00"] * 6 + ["1.00"] * 7 + ["0.00"]
+    browser.execute_script("document.querySelector('td.figure[tabindex=\"0\"]').focus()")
+    press(browser, "\ue015")  # down
+    assert one(browser, ".tip .head").text.startswith("QMIX, attack 0:")
+    width = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    assert browser.execute_script(width)
     assert browser.get_log("browser") == []

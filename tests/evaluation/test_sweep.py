@@ -22,6 +22,7 @@ from robustmarl.evaluation import (
 )
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ObsPerturber
+from robustmarl.typing import RobustnessWarning
 
 FGSM = PGD.fgsm(LinfBall(epsilon=1.0))
 SMALL = {"episodes": 4, "num_envs": 3}
@@ -44,6 +45,23 @@ def test_scores_fall_where_actions_change(swept):
     assert random == swept.scores.cell("random", "0.6")
     want = rollout(RandomController(spec_of(SignalMatching())), SignalMatching, **SMALL)
     np.testing.assert_array_equal(random.scores[0], want.returns)
+
+
+def test_teams_without_eyes_stand_beside():
+    teams = {"reader": {0: reader(), 1: reader()}}
+    found = sweep(teams, FGSM, (0, 0.6), SignalMatching, blind=True, **SMALL)
+    table = crossplay(teams, {"none": None}, SignalMatching, blind=True, **SMALL)
+    for row in ("reader, zeroed", "reader, another's"):
+        assert found.scores.is_baseline(row)
+        assert found.scores.cell(row, "0") == table.cell(row, "none")
+        assert found.scores.cell(row, "0.6") == table.cell(row, "none")
+
+
+def test_a_team_that_needs_no_eyes_is_warned_of():
+    zeros = {"zeros": lambda obs: obs * 0.0}  # right in every other step
+    with pytest.warns(RobustnessWarning, match="zeros: with (zeroed|another.s) observations"):
+        found = sweep(zeros, FGSM, (0,), SignalMatching, blind=True, **SMALL)
+    assert found.scores.mean("zeros, zeroed", "0") == found.scores.mean("zeros", "0")
 
 
 def test_sizes_are_those_of_cross_play(swept):

@@ -3,6 +3,7 @@
 const CHART_HEIGHT = 270;
 const EDGES = { top: 10, right: 14, bottom: 44, left: 50 };
 const SERIES_COLOURS = 7;
+const DOTS = ["2 4", "9 3 2 3", "1 7", "14 5"]; // of baselines, all of one colour
 
 function chartGroup(group) {
   const hidden = new Set();
@@ -34,7 +35,7 @@ function colourOf(line) {
 }
 
 function dashOf(line) {
-  if (line.dotted) return "2 4";
+  if (line.dotted !== null) return DOTS[line.dotted % DOTS.length];
   if (line.dashed || line.colour >= SERIES_COLOURS) return "7 4";
   return "none";
 }

@@ -39,7 +39,7 @@ class LineData(TypedDict):
     count: str
     colour: int | None
     dashed: bool
-    dotted: bool
+    dotted: int | None
     marked: bool
 
 
@@ -131,7 +131,7 @@ def _learning_line(label: str, number: int, name: str, seeds: Sequence[Seed]) ->
         "count": f"{len(y)} training seed{'s' if len(y) > 1 else ''}",
         "colour": number,
         "dashed": False,
-        "dotted": False,
+        "dotted": None,
         "marked": False,
     }
 
@@ -157,6 +157,7 @@ def _certified(certificates: Certificates) -> GroupData:
 def _chart(name: str, curves: Mapping[str, Curve]) -> ChartData:
     lines: list[LineData] = []
     colours: dict[str, int | None] = {}
+    baselines = [label for label, curve in curves.items() if curve.baseline]
     for label, curve in curves.items():
         if curve.baseline:
             colours[label] = None
@@ -177,7 +178,7 @@ def _chart(name: str, curves: Mapping[str, Curve]) -> ChartData:
                 "count": f"training seeds: {_range(seeds)}, episodes: {_range(episodes)}",
                 "colour": colours[label],
                 "dashed": curve.dashed,
-                "dotted": curve.baseline,
+                "dotted": baselines.index(label) if curve.baseline else None,
                 "marked": not curve.baseline,
             }
         )

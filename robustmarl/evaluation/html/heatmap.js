@@ -1,21 +1,26 @@
 // Victims against attacks: a table whose cells tell more when pointed at or focused.
 
+const BROAD = 10; // columns beyond which few teams stand side by side, and attacks below each other
+
 function heatmap(table) {
-  const body = element("tbody");
   const teams = table.rows.filter((row) => !row.baseline);
   const baselines = table.rows.filter((row) => row.baseline);
-  body.append(...teams.map((row) => heatmapRow(row, table)));
+  const single = baselines.every((row) => row.cells.filter(Boolean).length <= 1);
+  const tall = table.columns.length > BROAD && teams.length <= BROAD / 2 && single;
+  const head = tall ? tallHead(teams) : headRow(table);
+  const body = element("tbody");
+  body.append(...(tall ? tallRows(teams, table) : teams.map((row) => heatmapRow(row, table))));
   if (baselines.length > 0) {
     const heading = "For comparison: never trained, or without eyes";
-    const span = table.columns.length + 1;
+    const span = tall ? teams.length + 2 : table.columns.length + 1;
     const group = element("th", { scope: "rowgroup", colspan: span }, element("span", {}, heading));
     body.append(element("tr", { class: "group" }, group));
-    body.append(...baselines.map((row) => heatmapRow(row, table)));
+    body.append(...baselines.map((row) => (tall ? tallBaseline : heatmapRow)(row, table)));
   }
   const grid = element(
     "table",
     { class: "heatmap", role: "grid", "aria-label": `${table.title}: ${table.metric}` },
-    element("thead", {}, headRow(table)),
+    element("thead", {}, head),
     body,
   );
   walkByKeys(grid);
@@ -55,6 +60,32 @@ function heatmapRow(row, table) {
     made.append(cell);
   }
   return made;
+}
+
+// The same with a row for each attack, and beside a single team what is known of each.
+function tallHead(teams) {
+  const names = teams.map((team) => element("th", { scope: "col" }, team.name));
+  return element("tr", {}, element("td"), ...names);
+}
+
+function tallRows(teams, table) {
+  return columnsOf(table).flatMap(({ name, index, apart }) => {
+    const made = element("tr", {}, element("th", { scope: "row" }, name));
+    for (const team of teams) {
+      const average = element("td", {}, team.average ?? "–");
+      made.append(index === null ? average : figureCell(team.cells[index], team.name, name));
+    }
+    const notes = teams.length === 1 && index !== null ? (teams[0].cells[index]?.notes ?? []) : [];
+    if (notes.length > 0) made.append(element("td", { class: "notes faint" }, notes.join(" · ")));
+    return apart ? [element("tr", { class: "gap" }, gap()), made] : [made];
+  });
+}
+
+function tallBaseline(row, table) {
+  const index = row.cells.findIndex(Boolean);
+  const name = table.columns[Math.max(index, 0)].name;
+  const cell = figureCell(row.cells[index] ?? null, row.name, name);
+  return element("tr", { class: "baseline" }, element("th", { scope: "row" }, row.name), cell);
 }
 
 function gap() {

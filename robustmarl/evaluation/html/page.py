@@ -66,7 +66,7 @@ def report(
             to (x, y) pairs as of :func:`learning_curves`.
         sweeps: what :func:`sweep` and :func:`certified` found.
         recordings: what :func:`record` kept, of the same episodes.
-        title: of the report; empty takes the first table's.
+        title: of the report; empty takes that of the first table, or of the first curves.
         command: what to type to get it again; or a function from victim and attack to what to
             type to get that cell.
 
@@ -98,7 +98,7 @@ def report(
         check_function("report.command", command, rule)
     shown = [tables.tell(one, command) for one in told]
     data: ReportData = {
-        "title": check_text("report.title", title) or (shown[0]["title"] if shown else "Report"),
+        "title": check_text("report.title", title) or _first_title(shown, groups),
         "command": command if isinstance(command, str) else "",
         "made": f"Made by robustmarl {__version__}.",
         "tables": shown,
@@ -108,6 +108,12 @@ def report(
     with writing("report.path", path):
         path.write_text(_page(data), "utf-8")
     return path
+
+
+def _first_title(shown: Sequence[TableData], groups: Sequence[GroupData]) -> str:
+    """Return the title of the first table, else that of the first curves."""
+    titles = [*(table["title"] for table in shown), *(group["title"] for group in groups)]
+    return (*titles, "Report")[0]
 
 
 def _several(where: str, given: object, kind: type | UnionType, rule: str) -> list[Any]:
