@@ -2,7 +2,7 @@
 
     python examples/romfac.py --jobs 2                     # Battle and Pursuit at a quick size
     python examples/romfac.py --tasks battle --seeds 0     # one of them, one training seed
-    python examples/romfac.py --full --seeds 0 --methods MFAC RoMFAC   # 64 against 64; hours
+    python examples/romfac.py --full --seeds 0 --methods MFAC RoMFAC   # 64 against 64; an hour
     python examples/romfac.py --report                     # tables and figures of finished runs
     python examples/romfac.py --director 160 --seeds 0     # and one that learns against each team
     python examples/romfac.py --smoke                      # seconds, figures mean nothing
@@ -77,6 +77,7 @@ class Task:
         loud: share of random actions of the scripted opponent.
         opponent_rounds: of the training of an opponent that learns.
         foes: against whom teams are tested.
+        start: the smaller task whose MFAC team of the same seed all begin from; None is none.
     """
 
     make: Callable[[], Any]
@@ -95,6 +96,7 @@ class Task:
     loud: float = 0.7
     opponent_rounds: int = 200
     foes: tuple[str, ...] = ("A2C",)
+    start: "Task | None" = None
 
     @property
     def size(self) -> int:
@@ -125,8 +127,10 @@ PURSUIT = Task(
 TASKS = {
     "battle": BATTLE,
     "pursuit": PURSUIT,
-    # Networks of 256 learn within some twenty rounds never to strike, at 2e-4 and 5e-4.
-    "battle 64": replace(BATTLE, make=partial(envs.battle, 40), games=1, rounds=1_000),
+    # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds.
+    "battle 64": replace(
+        BATTLE, make=partial(envs.battle, 40), games=1, rounds=400, warmup=0.25, start=BATTLE
+    ),
     "pursuit 32": replace(
         PURSUIT,
         make=partial(envs.pursuit, 50, predators=32, prey=64),
@@ -283,6 +287,30 @@ def opponent(name: str, task: Task, place: Workplace) -> Any:
     return team
 
 
+def train_start(name: str, task: Task, seed: int, place: Workplace) -> dict[str, Any]:
+    """Train the team of a smaller game from which all of a task's teams of one seed begin."""
+    small = replace(task.start or task, hidden=task.hidden)
+    learn(
+        build("MFAC", small, seed),
+        small,
+        small.rounds,
+        seed,
+        place.folder,
+        team=small.team,
+        opponents={small.opponent: script(small, small.opponent)},
+        log=place.log(f"{name}: start {seed}"),
+    )
+    return {}
+
+
+def begin(team: Any, task: Task, seed: int, folder: Path) -> None:
+    """Give a team the networks of one that :func:`train_start` trained, not what it counted."""
+    small = build("MFAC", replace(task.start or task, hidden=task.hidden), seed)
+    training.load_weights(small, folder / "weights.pt")
+    known = {name: value.data for name, value in small.named_parameters()}
+    team.load_state_dict({**team.state_dict(), **known})
+
+
 def train_opponent(name: str, task: Task, place: Workplace) -> dict[str, Any]:
     """Train a task's opponent."""
     opponent(name, task, place)
@@ -306,6 +334,8 @@ def run_cell(
         team = build("MFAC", task, seed).untrained(seed=seed)
     else:
         team = build(method, task, seed)
+        if task.start is not None:
+            begin(team, task, seed, place.folder.with_name(f"start-{seed}"))
         whole = learn(
             team,
             task,
@@ -642,7 +672,10 @@ def smoke(task: Task) -> Task:
     """Return the task cut down to a second."""
     small = {"red": partial(envs.battle, 12, horizon=8)}
     make = small.get(task.team, partial(envs.pursuit, 10, predators=2, prey=3, horizon=8))
-    return replace(task, make=make, rounds=5, opponent_rounds=2, games=2, hidden=(16, 16))
+    start = None if task.start is None else smoke(task.start)
+    return replace(
+        task, make=make, rounds=5, opponent_rounds=2, games=2, hidden=(16, 16), start=start
+    )
 
 
 def main() -> None:
@@ -682,7 +715,7 @@ def main() -> None:
     if args.report:
         done = evaluation.read_cells(wanted.values(), out)
     else:
-        done = evaluation.run_cells(with_opponents(wanted, tasks, out), out, jobs=args.jobs)
+        done = evaluation.run_cells(with_teachers(wanted, tasks, out), out, jobs=args.jobs)
     texts = []
     if args.director:
         directed = [
@@ -741,10 +774,8 @@ def cell(name: str, task: Task, method: str, seed: int, episodes: int) -> Job[Ke
     )
 
 
-def with_opponents(
-    wanted: dict[Key, Job[Key]], tasks: dict[str, Task], out: Path
-) -> list[Job[Key]]:
-    """Return the cells after the opponents that those which are missing play against."""
+def with_teachers(wanted: dict[Key, Job[Key]], tasks: dict[str, Task], out: Path) -> list[Job[Key]]:
+    """Return the cells after what those which are missing play against, and begin from."""
     missing = wanted.keys() - evaluation.read_cells(wanted.values(), out).keys()
     named = [n for n in tasks if "A2C" in tasks[n].foes and any(key[0] == n for key in missing)]
     opponents = [
@@ -756,13 +787,28 @@ def with_opponents(
         for name in named
     ]
     after = {one.key[0]: (one.key,) for one in opponents}
-    cells = [replace(one, after=after.get(key[0], ())) for key, one in wanted.items()]
-    return [*opponents, *cells]
+    starts: dict[Key, Job[Key]] = {}
+    cells = []
+    for key, one in wanted.items():
+        name, method, seed = key
+        needed = after.get(name, ())
+        if tasks[name].start is not None and method in METHODS and key in missing:
+            first = (name, "start", seed)
+            starts[first] = Job(
+                key=first,
+                name=f"{folder_of(name, tasks[name])}/start-{seed}",
+                work=partial(train_start, name, tasks[name], seed),
+            )
+            needed = (*needed, first)
+        cells.append(replace(one, after=needed))
+    return [*opponents, *starts.values(), *cells]
 
 
 def plan_of(task: Task, episodes: int) -> dict[str, Any]:
     """Return what a cell's scores depend on, as plain data."""
-    plain = {key: value for key, value in asdict(task).items() if key != "make"}
+    plain = {key: value for key, value in asdict(task).items() if key not in ("make", "start")}
+    if task.start is not None:  # finished cells know of none
+        plain["start"] = plan_of(task.start, 0)
     plain["make"] = repr(task.make.args) + repr(task.make.keywords)
     plain |= {"episodes": episodes, "epsilon": EPSILON}
     return json.loads(json.dumps(plain))
