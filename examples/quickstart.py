@@ -1,8 +1,8 @@
 """Train a team, attack it, defend it, compare: about four minutes on two cores.
 
     python examples/quickstart.py                     # one training seed, foraging
-    python examples/quickstart.py --seeds 10 11 12 13 14 --worst quick  # what the README reports
-    python examples/quickstart.py --worst standard    # also the worst of a larger suite of attacks
+    python examples/quickstart.py --seeds 10 11 12 13 14 --worst standard  # what the README reports
+    python examples/quickstart.py --worst quick       # also the worst of a suite of attacks
     python examples/quickstart.py --env 3m --replay   # StarCraft-like battles, with animations
     python examples/quickstart.py --smoke             # seconds, to see that everything runs
 
