@@ -127,9 +127,16 @@ PURSUIT = Task(
 TASKS = {
     "battle": BATTLE,
     "pursuit": PURSUIT,
-    # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds.
+    # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds; at
+    # a peak of .2 they strike at nobody once the loss sets in, whatever they see.
     "battle 64": replace(
-        BATTLE, make=partial(envs.battle, 40), games=1, rounds=400, warmup=0.25, start=BATTLE
+        BATTLE,
+        make=partial(envs.battle, 40),
+        games=1,
+        rounds=400,
+        warmup=0.25,
+        peak=0.02,
+        start=BATTLE,
     ),
     "pursuit 32": replace(
         PURSUIT,
