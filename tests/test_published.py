@@ -202,6 +202,17 @@ def quoted(row, column):
     return source(*team, attack.get(column, "PGD"))
 
 
+def atsa(part, row, column):
+    table = crosstable(f"atsa/3s_vs_3z-QMIX{part}")
+    if column == "AVG":
+        found = table.average(row)
+        return [found.mean, found.deviation]
+    if column == "the paper's":
+        printed = raw("atsa_paper")["3s_vs_3z QMIX"][row]
+        return sum(printed) / len(printed)
+    return table.cell(row, column)
+
+
 def atsa_mpe(row, column):
     backbone, _, way = row.partition(", ")
     method = way.split()[-1] if way else "NoAdv"
@@ -224,6 +235,8 @@ TABLES = [
     ("docs/methods/policy_regularization.md", "## Figures beside", quoted),
     (CERTIFIED, "## What came out", certified),
     (PAAD, "## What came out", directors),
+    (ATSA, "### 3s_vs_3z, QMIX", partial(atsa, "")),
+    (ATSA, "What the paper has not:", partial(atsa, "-ours")),
     (ATSA, "### Continuous actions", continuous),
     ("docs/methods/model_based.md", "## What it is worth", continuous),
     (EIR, "The published game, actors", partial(byzantine, "toy")),
