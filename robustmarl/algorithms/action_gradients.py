@@ -235,7 +235,7 @@ class ActionGradients(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         obs = batch.obs
         modules = cast(nn.ModuleList, self._target.module)
         actors, critic = cast(Agents, modules[0]), modules[1]
-        act = actors.unroll(obs.seen, self.last_act(batch.act, terminal=True))[0][:, 1:]
+        act = actors.unroll(obs.seen, self.last_act(batch, terminal=True))[0][:, 1:]
         alive = obs.alive[:, 1:]
         if not self.spec.continuous:
             act = act.masked_fill(~obs.mask[:, 1:], MASKED).argmax(dim=-1)
@@ -265,7 +265,7 @@ class ActionGradients(OffPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
     def _actor_step(self, batch: JointBatch, state: Tensor, taken: Tensor, alive: Tensor) -> Tensor:
         """Step on the actor's loss and return it; R valid steps (R, S), (R, N, A), (R, N)."""
         obs, valid = batch.obs, batch.valid
-        last_act = self.last_act(batch.act, terminal=False)
+        last_act = self.last_act(batch, terminal=False)
         output, before = self.policy.network.unroll(obs.seen[:, :-1], last_act)
         output, mask = output[valid], obs.mask[:, :-1][valid]
         chosen, counted = output, alive.unsqueeze(-1).expand_as(output)

@@ -91,10 +91,11 @@ class ActionCritics(TeamAlgorithm):
     def _state(self, obs: JointObs) -> Tensor:
         return joint_state(obs.state, self.spec)
 
-    def _outputs(self, obs: JointObs, act: Tensor) -> ActorOutputs:
+    def _outputs(self, batch: JointBatch) -> ActorOutputs:
         """Return what the actors make of the whole episodes, with gradient."""
-        last_act = self.last_act(act, terminal=True)
-        logits, before = self.policy.network.unroll(obs.seen, last_act)
+        obs, last_act = batch.obs, self.last_act(batch, terminal=True)
+        network = self.policy.network
+        logits, before = network.unroll(obs.seen, last_act, hidden=batch.hidden_before)
         return ActorOutputs(logits.masked_fill(~obs.mask, MASKED), before, last_act)
 
     def _actor_step(

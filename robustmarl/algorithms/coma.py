@@ -64,6 +64,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         (20, 100)
     """
 
+    takes_segments = True
     additive_advantages = False
     critic_steps: Tensor
 
@@ -135,7 +136,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         obs, act = batch.obs, batch.act
         with torch.no_grad():
             if logits is None:
-                logits = self._outputs(obs, act).logits
+                logits = self._outputs(batch).logits
             # After a time limit nothing was played: the likeliest actions stand for the others',
             # and each agent's expected value for its own.
             final = torch.arange(len(act), device=act.device), batch.valid.sum(1)
@@ -153,7 +154,7 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
         """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
         obs, valid = batch.obs, batch.valid
-        outputs = self._outputs(obs, batch.act)
+        outputs = self._outputs(batch)
         # Padding is half of a batch and more once episodes get shorter: critics skip it.
         state, seen = self._state(obs)[:, :-1][valid], obs.seen[:, :-1][valid]
         act = batch.act[valid]

@@ -251,7 +251,7 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         """Return what targets are made of, by the target's critic and the present actors."""
         obs, act = batch.obs, batch.act
         if logits is None:
-            logits = self._outputs(obs, act).logits
+            logits = self._outputs(batch).logits
         logp = torch.log_softmax(logits, dim=-1)
         q, weights = self._target(self._state(obs), obs.seen)
         q_taken = at_actions(q[:, :-1], act)
@@ -301,7 +301,7 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         recent, self._recent = self._recent, None
-        outputs = self._outputs(recent.obs, recent.act)
+        outputs = self._outputs(recent)
         on_target = self.on_policy_targets(recent, outputs.logits.detach())
         off_target = self.off_policy_targets(batch) if self.off_policy_weight > 0.0 else None
         for _ in range(self.critic_steps):

@@ -77,6 +77,7 @@ class EIRMAPPO(MAPPO):
         (20, 100)
     """
 
+    takes_segments = False  # adaptive types and intervals of victims go by whole episodes
     slot_kind: ClassVar[SlotKind] = "belief"
     policy: TypedPolicy
 

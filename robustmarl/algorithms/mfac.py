@@ -115,6 +115,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         (20, 100)
     """
 
+    takes_segments = True
     policy: MeanFieldPolicy
 
     def __init__(
@@ -193,7 +194,7 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
     def mean_actions(self, batch: JointBatch) -> Tensor:
         """Return the neighbours' mean actions of the step before each, (B, T+1, N, A)."""
-        before = last_actions(batch.act, terminal=True)
+        before = last_actions(batch.act, terminal=True, before=batch.act_before)
         return self.policy.mean_action(before, batch.obs.alive, batch.obs.obs)
 
     def target_policy(self, batch: JointBatch, mean: Tensor) -> Tensor:
@@ -203,8 +204,8 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
         """
         (actor, _), obs = self._target_networks(), batch.obs
         side = {} if actor.mean_table is None else {"mean_act": mean}
-        last_act = self.last_act(batch.act, terminal=True)
-        logits, _ = unroll_rows(actor, obs.seen, last_act, side, self._asked(batch))
+        last_act, asked = self.last_act(batch, terminal=True), self._asked(batch)
+        logits, _ = unroll_rows(actor, obs.seen, last_act, side, asked, batch.hidden_before)
         return torch.softmax(logits.masked_fill(~obs.mask, MASKED), dim=-1)
 
     def _asked(self, batch: JointBatch) -> Tensor:
@@ -281,8 +282,9 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
             acting=living,
             # A team's reward goes on for its dead, and targets ask for their values.
             valued=batch.earning(self.reward).expand_as(living),
-            last_act=self.last_act(batch.act, terminal=False),
+            last_act=self.last_act(batch, terminal=False),
             side={"mean_act": means[:, :-1]} if reads_mean else {},
+            hidden=batch.hidden_before,
             critic_mean=critic_mean[:, :-1],
             target=target,
             following=following,
@@ -300,7 +302,12 @@ class MFAC(OnPolicyTeam, LaggedNetworkPolyakUpdateAlgorithmMixin):
 
         network = self.policy.network
         logits, before = unroll_rows(
-            network, samples.seen, samples.last_act, samples.side, samples.acting
+            network,
+            samples.seen,
+            samples.last_act,
+            samples.side,
+            samples.acting,
+            samples.hidden,
         )
         logp = torch.log_softmax(logits.masked_fill(~samples.mask, MASKED), dim=-1)
         policy = logp.exp()

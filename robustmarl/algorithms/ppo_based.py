@@ -80,6 +80,7 @@ class PPOBased(OnPolicyTeam):
         seed: of the minibatches.
     """
 
+    takes_segments = True
     policy: ActorPolicy
     normalizer: ValueNormalizer | None
 
@@ -241,6 +242,7 @@ class PPOBased(OnPolicyTeam):
     ) -> _PPOSamples:
         """Return what is learned of ``batch``; the arguments are those of :meth:`learn_from`."""
         obs, acting = batch.obs, self.learning_rows(batch)
+        recurrent = self.policy.network.recurrent
         valued = self.valuation.rows(batch, returns, acting)
         samples = _PPOSamples(
             seen=obs.seen[:, :-1],
@@ -253,16 +255,18 @@ class PPOBased(OnPolicyTeam):
             returns=self.valuation.targets(returns, valued),
             acting=acting,
             valued=valued,
-            last_act=self.last_act(batch.act, terminal=False),
+            last_act=self.last_act(batch, terminal=False),
             side={name: values[:, :-1] for name, values in side.items()},
+            hidden=batch.hidden_before if recurrent else None,
         )
         # Without memory a step needs no history: minibatches are of steps, and padding is dropped.
-        return samples if self.policy.network.recurrent else samples.steps(batch.valid)
+        return samples if recurrent else samples.steps(batch.valid)
 
     def _step(self, samples: _PPOSamples) -> Tensor:
         """Take one step of actor and critic; return the figures that :meth:`learn_from` names."""
         acting, side = samples.acting, samples.side
-        output, before = self.policy.network.unroll(samples.seen, samples.last_act, side)
+        network = self.policy.network
+        output, before = network.unroll(samples.seen, samples.last_act, side, samples.hidden)
         if not self.spec.continuous:
             output = output.masked_fill(~samples.mask, MASKED)
         logp = self.policy.log_prob(output, samples.act)

@@ -121,7 +121,7 @@ class ValueBased(OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
         obs, act = batch.obs, batch.act
         network = self.policy.network
-        last_act = self.last_act(act, terminal=True)
+        last_act = self.last_act(batch, terminal=True)
         q, before = network.unroll(obs.seen, last_act)
         values = AgentValues(q[:, :-1], obs.mask[:, :-1], act)
         state = joint_state(obs.state, self.spec)

@@ -1,4 +1,4 @@
-"""Whole episodes in preallocated tensors."""
+"""Whole episodes, or pieces of them, in preallocated tensors."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ from robustmarl._checks import check, check_int, check_kind, check_usable
 from robustmarl._seeding import stream_seed
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
 
-__all__ = ["OBS_KEYS", "EpisodeBuffer"]
+__all__ = ["BEFORE_KEYS", "OBS_KEYS", "EpisodeBuffer"]
 
 OBS_KEYS = ("obs", "seen", "mask", "state", "alive")
 """Keys with T+1 entries per episode: the terminal observation is kept."""
 
+BEFORE_KEYS = ("hidden_before", "act_before")
+"""Keys with one entry per piece of an episode: what was brought along from before it."""
+
 
 class EpisodeBuffer(ReplayBuffer):
-    """A ring of episodes of one team, (capacity, T or T+1, ...) per key.
+    """A ring of episodes of one team, or of pieces of them, (capacity, T or T+1, ...) per key.
 
     ``seen`` aliases ``obs`` until an episode comes in which something perturbed observations.
     Keys it has not seen before (``logp``, ``types``, ...) are allocated when first added.
 
     Args:
         spec: the team's.
-        episodes: capacity in episodes, >= 1; 5000 is what PyMARL keeps.
+        episodes: capacity in episodes or pieces, >= 1; 5000 is what PyMARL keeps.
+        steps: of the longest, >= 1; None is the horizon, so that it holds whole episodes.
         max_bytes: capacity in bytes instead; None uses ``episodes``.
         device: where the tensors live.
         seed: of the sampling stream.
@@ -53,6 +57,7 @@ class EpisodeBuffer(ReplayBuffer):
         spec: TeamSpec,
         episodes: int = 5000,
         *,
+        steps: int | None = None,
         max_bytes: int | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -60,10 +65,11 @@ class EpisodeBuffer(ReplayBuffer):
         check_kind("EpisodeBuffer.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
         seed = check_int("EpisodeBuffer.seed", seed, 0)
         self.spec, self.device = spec, check_usable("EpisodeBuffer.device", device)
-        episode_bytes = self.bytes_per_episode(spec)
+        self.steps = spec.horizon if steps is None else check_int("EpisodeBuffer.steps", steps, 1)
+        episode_bytes = self.bytes_per_episode(spec, self.steps)
         if max_bytes is not None:
             max_bytes = check_int("EpisodeBuffer.max_bytes", max_bytes, 1)
-            rule = f">= {episode_bytes}, one episode of {spec.horizon} steps"
+            rule = f">= {episode_bytes}, one episode of {self.steps} steps"
             check(max_bytes >= episode_bytes, "EpisodeBuffer.max_bytes", rule, max_bytes)
             episodes = max_bytes // episode_bytes
         self.capacity = episodes = check_int("EpisodeBuffer.episodes", episodes, 1)
@@ -85,11 +91,12 @@ class EpisodeBuffer(ReplayBuffer):
         self._perturbed = False
 
     @staticmethod
-    def bytes_per_episode(spec: TeamSpec) -> int:
-        """Return what one episode of ``spec.horizon`` steps takes, attacked and on-policy."""
+    def bytes_per_episode(spec: TeamSpec, steps: int | None = None) -> int:
+        """Return what one episode takes, attacked and on-policy, of ``steps`` or the horizon."""
+        steps = spec.horizon if steps is None else steps
         step = spec.empty(1)
         seen, logp = step["obs"].nbytes, step["rew_agents"].nbytes  # of the same sizes
-        return (sum(values.nbytes for values in step.values()) + seen + logp) * (spec.horizon + 1)
+        return (sum(values.nbytes for values in step.values()) + seen + logp) * (steps + 1)
 
     def __len__(self) -> int:
         return self._count
@@ -115,6 +122,7 @@ class EpisodeBuffer(ReplayBuffer):
         first: NDArray[np.int64],
         lengths: NDArray[np.int64],
         whole: Mapping[str, NDArray[np.generic]] | None = None,
+        before: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Copy episodes of ticks in a ring of R, (R, E, ...), that holds a whole one: R > T.
 
@@ -125,6 +133,8 @@ class EpisodeBuffer(ReplayBuffer):
             first: the ticks at which these episodes began, in [0, R), (K,).
             lengths: their numbers of steps, (K,).
             whole: further arrays of these episodes alone, (K, L, ...), L at most T+1.
+            before: where they are pieces of episodes, what was brought along from before them,
+                (E, ...), by names of ``BEFORE_KEYS``.
         """
         skip = max(0, len(rows) - self.capacity)
         rows, first, lengths = rows[skip:], first[skip:], lengths[skip:]
@@ -132,7 +142,7 @@ class EpisodeBuffer(ReplayBuffer):
         if "seen" in ring and not self._perturbed:
             self._perturbed = True
             if "seen" not in self.data:
-                self.data["seen"] = self._allocate(ring["seen"])
+                self.data["seen"] = self._allocate("seen", ring["seen"])
             if self._count:
                 self.data["seen"].copy_(self.data["obs"])
         on_cpu = self.device.type == "cpu"
@@ -142,7 +152,7 @@ class EpisodeBuffer(ReplayBuffer):
         for key, values in ring.items():
             last = int(key in OBS_KEYS)  # one entry more than steps
             if key not in self.data:
-                self.data[key] = self._allocate(values)
+                self.data[key] = self._allocate(key, values)
             if on_cpu and isinstance(values, np.ndarray):  # slices cost a fraction of index lists
                 held = self.data[key].numpy()
                 for slot, row, begin, length in places:
@@ -158,12 +168,17 @@ class EpisodeBuffer(ReplayBuffer):
                 self.data[key][slots, :entries] = episodes.to(self.device)
         for key, array in (whole or {}).items():
             if key not in self.data:
-                self.data[key] = self._allocate(array)
+                self.data[key] = self._allocate(key, array)
             if on_cpu:
                 self.data[key].numpy()[slots, : array.shape[1]] = array[skip:]
             else:
                 episodes = torch.from_numpy(array[skip:]).to(self.device)
                 self.data[key][slots, : array.shape[1]] = episodes
+        for key, brought in (before or {}).items():
+            if key not in self.data:
+                self.data[key] = self._allocate(key, brought)
+            of_rows = brought[torch.from_numpy(rows).to(brought.device)]
+            self.data[key][slots] = of_rows.to(self.device)
         if self._perturbed and "seen" not in ring:
             self.data["seen"][slots] = self.data["obs"][slots]
         if on_cpu:
@@ -204,7 +219,7 @@ class EpisodeBuffer(ReplayBuffer):
         lengths = self.lengths[index]
         steps = int(lengths.max())
         obs: dict[str, Tensor] = {}
-        of_steps: dict[str, Tensor] = {}
+        others: dict[str, Tensor] = {}
         records: dict[str, dict[str, Tensor]] = {}
         for key, values in self.data.items():
             if key == "seen" and not self._perturbed:
@@ -212,13 +227,15 @@ class EpisodeBuffer(ReplayBuffer):
             perturber, slash, name = key.rpartition("/")
             if key in OBS_KEYS:
                 obs[key] = values[:, : steps + 1][index]
+            elif key in BEFORE_KEYS:
+                others[key] = values[index]
             elif slash:
                 records.setdefault(perturber, {})[name] = values[:, :steps][index]
             else:
-                of_steps[key] = values[:, :steps][index]
+                others[key] = values[:, :steps][index]
         obs.setdefault("seen", obs["obs"])
         valid = torch.arange(steps, device=self.device) < lengths[:, None]
-        return JointBatch(obs=JointObs(**obs), valid=valid, records=records, **of_steps)
+        return JointBatch(obs=JointObs(**obs), valid=valid, records=records, **others)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the held episodes, oldest first, and the sampling stream."""
@@ -241,14 +258,18 @@ class EpisodeBuffer(ReplayBuffer):
         slots = (torch.arange(count) + (self._next - count)) % self.capacity
         self.data = {}
         for key, values in state["data"].items():
-            self.data[key] = self._allocate(values)
+            self.data[key] = self._allocate(key, values)
             self.data[key][slots] = values.to(self.device)
         self.lengths[slots] = state["lengths"].to(self.device)
         self._rng.bit_generator.state = cast("dict[str, Any]", _text_as_integers(state["rng"]))
 
-    def _allocate(self, like: NDArray[np.generic] | Tensor) -> Tensor:
-        """Return zeros (capacity, T+1, ...) for values of which ``like`` are some, (K, T, ...)."""
-        shape = (self.capacity, self.spec.horizon + 1, *like.shape[2:])
+    def _allocate(self, key: str, like: NDArray[np.generic] | Tensor) -> Tensor:
+        """Return zeros (capacity, T+1, ...) for values of which ``like`` are some, (K, T, ...).
+
+        Of what is brought along from before a piece they are (capacity, ...) for (K, ...).
+        """
+        one = like.shape[1:] if key in BEFORE_KEYS else (self.steps + 1, *like.shape[2:])
+        shape = (self.capacity, *one)
         return torch.zeros(shape, dtype=torch.as_tensor(like).dtype, device=self.device)
 
 

@@ -1,7 +1,8 @@
-"""Playing whole episodes in E environments at once, with hooks around every step."""
+"""Playing episodes in E environments at once, whole or in segments, with hooks at every step."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -17,11 +18,12 @@ from tianshou.env import BaseVectorEnv
 from tianshou.utils.torch_utils import torch_train_mode
 from torch import Tensor, nn
 
-from robustmarl._checks import check, check_has, check_int, check_kind, speaking_for
+from robustmarl._checks import check, check_flag, check_has, check_int, check_kind, speaking_for
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data.adapted import AnyPolicy, as_controller
 from robustmarl.data.buffer import EpisodeBuffer
+from robustmarl.data.carried import Carried
 from robustmarl.data.controllers import Counting
 from robustmarl.data.guards import DeviceGuards, Guards, HostGuards
 from robustmarl.data.ledger import (
@@ -33,7 +35,7 @@ from robustmarl.data.ledger import (
     Plan,
 )
 from robustmarl.data.opponents import Opponents, Pick, masked, restarted
-from robustmarl.data.staging import HostStaging, Staging, TensorStaging, Values, flush
+from robustmarl.data.staging import HostStaging, Staging, TensorStaging, Values, flush, store
 from robustmarl.data.stats import Tally, TeamCollectStats
 from robustmarl.joint import StepContext, TeamSpec, VectorEngine
 from robustmarl.perturbers.base import Perturber
@@ -46,12 +48,19 @@ _SELECT = stream_id("select")
 
 
 class JointCollector(BaseCollector[TeamCollectStats]):
-    """Collects whole episodes of one team into an :class:`EpisodeBuffer`.
+    """Collects episodes of one team into an :class:`EpisodeBuffer`, whole or in segments.
 
     In a step: perturbers' ``on_obs`` and ``shown`` -> policy -> ``on_logits`` -> sample and
     explore -> ``on_act`` -> environment. Terminal observations pass ``on_obs`` too. Episode k is
     a function of (seed, k) and the policy, however many environments play side by side, and
     every episode begun is finished and counted, so short ones are not favoured.
+
+    With ``segments`` a collection plays all environments for the same number of ticks, and cuts
+    off what is under way: the next one goes on with it, states, memory and perturbers included.
+    The last observation is shown once: agents act on it in the next collection. A tick steps every
+    environment but those that show their episode's last observation. Figures are of episodes that
+    ended, from their first step on. What is cut off goes into the buffer as pieces, in which
+    observations, ``seen`` ones too, reach one step further than actions, as at a time limit.
 
     Where policy and engine share an accelerator the host waits for it once in a few ticks only:
     episodes are handed to the buffer, and errors raised, that much later. Perturbers may then be
@@ -66,9 +75,11 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         perturb: attacks (on all agents) or perturbers, applied in this order to what the agents
             see, and in the reverse order to what they do.
         seed: of the episodes and of everything drawn while collecting.
+        segments: let episodes go on from one collection to the next; False plays whole ones.
 
     Raises:
-        ValueError: if the policy does not fit the team, or a team has no controller.
+        ValueError: if the policy does not fit the team, a team has no controller, or the buffer
+            holds no whole episodes.
 
     Example:
         >>> from robustmarl import algorithms, data, envs, joint
@@ -91,6 +102,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         opponents: Mapping[str, AnyPolicy] | None = None,
         perturb: Sequence[ObsAttack | Perturber] = (),
         seed: int = 0,
+        segments: bool = False,
         _deferred: bool | None = None,  # whether to keep the books on the device; for tests
     ) -> None:
         rule, remedy = "an engine of environments", "Write envs.vector.vector_env(make_env, 8)."
@@ -125,6 +137,12 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self.controller.check_spec(self.spec)
         if buffer is not None and (difference := buffer.spec.describe_difference(self.spec)):
             raise ValueError(f"JointCollector.buffer must be for this team, got {difference}.")
+        segments = check_flag("JointCollector.segments", segments)
+        self._carried = Carried(self.spec, len(env), segments)
+        if buffer is not None and not segments:
+            rule = f"of {self.spec.horizon} steps, for whole episodes"
+            whole = buffer.steps >= self.spec.horizon
+            check(whole, "JointCollector.buffer", rule, buffer.steps, "Leave its steps out.")
         self._engine_device = env.tensors["obs"].device
         self._pick = Pick(env.spec, self.team, self._engine_device)
         self.stack = PerturberStack(listed("JointCollector.perturb", perturb))
@@ -176,7 +194,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         """Accept any :class:`EpisodeBuffer`: it has no sub-buffer per environment."""
 
     def _validate_n_step_n_episode(self, n_episode: int | None, n_step: int | None) -> None:
-        """Take one of the two; steps need be no multiple of E, since episodes are whole."""
+        """Take one of the two; steps need be no multiple of E where episodes are whole."""
         either = (n_step is None) != (n_episode is None)
         rule = "given either n_step or n_episode"
         check(either, "JointCollector.collect", rule, {"n_step": n_step, "n_episode": n_episode})
@@ -189,7 +207,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         reset_stats: bool = True,
         gym_reset_kwargs: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """Forget the buffer if asked; episodes always begin anew in :meth:`collect`."""
+        """Forget the buffer if asked; episodes begin anew in the next :meth:`collect`."""
+        self._carried.context = None
         if reset_buffer:
             self.reset_buffer()
         if reset_stats:
@@ -215,11 +234,12 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
         Args:
             n_step: environment steps, >= 1; mutually exclusive with ``n_episode``. No more
-                episodes than the buffer holds are begun.
-            n_episode: episodes, >= 1.
+                episodes than the buffer holds are begun. For segments so many together in all
+                environments, of which the ticks that show last observations are a part.
+            n_episode: episodes, >= 1; none for segments.
             random: refused; use :class:`RandomController`.
             render: refused; use ``evaluation.rollout``.
-            reset_before_collect: without effect, episodes always begin anew.
+            reset_before_collect: without effect; :meth:`reset` lets episodes begin anew.
             gym_reset_kwargs: refused; seeds come from ``seed``.
         """
         self._validate_n_step_n_episode(n_episode, n_step)
@@ -248,26 +268,42 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         limit = n_episode
         if limit is None and self._store is not None:
             limit = self._store.capacity  # none of them may push out another
-        ledger, self._tally = self._ledger, Tally()
+        ledger, self._tally, left = self._ledger, Tally(), math.inf  # ticks
+        if self._carried.segments:
+            left, n_step = self._carried.ticks(n_step, self._store), None
+        context = self._carried.take()
+        if context is None:
+            ledger.forget()
+            self._carried.note(self._last_act, self._hidden)
+        elif limit is not None:
+            limit -= len(self.engine)  # so many pieces may be under way
         ledger.open(Plan(self.seed, self.episodes_begun, limit, n_step))
         self._guards.open()
         self._opponents.open()
         while True:
-            begun = ledger.admit(self._staging.now)
-            if begun is not None:
-                self._begin(begun)
-            if ledger.over:
+            if context is None:
+                begun = ledger.admit(self._staging.now)
+                if begun is not None:
+                    self._begin(begun)
+                if ledger.over:
+                    break
+                context = self._show(left == 0)
+            if left == 0:
+                self._cut(context)
                 break
-            self._tick()
+            if ledger.any_playing():
+                self._play(context)
+            self._staging.turn()
+            context, left = None, left - 1
+        stats = self._tally.stats(self.spec.metrics, ledger.played)
         if self._training and isinstance(self.controller, Counting):
             self.controller.count("env_steps", ledger.played)
-            self.controller.count("episodes", ledger.begun)
-        stats = self._tally.stats(self.spec.metrics, ledger.played)
+            self.controller.count("episodes", stats.n_collected_episodes)
         stats.counters = self.stack.counters()
         stats.earned = self._opponents.earned(stats.n_collected_episodes)
         self.episodes_begun += ledger.begun
         self.collect_step += ledger.played
-        self.collect_episode += ledger.begun
+        self.collect_episode += stats.n_collected_episodes
         return stats
 
     def state_dict(self) -> dict[str, int]:
@@ -285,28 +321,37 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._last_act = restarted(self._last_act, mask, 0 if self.spec.continuous else -1)
         if self._hidden is not None:
             self._hidden = restarted(self._hidden, mask, 0)
+        self._carried.begin(mask)
         self._opponents.begin(begun.mask)
         device = self._engine_device
         self.engine.begin(begun.mask.to(device), begun.seeds.to(device))
 
-    def _tick(self) -> None:
-        """Show all environments, hand over those that have ended, and step the others."""
+    def _show(self, last: bool) -> StepContext:
+        """Show all environments, and hand over those that have ended."""
         context = self._context(self._pick, self._last_act, self._hidden)
         if len(self.stack):
             context.observed = self._observed(context)
         self.stack.show(context)
         if self._store is not None:
             self._staging.put(self._shown(context))
-        ended = self._ledger.settle()
+        ended = self._ledger.settle(last)
         if ended is not None:
             self._guards.settle()
             self._opponents.settle()
             if len(ended.rows):
-                returns = flush(self._staging, ended, self.spec, self._store)
+                before = self._carried.before
+                returns = flush(self._staging, ended, self.spec, self._store, before)
                 self._tally.add(ended, returns)
-        if self._ledger.any_playing():
-            self._play(context)
-        self._staging.turn()
+        return context
+
+    def _cut(self, context: StepContext) -> None:
+        """Hand over what is under way; where anything is, it goes on from ``context``."""
+        piece = self._ledger.cut()
+        if len(piece.rows):
+            if self._store is not None:
+                store(self._staging, piece, self.spec, self._store, self._carried.before)
+            self._carried.note(self._last_act, self._hidden)
+            self._carried.context = context
 
     def _play(self, context: StepContext) -> None:
         """Choose actions, step what is live, and keep what came of it."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustmarl._seeding import episode_keys
-from robustmarl.data.staging import Ended
+from robustmarl.data.staging import Ended, Piece
 from robustmarl.joint import VectorEngine
 
 __all__ = ["TICKS_PER_READING", "Begun", "DeviceLedger", "HostLedger", "Ledger", "Plan"]
@@ -70,8 +70,11 @@ class Ledger(Protocol):
     begun: int
     over: bool
 
+    def forget(self) -> None:
+        """Leave all episodes as they are: no environment has one any more."""
+
     def open(self, plan: Plan) -> None:
-        """Begin a collection; no environment has an episode yet."""
+        """Begin a collection, in which episodes that are under way go on."""
 
     def admit(self, now: int) -> Begun | None:
         """Give episodes that begin with tick ``now`` to free environments; None for none."""
@@ -79,10 +82,16 @@ class Ledger(Protocol):
     def steps(self) -> Tensor:
         """Return steps since each episode began, int64 (E,), which do not change any more."""
 
-    def settle(self) -> Ended | None:
+    def settle(self, last: bool = False) -> Ended | None:
         """Free the environments that show an end; return which are known to have done so.
 
-        None where that was not looked up, or none has.
+        None where that was not looked up, which it is in a segment's ``last`` tick, or none has.
+        """
+
+    def cut(self) -> Piece:
+        """Return what episodes under way have played since they began, or were cut last.
+
+        That may be no step yet. It follows a :meth:`settle` of the last tick.
         """
 
     def any_playing(self) -> bool:
@@ -109,6 +118,7 @@ class HostLedger:
         self._live = np.zeros(size, np.bool_)
         self._terminal = np.zeros(size, np.bool_)
         self._steps, self._first = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        self._handed = np.zeros(size, np.int64)  # of the steps, those that were cut off
         self._numbers, self._keys = np.zeros(size, np.int64), np.zeros(size, np.int64)
         self.live, self.terminal = torch.from_numpy(self._live), torch.from_numpy(self._terminal)
         self.keys = torch.from_numpy(self._keys)
@@ -118,11 +128,14 @@ class HostLedger:
         if terminated.device.type == "cpu":
             self._views = terminated.numpy(), truncated.numpy()  # taken once, on the CPU
 
+    def forget(self) -> None:
+        """See :class:`Ledger`."""
+        self._live[:] = self._terminal[:] = False
+        self._busy = 0
+
     def open(self, plan: Plan) -> None:
         """See :class:`Ledger`."""
         self._plan, self.played, self.begun, self.over = plan, 0, 0, False
-        self._live[:] = self._terminal[:] = False
-        self._busy = 0
 
     def admit(self, now: int) -> Begun | None:
         """See :class:`Ledger`."""
@@ -143,7 +156,7 @@ class HostLedger:
         mask[rows] = True
         seeds = _reset_seeds(plan.seed, torch.from_numpy(self._numbers))
         np.copyto(self._keys, _keys_of_first(seeds).numpy(), where=mask)
-        self._steps[rows], self._first[rows] = 0, now
+        self._steps[rows], self._handed[rows], self._first[rows] = 0, 0, now
         self._live[rows] = True
         return Begun(torch.from_numpy(mask), seeds)
 
@@ -151,7 +164,7 @@ class HostLedger:
         """See :class:`Ledger`."""
         return torch.from_numpy(self._steps.copy())
 
-    def settle(self) -> Ended | None:
+    def settle(self, last: bool = False) -> Ended | None:
         """See :class:`Ledger`."""
         rows = self._terminal.nonzero()[0]
         if not len(rows):
@@ -163,12 +176,21 @@ class HostLedger:
         return Ended(
             rows=rows,
             first=self._first[rows],
+            steps=np.zeros_like(rows),
             lengths=self._steps[rows],
-            numbers=self._numbers[rows],
             terminated=terminated[rows],
             truncated=truncated[rows],
+            numbers=self._numbers[rows],
+            handed=self._handed[rows],
             metrics=metrics[rows],
         )
+
+    def cut(self) -> Piece:
+        """See :class:`Ledger`."""
+        rows = self._live.nonzero()[0]
+        piece = _cut(rows, self._first[rows], self._steps[rows], self._handed[rows])
+        self._handed[rows] = self._steps[rows]
+        return piece
 
     def any_playing(self) -> bool:
         """See :class:`Ledger`."""
@@ -209,24 +231,29 @@ class DeviceLedger:
         self.live = torch.zeros(size, dtype=torch.bool, device=device)
         self.terminal = torch.zeros_like(self.live)
         self.keys, self._steps = numbers(size), numbers(size)
-        self._first, self._numbers = numbers(size), numbers(size)
+        self._first, self._numbers, self._handed = numbers(size), numbers(size), numbers(size)
         self._played, self._begun = numbers(), numbers()  # scalars that only the device knows
         # what is to be read: one entry per tick
         self._noted, ticks = 0, TICKS_PER_READING
         self._log_ended = torch.zeros(ticks, size, dtype=torch.bool, device=device)
-        self._log_numbers = numbers(ticks, 3, size)  # first tick, length, number of the episode
+        self._log_numbers = numbers(ticks, 4, size)  # see `settle`
         self._log_ends = {
             key: values.new_zeros(ticks, *values.shape)
             for key, values in engine.tensors.items()
             if key in ("terminated", "truncated", "metrics")
         }
 
+    def forget(self) -> None:
+        """See :class:`Ledger`."""
+        self.live.zero_()
+        self.terminal.zero_()
+
     def open(self, plan: Plan) -> None:
         """See :class:`Ledger`."""
         self._plan, self.played, self.begun, self.over = plan, 0, 0, False
         self._noted = 0
-        for values in (self.live, self.terminal, self._played, self._begun):
-            values.zero_()
+        self._played.zero_()
+        self._begun.zero_()
 
     def admit(self, now: int) -> Begun | None:
         """See :class:`Ledger`."""
@@ -245,6 +272,7 @@ class DeviceLedger:
         seeds = _reset_seeds(plan.seed, numbers)
         self.keys = torch.where(mask, _keys_of_first(seeds), self.keys)
         self._steps = self._steps.masked_fill(mask, 0)
+        self._handed = self._handed.masked_fill(mask, 0)
         self._first = self._first.masked_fill(mask, now)
         self.live |= mask
         return Begun(mask, seeds)
@@ -253,17 +281,26 @@ class DeviceLedger:
         """See :class:`Ledger`."""
         return self._steps  # replaced, never written into
 
-    def settle(self) -> Ended | None:
+    def settle(self, last: bool = False) -> Ended | None:
         """See :class:`Ledger`."""
         tick = self._noted
         self._log_ended[tick] = self.terminal
-        self._log_numbers[tick] = torch.stack([self._first, self._steps, self._numbers])
+        known = [self._first, self._steps, self._numbers, self._handed]
+        self._log_numbers[tick] = torch.stack(known)
         for key, log in self._log_ends.items():
             log[tick] = self._tensors[key]
         self.live &= ~self.terminal
         self.terminal.zero_()
         self._noted += 1
-        return self._read() if self._noted == TICKS_PER_READING else None
+        return self._read() if last or self._noted == TICKS_PER_READING else None
+
+    def cut(self) -> Piece:
+        """See :class:`Ledger`."""
+        known = torch.stack([self.live.long(), self._first, self._steps, self._handed])
+        live, first, steps, handed = known.cpu().numpy()
+        rows = live.nonzero()[0]
+        self._handed = self._steps
+        return _cut(rows, first[rows], steps[rows], handed[rows])
 
     def any_playing(self) -> bool:
         """See :class:`Ledger`."""
@@ -279,16 +316,41 @@ class DeviceLedger:
 
     def _read(self) -> Ended:
         """Wait for the device, and return what ended since the last time."""
-        plan, self._noted = self._plan, 0
+        plan, noted, self._noted = self._plan, self._noted, 0
         counts = torch.stack([self._played, self._begun, self.live.sum()])
         self.played, self.begun, living = counts.tolist()
         more = plan.steps is None or self.played < plan.steps
         more = more and (plan.episodes is None or self.begun < plan.episodes)
         self.over = living == 0 and not more
-        ticks, rows = self._log_ended.cpu().numpy().nonzero()
-        first, lengths, numbers = self._log_numbers.cpu().numpy()[ticks, :, rows].T
+        ticks, rows = self._log_ended[:noted].cpu().numpy().nonzero()
+        first, lengths, numbers, handed = self._log_numbers.cpu().numpy()[ticks, :, rows].T
         ends = {key: log.cpu().numpy()[ticks, rows] for key, log in self._log_ends.items()}
-        return Ended(rows=rows, first=first, lengths=lengths, numbers=numbers, **ends)
+        return Ended(
+            rows=rows,
+            first=first,
+            steps=np.zeros_like(rows),
+            lengths=lengths,
+            numbers=numbers,
+            handed=handed,
+            **ends,
+        )
+
+
+def _cut(
+    rows: NDArray[np.int64],
+    first: NDArray[np.int64],
+    steps: NDArray[np.int64],
+    handed: NDArray[np.int64],
+) -> Piece:
+    """Return what of episodes under way, (K,), was not handed over yet."""
+    return Piece(
+        rows=rows,
+        first=first + handed,
+        steps=handed,
+        lengths=steps - handed,
+        terminated=np.zeros(len(rows), np.bool_),
+        truncated=np.ones(len(rows), np.bool_),
+    )
 
 
 def _reset_seeds(seed: int, numbers: Tensor) -> Tensor:

@@ -148,10 +148,13 @@ class Opponents:
             self._earned += torch.where(live[:, None], rewards, 0.0).sum(dim=0)
 
     def earned(self, episodes: int) -> dict[str, float]:
-        """Return what each team earned in this collection, as a mean over so many episodes."""
+        """Return what each team earned in this collection, as a mean over so many episodes.
+
+        In a segment in which none ended, the sum.
+        """
         if not self._compares:
             return {}
-        per_agent = self._earned.cpu() / episodes
+        per_agent = self._earned.cpu() / max(episodes, 1)
         return {
             name: float(per_agent[list(indices)].sum())
             for name, indices in self._spec.teams.items()

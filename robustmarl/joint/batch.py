@@ -1,4 +1,4 @@
-"""Episodes of one team as a learner samples them."""
+"""Episodes of one team, or pieces of them, as a learner samples them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,11 @@ class JointObs:
 
 @dataclass(frozen=True, kw_only=True)
 class JointBatch:
-    """B episodes of at most T steps of one team with N agents.
+    """B episodes of at most T steps of one team with N agents; or pieces of episodes.
+
+    A piece that ends where its segment does is ``truncated`` like an episode at a time limit: the
+    value of the observation after it bootstraps, as the agents saw that. What comes before it is
+    in ``hidden_before`` and ``act_before``.
 
     Attributes:
         obs: observations, (B, T+1, ...) each.
@@ -47,11 +51,15 @@ class JointBatch:
         rew: the team's reward, (B, T).
         rew_agents: the agents' own, (B, T, N).
         terminated: whether a step ended its episode for good, bool (B, T).
-        truncated: whether it was cut off, by a time limit: values bootstrap, bool (B, T).
+        truncated: whether it was cut off, by a time limit or where a segment ends: values
+            bootstrap, bool (B, T).
         valid: which steps were played, bool (B, T); the others are padding.
         logp: on-policy, the log-probability of ``act`` when it was drawn, (B, T, N), or None.
         act_intended: what the policy chose, like ``act``, where ``on_act`` hooks were; or None.
         act_exec: what the environment was given, likewise.
+        hidden_before: of pieces, the policy's memory before the first step, (B, N, H), or None.
+        act_before: of pieces, the actions before the first step, like ``last_act`` of
+            :class:`StepContext`, (B, N) or (B, N, A), or None.
         records: what each perturber recorded, by its name in the stack, (B, T, ...) each; and as
             ``policy`` what the policy acted on beside observations.
     """
@@ -66,6 +74,8 @@ class JointBatch:
     logp: Tensor | None = None
     act_intended: Tensor | None = None
     act_exec: Tensor | None = None
+    hidden_before: Tensor | None = None
+    act_before: Tensor | None = None
     records: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -155,12 +165,19 @@ def at_actions(values: Tensor, act: Tensor) -> Tensor:
     return values.gather(-1, act.unsqueeze(-1)).squeeze(-1)
 
 
-def last_actions(act: Tensor, *, terminal: bool) -> Tensor:
+def last_actions(act: Tensor, *, terminal: bool, before: Tensor | None = None) -> Tensor:
     """Return the action before each step, (B, T, N, ...) or T+1 with the terminal step.
+
+    Args:
+        act: the actions, (B, T, N) or (B, T, N, A).
+        terminal: whether for the observation after the last step, too.
+        before: those before the first step, (B, N, ...); None where there were none.
 
     Example:
         >>> last_actions(torch.tensor([[[3], [1], [2]]]), terminal=True).flatten().tolist()
         [-1, 3, 1, 2]
     """
-    none = torch.zeros_like(act[:, :1]) if act.is_floating_point() else -torch.ones_like(act[:, :1])
-    return torch.cat([none, act if terminal else act[:, :-1]], dim=1)
+    if before is None:
+        none = 0 if act.is_floating_point() else -1
+        before = torch.full_like(act[:, 0], none)
+    return torch.cat([before.unsqueeze(1), act if terminal else act[:, :-1]], dim=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from tianshou.algorithm.algorithm_base import (
@@ -64,6 +64,9 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     Attributes:
         made: what :meth:`for_env` was asked for, None for what it did not make.
     """
+
+    takes_segments: ClassVar[bool] = False
+    """Whether it learns from pieces of episodes, given memory and actions from before them."""
 
     policy: TeamPolicy
     seed: int = 0
@@ -178,16 +181,16 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         """
         self.optim.step(loss)
 
-    def last_act(self, act: Tensor, *, terminal: bool) -> Tensor | None:
-        """Return the actions before each step of ``act``; None if the agents do not see them.
+    def last_act(self, batch: JointBatch, *, terminal: bool) -> Tensor | None:
+        """Return the actions before each step of ``batch``; None if the agents do not see them.
 
         Args:
-            act: (B, T, N) or (B, T, N, A).
+            batch: the episodes.
             terminal: whether for the observation after the last step, too: T+1.
         """
         if self.policy.network.last_table is None:
             return None
-        return last_actions(act, terminal=terminal)
+        return last_actions(batch.act, terminal=terminal, before=batch.act_before)
 
     def loss_rows(
         self,

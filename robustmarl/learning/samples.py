@@ -25,6 +25,7 @@ class Samples:
         valued: where the critic learns, bool (B, T, K).
         last_act: the actions before each step, like ``act``; None if agents do not see them.
         side: further inputs of the actor by name, (B, T, N, ...) each.
+        hidden: the actor's memory before the first step, (B, N, H); None is empty, or none.
         places: which steps they are, episodes and times, int64 (K,) each; None are all episodes.
     """
 
@@ -36,6 +37,7 @@ class Samples:
     valued: Tensor
     last_act: Tensor | None
     side: Mapping[str, Tensor]
+    hidden: Tensor | None = None
     places: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:

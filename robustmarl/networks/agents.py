@@ -236,16 +236,21 @@ class AgentNetwork(nn.Module):
         return self._run(obs, extra, _next_state, hidden)
 
     def unroll(
-        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
+        self,
+        obs: Tensor,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return outputs (B, T, N, A) and, if recurrent, states before each step (B, T, N, H).
 
         Args:
-            obs: (B, T, N, D), N in the team's order; memory is empty before the first step.
+            obs: (B, T, N, D), N in the team's order.
             last_act: actions before each step, (B, T, N) int64 or (B, T, N, A) float.
             side: further inputs by name, (B, T, N, size) each.
+            hidden: memory before the first step, (B, N, H); None is empty.
         """
-        return self._run(obs, self.extra(self.team, last_act, side), _all_states, None)
+        return self._run(obs, self.extra(self.team, last_act, side), _all_states, hidden)
 
     def _run(
         self, obs: Tensor, extra: Extra | None, remember: Memory, hidden: Tensor | None
@@ -273,13 +278,16 @@ def _next_state(gru: nn.GRU, given: Tensor, hidden: Tensor | None) -> tuple[Tens
     return after, after
 
 
-def _all_states(gru: nn.GRU, given: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+def _all_states(gru: nn.GRU, given: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return memory after each of the steps (B, T, N, H), and memory before them."""
     batch, steps, agents, width = given.shape
-    states, _ = gru(given.transpose(0, 1).reshape(steps, batch * agents, width))
+    start = None if hidden is None else hidden.reshape(1, batch * agents, width).contiguous()
+    states, _ = gru(given.transpose(0, 1).reshape(steps, batch * agents, width), start)
     states = states.view(steps, batch, agents, width).transpose(0, 1)
     # One step later. Detached: who starts from a state takes it as given.
     before = F.pad(states[:, :-1], (0, 0, 0, 0, 1, 0)).detach()
+    if hidden is not None:
+        before[:, 0] = hidden
     return states, before
 
 
@@ -418,7 +426,11 @@ class SeparateAgents(nn.Module):
             yield self.of(i), (*every, i) if in_order else agents == i
 
     def unroll(
-        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
+        self,
+        obs: Tensor,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return what :meth:`AgentNetwork.unroll` does."""
         outputs, states = [], []
@@ -426,7 +438,8 @@ class SeparateAgents(nn.Module):
             one = slice(i, i + 1)
             last = None if last_act is None else last_act[:, :, one]
             part = {name: values[:, :, one] for name, values in (side or {}).items()}
-            output, before = self.of(i).unroll(obs[:, :, one], last, part)
+            start = None if hidden is None else hidden[:, one]
+            output, before = self.of(i).unroll(obs[:, :, one], last, part, start)
             outputs.append(output)
             if before is not None:
                 states.append(before)

@@ -144,7 +144,11 @@ class ConvAgentNetwork(AgentNetwork):
         return super().step(self.features(obs), extra, hidden)
 
     def unroll(
-        self, obs: Tensor, last_act: Tensor | None, side: Mapping[str, Tensor] | None = None
+        self,
+        obs: Tensor,
+        last_act: Tensor | None,
+        side: Mapping[str, Tensor] | None = None,
+        hidden: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return what :meth:`AgentNetwork.unroll` does; obs (B, T, N, D)."""
-        return super().unroll(self.features(obs), last_act, side)
+        return super().unroll(self.features(obs), last_act, side, hidden)

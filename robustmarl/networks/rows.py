@@ -20,6 +20,7 @@ def unroll_rows(
     last_act: Tensor | None,
     side: Mapping[str, Tensor],
     asked: Tensor,
+    hidden: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return what ``network.unroll`` does, zeros or anything where nobody asks.
 
@@ -32,10 +33,11 @@ def unroll_rows(
         last_act: actions before each step, (B, T, N), or None.
         side: further inputs by name, (B, T, N, size) each.
         asked: which outputs are wanted, bool (B, T, N).
+        hidden: memory before the first step, (B, N, H); None is empty.
     """
     alike = isinstance(network, AgentNetwork) and network.id_table is None
     if not alike or network.recurrent or int(asked.sum()) > _WORTH * asked.numel():
-        return network.unroll(obs, last_act, side)
+        return network.unroll(obs, last_act, side, hidden)
     last = None if last_act is None else last_act[asked]
     extra = network.extra(None, last, {name: values[asked] for name, values in side.items()})
     answers, _ = network.step(obs[asked], extra, None)

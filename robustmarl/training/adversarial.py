@@ -131,6 +131,11 @@ class AdversarialTraining(Algorithm[Any, Any]):
         return "drawn" in self._needs if self.team is None else self.team.off_policy
 
     @property
+    def takes_segments(self) -> bool:
+        """Whether it learns from pieces of episodes: no, adversaries learn from whole ones."""
+        return False
+
+    @property
     def seed(self) -> int:
         """Of the team's minibatches; a resumed run sets it."""
         return self._seed if self.team is None else self.team.seed

@@ -114,7 +114,9 @@ class Recorder:
         }
 
     def collected(self, stats: TeamCollectStats) -> None:
-        """Take note of the episodes of a round."""
+        """Take note of the episodes that ended in a round."""
+        if not stats.n_collected_episodes:
+            return
         for name, values in _per_episode(stats).items():
             self._rounds[name].append(values)
 

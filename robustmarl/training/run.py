@@ -85,7 +85,9 @@ def run(
             (:class:`~robustmarl.data.PerturbedController`).
         perturb: attacks on the team while it trains: adversarial training. The victim is the
             learner itself, live.
-        interval: steps between tests and checkpoints, >= 1; None is a twentieth of the run.
+        interval: steps between tests and checkpoints, >= 1; None is a twentieth of the run. With
+            ``OnPolicy.segment_length`` at least those of an episode of full length in each
+            environment, since episodes begin anew after it.
         learn: how it learns, :class:`OffPolicy` or :class:`OnPolicy` after its kind; None is
             that with its defaults.
         tests: what the team is tested under, :class:`Tests` or name to attacks; None tests
@@ -111,8 +113,8 @@ def run(
     env_steps = check_int("run.env_steps", env_steps, 1)
     num_envs = check_int("run.num_envs", num_envs, 1)
     seed = check_int("run.seed", seed, 0)
-    interval = math.ceil(env_steps / INTERVALS) if interval is None else interval
-    interval = check_int("run.interval", interval, 1)
+    if interval is not None:
+        interval = check_int("run.interval", interval, 1)
     learn, tests, log = _learn_of(algorithm, learn), _tests_of(tests), _log_of(log)
     if callback is not None:
         check_function("run.callback", callback, "a function of the history")
@@ -145,6 +147,7 @@ def run(
             env = vector_env(make_env, num_envs, algorithm.policy.device)
             closing.callback(env.close)
             spec = env.spec.of_team(team)
+        interval = _interval(interval, env_steps, learn, num_envs * spec.horizon)
         buffer = _buffer(learn, spec, algorithm, num_envs, seed)
         # The trainer is part of reference cycles: by itself the buffer's memory would go late.
         closing.callback(lambda: buffer.data.clear())
@@ -157,6 +160,7 @@ def run(
                 opponents=opponents,
                 perturb=[*given, *algorithm.perturbers()],
                 seed=_stream(seed, "train"),
+                segments=isinstance(learn, OnPolicy) and learn.segment_length is not None,
             )
         testers: dict[str, JointCollector] = {}
         for name, attacks in tested.items():
@@ -215,7 +219,24 @@ def _learn_of(algorithm: Trainable, learn: OffPolicy | OnPolicy | None) -> OffPo
             f"run.learn must be {kind.__name__}(...) for {type(algorithm).__name__}, which learns "
             f"{how}, got {learn!r}."
         )
+    if isinstance(learn, OnPolicy) and not algorithm.takes_segments:
+        rule = f"None for {type(algorithm).__name__}, which learns from whole episodes"
+        check(learn.segment_length is None, "OnPolicy.segment_length", rule, learn.segment_length)
     return learn
+
+
+def _interval(
+    interval: int | None, env_steps: int, learn: OffPolicy | OnPolicy, episodes: int
+) -> int:
+    """Return the steps between two tests; ``episodes`` are those of one in each environment."""
+    carries = isinstance(learn, OnPolicy) and learn.segment_length is not None
+    least = episodes if carries else 1
+    if interval is None:
+        return max(math.ceil(env_steps / INTERVALS), least)
+    rule = f">= {least}, an episode of full length in each environment, while segments are played"
+    remedy = "Episodes begin anew after an interval, and their ends would not be seen."
+    check(interval >= least, "run.interval", rule, interval, remedy)
+    return interval
 
 
 def _tests_of(tests: Tests | Mapping[str, Attacks] | None) -> Tests:
@@ -258,12 +279,17 @@ def _buffer(
         buffer = EpisodeBuffer(spec, size, max_bytes=limit, device=device, seed=seed)
         learn.check_starts(buffer.capacity)
         return buffer
-    size = learn.episodes_per_round or num_envs
-    if learn.steps_per_round is not None:
+    size, steps = learn.episodes_per_round or num_envs, None
+    if learn.segment_length is not None:
+        # An episode takes a tick more than it has steps. Shorter ones than foreseen leave
+        # environments idle at the end of a segment, when the buffer is full.
+        ticks, steps = learn.segment_length, min(learn.segment_length, spec.horizon)
+        size = num_envs * (2 + ticks // (1 + min(SHORT_EPISODE, spec.horizon)))
+    elif learn.steps_per_round is not None:
         # How many episodes that will be is not known before. When the steps are played, one more
         # is under way in every environment; a round of shorter ones ends when the buffer is full.
         size = num_envs + learn.steps_per_round // SHORT_EPISODE
-    return EpisodeBuffer(spec, size, device=device, seed=seed)
+    return EpisodeBuffer(spec, size, steps=steps, device=device, seed=seed)
 
 
 def _params(
@@ -281,10 +307,13 @@ def _params(
             updates_per_episode=learn.updates_per_episode,
             learning_starts=learn.learning_starts,
         )
+    steps = learn.steps_per_round
+    if learn.segment_length is not None:
+        steps = learn.segment_length * num_envs
     return OnPolicyTrainerParams(
         training_collector=collector,
-        collection_step_num_env_steps=learn.steps_per_round,
-        collection_step_num_episodes=None if learn.steps_per_round else episodes,
+        collection_step_num_env_steps=steps,
+        collection_step_num_episodes=episodes if steps is None else None,
         logger=logger,
         verbose=False,
         batch_size=learn.batch_size,

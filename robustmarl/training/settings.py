@@ -64,6 +64,10 @@ class OffPolicy:
         )
 
 
+_ROUND = ("episodes_per_round", "steps_per_round", "segment_length")
+"""How long a round may be said to be, one way or another."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnPolicy:
     """How an algorithm that learns from its newest episodes only does so in :func:`run`.
@@ -74,11 +78,15 @@ class OnPolicy:
         episodes_per_round: episodes played between updates, >= 1; None is ``num_envs``.
         steps_per_round: play whole episodes of at least so many steps together between updates
             instead, >= 1; keeps rounds of one size while episodes get shorter.
+        segment_length: step all environments so often between updates instead, >= 1, and let
+            episodes go on over the end of a round: fixed-length segments [Schulman2017]_. What is
+            under way there is bootstrapped from as at a time limit. At the end of an interval of
+            :func:`run`, which has a checkpoint, episodes begin anew.
         rounds: end after so many, >= 1, though environment steps may be left: for schedules that
             count updates, and papers that count rounds. None goes on until the steps are played.
 
     Raises:
-        ValueError: for a number out of range, or rounds counted in episodes and in steps.
+        ValueError: for a number out of range, or rounds counted in two ways.
         TypeError: for what is no number.
 
     Example:
@@ -90,13 +98,15 @@ class OnPolicy:
     batch_size: int | None = None
     episodes_per_round: int | None = None
     steps_per_round: int | None = None
+    segment_length: int | None = None
     rounds: int | None = None
 
     def __post_init__(self) -> None:
-        _keep_ints(self, "epochs", "batch_size", "episodes_per_round", "steps_per_round", "rounds")
-        one = self.steps_per_round is None or self.episodes_per_round is None
-        rule = "given without episodes_per_round"
-        check(one, "OnPolicy.steps_per_round", rule, self.steps_per_round)
+        _keep_ints(self, "epochs", "batch_size", "rounds", *_ROUND)
+        given = [name for name in _ROUND if getattr(self, name) is not None]
+        if len(given) > 1:
+            rule = f"given without {given[0]}"
+            check(False, f"OnPolicy.{given[1]}", rule, getattr(self, given[1]))
 
 
 @dataclass(frozen=True)

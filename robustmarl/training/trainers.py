@@ -65,6 +65,10 @@ class Trainable(Protocol):
     def off_policy(self) -> bool:
         """Whether it learns from a replay buffer, or from the newest episodes only."""
 
+    @property
+    def takes_segments(self) -> bool:
+        """Whether it learns from pieces of episodes, given memory and actions from before them."""
+
     def perturbers(self) -> Sequence[Perturber]:
         """Return the perturbers that play while it trains, behind those that the run is given."""
 
@@ -81,6 +85,7 @@ _TRAINABLE = (
     "policy",
     "spec",
     "off_policy",
+    "takes_segments",
     "perturbers",
     "state_dict",
     "load_state_dict",
@@ -213,7 +218,11 @@ class EpisodeTrainer(OnlineTrainer):  # type: ignore[type-arg]
         return {"return": f"{stats.returns_stat.mean:.2f}", "length": f"{stats.lens_stat.mean:.0f}"}
 
     def run_interval(self, env_steps: int) -> None:
-        """Play and learn for at least ``env_steps`` steps, in whole rounds: an epoch."""
+        """Play and learn for at least ``env_steps`` steps, in whole rounds: an epoch.
+
+        Episodes begin anew with it, so that between two of them there is nothing to keep.
+        """
+        self.params.training_collector.reset(reset_buffer=False, reset_stats=False)
         self.params.epoch_num_steps = env_steps
         self.execute_epoch()
 

@@ -171,6 +171,7 @@ SUBJECTS = (
             "epochs": integer(2),
             "batch_size": integer(4, optional=True),
             "steps_per_round": integer(4, optional=True),
+            "segment_length": integer(4, optional=True),
             "rounds": integer(4, optional=True),
         }
         | ROUNDS,

@@ -57,6 +57,7 @@ EXCEPTIONS = {
     "robustmarl.cli": "takes words, which its own tests are about",
     "robustmarl.data.controllers.found_controller": "takes anything: it says whether it plays",
     "robustmarl.data.perturbed.follower_of": "takes anything: it says whether it follows",
+    "robustmarl.data.carried": "a part of JointCollector, which is checked",
     "robustmarl.data.guards": "a part of JointCollector, which is checked",
     "robustmarl.data.ledger": "a part of JointCollector, which is checked",
     "robustmarl.data.opponents": "a part of JointCollector, which is checked",

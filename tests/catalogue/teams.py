@@ -224,6 +224,7 @@ SUBJECTS = (
         {
             "spec": instance(Arena),
             "episodes": integer(4) | Domain((), (10**12,)),
+            "steps": integer(2, optional=True),
             "max_bytes": integer(2**20, optional=True) | Domain((), (99,)),
             "device": device(),
             "seed": seed(),
@@ -240,6 +241,7 @@ SUBJECTS = (
             "opponents": Domain((3, "random"), ({"nobody": 3},)),
             "perturb": Domain((3, "noise", [BALL]), (), (Pair(ATTACK, (ATTACK,)),)),
             "seed": seed(),
+            "segments": flag(),
         },
     ),
     Subject(

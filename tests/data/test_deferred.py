@@ -245,8 +245,9 @@ def test_nothing_is_read_between_two_readings(game, kind, attacked, monkeypatch)
 
             return call
 
-        tick = in_sight(collector._tick)
-        collector._tick = lambda: (tick(), ticks.append(watch.readings))
+        collector._show, collector._play = in_sight(collector._show), in_sight(collector._play)
+        turn = collector._staging.turn
+        collector._staging.turn = lambda: (turn(), ticks.append(watch.readings))
         collector._begin = in_sight(collector._begin)
         collector._ledger.admit = in_sight(collector._ledger.admit)
         stats = collector.collect(n_episode=12)

@@ -1,0 +1,69 @@
+"""What goes on from one segment of episodes to the next."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from robustmarl._checks import check
+from robustmarl.data.buffer import EpisodeBuffer
+from robustmarl.data.opponents import restarted
+from robustmarl.joint import StepContext, TeamSpec
+
+__all__ = ["Carried"]
+
+
+class Carried:
+    """What a collector carries from one collection to the next; nothing where they are whole.
+
+    Args:
+        spec: the team's.
+        size: E.
+        segments: whether episodes go on over the end of a collection.
+
+    Attributes:
+        segments: likewise.
+        context: what the last tick showed and nobody has acted on yet; None where nothing is under
+            way.
+        before: what the policy brought along from before the first step that is not in the buffer
+            yet, (E, ...), by the batch's names.
+    """
+
+    def __init__(self, spec: TeamSpec, size: int, segments: bool) -> None:
+        self._spec, self._size, self.segments = spec, size, segments
+        self.context: StepContext | None = None
+        self.before: dict[str, Tensor] = {}
+
+    def ticks(self, n_step: int | None, buffer: EpisodeBuffer | None) -> int:
+        """Return how often environments are stepped so that it is ``n_step`` times in all.
+
+        Raises:
+            ValueError: if that is no whole number, or the buffer's pieces are shorter.
+        """
+        where, size = "JointCollector.collect.n_step", self._size
+        rule = f"a multiple of {size}, the number of environments, for segments"
+        if n_step is None or n_step % size:
+            check(False, where, rule, n_step)
+            return 0
+        if buffer is not None and buffer.steps < self._spec.horizon:
+            rule = f"at most {buffer.steps * size}: the buffer holds pieces of {buffer.steps} steps"
+            check(n_step <= buffer.steps * size, where, rule, n_step)
+        return n_step // size
+
+    def take(self) -> StepContext | None:
+        """Return the context on which to go on, once; None where nothing is under way."""
+        context, self.context = self.context, None
+        return context
+
+    def begin(self, mask: Tensor) -> None:
+        """Forget what came before, where episodes begin, bool (E,)."""
+        none = {"act_before": 0 if self._spec.continuous else -1}
+        for name, values in self.before.items():
+            self.before[name] = restarted(values, mask, none.get(name, 0))
+
+    def note(self, last_act: Tensor, hidden: Tensor | None) -> None:
+        """Take note of what the policy brings along to the step that comes next."""
+        if not self.segments:
+            return
+        self.before = {"act_before": last_act.clone()}  # which may be a script's own
+        if hidden is not None:
+            self.before["hidden_before"] = hidden
