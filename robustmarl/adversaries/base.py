@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from tianshou.algorithm.algorithm_base import Algorithm
 from tianshou.algorithm.optim import OptimizerFactory
@@ -61,6 +61,9 @@ class Adversary(nn.Module, ABC):
 
     needs: frozenset[Needs] = frozenset({"fresh"})
     """What of a :class:`Sample` it cannot learn without."""
+
+    takes_segments: ClassVar[bool] = False
+    """Whether ``fresh`` may be pieces of episodes; it asks for whole ones where it sums them up."""
 
     def __init__(self) -> None:
         super().__init__()

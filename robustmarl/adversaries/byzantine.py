@@ -73,6 +73,8 @@ class ByzantineAttacker(Adversary):
         20
     """
 
+    takes_segments = True
+
     def __init__(
         self,
         policy: ByzantinePolicy,

@@ -62,6 +62,7 @@ class GaussianPPO(Adversary):
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
+    takes_segments = True
     actor_kind: ClassVar[type[GaussianActor]]
 
     def __init__(

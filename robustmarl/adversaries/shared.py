@@ -116,6 +116,8 @@ class SharedObsAdversary(SharedAdvantage):
         max_grad_norm: global norm at which gradients are clipped, > 0, or None.
     """
 
+    takes_segments = True
+
     def __init__(
         self,
         actor: GaussianObsAdversary,

@@ -132,8 +132,9 @@ class AdversarialTraining(Algorithm[Any, Any]):
 
     @property
     def takes_segments(self) -> bool:
-        """Whether it learns from pieces of episodes: no, adversaries learn from whole ones."""
-        return False
+        """Whether it learns from pieces of episodes: if the team and all adversaries do."""
+        learners = [*self.adversaries, *([] if self.team is None else [self.team])]
+        return all(learner.takes_segments for learner in learners)
 
     @property
     def seed(self) -> int:
@@ -166,7 +167,9 @@ class AdversarialTraining(Algorithm[Any, Any]):
         number = int(self.rounds)
         team_learns = self.team_every is not None and number % self.team_every == 0
         adversaries_learn = number % self.adversary_every == 0
-        new = self.policy.counted("episodes") - int(self.episodes_learned)
+        new = len(buffer)  # on-policy: all that it holds, which pieces of episodes may be
+        if self.off_policy:
+            new = self.policy.counted("episodes") - int(self.episodes_learned)
         fresh = buffer.latest(new) if adversaries_learn and new > 0 else None
         drawn = None
         if team_learns or (adversaries_learn and "drawn" in self._needs):

@@ -120,7 +120,7 @@ def test_targets_by_hand():
     batch = copy_batch(everything(collected(learner, 8)))
     learner._target = Table()
     found = learner.targets(batch)
-    output, _, _ = learner._outputs(batch.obs, batch.act)
+    output, _, _ = learner._outputs(batch)
     policy = output.softmax(-1).detach()
     kinds = set()
     for b in range(len(batch.act)):
@@ -149,7 +149,7 @@ def test_the_actor_gradient_is_that_of_the_surrogate():
     update(learner, buffer)
     network = learner.policy.network
     found = [p.grad.clone() for p in network.parameters()]
-    output, _, _ = learner._outputs(batch.obs, batch.act)
+    output, _, _ = learner._outputs(batch)
     mask = batch.obs.mask[:, :-1]
     soft = output[:, :-1].softmax(-1)
     mixed = 0.8 * soft + 0.2 * mask / mask.sum(-1, keepdim=True).clamp(min=1)

@@ -200,7 +200,7 @@ def test_expected_values_are_means_over_joint_actions():
     learner = make()
     batch = everything(collected(learner))
     of = learner._backup(batch)
-    output, _, _ = learner._outputs(batch.obs, batch.act)
+    output, _, _ = learner._outputs(batch)
     pi = output[0, 1].softmax(-1)
     q, weight = learner._target(batch.obs.state, batch.obs.seen)
     q, weight = q[0, 1], weight[0, 1]
@@ -221,7 +221,7 @@ def test_the_actor_gradient_is_that_of_the_surrogate():
     update(learner, buffer)
     network = learner.policy.network
     found = [p.grad.clone() for p in network.parameters()]
-    output, _, _ = learner._outputs(batch.obs, batch.act)
+    output, _, _ = learner._outputs(batch)
     logp = output[:, :-1].log_softmax(-1)
     pi, state = logp.exp().detach(), batch.obs.state[:, :-1]
     q = learner.critics.critic(state, batch.obs.seen[:, :-1]).detach()

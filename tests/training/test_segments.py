@@ -4,7 +4,7 @@ import pytest
 import torch
 from doubles import Scripted
 
-from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.adversaries import ByzantineAttacker, ObsAdversaryPPO, Population
 from robustmarl.algorithms import A2C, COMA, EIRMAPPO, IPPO, MAPPO, MFAC, RMAAC
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
@@ -46,6 +46,19 @@ MAKERS = {
         recurrent=True,
         action_loss=ActionLoss(attack=PGD(ball=BALL, steps=1), weight=0.5),
     ),
+}
+
+
+def against(team, **settings):
+    """Return a team under an adversary that perturbs, or one that plays for an agent."""
+    given = ObsAdversaryPPO.for_env(game(), BALL, hidden=(8,), seed=1, epochs=2)
+    traitor = ByzantineAttacker.against(team, hidden=(8,), seed=1)
+    return AdversarialTraining(team, [given, traitor], **settings)
+
+
+MAKERS |= {
+    "adversaries": lambda seed=0: against(made(MAPPO, seed, recurrent=True, last_action=True)),
+    "frozen": lambda seed=0: against(made(COMA, seed), team_every=None),
 }
 
 
@@ -140,6 +153,24 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(kind, tmp_path, monk
     assert repr(left["history"]["train"]) == repr(right["history"]["train"])
 
 
+def test_adversaries_learn_from_the_pieces():
+    samples = []
+
+    class Noting(ObsAdversaryPPO):
+        def learn(self, sample):
+            samples.append(sample.fresh)
+            return super().learn(sample)
+
+    batches = []
+    team = noting(MAPPO, batches).for_env(game(), hidden=(8,), recurrent=True)
+    adversary = Noting.for_env(game(), BALL, hidden=(8,), seed=1)
+    train(AdversarialTraining(team, adversary))
+    assert len(samples) == len(batches) > 8
+    for one, other in zip(samples, batches, strict=True):
+        assert torch.equal(one.obs.seen, other.obs.seen)
+        assert len(one) >= 3
+
+
 def test_self_play_and_traitors_go_on():
     like_red = {"obs_sizes": (5,) * 4, "action_sizes": (3,) * 4, "lengths": (9,), "masks": "info"}
     teams = {"red": ("a0", "a1"), "blue": ("a2", "a3")}
@@ -169,8 +200,13 @@ def test_a_round_in_which_nothing_ended_is_logged(tmp_path):
 
 
 def test_what_learns_from_whole_episodes_refuses_segments():
-    adversary = ObsAdversaryPPO.for_env(game(), BALL, hidden=(8,))
-    for algorithm in (made(EIRMAPPO), AdversarialTraining(made(IPPO), adversary)):
+    gaussian = ObsAdversaryPPO.for_env(game(), BALL, hidden=(8,))
+    population = Population([ObsAdversaryPPO.for_env(game(), BALL, hidden=(8,))])
+    for algorithm in (
+        made(EIRMAPPO),
+        AdversarialTraining(made(EIRMAPPO), gaussian),
+        AdversarialTraining(made(IPPO), population),
+    ):
         name = type(algorithm).__name__
         rule = (
             rf"OnPolicy\.segment_length must be None for {name}, which learns from whole episodes"
