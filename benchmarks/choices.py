@@ -1,4 +1,4 @@
-"""What a user chooses: environments side by side, steps per minibatch, threads.
+"""What a user chooses: environments side by side, rounds, steps per minibatch, threads.
 
     python benchmarks/choices.py [--json runs/bench/choices.json]
 
@@ -27,6 +27,7 @@ GAMES = {
 SIZES = (1, 4, 16, 64, 256)
 MINIBATCHES = (None, 2_000, 500, 125)
 THREADS = (1, 2)
+SEGMENTS = (None, 16, 64)
 
 
 def collecting(make_env, size):
@@ -39,6 +40,34 @@ def collecting(make_env, size):
     def play():
         with policy_within_training_step(team.policy):
             return int(collector.collect(n_step=2_000).n_collected_steps)
+
+    return play
+
+
+def rounds(make_env, length, learns):
+    """Return a function that plays a round with MAPPO in 32 environments, and may learn from it.
+
+    Args:
+        make_env: the environment.
+        length: of its segments; None plays one whole episode in each environment.
+        learns: whether it takes an epoch in minibatches of about 500 steps, too.
+    """
+    team = algorithms.MAPPO.for_env(make_env())
+    buffer = data.EpisodeBuffer(team.spec, 32 if length is None else 32 * (2 + length // 5))
+    collector = data.JointCollector(
+        team, vector_env(make_env, 32), buffer, segments=length is not None
+    )
+    wanted = {"n_episode": 32} if length is None else {"n_step": 32 * length}
+
+    def play():
+        steps = 0
+        with policy_within_training_step(team.policy):
+            while steps < 2_000:
+                steps += int(collector.collect(**wanted).n_collected_steps)
+                if learns:
+                    team.update(buffer=buffer, batch_size=500, repeat=1)
+                buffer.reset()
+        return steps
 
     return play
 
@@ -74,12 +103,18 @@ def main():
     parser.add_argument("--json", type=Path, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = {"collecting": {}, "minibatches": {}, "threads": {}}
+    found = {"collecting": {}, "rounds": {}, "minibatches": {}, "threads": {}}
     for name, make_env in GAMES.items():
         work = {str(size): collecting(make_env, size) for size in SIZES}
         found["collecting"][name] = rates = alternate(work, args.repeats)
         text = ", ".join(f"{size}: {rate:,.0f}" for size, rate in rates.items())
         print(f"{name}, steps per CPU-second by environments: {text}", flush=True)
+        for learns in (False, True):
+            work = {str(length): rounds(make_env, length, learns) for length in SEGMENTS}
+            did = "played and learned" if learns else "played"
+            found["rounds"][f"{name}, {did}"] = rates = alternate(work, args.repeats)
+            text = ", ".join(f"{length}: {rate:,.0f}" for length, rate in rates.items())
+            print(f"{name}, steps {did} per CPU-second by segment (MAPPO): {text}", flush=True)
         work = {str(size): epochs(make_env, size) for size in MINIBATCHES}
         found["minibatches"][name] = rates = alternate(work, args.repeats)
         text = ", ".join(f"{size}: {rate:,.0f}" for size, rate in rates.items())

@@ -188,7 +188,9 @@ def flush(
     rew, returns = _earned(staging, ended, spec)
     if buffer is not None:
         rest = ended.rest
-        rew = rew if rest is ended else _earned(staging, rest, spec)[0]
+        if rest is not ended:  # the same rewards, from where it begins
+            later = ended.handed[:, None] + np.arange(rest.lengths.max())
+            rew = np.take_along_axis(rew, np.minimum(later, rew.shape[1] - 1), axis=1)
         _add(staging, rest, rew, buffer, before)
     return returns
 

@@ -15,7 +15,7 @@ from tianshou.utils.torch_utils import policy_within_training_step
 from robustmarl._checks import check_int
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, StepContext
+from robustmarl.joint import MASKED, JointBatch, StepContext
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.testing._compare import same_episodes, same_tensors, weights_of
 from robustmarl.testing._error import requirement
@@ -41,7 +41,8 @@ def check_algorithm(
     trained twice it ends with the same bits; a copy loaded from its ``state_dict`` acts and
     learns on as the original does, and the dictionary is left as it was; an update leaves
     torch's global generator and the sampled batch alone; the victim that attacks query gives
-    what the policy acts on.
+    what the policy acts on; from pieces of episodes, if it takes them, it learns by the memory
+    that came before.
 
     Args:
         make_algorithm: builds the learner for an environment, with the same weights each time,
@@ -101,7 +102,7 @@ def check_algorithm(
         for algorithm in (one, twin)
     ]
     _require(same_episodes(*played), "act the same after loading")
-    batch = _Fixed(buffer)
+    batch = _Fixed(buffer.get_episodes(buffer.sample_indices(0)))
     kept = copy.deepcopy(batch.batch)
     generator = torch.get_rng_state()
     _update(one, batch)
@@ -110,15 +111,17 @@ def check_algorithm(
     _require(same_episodes(batch.batch, kept), "leave the batch that it learns from unmodified")
     _update(twin, batch)
     _require(same_tensors(weights_of(one), weights_of(twin)), "learn the same after loading")
+    if one.takes_segments and one.policy.hidden_size:
+        _check_segments(make(), make(), make_env, num_envs, seed)
 
 
 class _Fixed:
     """Stands for a buffer, and samples the same batch again and again."""
 
-    def __init__(self, buffer: EpisodeBuffer) -> None:
-        self.batch = buffer.get_episodes(buffer.sample_indices(0))
+    def __init__(self, batch: JointBatch) -> None:
+        self.batch = batch
 
-    def sample(self, batch_size: int | None) -> tuple[Any, NDArray[np.int64]]:
+    def sample(self, batch_size: int | None) -> tuple[JointBatch, NDArray[np.int64]]:
         return self.batch, np.arange(len(self.batch.valid))
 
 
@@ -128,6 +131,7 @@ def _collector(
     make_env: Callable[[], Env],
     num_envs: int,
     seed: int,
+    segments: bool = False,
 ) -> JointCollector:
     engine = JointVectorEnv(make_env, num_envs)
     (team,) = algorithm.spec.teams
@@ -136,7 +140,9 @@ def _collector(
         for name in engine.spec.teams
         if name != team
     }
-    return JointCollector(algorithm, engine, buffer, team=team, opponents=opponents, seed=seed)
+    return JointCollector(
+        algorithm, engine, buffer, team=team, opponents=opponents, seed=seed, segments=segments
+    )
 
 
 def _play(
@@ -172,6 +178,32 @@ def _train(
             buffer.reset()
     collector.close()
     return buffer
+
+
+def _check_segments(
+    one: TeamAlgorithm,
+    other: TeamAlgorithm,
+    make_env: Callable[[], Env],
+    num_envs: int,
+    seed: int,
+) -> None:
+    """Let equal learners learn from the second steps of episodes, one without their memory."""
+    buffer = EpisodeBuffer(one.spec, 2 * num_envs, device=one.device)
+    collector = _collector(one, buffer, make_env, num_envs, seed, segments=True)
+    with policy_within_training_step(one.policy):
+        for _ in range(2):
+            collector.collect(n_step=num_envs)
+    collector.close()
+    other.policy.counts.copy_(one.policy.counts)
+    batch = buffer.latest(num_envs)
+    assert batch.hidden_before is not None  # its policy remembers
+    if not bool(batch.hidden_before.any()):
+        return  # episodes of one step: nothing goes on
+    forgetting = batch.replace(hidden_before=torch.zeros_like(batch.hidden_before))
+    _update(one, _Fixed(batch))
+    _update(other, _Fixed(forgetting))
+    differ = not same_tensors(weights_of(one), weights_of(other))
+    _require(differ, "go on from hidden_before, or have takes_segments = False")
 
 
 def _update(algorithm: Any, buffer: Any, sample_size: int | None = None) -> None:

@@ -104,6 +104,13 @@ class Uncounted(QMIX):
         return stats
 
 
+class Amnesiac(IPPO):
+    """Forgets what came before a piece of an episode."""
+
+    def learn(self, batch, minibatch, epochs):
+        return super().learn(batch.replace(hidden_before=None), minibatch, epochs)
+
+
 class GlobalSeed(QMIX):
     @classmethod
     def for_env(cls, env, **settings):
@@ -121,6 +128,7 @@ class GlobalSeed(QMIX):
         (Unlike, {}, "have a victim that gives what the policy acts on"),
         (Uncounted, {}, r"count its updates by policy\.count"),
         (GlobalSeed, {}, "leave torch's global generator alone when it is made"),
+        (Amnesiac, {"recurrent": True}, "go on from hidden_before, or have takes_segments = False"),
         (VDN, {"optim": sgd(0.0)}, "change its weights by learning"),
         (VDN, {"optim": sgd(float("nan"))}, "keep its weights finite"),
     ],
