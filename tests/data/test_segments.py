@@ -9,12 +9,12 @@ import torch
 from doubles import Scripted, armies
 from tianshou.utils.torch_utils import policy_within_training_step
 
-from robustmarl.algorithms import IPPO
+from robustmarl.algorithms import IPPO, MFAC
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import MASKED, spec_of
+from robustmarl.joint import MASKED, last_actions, spec_of
 from robustmarl.perturbers import (
     ByzantinePerturber,
     ObsPerturber,
@@ -285,6 +285,23 @@ def test_opponents_go_on_with_their_memory():
         assert_whole(episodes[key], episode)
 
 
+def test_neighbours_actions_before_a_piece_count():
+    make = lambda: Scripted(3, lengths=(9,))  # noqa: E731
+    team = MFAC.for_env(make(), hidden=(8,))
+    batch, _ = segments(team, JointVectorEnv(make, 1), [4, 5])
+    reference, _ = whole(team, JointVectorEnv(make, 1), 1)
+    means, found = team.mean_actions(reference)[0], team.mean_actions(batch)
+    assert torch.equal(found[0, :5], means[:5])
+    assert torch.equal(found[1, :6], means[4:])
+
+
+def test_last_actions_go_on():
+    act = torch.tensor([[[3], [1], [2]]])
+    before = torch.tensor([[4]])
+    assert last_actions(act, terminal=True, before=before).flatten().tolist() == [4, 3, 1, 2]
+    assert last_actions(act / 1.0, terminal=False).flatten().tolist() == [0, 3, 1]
+
+
 def test_a_reset_lets_episodes_begin_anew():
     store = EpisodeBuffer(spec_of(Scripted()), 30)
     team = RandomController(spec_of(Scripted()))
@@ -311,16 +328,20 @@ def test_an_error_leaves_nothing_to_go_on_from():
             collector.collect(n_step=4)
 
 
-@pytest.mark.parametrize("capacity", [3, 5])
-def test_no_piece_pushes_out_another(capacity):
-    make = lambda: Scripted(lengths=(1,))  # noqa: E731
-    store = EpisodeBuffer(spec_of(make()), capacity)
-    team = RandomController(spec_of(make()))
-    collector = JointCollector(team, JointVectorEnv(make, 3), store, segments=True)
-    for _ in range(3):
-        stats = collector.collect(n_step=30)
-        assert stats.n_collected_steps == len(store) <= capacity
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize(("length", "ticks", "capacity"), [(1, 10, 3), (1, 10, 5), (4, 3, 4)])
+def test_no_piece_pushes_out_another(length, ticks, capacity, deferred):
+    make = lambda: Scripted(lengths=(length,))  # noqa: E731
+    store, team = EpisodeBuffer(spec_of(make()), capacity), RandomController(spec_of(make()))
+    engine = JointVectorEnv(make, 3)
+    collector = JointCollector(team, engine, store, segments=True, _deferred=deferred)
+    pieces = []
+    for _ in range(4):
+        stats = collector.collect(n_step=3 * ticks)
+        assert stats.n_collected_steps == int(store.lengths[: len(store)].sum()) > 0
+        pieces.append(len(store))
         collector.reset_buffer()
+    assert max(pieces) == capacity
 
 
 def test_the_buffer_of_segments_is_as_long_as_they_are():
