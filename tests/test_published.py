@@ -246,6 +246,8 @@ TABLES = [
     (EIR, "## Results on foraging", partial(byzantine, "foraging 12x12-4p-3f-c")),
     (ROMFAC, "### Battle, 12 against 12", partial(romfac, "battle-script", "red_won")),
     (ROMFAC, "| return | M = 0 | 3 |", partial(romfac, "battle-script", "return")),
+    (ROMFAC, "### Battle, 64 against 64", partial(romfac, "battle_64-script", "red_won")),
+    (ROMFAC, "| return | M = 0 | 8 |", partial(romfac, "battle_64-script", "return")),
     (ROMFAC, "### Pursuit", partial(romfac, "pursuit-A2C", "return")),
     (TRAM, "### Results", tram),
     (TRAM, "**DOP, by task**", partial(likelihood, "DOP", "task")),
