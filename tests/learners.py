@@ -163,6 +163,9 @@ class Recorded:
     def __init__(self, batch):
         self.batch = batch
 
+    def __len__(self):
+        return len(self.batch.valid)
+
     def sample(self, batch_size):
         return self.batch, np.arange(len(self.batch.valid))
 
