@@ -128,11 +128,12 @@ TASKS = {
     "battle": BATTLE,
     "pursuit": PURSUIT,
     # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds; at
-    # a peak of .2 they strike at nobody once the loss sets in, whatever they see.
+    # 5e-4 others forget how to, and at a peak of .2 they strike at nobody, whatever they see.
     "battle 64": replace(
         BATTLE,
         make=partial(envs.battle, 40),
         games=1,
+        lr=1e-4,
         rounds=400,
         warmup=0.25,
         peak=0.02,
