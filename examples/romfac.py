@@ -2,7 +2,8 @@
 
     python examples/romfac.py --jobs 2                     # Battle and Pursuit at a quick size
     python examples/romfac.py --tasks battle --seeds 0     # one of them, one training seed
-    python examples/romfac.py --full --seeds 0 --methods MFAC RoMFAC   # 64 against 64; an hour
+    python examples/romfac.py --tasks "battle 64" --seeds 0 --methods MFAC RoMFAC   # 64 against 64
+    python examples/romfac.py --full                       # that, and Pursuit of 32 and 64; hours
     python examples/romfac.py --report                     # tables and figures of finished runs
     python examples/romfac.py --director 160 --seeds 0     # and one that learns against each team
     python examples/romfac.py --smoke                      # seconds, figures mean nothing
@@ -97,6 +98,12 @@ class Task:
     opponent_rounds: int = 200
     foes: tuple[str, ...] = ("A2C",)
     start: "Task | None" = None
+
+    @property
+    def first(self) -> "Task":
+        """The task of the teams that all begin from, with networks of the same widths."""
+        assert self.start is not None
+        return replace(self.start, hidden=self.hidden)
 
     @property
     def size(self) -> int:
@@ -297,7 +304,7 @@ def opponent(name: str, task: Task, place: Workplace) -> Any:
 
 def train_start(name: str, task: Task, seed: int, place: Workplace) -> dict[str, Any]:
     """Train the team of a smaller game from which all of a task's teams of one seed begin."""
-    small = replace(task.start or task, hidden=task.hidden)
+    small = task.first
     learn(
         build("MFAC", small, seed),
         small,
@@ -313,7 +320,7 @@ def train_start(name: str, task: Task, seed: int, place: Workplace) -> dict[str,
 
 def begin(team: Any, task: Task, seed: int, folder: Path) -> None:
     """Give a team the networks of one that :func:`train_start` trained, not what it counted."""
-    small = build("MFAC", replace(task.start or task, hidden=task.hidden), seed)
+    small = build("MFAC", task.first, seed)
     training.load_weights(small, folder / "weights.pt")
     known = {name: value.data for name, value in small.named_parameters()}
     team.load_state_dict({**team.state_dict(), **known})

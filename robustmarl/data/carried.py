@@ -41,9 +41,8 @@ class Carried:
         """
         where, size = "JointCollector.collect.n_step", self._size
         rule = f"a multiple of {size}, the number of environments, for segments"
-        if n_step is None or n_step % size:
-            check(False, where, rule, n_step)
-            return 0
+        check(n_step is not None and n_step % size == 0, where, rule, n_step)
+        assert n_step is not None
         if buffer is not None and buffer.steps < self._spec.horizon:
             rule = f"at most {buffer.steps * size}: the buffer holds pieces of {buffer.steps} steps"
             check(n_step <= buffer.steps * size, where, rule, n_step)
