@@ -79,8 +79,7 @@ def told_world(args: argparse.Namespace, name: str | None) -> World | None:
         return _as_told(own_world(args.env), args, {})
     if name is None:
         return None
-    rule = f"the name of a world. Did you mean --env {name}?"
-    check(":" not in name, "a world", rule, name)
+    check(":" not in name, "the world", "a name", name, f"Did you mean --env {name}?")
     return _as_told(zoo.world(name), args, {})
 
 
