@@ -547,7 +547,11 @@ def test_the_history_beside_a_checkpoint_is_whole_after_a_resume(tmp_path):
 
 def test_what_is_logged_after_the_checkpoint_is_not_doubled(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # Files of one second are read by their numbers, as text: 10 before 9.
+    numbers = event_file_writer.AtomicCounter(1)
+    monkeypatch.setattr(event_file_writer, "_global_uid", numbers)
     tests, save, saves = {"clean": None}, RunState.save, []
 
     def die_before_the_third(state, folder):
