@@ -521,6 +521,31 @@ def read(method: str, group: Group) -> dict[str, Any] | None:
     return cell if all(cell.get(key) == value for key, value in group.plan.items()) else None
 
 
+def learned(
+    runs: Mapping[str, list[Path]], figure: str, begun: Mapping[str, int] | None = None
+) -> dict[str, list[np.ndarray]]:
+    """Return learning curves of finished trainings, each of shape (2, points): steps and figures.
+
+    Args:
+        runs: method to folders of its trainings; those without a history are left out.
+        figure: what of episodes.
+        begun: method to the steps that its teams had played before, 0 where it is not named.
+    """
+    curves: dict[str, list[np.ndarray]] = {}
+    for method, folders in runs.items():
+        for told in (folder / "history.json" for folder in folders):
+            if not told.exists():
+                continue
+            history = json.loads(told.read_text("utf-8"))
+            pairs = zip(history["env_steps"], history["train"][figure], strict=True)
+            known = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
+            if known:
+                curve = np.array(known).T
+                curve[0] += (begun or {}).get(method, 0)
+                curves.setdefault(method, []).append(curve)
+    return curves
+
+
 class Results:
     """Finished cells of one map and backbone: tables, figures and text are made of them alone."""
 
@@ -680,16 +705,8 @@ class Results:
 
     def draw_learning(self, groups: list[Group], path: Path) -> None:
         """Draw what protagonists win while they train, under what they train under."""
-        curves: dict[str, Any] = {}
-        for method in self.known:
-            for group in groups:
-                told = group.path(method, "") / "history.json"
-                if told.exists():
-                    history = json.loads(told.read_text())
-                    pairs = zip(history["env_steps"], history["train"]["battle_won"], strict=True)
-                    known = [(x, y) for x, y in pairs if y is not None and np.isfinite(y)]
-                    if known:
-                        curves.setdefault(method, []).append(np.array(known).T)
+        runs = {method: [group.path(method, "") for group in groups] for method in self.known}
+        curves = learned(runs, "battle_won")
         if curves:
             evaluation.learning_curves(
                 curves,

@@ -15,6 +15,7 @@ made of the cells alone, beside the paper's figures.
 
 import argparse
 import json
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -110,9 +111,9 @@ def train(
 
 def test(
     place: Workplace, *, method: str, backbone: str, seed: int, task: Task
-) -> dict[str, dict[str, dict[str, list[float]]]]:
+) -> dict[str, object]:
     """Return the raw scores of a protagonist: return and crash of each episode, by column."""
-    group = _group(place.study, backbone, seed, task)
+    begun, group = time.process_time(), _group(place.study, backbone, seed, task)
     team = atsa.trained(method, group).team
     teachers = {name: atsa.trained(name, group) for name in TEACHERS}
 
@@ -128,8 +129,8 @@ def test(
     columns = {name: play(attack) for name, attack in atsa.columns(task, teachers).items()}
     greedy = teachers["ATSA"].adversary.deployed(greedy=True).director
     columns["ATSA, greedy"] = play(DirectedObsPerturber(greedy, stor(task.ball)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RobustnessWarning)  # the table shows it
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RobustnessWarning)  # the cell keeps them
         worst = evaluation.worst_case(
             {method: team},
             envs.merge,
@@ -149,6 +150,9 @@ def test(
             }
             for row, by in worst.table.cells.items()
         },
+        "chosen": worst.chosen[method][0],
+        "findings": [str(warning.message) for warning in caught],
+        "test_cpu_seconds": round(time.process_time() - begun, 1),
     }
 
 
@@ -172,15 +176,18 @@ class Results:
 
     def table(self, figure: str) -> CrossTable:
         """Return protagonists x the paper's columns."""
-        methods = [method for method in (BLIND, *self.known) if method in self.tests]
-        rows = {m: {name: self.cell(m, name, figure) for name in COLUMNS} for m in methods}
+        rows: dict[str, dict[str, Cell]] = {}
+        if figure == "return" and self.known:
+            found = self.tests[self.known[0]]
+            for name in ("random", "untrained"):
+                by_seed = {s: one["worst"][name]["none"]["return"] for s, one in found.items()}
+                rows[name] = {"NoAdv": Cell(by_seed)}
+        baselines = [*rows, *([BLIND] if BLIND in self.tests else [])]
+        for method in (BLIND, *self.known):
+            if method in self.tests:
+                rows[method] = {name: self.cell(method, name, figure) for name in COLUMNS}
         title = f"merge {self.backbone}: {figure}"
-        table = CrossTable(
-            cells=rows,
-            metric=figure,
-            baselines=[BLIND] if BLIND in self.tests else [],
-            title=title,
-        )
+        table = CrossTable(cells=rows, metric=figure, baselines=baselines, title=title)
         starred = figure == "return" and "ATSA" in self.known
         return table.with_average(COLUMNS, reference="ATSA" if starred else None)
 
@@ -221,11 +228,24 @@ class Results:
     def beside(self) -> str:
         """Return our returns beside the paper's."""
         lines = [["protagonist", *COLUMNS, "AVG"], ["---"] * (2 + len(COLUMNS))]
+        ours, theirs = [], []
         for method in self.known:
             mine, printed = self.means(method), self.paper[method]["return"]
             pairs = [*zip(mine, printed, strict=True), (np.mean(mine), np.mean(printed))]
             lines.append([method, *(f"{one:.1f} / {other:.1f}" for one, other in pairs)])
-        return _markdown(lines)
+            ours.append(mine)
+            theirs.append(printed)
+        text = _markdown(lines)
+        if len(ours) < 3:
+            return text
+        both = np.array(ours), np.array(theirs)
+        rows, columns = (
+            stats.spearmanr(*(one.mean(axis=axis) for one in both)).statistic for axis in (1, 0)
+        )
+        return (
+            f"{text}\nRank correlation with the paper (Spearman's): of protagonists by AVG "
+            f"{rows:.2f}, of columns by mean {columns:.2f}.\n"
+        )
 
     def means(self, method: str) -> list[float]:
         """Return the mean returns under the paper's columns."""
@@ -289,8 +309,30 @@ class Results:
         text.append(self.claims())
         if (ours := self.ours()) is not None:
             ours.to_json(out / f"{self.backbone}-ours.json")
+            ours.plot(out / f"{self.backbone}-ours.png")
             text.append(f"### Attacks that the paper has not\n\n{ours.to_markdown()}")
+            worst = ", ".join(
+                f"{method} {', '.join(sorted({f['chosen'] for f in self.tests[method].values()}))}"
+                for method in self.known
+            )
+            text.append(f"The worst of each team's suite: {worst}.\n")
         return "\n".join(text)
+
+
+def draw_learning(groups: list[Group], path: Path) -> dict[str, list[float]]:
+    """Draw what teams earn while they train; return CPU seconds by method."""
+    runs = {method: [group.path(method, "") for group in groups] for method in (BLIND, *PAPER)}
+    curves = atsa.learned(runs, "return")
+    if curves:
+        title = f"merge {groups[0].backbone}: return in training"
+        evaluation.learning_curves(curves, path, title=title)
+    costs: dict[str, list[float]] = {}
+    for method, folders in runs.items():
+        for told in (folder / "cost.json" for folder in folders):
+            if told.exists():
+                seconds = json.loads(told.read_text("utf-8"))["cpu_seconds"]
+                costs.setdefault(method, []).extend([] if seconds is None else [seconds])
+    return costs
 
 
 def film(group: Group, path: Path) -> None:
@@ -368,6 +410,16 @@ def main() -> None:
                 tests.setdefault(method, {})[seed] = cell
         if tests:
             text.append(Results(backbone, tests).write(out))
+            groups = [_group(out, backbone, seed, task) for seed in args.seeds]
+            costs = draw_learning(groups, out / f"{backbone}-learning.png")
+            spent = ", ".join(f"{m} {np.median(v):.0f}" for m, v in costs.items() if v)
+            played = [
+                one["test_cpu_seconds"] for m in tests if m != BLIND for one in tests[m].values()
+            ]
+            text.append(
+                f"CPU seconds per training (median over seeds): {spent}; per test "
+                f"{np.median(played):.0f}.\n"
+            )
     if (watched.path("NoAdv", "") / "weights.pt").exists():
         film(watched, out / "merge.gif")
     (out / "driving.md").write_text("\n".join(text), "utf-8")

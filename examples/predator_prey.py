@@ -446,20 +446,20 @@ def draw_learning(
     task: Chase, backbone: str, size: float, seeds: list[int], out: Path
 ) -> dict[str, list[float]]:
     """Draw what teams earn while they train; return CPU seconds by method."""
-    curves: dict[str, Any] = {}
+    runs: dict[str, list[Path]] = {}
+    begun: dict[str, int] = {}
     costs: dict[str, list[float]] = {}
     for method in (HEAD, BLIND, *METHODS):
         for seed in seeds:
             group = group_of(out, backbone, seed, replace(task, epsilon=size), method)
             run = group.path(method, "")
-            if not (run / "weights.pt").exists():
-                continue
-            told = json.loads((run / "history.json").read_text("utf-8"))
-            pairs = zip(told["env_steps"], told["train"]["return"], strict=True)
-            known = [(x + group.task.head, y) for x, y in pairs if y is not None and np.isfinite(y)]
-            curves.setdefault(method, []).append(np.array(known).T)
-            seconds = json.loads((run / "cost.json").read_text("utf-8"))["cpu_seconds"]
-            costs.setdefault(method, []).extend([seconds] if seconds is not None else [])
+            if (run / "weights.pt").exists():
+                assert isinstance(group.task, Chase)
+                begun[method] = group.task.head
+                runs.setdefault(method, []).append(run)
+                seconds = json.loads((run / "cost.json").read_text("utf-8"))["cpu_seconds"]
+                costs.setdefault(method, []).extend([seconds] if seconds is not None else [])
+    curves = atsa.learned(runs, "return", begun)
     if curves:
         title = f"{backbone}, epsilon {size:g}: return in training"
         path = out / f"{backbone}-{size:g}-learning.png"
