@@ -17,7 +17,6 @@ cells alone, beside the paper's figures.
 
 import argparse
 import json
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,17 +27,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import tqdm
 from scipy import stats
 
 from robustmarl import adversaries, algorithms, attacks, envs, evaluation, losses, training
 from robustmarl.budgets import LinfBall
-from robustmarl.evaluation import Case, Cell, CrossTable, Curve, Entry, Suite
+from robustmarl.evaluation import Case, Cell, CrossTable, Curve, Entry, Job, Suite, Workplace
 from robustmarl.joint import StepContext, spec_of
 from robustmarl.learning import adam
 from robustmarl.perturbers import DirectedObsPerturber, ObsPerturber, Perturber, ZeroedObs, stor
 from robustmarl.schedules import Linear
 from robustmarl.typing import Env, RobustnessWarning
+
+Key = tuple[str, str, str, str, int]
+"""What is done, on which map, with which backbone and method, and the training seed."""
 
 PAPER = (
     "NoAdv",
@@ -165,6 +166,10 @@ class Group(NamedTuple):
     def path(self, method: str, ending: str = ".json") -> Path:
         """Return where a cell's raw scores are, or with another ending the folder of its run."""
         return self.folder / f"{method.replace(', ', '_').replace(' ', '_')}-{self.seed}{ending}"
+
+    def key(self, work: str, method: str) -> Key:
+        """Return what one of its cells is asked for by."""
+        return work, self.name, self.backbone, method, self.seed
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -488,37 +493,46 @@ def test(method: str, group: Group) -> dict[str, Any]:
     return found
 
 
-def run_job(job: tuple[str, str, Group, int]) -> str:
-    """Train or test one cell in a process of its own."""
-    work, method, group, position = job
-    torch.set_num_threads(1)
-    if work == "train":
-        train(method, group, position)
-        return f"{group.name} {group.backbone} {method} {group.seed} trained"
-    begun = time.process_time()
+def jobs_of(groups: list[Group], methods: list[str]) -> list[Job[Key]]:
+    """Return trainings and tests, those first that others need."""
+    found = []
+    for group in groups:
+        trainings = dict.fromkeys([*TEACHERS, BLIND, *methods])
+        for work, names in ((train_cell, trainings), (test_cell, [BLIND, *methods])):
+            for method in names:
+                file = group.path(method, "").name
+                tested = work is test_cell
+                needed = dict.fromkeys([method, *TEACHERS]) if tested else {}
+                found.append(
+                    Job(
+                        key=group.key("test" if tested else "train", method),
+                        name=f"{group.folder.name}/{file if tested else f'train/{file}'}",
+                        work=partial(work, method=method, group=group),
+                        settings=group.plan,
+                        after=[group.key("train", name) for name in needed],
+                    )
+                )
+    return found
+
+
+def train_cell(place: Workplace, *, method: str, group: Group) -> dict[str, float | None]:
+    """Train a protagonist, and return what that took."""
+    train(method, group, place.position)
+    cost: dict[str, float | None] = json.loads((group.path(method, "") / "cost.json").read_text())
+    return cost
+
+
+def test_cell(place: Workplace, *, method: str, group: Group) -> dict[str, Any]:
+    """Return the raw scores of a protagonist, and what it took to have them."""
+    begun, cost = time.process_time(), group.path(method, "") / "cost.json"
     scores = test(method, group)
-    path, cost = group.path(method), group.path(method, "") / "cost.json"
-    result = {
-        **group.plan,
+    return {
         "method": method,
         "seed": group.seed,
         **json.loads(cost.read_text()),
         "test_cpu_seconds": round(time.process_time() - begun, 1),
         **scores,
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(result))
-    part.replace(path)
-    return f"{group.name} {group.backbone} {method} {group.seed} tested"
-
-
-def read(method: str, group: Group) -> dict[str, Any] | None:
-    """Return a finished cell, None if there is none of these settings."""
-    path = group.path(method)
-    if not path.exists():
-        return None
-    cell: dict[str, Any] = json.loads(path.read_text())
-    return cell if all(cell.get(key) == value for key, value in group.plan.items()) else None
 
 
 def learned(
@@ -791,33 +805,14 @@ def main() -> None:
         for name, task in ((name, tasks[name]) for name in names)
         for backbone in args.backbones
     ]
-    rows = [BLIND, *methods]
-    stages: list[list[Any]] = [[] for _ in range(len(groups) + 1)]
-    for number, group in enumerate(groups):
-        missing = [m for m in rows if read(m, group) is None]
-        needed = dict.fromkeys([*TEACHERS, *missing] if missing else [])
-        untrained = [m for m in needed if not (group.path(m, "") / "weights.pt").exists()]
-        stages[number] += [("train", method, group) for method in untrained]
-        stages[number + 1] += [("test", method, group) for method in missing]
-    total = 0 if args.report else sum(map(len, stages))
-    print(f"{len(groups) * len(rows)} cells, {total} trainings and tests to run.")
-    if total:
-        with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
-            bar = tqdm.tqdm(total=total, desc="jobs", position=0)
-            for stage in stages:  # the tests of a group beside the trainings of the next
-                numbered = [(*job, 1 + i % args.jobs) for i, job in enumerate(stage)]
-                for done in pool.imap_unordered(run_job, numbered):
-                    bar.update()
-                    bar.set_postfix_str(done)
-            bar.close()
-            pool.close()
-            pool.join()
-
+    run = evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
+    cells = run(jobs_of(groups, methods), out)
     texts = []
     for name in names:
         for backbone in args.backbones:
             chosen = [g for g in groups if (g.name, g.backbone) == (name, backbone)]
-            found = [cell for g in chosen for m in rows if (cell := read(m, g)) is not None]
+            keys = [g.key("test", method) for g in chosen for method in (BLIND, *methods)]
+            found = [cells[key] for key in keys if key in cells]
             if found:
                 texts.append(Results(name, backbone, found).write(chosen, out))
                 print(f"\n{texts[-1]}")
