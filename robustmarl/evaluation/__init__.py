@@ -19,8 +19,9 @@ from robustmarl.evaluation.meter import Reading
 from robustmarl.evaluation.plots import curve_panels, heatmap, learning_curves
 from robustmarl.evaluation.recipes import Defence, Learned, Recipe
 from robustmarl.evaluation.recordings import Recording, record
+from robustmarl.evaluation.resampling import bootstrap, iqm
 from robustmarl.evaluation.rollouts import Rollouts, rollout
-from robustmarl.evaluation.statistics import Estimate, bootstrap, clopper_pearson, interval, iqm
+from robustmarl.evaluation.statistics import Estimate, clopper_pearson, interval
 from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
 from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.evaluation.sweep import Sweep, sweep

@@ -12,14 +12,8 @@ from scipy import special
 
 from robustmarl._checks import check, check_choice, check_int
 from robustmarl.evaluation.comparisons import TaskScores, tasks_of
-from robustmarl.evaluation.statistics import (
-    Estimate,
-    check_level,
-    floats,
-    iqm,
-    per_seed,
-    widened,
-)
+from robustmarl.evaluation.resampling import iqm, widened
+from robustmarl.evaluation.statistics import Estimate, check_level, floats, per_seed
 
 __all__ = ["Profile", "performance_profile", "task_iqm"]
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from robustmarl.evaluation.blind import kept_blind
 from robustmarl.evaluation.findings import ZEROED, Finding, Measured, WorstCase
+from robustmarl.evaluation.statistics import side_by_side
 
 __all__ = ["findings_of"]
 
@@ -60,6 +61,7 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
             "search, transfer and what learns; attack a smooth copy of it.",
         )
     best = _lowest(result, team, [n for n in following if n not in result.longer])
+    plain = _lowest(result, team, [n for n in of("gradient") if n not in result.longer])
     search = _lowest(result, team, of("black box", "transfer"))
     if search is not None and best is not None and _clearly_lower(result, team, search, best):
         yield Finding(
@@ -67,6 +69,13 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
             check="black box",
             text=f"{search} left {table.mean(team, search):.2f}, {best}, the best that follows "
             f"gradients, {table.mean(team, best):.2f}: gradients are masked, or steps too few.",
+        )
+    elif search is not None and plain is not None and _clearly_lower(result, team, search, plain):
+        yield Finding(
+            victim=team,
+            check="black box",
+            text=f"{search} left {table.mean(team, search):.2f}, {plain}, the best gradient attack "
+            f"without a target, {table.mean(team, plain):.2f}: figures of such attacks say little.",
         )
     noise, gradient = _lowest(result, team, of("noise")), _lowest(result, team, of("gradient"))
     if noise is not None and gradient is not None:
@@ -138,8 +147,12 @@ def _clearly_lower(result: WorstCase, team: str, one: str, other: str) -> bool:
     """Return whether ``one`` leaves less than ``other``, on the same episodes, beyond chance."""
     cells = [result.table.cell(team, name).scores for name in (one, other)]
     seeds = cells[0].keys() & cells[1].keys()
-    less = np.concatenate([np.empty(0), *(cells[1][s] - cells[0][s] for s in sorted(seeds))])
+    by_seed = [cells[1][s] - cells[0][s] for s in sorted(seeds)]
+    less = np.concatenate([np.empty(0), *by_seed])
     if len(less) < FEWEST:
         return False
     error = less.std(ddof=1) / np.sqrt(len(less))
+    if (together := side_by_side(by_seed)) is not None:  # episodes that all seeds have in common
+        of_episodes = together.mean(axis=0)
+        error = max(error, of_episodes.std(ddof=1) / np.sqrt(len(of_episodes)))
     return bool(less.mean() > CLEARLY * error)

@@ -50,14 +50,46 @@ class TestInterval:
         cut = interval([[2.0] * 10, [0.0] * 10], limits=(0.0, 3.0))
         assert (cut.low, cut.high) == (0.0, 3.0)
 
+    def test_teams_that_do_the_same_in_the_same_episodes_are_worth_one(self):
+        one, three = (interval([[0.0, 4.0, 5.0, 7.0]] * seeds) for seeds in (1, 3))
+        assert (three.low, three.high) == pytest.approx((one.low, one.high))
+        assert three.n_episodes == 12
+        one, three = (interval([[1.0] * 150 + [0.0] * 50] * seeds) for seeds in (1, 3))
+        assert (three.low, three.high) == pytest.approx((one.low, one.high), abs=0.01)
+
     def test_seeds_that_agree_by_chance_leave_what_episodes_leave(self):
-        won = interval([[1.0] * 50, [1.0] * 50])
-        assert won.low == pytest.approx(0.025 ** (1 / 100))  # all of 100 episodes
-        assert won.high == 1.0
-        scores = [0.0, 4.0, 5.0, 7.0]
-        found = interval([scores, scores])
-        error = math.sqrt(2 * np.var(scores, ddof=1) / 4) / 2
+        """Means are equal, scores of one episode turned: all episodes count, by themselves."""
+        first, second = [0.0, 4.0, 5.0, 7.0], [7.0, 5.0, 4.0, 0.0]
+        error = math.sqrt(2 * np.var(first, ddof=1) / 4) / 2
+        found = interval([first, second])
         assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 6) * error)
+        won = interval([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]])
+        exact = clopper_pearson(4, 8)
+        assert (won.low, won.high) == pytest.approx((exact.low, exact.high))
+
+    def test_who_never_lost_may_have_met_only_what_is_easy_for_all(self):
+        won = interval([[1.0] * 50, [1.0] * 50])
+        assert (won.low, won.high) == pytest.approx((0.025 ** (1 / 50), 1.0))
+        apart = interval([[1.0] * 50, [1.0] * 49])  # not the same episodes: all 99 count
+        assert apart.low == pytest.approx(0.025 ** (1 / 99))
+
+    def test_adds_what_seeds_differ_by_and_what_they_share(self):
+        """Seeds 0 and 2 around the same episodes -1, 1: means by 2, covariance 2, nothing else."""
+        found = interval([[-1.0, 1.0], [1.0, 3.0]])
+        reach = stats.t.ppf(0.975, 1)
+        of_seeds, shared = reach * math.sqrt(2.0) / math.sqrt(2.0), reach * math.sqrt(2.0 / 2.0)
+        assert found.high - found.mean == pytest.approx(math.hypot(of_seeds, shared))
+
+    @pytest.mark.parametrize("latent", [0.0, 0.5, 0.9])
+    def test_covers_of_teams_to_whom_the_same_is_easy(self, latent):
+        """Five teams that win .7 of 50 episodes, with latent difficulties in common."""
+        rng, covered = np.random.default_rng(1), 0
+        for _ in range(400):
+            shared, own = rng.standard_normal(50), rng.standard_normal((5, 50))
+            hard = math.sqrt(latent) * shared + math.sqrt(1.0 - latent) * own
+            found = interval(list((hard < stats.norm.ppf(0.7)).astype(float)))
+            covered += found.low <= 0.7 <= found.high
+        assert covered / 400 >= 0.93
 
     def test_one_team_is_exact_and_said_to_be_one(self):
         found, exact = interval([[1.0, 0.0, 1.0, 1.0]]), clopper_pearson(3, 4)
@@ -159,16 +191,30 @@ class TestBootstrap:
     def test_seeds_differ_but_episodes_do_not(self):
         """Resampling 2 constant seeds gives 0, 1/2, 1; widened by sqrt 2 and t over z."""
         scores = {0: [0.0] * 5, 1: [1.0] * 5}
-        wide = bootstrap(scores)
+        free = (-math.inf, math.inf)
+        wide = bootstrap(scores, limits=free)
         reach = 0.5 * math.sqrt(2) * stats.t.ppf(0.975, 1) / stats.norm.ppf(0.975)
         assert (wide.low, wide.high) == pytest.approx((0.5 - reach, 0.5 + reach))
-        narrow = bootstrap(scores, level=0.4)  # quantiles .3 and .7
+        cut = bootstrap(scores)  # of lost and won
+        assert (cut.low, cut.high) == (0.0, 1.0)
+        narrow = bootstrap(scores, level=0.4, limits=free)  # quantiles .3 and .7
         assert (narrow.low, narrow.high) == (0.5, 0.5)
+
+    def test_episodes_are_drawn_for_all_teams_alike(self):
+        """Five teams that do the same in the same episodes tell no more than one of them."""
+        scores = np.random.default_rng(0).normal(size=30)
+        one, five = bootstrap([scores]), bootstrap([scores] * 5)
+        widths = [found.high - found.low for found in (one, five)]
+        factor = math.sqrt(5 / 4) * stats.t.ppf(0.975, 4)  # what few seeds are widened by
+        factor /= math.sqrt(30 / 29) * stats.t.ppf(0.975, 29)
+        assert widths[1] == pytest.approx(factor * widths[0], rel=0.1)
+        apart = bootstrap([np.roll(scores, 6 * k) for k in range(5)])
+        assert apart.high - apart.low < 0.7 * widths[1]
 
     def test_blocks_do_not_change_the_result(self, monkeypatch):
         scores = {0: np.arange(50.0), 1: np.arange(50.0) ** 1.5}
         whole = bootstrap(scores, resamples=300)
-        monkeypatch.setattr("robustmarl.evaluation.statistics._BLOCK", 500)
+        monkeypatch.setattr("robustmarl.evaluation.resampling._BLOCK", 500)
         assert bootstrap(scores, resamples=300) == whole
 
     def test_same_seed_same_interval_and_other_seed_another(self):
