@@ -135,7 +135,7 @@ def interval(
 
     Example:
         >>> print(interval({0: [1, 1, 1, 0], 1: [1, 1, 1, 1], 2: [1, 1, 1, 0]}))
-        0.83 [0.47, 1.00]
+        0.83 [0.25, 1.00]
     """
     level = check_level("interval.level", level)
     seeds = per_seed("interval", scores)

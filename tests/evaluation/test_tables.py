@@ -33,7 +33,7 @@ def test_html(table):
     assert table._repr_html_().splitlines()[:4] == [
         "<table><caption>a &lt;b&gt; game</caption>",
         "<tr><th>victim</th><th>none</th><th>PGD</th></tr>",
-        "<tr><th>QMIX</th><td>1.00 [0.40, 1.00]</td><td>0.00 [0.00, 0.60]</td></tr>",
+        "<tr><th>QMIX</th><td>1.00 [0.16, 1.00]</td><td>0.00 [0.00, 0.84]</td></tr>",
         "<tr><th><em>random</em></th><td>0.50 [0.50, 0.50]</td><td>-</td></tr>",
     ]
     assert table._repr_html_().endswith(f"</table>\n<p>{table.footer}</p>")
@@ -60,7 +60,7 @@ def test_text(table):
         "matrix game",
         "victim  none               PGD",
         "-" * 44,
-        "QMIX    1.00 [0.40, 1.00]  0.00 [0.00, 0.60]",
+        "QMIX    1.00 [0.16, 1.00]  0.00 [0.00, 0.84]",
         "-" * 44,
         "random  0.50 [0.50, 0.50]  -",
         "-" * 44,
@@ -73,7 +73,7 @@ def test_markdown(table):
     assert lines[:4] == [
         "| victim | none | PGD |",
         "| --- | --- | --- |",
-        "| QMIX | 1.00 [0.40, 1.00] | 0.00 [0.00, 0.60] |",
+        "| QMIX | 1.00 [0.16, 1.00] | 0.00 [0.00, 0.84] |",
         "| *random* | 0.50 [0.50, 0.50] | - |",
     ]
 
@@ -260,8 +260,8 @@ class TestLatex:
             r"\toprule",
             r"victim & none & PGD \\",
             r"\midrule",
-            r"QMIX & \textbf{1.00} {\scriptsize [0.40, 1.00]} & "
-            r"\textbf{0.00} {\scriptsize [0.00, 0.60]} \\",
+            r"QMIX & \textbf{1.00} {\scriptsize [0.16, 1.00]} & "
+            r"\textbf{0.00} {\scriptsize [0.00, 0.84]} \\",
             r"\midrule",
             r"\textit{random} & 0.50 {\scriptsize [0.50, 0.50]} & -- \\",
             r"\bottomrule",

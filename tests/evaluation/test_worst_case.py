@@ -378,7 +378,8 @@ def judged(clean=1.0, vanished=0.0, flipped=0.5, zeroed=0.0, seen=0.5, episodes=
         ({"vanished": 0.9, "short": 0.1, "long": 0.1}, ["no gradient"]),
         ({"vanished": None}, ["no gradient"]),
         ({"short": 0.9, "long": 0.9, "search": 0.4}, ["black box"]),
-        ({"short": 0.9, "long": 0.9, "search": 0.4, "director": 0.1}, []),
+        ({"short": 0.9, "long": 0.9, "search": 0.4, "director": 0.1}, ["black box"]),
+        ({"short": 0.4, "long": 0.4, "search": 0.5, "director": 0.9}, []),
         ({"short": 0.5, "long": 0.5, "search": 0.49}, []),  # not beyond chance
         ({"noise": 0.6, "short": 0.6, "long": 0.6}, ["noise"]),
         ({"noise": 0.6, "short": 0.2, "long": 0.2}, []),
