@@ -134,7 +134,7 @@ class EpisodeBuffer(ReplayBuffer):
             lengths: their numbers of steps, (K,).
             whole: further arrays of these episodes alone, (K, L, ...), L at most T+1.
             before: where they are pieces of episodes, what was brought along from before them,
-                (E, ...), by names of ``BEFORE_KEYS``.
+                (K, ...), by names of ``BEFORE_KEYS``.
         """
         skip = max(0, len(rows) - self.capacity)
         rows, first, lengths = rows[skip:], first[skip:], lengths[skip:]
@@ -177,8 +177,7 @@ class EpisodeBuffer(ReplayBuffer):
         for key, brought in (before or {}).items():
             if key not in self.data:
                 self.data[key] = self._allocate(key, brought)
-            of_rows = brought[torch.from_numpy(rows).to(brought.device)]
-            self.data[key][slots] = of_rows.to(self.device)
+            self.data[key][slots] = brought[skip:].to(self.device)
         if self._perturbed and "seen" not in ring:
             self.data["seen"][slots] = self.data["obs"][slots]
         if on_cpu:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from robustmarl._checks import check
 from robustmarl.data.buffer import EpisodeBuffer
-from robustmarl.data.opponents import restarted
+from robustmarl.data.staging import Piece
 from robustmarl.joint import StepContext, TeamSpec
 
 __all__ = ["Carried"]
@@ -24,14 +25,13 @@ class Carried:
         segments: likewise.
         context: what the last tick showed and nobody has acted on yet; None where nothing is under
             way.
-        before: what the policy brought along from before the first step that is not in the buffer
-            yet, (E, ...), by the batch's names.
     """
 
     def __init__(self, spec: TeamSpec, size: int, segments: bool) -> None:
         self._spec, self._size, self.segments = spec, size, segments
         self.context: StepContext | None = None
-        self.before: dict[str, Tensor] = {}
+        # what the policy brought along over the last border, (E, ...), by the batch's names
+        self._brought: dict[str, Tensor] = {}
 
     def ticks(self, n_step: int | None, buffer: EpisodeBuffer | None) -> int:
         """Return how often environments are stepped so that it is ``n_step`` times in all.
@@ -53,16 +53,25 @@ class Carried:
         context, self.context = self.context, None
         return context
 
-    def begin(self, mask: Tensor) -> None:
-        """Forget what came before, where episodes begin, bool (E,)."""
+    def before(self, piece: Piece) -> dict[str, Tensor]:
+        """Return what the policy brought along to the first of these steps, (K, ...), by name.
+
+        That is nothing where an episode began with them. The pieces say so themselves: where they
+        are handed over late, other episodes may have begun in their rows.
+        """
         none = {"act_before": 0 if self._spec.continuous else -1}
-        for name, values in self.before.items():
-            self.before[name] = restarted(values, mask, none.get(name, 0))
+        before = {}
+        for name, values in self._brought.items():
+            of_rows = values[torch.from_numpy(piece.rows).to(values.device)]
+            begins = torch.from_numpy(piece.steps == 0).to(values.device)
+            begins = begins.view(-1, *[1] * (values.dim() - 1))
+            before[name] = torch.where(begins, none.get(name, 0), of_rows)
+        return before
 
     def note(self, last_act: Tensor, hidden: Tensor | None) -> None:
         """Take note of what the policy brings along to the step that comes next."""
         if not self.segments:
             return
-        self.before = {"act_before": last_act.clone()}  # which may be a script's own
+        self._brought = {"act_before": last_act.clone()}  # which may be a script's own
         if hidden is not None:
-            self.before["hidden_before"] = hidden
+            self._brought["hidden_before"] = hidden

@@ -321,7 +321,6 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._last_act = restarted(self._last_act, mask, 0 if self.spec.continuous else -1)
         if self._hidden is not None:
             self._hidden = restarted(self._hidden, mask, 0)
-        self._carried.begin(mask)
         self._opponents.begin(begun.mask)
         device = self._engine_device
         self.engine.begin(begun.mask.to(device), begun.seeds.to(device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
@@ -74,6 +74,10 @@ class Ended(Piece):
             terminated=self.terminated,
             truncated=self.truncated,
         )
+
+
+BeforeOf: TypeAlias = Callable[[Piece], Mapping[str, Tensor]]
+"""Returns what was brought along from before these K pieces, (K, ...) by names of the buffer."""
 
 
 class Staging(Protocol):
@@ -171,7 +175,7 @@ def flush(
     ended: Ended,
     spec: TeamSpec,
     buffer: EpisodeBuffer | None,
-    before: Mapping[str, Tensor] | None = None,
+    before: BeforeOf | None = None,
 ) -> NDArray[np.float64]:
     """Copy what is new of episodes that ended into the buffer, if any.
 
@@ -200,7 +204,7 @@ def store(
     piece: Piece,
     spec: TeamSpec,
     buffer: EpisodeBuffer,
-    before: Mapping[str, Tensor] | None = None,
+    before: BeforeOf | None = None,
 ) -> None:
     """Copy steps of episodes that are under way into the buffer.
 
@@ -209,7 +213,7 @@ def store(
         piece: the steps, of which there may be none.
         spec: the team's.
         buffer: where they go.
-        before: what the policy brought along from before them, (E, ...) by name.
+        before: returns what the policy brought along to the first steps of pieces.
     """
     some = piece.some
     if len(some.rows):
@@ -243,7 +247,7 @@ def _add(
     piece: Piece,
     rew: NDArray[np.float32],
     buffer: EpisodeBuffer,
-    before: Mapping[str, Tensor] | None,
+    before: BeforeOf | None,
 ) -> None:
     of_steps: dict[str, NDArray[np.generic]] = {"rew": rew}
     for key, flags in (("terminated", piece.terminated), ("truncated", piece.truncated)):
@@ -251,4 +255,5 @@ def _add(
         at_the_end[np.arange(len(rew)), piece.lengths - 1] = flags
         of_steps[key] = at_the_end
     first = piece.first % staging.ticks
-    buffer.add_episodes(staging.ring, piece.rows, first, piece.lengths, of_steps, before)
+    brought = before(piece) if before is not None else None
+    buffer.add_episodes(staging.ring, piece.rows, first, piece.lengths, of_steps, brought)

@@ -105,6 +105,12 @@ def assert_whole(pieces, episode):
         torch.testing.assert_close(
             together, episode[name][: len(together)], rtol=1e-5, atol=1e-6, msg=name
         )
+    nothing = 0 if pieces[0]["act"].is_floating_point() else -1
+    assert pieces[0]["act_before"].eq(nothing).all()
+    assert not pieces[0].get("hidden_before", torch.zeros(())).any()
+    for one, other in pairwise(pieces):
+        assert torch.equal(other["act_before"], one["act"][-1])
+        assert other.get("hidden_before", torch.ones(())).any()
     cut = [piece["truncated"] for piece in pieces[:-1]]
     assert all(bool(flags[-1]) and not bool(flags[:-1].any()) for flags in cut)
     assert not any(bool(piece["terminated"].any()) for piece in pieces[:-1])
@@ -193,11 +199,12 @@ def test_segments_as_long_as_every_episode_are_the_episodes_bit_for_bit(deferred
     assert np.concatenate([one.returns for one in stats]).tolist() == told.returns.tolist()
 
 
+@pytest.mark.parametrize("deferred", [False, True])
 @pytest.mark.parametrize("shared", [True, False])
-def test_logits_in_the_update_are_those_of_collecting(shared):
+def test_logits_in_the_update_are_those_of_collecting(shared, deferred):
     make = lambda: Scripted(lengths=(3, 11), masks="info")  # noqa: E731
     team = gru(make(), shared=shared)
-    batch, _ = segments(team, JointVectorEnv(make, 3), [2, 3, 4])
+    batch, _ = segments(team, JointVectorEnv(make, 3), [2, 3, 4], deferred=deferred)
     network, last_act = team.policy.network, team.last_act(batch, terminal=False)
 
     def logp(**hidden):
