@@ -74,9 +74,9 @@ class ImaginedEngine:
         act = torch.where(active.view(-1, *[1] * (act.dim() - 1)), act, 0)
         draws = Draws(self._seeds).at(self._steps, _CHANCE).uniform(2)
         told = model.foretell(tensors["obs"], tensors["state"].flatten(1), act, self._member)
-        left = model.residuals[(draws[:, 0] * len(model.residuals)).long()]
-        after = torch.cat([told.obs.flatten(1), told.state], dim=1) + left
-        after = after.clamp(model.low, model.high)
+        drawn = (draws[:, 0] * model.residuals.shape[1]).long()
+        left = model.residuals[self._member, drawn]
+        after = model.settled(torch.cat([told.obs.flatten(1), told.state], dim=1) + left)
         obs, state = after.split((model.obs_numbers, left.shape[1] - model.obs_numbers), dim=1)
         self._steps = self._steps + active
         ended = draws[:, 1] < told.ended

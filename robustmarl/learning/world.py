@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robustmarl._checks import check, check_flag, check_int, check_kind, check_number, check_usable
-from robustmarl._seeding import generator, seeded, stream_seed
+from robustmarl._seeding import Draws, episode_keys, generator, seeded, stream_seed
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning.imagined import ImaginedEngine
 from robustmarl.learning.optim import adam
@@ -25,9 +25,15 @@ _MARGIN = 0.25
 what they never saw, and an imagined episode that went astray would go to infinity."""
 
 
+_GRAIN = 2.0**-32
+"""Of the range of a number: what is shown is a multiple of it; finer than a float in most of it."""
+
+
 @dataclass(frozen=True)
 class Fitted:
     """How well a model foretells steps that were held out, as shares explained: 1 is all.
+
+    It is the mean of its members that is measured.
 
     Attributes:
         obs: of what observations and states become, less what they were.
@@ -69,11 +75,11 @@ class WorldModel(nn.Module):
 
     with the joint observation o, the global state s and the joint action a that was executed. f, g
     and h are heads of one network, of which there is a small ensemble; in an episode one member,
-    drawn at random, foretells everything. :math:`\eta` is what f left of a real step drawn at
-    random, so that a random environment stays random: as if its chance did not depend on where it
-    is. Numbers stay near the range in which they were recorded. Nothing else is modelled, which is
-    why agents that die or come late, and actions that are not always available, are refused. What
-    neither o nor s shows, it cannot know.
+    drawn at random, foretells everything. :math:`\eta` is what its f left of a real step drawn at
+    random among those that it was never fitted to, so that a random environment stays as random as
+    it is: as if its chance did not depend on where it is. Numbers stay near the range in which they
+    were recorded. Nothing else is modelled, which is why agents that die or come late, and actions
+    that are not always available, are refused. What neither o nor s shows, it cannot know.
 
     An attack on a team needs the team, too: that is not learned but played, and the attack's
     generator goes through its network as ever. ``make_engine`` makes the model an environment
@@ -132,7 +138,7 @@ class WorldModel(nn.Module):
         self.register_buffer("low", torch.zeros(seen))
         self.register_buffer("high", torch.zeros(seen))
         self.starts = torch.zeros(0, seen)
-        self.residuals = torch.zeros(0, seen)
+        self.residuals = torch.zeros(members, 0, seen)
         self.ends = False
         # in doubles: sums over other numbers of rows differ in bits that rounding to floats drops,
         # so that an episode is the same whatever plays beside it
@@ -163,11 +169,15 @@ class WorldModel(nn.Module):
     ) -> Fitted:
         """Fit the ensemble to recorded episodes from its present weights, and say how well.
 
+        Which steps are held out follows from their places in the batch: where it grows, oldest
+        episodes first, a step that was held out once is so in every further fit.
+
         Args:
             batch: episodes of the team, with what was executed.
             updates: optimizer steps, >= 1.
             batch_size: steps of each, drawn anew for every member, >= 1.
-            held_out: share of the steps that it is measured on and never fitted to, in (0, 1).
+            held_out: chance of a step to be one of those that it is measured on and never fitted
+                to, in (0, 1). The first one always is, the second one never.
             optim: optimizer factory; None is Adam at 1e-3.
 
         Raises:
@@ -179,11 +189,10 @@ class WorldModel(nn.Module):
         held_out = check_number(f"{name}.held_out", held_out, 0.0, 1.0, open_low=True)
         self._check_modelled(f"{name}.batch", batch)
         given, change, reward, ended = self._steps(batch)
-        order = torch.randperm(len(given), generator=generator(self.seed, len(given), "world/held"))
-        kept = max(1, round(held_out * len(given)))
-        test, train = order[:kept].to(self.device), order[kept:].to(self.device)
         rule = "of two steps at least, one of which is held out"
-        check(len(train) > 0, f"{name}.batch", rule, len(given))
+        check(len(given) > 1, f"{name}.batch", rule, len(given))
+        kept = self._held_out(len(given), held_out)
+        test, train = (rows.nonzero()[:, 0].to(self.device) for rows in (kept, ~kept))
         self._standardise(given[train], change[train], reward[train])
         self.ends = bool(ended.any())
         made, _ = (optim or adam(1e-3)).create_instances(self.members)
@@ -219,6 +228,15 @@ class WorldModel(nn.Module):
         given = self._normal_input(torch.cat([seen, self._vectors(act)], dim=1))
         answers = torch.stack([one(given) for one in self.members], dim=1)
         return self._read(seen, answers[torch.arange(len(obs), device=obs.device), member])
+
+    def settled(self, seen: Tensor) -> Tensor:
+        """Return what is shown for foretold observations and states, (E, S'): near the recorded.
+
+        Each number is rounded to 2^-32 of its range. Where chance undoes what was foretold nothing
+        but the last bits of sums would be left, which differ with what else is played.
+        """
+        grain = _nonzero(self.high - self.low) * _GRAIN
+        return ((seen / grain).round() * grain).clamp(self.low, self.high)
 
     def get_extra_state(self) -> dict[str, object]:
         """Return what it is played with beside weights, which travels with them."""
@@ -301,6 +319,13 @@ class WorldModel(nn.Module):
         reward = self.reward_mean + self.reward_std * reward
         return Foretold(obs.view(len(obs), agents, -1), state, reward, ended)
 
+    def _held_out(self, steps: int, share: float) -> Tensor:
+        """Return which of so many steps, >= 2, are held out, bool (R,): the same of more steps."""
+        keys = episode_keys(stream_seed(self.seed, "world/held"), torch.arange(steps))
+        kept = Draws(keys).uniform(1)[:, 0] < share
+        kept[0], kept[1] = True, False  # neither side is ever empty
+        return kept
+
     @torch.no_grad()
     def _measured(
         self,
@@ -319,7 +344,8 @@ class WorldModel(nn.Module):
         foretold = answers.mean(dim=0)
         size = seen.shape[1]
         left = change - (foretold[:, :size] - seen)
-        self.residuals = left[train]
+        # of each member its own, (M, K, S'); of the steps it was fitted to it leaves too little
+        self.residuals = (change + seen - answers[..., :size])[:, test]
         begins = torch.full_like(batch.valid, self.anywhere)
         begins[:, 0] = True
         self.starts = seen[begins[batch.valid].to(self.device)]

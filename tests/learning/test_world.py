@@ -129,6 +129,38 @@ def test_chance_stays_chance():
     assert bool(batch.truncated[:, -1].all())
 
 
+def noisy():
+    return SignalMatching(2, horizon=10, noise=0.5)
+
+
+def test_what_was_held_out_once_is_never_fitted_to():
+    """Noise is learned by heart where it is fitted to: a leak is seen when nothing more is."""
+    made, batch = model(noisy, members=1, hidden=(64, 64)), played(noisy, 8)
+    first = batch.replace(valid=batch.valid & (torch.arange(8) < 7)[:, None])
+    one = made.fit(first, updates=400, held_out=0.3, optim=adam(3e-3))
+    two = made.fit(batch, updates=1, held_out=0.3, optim=adam(1e-9))
+    assert one.steps + one.held_out == 70
+    assert one.held_out <= two.held_out < 35
+    assert two.obs == pytest.approx(one.obs, abs=0.15)
+    grown = made._held_out(80, 0.3)
+    assert torch.equal(made._held_out(70, 0.3), grown[:70])
+    assert int(grown.sum()) == two.held_out
+    assert made._held_out(2, 1e-9).tolist() == [True, False]
+
+
+def test_its_chance_is_as_large_as_what_it_leaves_of_fresh_steps():
+    made = model(noisy, hidden=(64, 64))
+    fitted = made.fit(played(noisy, 20), updates=600)
+    assert made.residuals.shape == (2, fitted.held_out, made.obs_numbers + 2)
+    fresh = played(noisy, 40, seed=1)
+    obs, act = fresh.obs.obs[:, :-1].flatten(0, 1), fresh.act.flatten(0, 1)
+    state = fresh.obs.state[:, :-1].flatten(0, 1)
+    told = made.foretell(obs, state, act, torch.arange(len(act)) % 2)
+    left = fresh.obs.obs[:, 1:].flatten(0, 1) - told.obs
+    drawn = made.residuals[..., : made.obs_numbers]
+    assert float(drawn.std()) == pytest.approx(float(left.std()), rel=0.3)
+
+
 def test_episodes_follow_from_their_seeds_whatever_plays_beside():
     made = model(Carts)
     made.fit(played(Carts), updates=50)
