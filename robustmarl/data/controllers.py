@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeGuard, cast, get_args, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from robustmarl._checks import (
     check_usable,
 )
 from robustmarl._seeding import Draws, inverse
-from robustmarl.joint import MASKED, StepContext, TeamSpec
+from robustmarl.joint import MASKED, StepContext, TeamSpec, at_actions
 from robustmarl.typing import Unit
 from robustmarl.victims import Victim
 
@@ -247,9 +248,14 @@ class ScriptedController(RandomController):
 
     Args:
         spec: the team it plays.
-        script: maps a :class:`~robustmarl.joint.StepContext` to actions, (E, N) int64 or
-            (E, N, A) float.
+        script: maps a :class:`~robustmarl.joint.StepContext` to actions of all E environments, of
+            which there may be another number in each collection: integers (E, N), available where
+            ``context.acting``, or floats (E, N, A).
         device: where it computes.
+
+    Raises:
+        TypeError: in a step, if actions are of another kind.
+        ValueError: if they are of another shape, or one that an agent takes is not available.
 
     Example:
         >>> from robustmarl import envs, evaluation, joint
@@ -272,11 +278,43 @@ class ScriptedController(RandomController):
 
     def infer(self, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return the script's actions as logits with all mass on one, or as means, (E, N, A)."""
-        act = self.script(context)
+        act = self._checked(self.script(context), context)
         if self.spec.continuous:
             return act, None
         logits = torch.full(context.mask.shape, MASKED, device=act.device)
         return logits.scatter_(-1, act.unsqueeze(-1), 0.0), None
+
+    def _checked(self, found: object, context: StepContext) -> Tensor:
+        """Return actions, int64 (E, N) or float32 (E, N, A); where nobody acts they are indices."""
+        where = "ScriptedController.script"
+        rule = "a function of a step that returns a tensor"
+        check_kind(where, found, Tensor | np.ndarray, rule)
+        act = torch.as_tensor(found, device=context.mask.device)
+        mask, kind, of_kind = context.mask, "integers", not act.dtype.is_floating_point
+        of_kind = of_kind and act.dtype != torch.bool
+        if self.spec.continuous:
+            kind, of_kind = "floats", act.dtype.is_floating_point
+        shape = mask.shape if self.spec.continuous else mask.shape[:2]
+        if not of_kind:
+            raise TypeError(f"{where} must return {kind}, got {act.dtype}.")
+        if act.shape != shape:
+            raise ValueError(
+                f"{where} must return actions of shape {tuple(shape)}, got {tuple(act.shape)}. "
+                "Make them like context.last_act, of all environments."
+            )
+        if self.spec.continuous:
+            return act.float()
+        act = act.long()
+        named = act.clamp(0, mask.shape[-1] - 1)
+        bad = (~at_actions(mask, named) | (named != act)) & context.acting
+        if bool(bad.any()):
+            env, agent = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"{where} must return available actions, got {int(act[env, agent])} of agent "
+                f"{self.spec.agents[agent]!r} in environment {env}, step {int(context.step[env])}, "
+                f"of {mask[env, agent].nonzero()[:, 0].tolist()}. Look at context.mask."
+            )
+        return named
 
     def select(
         self, output: Tensor, mask: Tensor, draws: Draws, training: bool

@@ -1,5 +1,8 @@
 """Random, scripted and slowly following teams."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from doubles import Scripted, armies
@@ -9,6 +12,7 @@ from robustmarl.algorithms import IPPO, MFAC, QMIX
 from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
 from robustmarl.data import (
+    EpisodeBuffer,
     JointCollector,
     PerturbedController,
     RandomController,
@@ -18,7 +22,7 @@ from robustmarl.data import (
 from robustmarl.data.controllers import categorical
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import rollout
-from robustmarl.joint import spec_of
+from robustmarl.joint import at_actions, spec_of
 from robustmarl.training import Log, load_checkpoint, run
 
 
@@ -103,6 +107,71 @@ def test_a_copy_plays_the_other_side(recurrent):
         for p in copy.policy.parameters():
             p.zero_()
     rollout(copy, twins, episodes=4, team="blue", opponents={"red": team})
+
+
+def scripted(found, make=None, num_envs=2):
+    """Play an episode in which the script returns ``found``, or what it makes of the step."""
+    make = make or (lambda: Scripted(masks="info", lengths=(3,), action_sizes=(4, 3)))
+    spec = spec_of(make())
+    script = found if callable(found) else lambda context: found
+    store = EpisodeBuffer(spec, num_envs)
+    engine = JointVectorEnv(make, num_envs)
+    JointCollector(ScriptedController(spec, script), engine, store).collect(n_episode=num_envs)
+    return store.latest(num_envs)
+
+
+def boxes():
+    return Scripted(continuous=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "make", "error", "told"),
+    [
+        (torch.full((2, 2), 9), None, ValueError, "available actions, got 9 of agent 'a0' in en"),
+        (torch.full((2, 2), 3), None, ValueError, "available actions, got 3 of agent 'a1'"),
+        (torch.full((2, 2), -1), None, ValueError, "available actions, got -1 of agent 'a0'"),
+        (torch.ones(1, 2).long(), None, ValueError, r"of shape (2, 2), got (1, 2). Make them"),
+        (torch.ones(2).long(), None, ValueError, r"of shape (2, 2), got (2,)"),
+        (torch.ones(2, 2), None, TypeError, "must return integers, got torch.float32"),
+        (torch.ones(2, 2).bool(), None, TypeError, "must return integers, got torch.bool"),
+        (0, None, TypeError, "must be a function of a step that returns a tensor, got 0"),
+        (torch.ones(2, 2, 2), boxes, ValueError, "of shape (2, 2, 3), got (2, 2, 2)"),
+        (torch.ones(2, 2).long(), boxes, TypeError, "must return floats, got torch.int64"),
+    ],
+)
+def test_scripts_that_name_no_joint_action_are_refused(found, make, error, told):
+    with pytest.raises(error, match=re.escape("ScriptedController.script must")) as caught:
+        scripted(found, make)
+    assert told in str(caught.value)
+
+
+def test_an_unavailable_action_is_refused_with_those_that_are_available():
+    asked = []
+
+    def script(context):
+        asked.append(context.mask[1, 1].nonzero()[:, 0].tolist())
+        act = context.mask.int().argmax(-1)
+        act[1, 1] = torch.where(
+            context.step[1] == 2, (~context.mask[1, 1]).int().argmax(), act[1, 1]
+        )
+        return act
+
+    with pytest.raises(ValueError, match=r"of agent 'a1' in environment 1, step 2, of ") as caught:
+        scripted(script)
+    assert f"of {asked[2]}. Look at context.mask." in str(caught.value)
+
+
+def test_what_scripts_say_of_the_dead_means_nothing():
+    make = lambda: Scripted(3, masks="info", deaths={1: 2}, arrivals={2: 2}, lengths=(4,))  # noqa: E731
+
+    def script(context):
+        act = context.mask.int().argmax(-1)
+        return torch.where(context.alive, act, 99).numpy().astype(np.int32)
+
+    batch = scripted(script, make)
+    assert int(batch.living.sum()) < batch.living.numel()
+    legal = at_actions(batch.obs.mask[:, :-1], batch.act)
+    assert bool((legal | ~batch.living).all())
 
 
 def idle(context):
