@@ -26,12 +26,17 @@ OBS_KEYS = ("obs", "seen", "mask", "state", "alive")
 BEFORE_KEYS = ("hidden_before", "act_before")
 """Keys with one entry per piece of an episode: what was brought along from before it."""
 
+_SAME_AS = {"seen": "obs", "act_intended": "act", "act_exec": "act"}
+"""What these keys are in an episode in which nothing changed what agents see or do."""
+
 
 class EpisodeBuffer(ReplayBuffer):
     """A ring of episodes of one team, or of pieces of them, (capacity, T or T+1, ...) per key.
 
     ``seen`` aliases ``obs`` until an episode comes in which something perturbed observations.
-    Keys it has not seen before (``logp``, ``types``, ...) are allocated when first added.
+    Other keys that not all episodes have are there since the first that has them, of those that it
+    holds: ``act_exec`` and ``act_intended`` are ``act`` where nothing changed it, records of
+    perturbers are 0 where they did not play, and ``logp`` is left out unless all have it.
 
     Args:
         spec: the team's.
@@ -88,7 +93,7 @@ class EpisodeBuffer(ReplayBuffer):
         self.lengths = torch.zeros(episodes, dtype=torch.int64, device=self.device)
         self._next = 0
         self._count = 0
-        self._perturbed = False
+        self._used: set[str] = set()  # keys of the data that episodes here have; memory is kept
 
     @staticmethod
     def bytes_per_episode(spec: TeamSpec, steps: int | None = None) -> int:
@@ -113,7 +118,7 @@ class EpisodeBuffer(ReplayBuffer):
     def reset(self, keep_statistics: bool = False) -> None:
         """Forget all episodes; memory is kept."""
         self._next = self._count = 0
-        self._perturbed = False
+        self._used.clear()
 
     def add_episodes(
         self,
@@ -139,20 +144,16 @@ class EpisodeBuffer(ReplayBuffer):
         skip = max(0, len(rows) - self.capacity)
         rows, first, lengths = rows[skip:], first[skip:], lengths[skip:]
         slots = (np.arange(len(rows)) + self._next) % self.capacity
-        if "seen" in ring and not self._perturbed:
-            self._perturbed = True
-            if "seen" not in self.data:
-                self.data["seen"] = self._allocate("seen", ring["seen"])
-            if self._count:
-                self.data["seen"].copy_(self.data["obs"])
+        given = {**ring, **(whole or {}), **(before or {})}
+        self._make_room(given)
         on_cpu = self.device.type == "cpu"
         places = list(
             zip(slots.tolist(), rows.tolist(), first.tolist(), lengths.tolist(), strict=True)
         )
         for key, values in ring.items():
+            if key not in self._used:
+                continue
             last = int(key in OBS_KEYS)  # one entry more than steps
-            if key not in self.data:
-                self.data[key] = self._allocate(key, values)
             if on_cpu and isinstance(values, np.ndarray):  # slices cost a fraction of index lists
                 held = self.data[key].numpy()
                 for slot, row, begin, length in places:
@@ -167,19 +168,15 @@ class EpisodeBuffer(ReplayBuffer):
                 episodes = torch.as_tensor(values[ticks, rows[:, None]])
                 self.data[key][slots, :entries] = episodes.to(self.device)
         for key, array in (whole or {}).items():
-            if key not in self.data:
-                self.data[key] = self._allocate(key, array)
             if on_cpu:
                 self.data[key].numpy()[slots, : array.shape[1]] = array[skip:]
             else:
                 episodes = torch.from_numpy(array[skip:]).to(self.device)
                 self.data[key][slots, : array.shape[1]] = episodes
         for key, brought in (before or {}).items():
-            if key not in self.data:
-                self.data[key] = self._allocate(key, brought)
             self.data[key][slots] = brought[skip:].to(self.device)
-        if self._perturbed and "seen" not in ring:
-            self.data["seen"][slots] = self.data["obs"][slots]
+        for key in self._used - given.keys():
+            self._leave_out(key, torch.from_numpy(slots).to(self.device))
         if on_cpu:
             self.lengths.numpy()[slots] = lengths
         else:
@@ -221,7 +218,7 @@ class EpisodeBuffer(ReplayBuffer):
         others: dict[str, Tensor] = {}
         records: dict[str, dict[str, Tensor]] = {}
         for key, values in self.data.items():
-            if key == "seen" and not self._perturbed:
+            if key not in self._used:
                 continue
             perturber, slash, name = key.rpartition("/")
             if key in OBS_KEYS:
@@ -239,11 +236,12 @@ class EpisodeBuffer(ReplayBuffer):
     def state_dict(self) -> dict[str, Any]:
         """Return the held episodes, oldest first, and the sampling stream."""
         order = torch.as_tensor(self.sample_indices(0), device=self.device)
-        data = {key: values[order] for key, values in self.data.items()} if self._count else {}
+        used = self._used if self._count else set()
+        data = {key: values[order] for key, values in self.data.items() if key in used}
         return {
             "data": data,
             "lengths": self.lengths[order],
-            "perturbed": self._perturbed,
+            "perturbed": "seen" in used,
             "next": self._next,
             "rng": _integers_as_text(self._rng.bit_generator.state),
         }
@@ -253,14 +251,35 @@ class EpisodeBuffer(ReplayBuffer):
         count = len(state["lengths"])
         check(count <= self.capacity, "EpisodeBuffer.capacity", f">= {count}", self.capacity)
         self._next, self._count = int(state["next"]), count
-        self._perturbed = bool(state["perturbed"])
         slots = (torch.arange(count) + (self._next - count)) % self.capacity
         self.data = {}
         for key, values in state["data"].items():
             self.data[key] = self._allocate(key, values)
             self.data[key][slots] = values.to(self.device)
+        self._used = set(self.data) if state["perturbed"] else set(self.data) - {"seen"}
         self.lengths[slots] = state["lengths"].to(self.device)
         self._rng.bit_generator.state = cast("dict[str, Any]", _text_as_integers(state["rng"]))
+
+    def _make_room(self, given: Mapping[str, NDArray[np.generic] | Tensor]) -> None:
+        """Take in keys that episodes to be added have, and those that it holds do not."""
+        for key, values in given.items():
+            if key in self._used or (key == "logp" and self._count):
+                continue
+            if key not in self.data:
+                self.data[key] = self._allocate(key, values)
+            self._used.add(key)
+            if self._count:
+                self._leave_out(key, slice(None))
+
+    def _leave_out(self, key: str, slots: Tensor | slice) -> None:
+        """Write what a key is in the episodes of these slots, (K,), that came without it."""
+        if key == "logp":  # there is none that would be right
+            self._used.discard(key)
+        elif key in _SAME_AS:
+            self.data[key][slots] = self.data[_SAME_AS[key]][slots]
+        else:
+            no_act = key == "act_before" and not self.spec.continuous
+            self.data[key][slots] = torch.full_like(self.data[key][:1], -1 if no_act else 0)
 
     def _allocate(self, key: str, like: NDArray[np.generic] | Tensor) -> Tensor:
         """Return zeros (capacity, T+1, ...) for values of which ``like`` are some, (K, T, ...).

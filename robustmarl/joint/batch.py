@@ -54,7 +54,8 @@ class JointBatch:
         truncated: whether it was cut off, by a time limit or where a segment ends: values
             bootstrap, bool (B, T).
         valid: which steps were played, bool (B, T); the others are padding.
-        logp: on-policy, the log-probability of ``act`` when it was drawn, (B, T, N), or None.
+        logp: on-policy, the log-probability of ``act`` when it was drawn, (B, T, N), or None where
+            not all episodes have it.
         act_intended: what the policy chose, like ``act``, where ``on_act`` hooks were; or None.
         act_exec: what the environment was given, likewise.
         hidden_before: of pieces, the policy's memory before the first step, (B, N, H), or None.

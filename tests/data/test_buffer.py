@@ -151,6 +151,72 @@ def test_after_a_reset_seen_is_obs_again():
     assert torch.equal(store.latest(2).obs.seen[0], store.latest(2).obs.obs[0])
 
 
+def extras(*numbers):
+    """Return a ring of attacked episodes, with all that not every episode has."""
+    arrays = staged(*numbers, seen=True)
+    arrays["act_exec"], arrays["act_intended"] = arrays["act"] + 100, arrays["act"] + 200
+    arrays["logp"] = -arrays["rew_agents"]
+    arrays["byzantine/types"] = torch.ones_like(arrays["alive"])
+    return arrays
+
+
+OPTIONAL = ("act_exec", "act_intended", "logp", "hidden_before", "act_before")
+
+
+def attacked(store, *numbers):
+    before = {
+        "hidden_before": torch.ones(len(numbers), 2, 3),
+        "act_before": torch.ones(len(numbers), 2).long(),
+    }
+    rows = np.arange(len(numbers))
+    store.add_episodes(extras(*numbers), rows, 0 * rows, 0 * rows + 2, None, before)
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_after_a_reset_nothing_is_left_of_what_others_had(reloaded):
+    store = EpisodeBuffer(SPEC, 2)
+    attacked(store, 1, 2)
+    store.reset()
+    fill(store, 3)
+    if reloaded:
+        state, store = store.state_dict(), EpisodeBuffer(SPEC, 2)
+        store.load_state_dict(state)
+    batch = store.latest(1)
+    assert batch.records == {}
+    assert all(getattr(batch, key) is None for key in OPTIONAL)
+    assert not {"logp", "seen", "byzantine/types"} & store.state_dict()["data"].keys()
+    attacked(store, 4)
+    old, new = (store.latest(2).select(torch.tensor([k])) for k in (0, 1))
+    assert torch.equal(new.act_exec, new.act + 100)
+    assert torch.equal(old.act_exec, old.act)
+    assert not old.records["byzantine"]["types"].any()
+
+
+@pytest.mark.parametrize("order", ["clean first", "attacked first"])
+def test_of_what_an_episode_did_not_have_it_has_none(order):
+    store = EpisodeBuffer(SPEC, 3)
+    attacked(store, 7, 8, 9)
+    add_one = [lambda: fill(store, 1), lambda: attacked(store, 2)]
+    store.reset()
+    for add_it in add_one if order == "clean first" else reversed(add_one):
+        add_it()
+    fill(store, 3)
+    batch = store.latest(3)
+    assert sorted(numbers(batch)) == [1, 2, 3]
+    clean = torch.tensor([number != 2 for number in numbers(batch)])
+    for key in ("act_exec", "act_intended"):
+        same = (getattr(batch, key) == batch.act).flatten(1).all(1)
+        assert torch.equal(same, clean)
+    assert torch.equal(batch.records["byzantine"]["types"].flatten(1).any(1), ~clean)
+    assert torch.equal((batch.obs.seen == batch.obs.obs).flatten(1).all(1), clean)
+    assert torch.equal(batch.hidden_before.flatten(1).any(1), ~clean)
+    assert batch.act_before.tolist() == [[-1, -1] if one else [1, 1] for one in clean]
+    assert batch.logp is None  # of the others it would be wrong
+    store.reset()
+    attacked(store, 4)
+    assert torch.equal(store.latest(1).logp, -store.latest(1).rew_agents)
+
+
 def test_sampling_is_without_repetition_and_uniform():
     store = EpisodeBuffer(SPEC, 6, seed=3)
     fill(store, 0, 1, 2, 3, 4, 5)
