@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tianshou.data import ReplayBuffer
 from torch import Tensor
 
-from robustmarl._checks import check, check_int, check_kind, check_usable
+from robustmarl._checks import check, check_flag, check_int, check_kind, check_usable
 from robustmarl._seeding import stream_seed
 from robustmarl.joint import JointBatch, JointObs, TeamSpec
 
@@ -43,6 +43,8 @@ class EpisodeBuffer(ReplayBuffer):
         episodes: capacity in episodes or pieces, >= 1; 5000 is what PyMARL keeps.
         steps: of the longest, >= 1; None is the horizon, so that it holds whole episodes.
         max_bytes: capacity in bytes instead; None uses ``episodes``.
+        grows: take more memory when it is full, so that no episode pushes out another: for rounds
+            of which it is not known before how many episodes they have.
         device: where the tensors live.
         seed: of the sampling stream.
 
@@ -64,11 +66,13 @@ class EpisodeBuffer(ReplayBuffer):
         *,
         steps: int | None = None,
         max_bytes: int | None = None,
+        grows: bool = False,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
         check_kind("EpisodeBuffer.spec", spec, TeamSpec, "a TeamSpec", "Write spec_of(env).")
         seed = check_int("EpisodeBuffer.seed", seed, 0)
+        self.grows = check_flag("EpisodeBuffer.grows", grows)
         self.spec, self.device = spec, check_usable("EpisodeBuffer.device", device)
         self.steps = spec.horizon if steps is None else check_int("EpisodeBuffer.steps", steps, 1)
         episode_bytes = self.bytes_per_episode(spec, self.steps)
@@ -78,15 +82,7 @@ class EpisodeBuffer(ReplayBuffer):
             check(max_bytes >= episode_bytes, "EpisodeBuffer.max_bytes", rule, max_bytes)
             episodes = max_bytes // episode_bytes
         self.capacity = episodes = check_int("EpisodeBuffer.episodes", episodes, 1)
-        free = _free_bytes(self.device)
-        check(
-            episode_bytes * episodes <= free,
-            "EpisodeBuffer.episodes",
-            f"at most {free // episode_bytes} here: an episode takes "
-            f"{episode_bytes / 2**10:.1f} KiB and {free / 2**30:.1f} GiB are free on {self.device}",
-            episodes,
-            "Give fewer episodes, or max_bytes.",
-        )
+        self._check_memory(episodes, "Give fewer episodes, or max_bytes.")
         super().__init__(size=episodes)
         self._rng = np.random.default_rng(stream_seed(seed, "buffer"))
         self.data: dict[str, Tensor] = {}
@@ -105,6 +101,11 @@ class EpisodeBuffer(ReplayBuffer):
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def room(self) -> int | None:
+        """How many episodes one collection may add, none of which pushes out another; None: any."""
+        return None if self.grows else self.capacity
 
     @property
     def num_episodes(self) -> int:
@@ -141,6 +142,8 @@ class EpisodeBuffer(ReplayBuffer):
             before: where they are pieces of episodes, what was brought along from before them,
                 (K, ...), by names of ``BEFORE_KEYS``.
         """
+        if self.grows and self._count + len(rows) > self.capacity:
+            self._grow(self._count + len(rows))
         skip = max(0, len(rows) - self.capacity)
         rows, first, lengths = rows[skip:], first[skip:], lengths[skip:]
         slots = (np.arange(len(rows)) + self._next) % self.capacity
@@ -249,8 +252,11 @@ class EpisodeBuffer(ReplayBuffer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; capacity and spec must be the same."""
         count = len(state["lengths"])
+        if self.grows and count > self.capacity:
+            self._grow(count)
         check(count <= self.capacity, "EpisodeBuffer.capacity", f">= {count}", self.capacity)
-        self._next, self._count = int(state["next"]), count
+        # one that grows begins at slot 0, whichever of them the oldest episode had
+        self._next, self._count = count if self.grows else int(state["next"]), count
         slots = (torch.arange(count) + (self._next - count)) % self.capacity
         self.data = {}
         for key, values in state["data"].items():
@@ -259,6 +265,29 @@ class EpisodeBuffer(ReplayBuffer):
         self._used = set(self.data) if state["perturbed"] else set(self.data) - {"seen"}
         self.lengths[slots] = state["lengths"].to(self.device)
         self._rng.bit_generator.state = cast("dict[str, Any]", _text_as_integers(state["rng"]))
+
+    def _grow(self, episodes: int) -> None:
+        """Hold so many episodes and half as many more; it was never full, and begins at slot 0."""
+        capacity = episodes + episodes // 2
+        self._check_memory(capacity, "Let rounds be shorter.")
+        more = capacity - self.capacity
+        for key, values in self.data.items():
+            self.data[key] = torch.cat([values, values.new_zeros(more, *values.shape[1:])])
+        self.lengths = torch.cat([self.lengths, self.lengths.new_zeros(more)])
+        self.capacity = self.maxsize = capacity
+        self._next = self._count
+
+    def _check_memory(self, episodes: int, remedy: str) -> None:
+        """Raise ``ValueError`` if so many episodes take more memory than is free."""
+        each, free = self.bytes_per_episode(self.spec, self.steps), _free_bytes(self.device)
+        check(
+            each * episodes <= free,
+            "EpisodeBuffer.episodes",
+            f"at most {free // each} here: an episode takes {each / 2**10:.1f} KiB and "
+            f"{free / 2**30:.1f} GiB are free on {self.device}",
+            episodes,
+            remedy,
+        )
 
     def _make_room(self, given: Mapping[str, NDArray[np.generic] | Tensor]) -> None:
         """Take in keys that episodes to be added have, and those that it holds do not."""

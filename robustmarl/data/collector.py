@@ -234,8 +234,8 @@ class JointCollector(BaseCollector[TeamCollectStats]):
 
         Args:
             n_step: environment steps, >= 1; mutually exclusive with ``n_episode``. No more
-                episodes than the buffer holds are begun. For segments so many together in all
-                environments, of which the ticks that show last observations are a part.
+                episodes than the buffer has room for are begun. For segments so many in all
+                environments together, of which the ticks that show last observations are a part.
             n_episode: episodes, >= 1; none for segments.
             random: refused; use :class:`RandomController`.
             render: refused; use ``evaluation.rollout``.
@@ -267,7 +267,7 @@ class JointCollector(BaseCollector[TeamCollectStats]):
         self._training = bool(getattr(self.controller, "is_within_training_step", False))
         limit = n_episode
         if limit is None and self._store is not None:
-            limit = self._store.capacity  # none of them may push out another
+            limit = self._store.room  # none of them may push out another
         ledger, self._tally, left = self._ledger, Tally(), math.inf  # ticks
         if self._carried.segments:
             left, n_step = self._carried.ticks(n_step, self._store), None

@@ -47,7 +47,7 @@ INTERVALS = 20
 """Into how many intervals a run is cut unless it is told: enough points for a learning curve."""
 
 SHORT_EPISODE = 4
-"""A round counted in steps has room for episodes of so many steps; see ``_buffer``."""
+"""A round counted in steps begins with room for episodes of so many steps; see ``_buffer``."""
 
 
 @advised(learn=(OffPolicy, OnPolicy), tests=(Tests,), log=(Log,))
@@ -281,15 +281,15 @@ def _buffer(
         return buffer
     size, steps = learn.episodes_per_round or num_envs, None
     if learn.segment_length is not None:
-        # An episode takes a tick more than it has steps. Shorter ones than foreseen leave
-        # environments idle at the end of a segment, when the buffer is full.
+        # An episode takes a tick more than it has steps.
         ticks, steps = learn.segment_length, min(learn.segment_length, spec.horizon)
         size = num_envs * (2 + ticks // (1 + min(SHORT_EPISODE, spec.horizon)))
     elif learn.steps_per_round is not None:
-        # How many episodes that will be is not known before. When the steps are played, one more
-        # is under way in every environment; a round of shorter ones ends when the buffer is full.
+        # When the steps are played, one more is under way in every environment.
         size = num_envs + learn.steps_per_round // SHORT_EPISODE
-    return EpisodeBuffer(spec, size, steps=steps, device=device, seed=seed)
+    # How many episodes a round has is not known before: where they are shorter, it grows.
+    grows = learn.segment_length is not None or learn.steps_per_round is not None
+    return EpisodeBuffer(spec, size, steps=steps, grows=grows, device=device, seed=seed)
 
 
 def _params(

@@ -226,6 +226,7 @@ SUBJECTS = (
             "episodes": integer(4) | Domain((), (10**12,)),
             "steps": integer(2, optional=True),
             "max_bytes": integer(2**20, optional=True) | Domain((), (99,)),
+            "grows": flag(),
             "device": device(),
             "seed": seed(),
         },

@@ -119,6 +119,33 @@ def test_the_ring_drops_the_oldest():
     assert numbers(store.latest(9)) == [2, 3, 4]
 
 
+def test_one_that_grows_keeps_all():
+    store = EpisodeBuffer(SPEC, 2, grows=True)
+    fill(store, 9, seen=True)
+    store.reset()
+    for some in ((0,), (1, 2), (3, 4, 5, 6, 7, 8), (9,)):
+        fill(store, *some, length=1 + some[0] % 4)
+    assert store.capacity == store.maxsize > 9
+    batch = store.sample(None)[0]
+    assert numbers(batch) == list(range(10))
+    assert batch.valid.sum(1).tolist() == [1, 2, 2, *[4] * 6, 2]
+    twin = EpisodeBuffer(SPEC, 1, grows=True)
+    twin.load_state_dict(store.state_dict())
+    for key, values in twin.sample(None)[0].flat().items():
+        assert torch.equal(values, batch.flat()[key]), key
+    assert store.room is None
+    assert EpisodeBuffer(SPEC, 2).room == 2
+
+
+def test_it_grows_no_further_than_memory_goes(monkeypatch):
+    store = EpisodeBuffer(SPEC, 2, grows=True)
+    each = EpisodeBuffer.bytes_per_episode(SPEC)
+    monkeypatch.setattr(buffer, "_free_bytes", lambda device: 2 * each)
+    fill(store, 0, 1)
+    with pytest.raises(ValueError, match=r"at most 2 here: .* got 4\. Let rounds be shorter"):
+        fill(store, 2)
+
+
 def test_more_episodes_at_once_than_it_holds_leave_the_newest():
     store = EpisodeBuffer(SPEC, 3)
     fill(store, 9)

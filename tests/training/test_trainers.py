@@ -80,6 +80,23 @@ def test_a_run_ends_after_its_rounds(interval, tmp_path):
     assert trained(100)[1].env_steps[-1] == 48  # the steps are played
 
 
+@pytest.mark.parametrize("horizon", [1, 10])
+@pytest.mark.parametrize(
+    ("how", "rounds"), [({"steps_per_round": 400}, 3), ({"segment_length": 200}, 3)]
+)
+def test_rounds_are_as_long_as_they_are_said_to_be_however_short_episodes_are(how, rounds, horizon):
+    """Of a segment half the ticks show last observations, in which nobody is stepped."""
+
+    def short():
+        return Scripted(lengths=(1,), horizon=horizon)
+
+    team = IPPO.for_env(short(), hidden=(4,))
+    settings = SETTINGS | {"env_steps": 1_200 if "steps_per_round" in how else 600}
+    history = run(team, short, **settings | {"interval": 10_000}, learn=OnPolicy(**how, epochs=1))
+    assert team.policy.counted("updates") == rounds
+    assert history.episodes == history.env_steps[-1] == settings["env_steps"]
+
+
 def test_no_episode_of_a_round_is_lost():
     def short():
         return Scripted(lengths=(1,))
