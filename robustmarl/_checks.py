@@ -5,7 +5,7 @@ import errno
 import math
 import operator
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
@@ -33,6 +33,7 @@ __all__ = [
     "check_number",
     "check_path",
     "check_seed",
+    "check_teams",
     "check_tensor",
     "check_text",
     "check_usable",
@@ -258,6 +259,20 @@ def check_names(where: str, names: Iterable[str], known: Collection[str]) -> tup
     check(not unknown, where, f"among {list(known)}", unknown)
     check(len(set(names)) == len(names), where, "without repetition", names)
     return names
+
+
+def check_teams(where: str, teams: object, agents: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return ``teams``, names to agents, each with one at least, each agent in exactly one."""
+    if not isinstance(teams, Mapping):
+        raise TypeError(f"{where} must be a mapping from teams to agents, got {teams!r}.")
+    found = {
+        team: check_names(f"{where}[{team!r}]", names, agents) for team, names in teams.items()
+    }
+    for team, members in found.items():
+        check(len(members) > 0, f"{where}[{team!r}]", "of one agent at least", members)
+    named = sorted(agent for members in found.values() for agent in members)
+    check(named == sorted(agents), where, f"a partition of the agents {list(agents)}", found)
+    return found
 
 
 def check_device(where: str, device: torch.device, expected: torch.device) -> None:

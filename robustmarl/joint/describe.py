@@ -7,7 +7,7 @@ from typing import Any
 
 from pettingzoo.utils import BaseParallelWrapper
 
-from robustmarl._checks import check, check_choice, check_int, check_kind, check_names
+from robustmarl._checks import check_choice, check_int, check_kind, check_names, check_teams
 from robustmarl.joint.reading import metadata_of
 from robustmarl.joint.spec import check_parallel
 from robustmarl.typing import Env, TeamReward
@@ -39,13 +39,14 @@ def describe(
         env: any parallel environment.
         team_reward: ``"sum"`` or ``"mean"`` over a team's agents; never guessed.
         horizon: the most steps an episode can take, >= 1.
-        teams: team name to agent names; every agent belongs to exactly one team.
+        teams: team name to agent names, one at least; every agent belongs to exactly one team.
         episode_metrics: keys of the last infos to average over episodes, e.g. ``("battle_won",)``;
             every episode must report them.
 
     Raises:
         TypeError: if ``env`` is not a parallel environment.
-        ValueError: for unknown agents, an agent in no team or in two, or a bad value.
+        ValueError: for unknown agents, an agent in no team or in two, a team without any, or a bad
+            value.
 
     Example:
         >>> from robustmarl import envs, joint
@@ -62,15 +63,7 @@ def describe(
     if horizon is not None:
         stated["horizon"] = check_int("describe.horizon", horizon, 1)
     if teams is not None:
-        check_kind("describe.teams", teams, Mapping, "a mapping from teams to agents")
-        named = [
-            a
-            for t, m in teams.items()
-            for a in check_names(f"describe.teams[{t!r}]", m, env.possible_agents)
-        ]
-        whole = sorted(named) == sorted(env.possible_agents)
-        check(whole, "describe.teams", "a partition of the agents", dict(teams))
-        stated["teams"] = {team: tuple(members) for team, members in teams.items()}
+        stated["teams"] = check_teams("describe.teams", teams, env.possible_agents)
     if episode_metrics is not None:
         where = "describe.episode_metrics"
         stated["episode_metrics"] = check_names(where, episode_metrics, episode_metrics)

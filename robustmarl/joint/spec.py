@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_choice
+from robustmarl._checks import check, check_choice, check_names, check_teams
 from robustmarl.joint.reading import metadata_of
 from robustmarl.typing import Env, TeamReward
 
@@ -195,8 +195,9 @@ def spec_of(env: Env) -> TeamSpec:
     Raises:
         ValueError: if observations are not flat boxes, or have parts beside ``"observation"`` and
             ``"action_mask"`` (with the wrapper that flattens them), if actions are mixed or
-            unbounded, or if team reward or horizon are not stated.
-        TypeError: if ``env`` is not a parallel environment.
+            unbounded, if team reward or horizon are not stated, or if the teams that are do not
+            have every agent exactly once.
+        TypeError: if ``env`` is not a parallel environment, or states something of a wrong kind.
 
     Example:
         >>> from robustmarl import envs
@@ -242,7 +243,7 @@ def spec_of(env: Env) -> TeamSpec:
         horizon=_horizon(env),
         action_low=low,
         action_high=high,
-        metrics=tuple(metadata_of(env).get("episode_metrics", ())),
+        metrics=_metrics(env),
     )
 
 
@@ -273,7 +274,13 @@ def _teams(env: Env, agents: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     stated = metadata_of(env).get("teams")
     if stated is None:
         return {"team": tuple(range(len(agents)))}
-    return {team: tuple(agents.index(a) for a in members) for team, members in stated.items()}
+    teams = check_teams("env.metadata['teams']", stated, agents)
+    return {team: tuple(agents.index(a) for a in members) for team, members in teams.items()}
+
+
+def _metrics(env: Env) -> tuple[str, ...]:
+    stated = metadata_of(env).get("episode_metrics", ())
+    return check_names("env.metadata['episode_metrics']", stated, stated)
 
 
 def _team_reward(env: Env, agents: tuple[str, ...]) -> TeamReward:

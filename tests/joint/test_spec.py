@@ -157,11 +157,36 @@ def test_rejects(make, error, text):
     [
         ({"team_reward": "max"}, ValueError, r"describe\.team_reward must be one of"),
         ({"horizon": 0}, ValueError, r"describe\.horizon must be an int >= 1"),
-        ({"teams": {"red": ("x",)}}, ValueError, r"a partition of the agents"),
-        ({"teams": {"red": ("x", "z")}}, ValueError, r"must be among"),
-        ({"teams": {"red": "xy"}}, TypeError, r"a collection of names"),
     ],
 )
 def test_describe_rejects(settings, error, text):
     with pytest.raises(error, match=text):
         describe(Fake(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"teams": {"red": ("x",)}}, ValueError, r"a partition of the agents \['x', 'y'\]"),
+        ({"teams": {"red": ("x", "y"), "blue": ("y",)}}, ValueError, r"a partition of the agents"),
+        ({"teams": {"red": ("x", "z")}}, ValueError, r"\['red'\] must be among"),
+        (
+            {"teams": {"red": ("x", "y"), "blue": ()}},
+            ValueError,
+            r"\['blue'\] must be of one agent",
+        ),
+        ({"teams": {"red": "xy"}}, TypeError, r"a collection of names"),
+        ({"teams": ("x", "y")}, TypeError, r"a mapping from teams to agents"),
+        ({"episode_metrics": "won"}, TypeError, r"a collection of names.*\['won'\]"),
+        ({"episode_metrics": ("won", "won")}, ValueError, r"without repetition"),
+    ],
+)
+def test_what_environments_state_themselves_is_checked_like_what_is_described(
+    settings, error, text
+):
+    with pytest.raises(error, match=rf"^describe\..*{text}"):
+        describe(Fake(), **settings)
+    env = stated(Fake())
+    env.metadata |= settings
+    with pytest.raises(error, match=rf"^env\.metadata\['.*{text}"):
+        spec_of(env)
