@@ -88,21 +88,23 @@ def check_number(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    open_high: bool = False,
     infinite: bool = False,
     unit: str = "",
 ) -> float:
-    """Return ``value``, numpy's or torch's too, as a float in ``[low, high]``, or ``(low, high]``.
+    """Return ``value``, numpy's or torch's too, as a float in ``[low, high]``, or between them.
 
     It is finite unless ``infinite`` allows what is not.
     """
-    if type(value) is float and low < value <= high and math.isfinite(value):
+    if type(value) is float and low < value < high:
         return value  # the usual case, told before any text is made: schedules are checked in steps
     value = _plain(value)
     kept = f"{', ' + unit if unit else ''}"
-    rule = f"a number{_bounds(low, high, open_low)}{kept}"
+    rule = f"a number{_bounds(low, high, open_low, open_high)}{kept}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(_text(where, rule, value))
-    inside = (low < value if open_low else low <= value) and value <= high
+    inside = low < value if open_low else low <= value
+    inside = inside and (value < high if open_high else value <= high)
     check(bool(inside) and not math.isnan(value), where, rule, value)
     check(infinite or not math.isinf(value), where, f"finite{kept}", value)
     try:
@@ -310,12 +312,12 @@ def all_finite(values: Tensor | NDArray[np.generic]) -> bool:
     return math.isfinite(np.vdot(numbers, numbers)) or bool(np.isfinite(numbers).all())
 
 
-def _bounds(low: float, high: float, open_low: bool) -> str:
+def _bounds(low: float, high: float, open_low: bool, open_high: bool = False) -> str:
     if low == -math.inf and high == math.inf:
         return ""
     if high == math.inf:
         return f" {'>' if open_low else '>='} {low:g}"
-    return f" in {'(' if open_low else '['}{low:g}, {high:g}]"
+    return f" in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
 
 
 def _plain(value: object) -> object:

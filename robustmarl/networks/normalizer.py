@@ -21,7 +21,10 @@ class ValueNormalizer(nn.Module):
     that the first ones are not drawn towards zero.
 
     Args:
-        decay: how much of the averages an update keeps, in [0, 1]; 0.99 remembers some 100 of them.
+        decay: how much of the averages an update keeps, in [0, 1); 0.99 remembers some 100 of them.
+
+    Raises:
+        ValueError: for a ``decay`` out of range.
 
     Example:
         >>> import torch
@@ -37,13 +40,15 @@ class ValueNormalizer(nn.Module):
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
-        self.decay = check_number("ValueNormalizer.decay", decay, 0.0, 1.0)
+        self.decay = check_number("ValueNormalizer.decay", decay, 0.0, 1.0, open_high=True)
         for name in ("mean", "second", "weight"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
     def update(self, returns: Tensor, mask: Tensor) -> None:
-        """Take in returns (...,) where ``mask`` (...,)."""
+        """Take in returns (...,) where ``mask`` (...,); where it is nowhere, nothing changes."""
         values = returns[mask].double()
+        if not len(values):
+            return
         keep = self.decay
         self.mean.mul_(keep).add_((1.0 - keep) * values.mean())
         self.second.mul_(keep).add_((1.0 - keep) * values.square().mean())

@@ -220,6 +220,26 @@ def test_value_normalizer_keeps_debiased_running_moments():
     torch.testing.assert_close(normalizer.denormalize(normalizer.normalize(values)), values)
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_value_normalizer_learns_nothing_from_nothing(before):
+    normalizer, values = ValueNormalizer(), torch.tensor([8.0, 12.0])
+    if before:
+        normalizer.update(values, torch.ones(2, dtype=torch.bool))
+    kept = {name: value.clone() for name, value in normalizer.state_dict().items()}
+    normalizer.update(values, torch.zeros(2, dtype=torch.bool))
+    assert all(torch.equal(value, kept[name]) for name, value in normalizer.state_dict().items())
+    assert torch.equal(
+        normalizer.normalize(values), torch.tensor([-1.0, 1.0]) if before else values
+    )
+
+
+def test_value_normalizer_does_not_keep_everything():
+    with pytest.raises(
+        ValueError, match=r"ValueNormalizer\.decay must be a number in \[0, 1\), got"
+    ):
+        ValueNormalizer(decay=1.0)
+
+
 def test_normalised_values_are_learned_in_units_of_returns():
     algorithm = build(MAPPO, normalize_value=True)
     batch = played(algorithm)

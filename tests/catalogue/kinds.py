@@ -98,15 +98,16 @@ def number(
     high: float = math.inf,
     *,
     open_low: bool = False,
+    open_high: bool = False,
     optional: bool = False,
 ) -> Domain:
-    """A finite number in [low, high], or (low, high]."""
+    """A finite number in [low, high], or between them."""
     kinds = ("1", True, [0.5], 1j) + (() if optional else (None,))
     values = (math.nan, math.inf, -math.inf)
     if low > -math.inf:
         values += (low if open_low else low - 0.5,)
     if high < math.inf:
-        values += (high + 0.5,)
+        values += (high if open_high else high + 0.5,)
     if good is None:
         good = min(max(low, 0.0) + 0.5, high) if low > -math.inf else 0.5
     pairs = (
@@ -114,7 +115,7 @@ def number(
         Pair(np.float32(good), float(np.float32(good))),
         Pair(np.array(good), good),
     )
-    if low <= 1 <= high:
+    if low <= 1 < high or (high == 1 and not open_high):
         pairs += (Pair(np.int64(1), 1.0),)
     return Domain(kinds, values, pairs)
 

@@ -234,7 +234,7 @@ SUBJECTS = (
             "normalize_state": flag(),
         },
     ),
-    Subject(ValueNormalizer, dict, {"decay": number(0.5, 0.0, 1.0)}),
+    Subject(ValueNormalizer, dict, {"decay": number(0.5, 0.0, 1.0, open_high=True)}),
     Subject(ActorPolicy, acting, POLICY | {"deterministic_eval": flag()}),
     Subject(
         DeterministicPolicy,
