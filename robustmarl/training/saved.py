@@ -150,7 +150,7 @@ def load(
 
     Args:
         path: of a file that :func:`save_weights` wrote, or of a run's checkpoint, of which it
-            takes the team.
+            takes the team, or, where that stood still, its one adversary.
         kind: what it is to be, for type checkers and for certain.
         device: where it is to live.
 
@@ -201,14 +201,21 @@ def load(
 def how_made(learner: object) -> dict[str, Spelled]:
     """Return how :func:`load` makes a learner again: under ``made``, or ``unmade`` why it cannot.
 
-    Of a team with adversaries it is the team.
+    Of a team with adversaries it is the team, and where that stands still its one adversary.
     """
-    inside = ""
+    inside, whole = "", ""
     if isinstance(learner, AdversarialTraining):
-        learner, inside = learner.team, "team."
+        still, several = learner.team is None, learner.adversaries
+        names = ", ".join(type(one).__name__ for one in several)
+        how = ", team_every=None" if still else ""
+        whole = f", and what was saved is AdversarialTraining(team, [{names}]{how})"
+        if still and len(several) > 1:
+            return {"unmade": f"its team stood still{whole}"}
+        inside = "_adversaries.0." if still else "team."
+        learner = learner.adversaries[0] if still else learner.team
     made = getattr(learner, "made", None)
     if not isinstance(made, Making):
-        return {"unmade": f"{type(learner).__name__} was not made by for_env"}
+        return {"unmade": f"{type(learner).__name__} was not made by for_env{whole}"}
     name = type(learner).__name__
     try:
         settings = dict(made.settings)
@@ -223,7 +230,7 @@ def how_made(learner: object) -> dict[str, Spelled]:
             }
         }
     except TypeError as error:
-        return {"unmade": str(error).rstrip(".")}
+        return {"unmade": str(error).rstrip(".") + whole}
 
 
 def _fill(

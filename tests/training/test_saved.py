@@ -147,6 +147,52 @@ def test_a_runs_checkpoint_gives_its_team_also_out_of_adversarial_training(tmp_p
     assert same_weights(load(path, algorithms.QMIX).learner, team)
 
 
+def against_one_that_stands_still(team, adversary, path):
+    both = training.AdversarialTraining(team, adversary, team_every=None)
+    log = training.Log(path.parent, progress=False)
+    training.run(both, MATCHING, env_steps=64, num_envs=4, log=log)
+    return both
+
+
+@pytest.mark.parametrize("policy", [False, True])
+def test_of_an_attack_on_a_standing_team_it_gives_the_adversary(tmp_path, policy):
+    path = tmp_path / "checkpoint.pt"
+    team = algorithms.QMIX.for_env(MATCHING(), hidden=(8,))
+    adversary = adversaries.ObsAdversaryPPO.for_env(MATCHING(), BALL, hidden=(8,))
+    against_one_that_stands_still(team.policy if policy else team, adversary, path)
+    again = load(path, adversaries.ObsAdversaryPPO).learner
+    assert same_weights(again, adversary)
+    assert again.get_extra_state().keys() == adversary.get_extra_state().keys()
+    rule = r"must hold a TeamAlgorithm, got a ObsAdversaryPPO: load\(path, ObsAdversaryPPO\)"
+    with pytest.raises(TypeError, match=rule):
+        load(path)
+
+
+def test_several_adversaries_on_a_standing_team_are_loaded_with_it(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+
+    def made(seed):
+        team = algorithms.QMIX.for_env(MATCHING(), hidden=(8,), seed=seed)
+        ball = LinfBall(epsilon=0.5)
+        several = [
+            adversaries.ObsAdversaryPPO.for_env(MATCHING(), one, hidden=(8,), seed=seed)
+            for one in (BALL, ball)
+        ]
+        return team, several
+
+    both = against_one_that_stands_still(*made(0), path)
+    rule = (
+        r"its team stood still, and what was saved is AdversarialTraining\(team, "
+        r"\[ObsAdversaryPPO, ObsAdversaryPPO\], team_every=None\)\. "
+        r"Make the learner yourself, and give both to load_weights"
+    )
+    with pytest.raises(ValueError, match=rule):
+        load(path, adversaries.ObsAdversaryPPO)
+    again = training.AdversarialTraining(*made(1), team_every=None)
+    load_weights(again, path)
+    assert same_weights(again, both)
+
+
 def test_a_team_that_is_made_again_learns_on_as_the_first_would(tmp_path):
     team = algorithms.QMIX.for_env(MATCHING(), hidden=(8,), optim=adam(1e-2))
     save_weights(team, tmp_path / "team.pt")
