@@ -186,7 +186,9 @@ class WorldModel(nn.Module):
         name = f"{type(self).__name__}.fit"
         updates = check_int(f"{name}.updates", updates, 1)
         batch_size = check_int(f"{name}.batch_size", batch_size, 1)
-        held_out = check_number(f"{name}.held_out", held_out, 0.0, 1.0, open_low=True)
+        held_out = check_number(
+            f"{name}.held_out", held_out, 0.0, 1.0, open_low=True, open_high=True
+        )
         self._check_modelled(f"{name}.batch", batch)
         given, change, reward, ended = self._steps(batch)
         rule = "of two steps at least, one of which is held out"

@@ -277,7 +277,7 @@ def _buffer(
     if isinstance(learn, OffPolicy):
         size, limit = learn.buffer_episodes, learn.buffer_bytes
         buffer = EpisodeBuffer(spec, size, max_bytes=limit, device=device, seed=seed)
-        learn.check_starts(buffer.capacity)
+        learn.check_holds(buffer.capacity, learn.episodes_per_round or num_envs)
         return buffer
     size, steps = learn.episodes_per_round or num_envs, None
     if learn.segment_length is not None:

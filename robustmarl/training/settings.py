@@ -29,7 +29,8 @@ class OffPolicy:
         learning_starts: episodes in the buffer before the first update, >= 1.
 
     Raises:
-        ValueError: for a number out of range, or a buffer that never holds ``learning_starts``.
+        ValueError: for a number out of range, or a buffer that never holds ``learning_starts``, or
+            the episodes of a round.
         TypeError: for what is no number.
 
     Example:
@@ -51,17 +52,19 @@ class OffPolicy:
         _keep_ints(self, "batch_size", "episodes_per_round", "buffer_episodes", "buffer_bytes")
         _keep_ints(self, "learning_starts")
         if self.buffer_bytes is None:
-            self.check_starts(self.buffer_episodes)
+            self.check_holds(self.buffer_episodes, self.episodes_per_round or 1)
 
-    def check_starts(self, capacity: int) -> None:
-        """Raise ``ValueError`` if a buffer of ``capacity`` episodes never holds enough to learn."""
+    def check_holds(self, capacity: int, episodes: int) -> None:
+        """Raise ``ValueError`` if a buffer of ``capacity`` episodes holds too few of them.
+
+        That is fewer than it takes to learn, or than the ``episodes`` of a round, of which some
+        would be lost before anything is learned from them.
+        """
         rule = f"at most {capacity}, the episodes that the buffer holds"
-        check(
-            self.learning_starts <= capacity,
-            "OffPolicy.learning_starts",
-            rule,
-            self.learning_starts,
-        )
+        starts = self.learning_starts
+        check(starts <= capacity, "OffPolicy.learning_starts", rule, starts)
+        remedy = "" if self.episodes_per_round else "It is num_envs where it is left out."
+        check(episodes <= capacity, "OffPolicy.episodes_per_round", rule, episodes, remedy)
 
 
 _ROUND = ("episodes_per_round", "steps_per_round", "segment_length")

@@ -265,5 +265,8 @@ def test_bad_input():
         WorldModel(Carts())
     with pytest.raises(ValueError, match=r"WorldModel\.horizon must be an int in \[1, 8\]"):
         WorldModel(spec, horizon=9)
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"fit\.held_out must be a number in \(0, 1\), got"):
+            WorldModel(spec).fit(played(Carts, 2), held_out=share)
     with pytest.raises(TypeError, match=r"WorldModel\.fit\.batch must be a JointBatch"):
         WorldModel(spec).fit(MAPPO)

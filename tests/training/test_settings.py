@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robustmarl.algorithms import VDN
 from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
+from robustmarl.envs import climbing
 from robustmarl.perturbers import ObsPerturber
-from robustmarl.training import Log, OffPolicy, OnPolicy, Tests
+from robustmarl.training import Log, OffPolicy, OnPolicy, Tests, run
 from robustmarl.training.settings import listed
 
 BALL = LinfBall(epsilon=0.1)
@@ -102,6 +104,17 @@ def test_a_buffer_that_never_holds_enough_is_refused():
     with pytest.raises(ValueError, match=text):
         OffPolicy(buffer_episodes=5, learning_starts=6)
     OffPolicy(buffer_episodes=5, buffer_bytes=10**9, learning_starts=6)  # bytes count, not these
+
+
+def test_a_buffer_that_does_not_hold_a_round_is_refused():
+    rule = r"OffPolicy\.episodes_per_round must be at most 5, the episodes that the buffer holds, "
+    small = {"buffer_episodes": 5, "learning_starts": 2}
+    with pytest.raises(ValueError, match=rf"{rule}got 6\.$"):
+        OffPolicy(episodes_per_round=6, **small)
+    OffPolicy(episodes_per_round=5, **small)
+    team = VDN.for_env(climbing(), hidden=(4,))
+    with pytest.raises(ValueError, match=rf"{rule}got 6\. It is num_envs where it is left out\."):
+        run(team, climbing, env_steps=12, num_envs=6, learn=OffPolicy(**small), log=Log())
 
 
 def test_tests_are_attacks_by_name():
