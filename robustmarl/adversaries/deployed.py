@@ -7,7 +7,6 @@ import copy
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.learned import GaussianActor, LearnedObsPerturber
-from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies import ByzantinePolicy
 
@@ -16,7 +15,7 @@ __all__ = ["deployed_actor", "deployed_policy"]
 
 def deployed_actor(
     actor: GaussianActor, agents: AttackedAgents, greedy: bool | None
-) -> ObsPerturber:
+) -> LearnedObsPerturber:
     """Return a copy that perturbs observations: by its mean unless ``greedy`` is False.
 
     Args:
@@ -24,8 +23,8 @@ def deployed_actor(
         agents: names of the attacked agents; None is all.
         greedy: whether it acts by its mean; None is True.
     """
-    kind = LearnedObsPerturber if greedy is False else ObsPerturber
-    return kind(copy.deepcopy(actor).requires_grad_(False), agents=agents)
+    copied = copy.deepcopy(actor).requires_grad_(False)
+    return LearnedObsPerturber(copied, agents=agents, greedy=greedy is not False)
 
 
 def deployed_policy(

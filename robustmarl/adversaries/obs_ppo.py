@@ -30,7 +30,6 @@ from robustmarl.learning.returns import gae, masked_mean, normalize
 from robustmarl.learning.settings import check_settings
 from robustmarl.networks import Critic
 from robustmarl.perturbers.learned import GaussianActor, GaussianObsAdversary, LearnedObsPerturber
-from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.typing import Env
 
 __all__ = ["GaussianPPO", "ObsAdversaryPPO", "value_critic"]
@@ -98,7 +97,7 @@ class GaussianPPO(Adversary):
         """Return what plays while it learns: the sampling actor."""
         return self._perturber
 
-    def deployed(self, greedy: bool | None = None) -> ObsPerturber:
+    def deployed(self, greedy: bool | None = None) -> LearnedObsPerturber:
         """Return a copy of the actor at work: by its mean, or sampling if not ``greedy``."""
         return deployed_actor(self.actor, self._perturber.agents, greedy)
 

@@ -32,7 +32,6 @@ from robustmarl.joint import JointBatch
 from robustmarl.learning.optim import adam
 from robustmarl.perturbers.byzantine import ByzantinePerturber
 from robustmarl.perturbers.learned import GaussianObsAdversary, LearnedObsPerturber
-from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.perturbers.types import TypeDistribution
 from robustmarl.policies import ByzantinePolicy
 
@@ -147,7 +146,7 @@ class SharedObsAdversary(SharedAdvantage):
         """Return what plays while it learns: the sampling actor."""
         return self._perturber
 
-    def deployed(self, greedy: bool | None = None) -> ObsPerturber:
+    def deployed(self, greedy: bool | None = None) -> LearnedObsPerturber:
         """Return a copy of the actor at work: by its mean, or sampling if not ``greedy``."""
         return deployed_actor(self.actor, self._perturber.agents, greedy)
 

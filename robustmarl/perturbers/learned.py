@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_kind, check_number
+from robustmarl._checks import check_flag, check_int, check_kind, check_number
 from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
@@ -191,7 +191,10 @@ def _summed(each: Tensor, real: Tensor | None) -> Tensor:
 
 
 class LearnedObsPerturber(ObsPerturber):
-    """Plays a :class:`GaussianActor` in training and records what it needs to learn.
+    """Plays a :class:`GaussianActor` and records what it needs to learn.
+
+    Whatever others have already made of an observation, the actor decides by the clean one, as it
+    learns; what it decides moves what the agent would have seen.
 
     Records, as ``adversary``, ``act``, the unclipped samples (E, N, U), and ``logp`` (E, N);
     rows that were not attacked are zero. U is D for a :class:`GaussianObsAdversary`.
@@ -199,6 +202,7 @@ class LearnedObsPerturber(ObsPerturber):
     Args:
         actor: the network that is asked for samples.
         agents: names of the attacked agents; None is all.
+        greedy: play the mean, as it is deployed, where it would draw.
 
     Example:
         >>> from robustmarl import algorithms, budgets, envs, evaluation
@@ -211,11 +215,13 @@ class LearnedObsPerturber(ObsPerturber):
 
     kind = "adversary"
 
-    def __init__(self, actor: GaussianActor, *, agents: AttackedAgents = None) -> None:
+    def __init__(
+        self, actor: GaussianActor, *, agents: AttackedAgents = None, greedy: bool = False
+    ) -> None:
         where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
         check_kind(where, actor, GaussianActor, rule)
         super().__init__(actor, agents=agents)
-        self.actor = actor
+        self.actor, self.greedy = actor, check_flag(f"{type(self).__name__}.greedy", greedy)
         self._real: Tensor | None = None
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
@@ -224,17 +230,25 @@ class LearnedObsPerturber(ObsPerturber):
         self._real = self._fit.real if self.actor.by_coordinate else None
 
     def on_obs(self, context: StepContext) -> Tensor:
-        """Return perturbed observations (E, N, D), sampled."""
+        """Return perturbed observations (E, N, D), sampled unless ``greedy``."""
+        self._clean = context.obs
         self._sample = context.seen.new_zeros(*context.seen.shape[:2], self.actor.act_size)
         self._logp = context.seen.new_zeros(context.seen.shape[:2])
         return super().on_obs(context)
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return what a sample makes of the attacked rows ``obs``, (M, D), and keep it."""
-        u, logp = self.actor.sample(obs, draws, self.real_rows(self.rows.agents))
+        actor, real = self.actor, self.real_rows(self.rows.agents)
+        # The actor learns from clean observations: a sample's density has to be given those.
+        clean = self._fit.cut(self.rows.pick(self._clean)).contiguous()
+        if self.greedy:
+            u = actor.mean(clean)
+            logp = actor.log_prob(clean, u, real)
+        else:
+            u, logp = actor.sample(clean, draws, real)
         self._sample = self.rows.spread(u, self._sample)
         self._logp = self.rows.spread(logp, self._logp)
-        return self.actor.moved(obs, u, view, draws)
+        return actor.moved(obs, u, view, draws)
 
     def real_rows(self, agents: Tensor) -> Tensor | None:
         """Return which numbers of the agents' samples count, bool (M, U); None if all do."""

@@ -171,8 +171,8 @@ def test_an_adversary_without_a_part_is_refused_when_it_is_made(missing):
 @pytest.mark.parametrize("make", [atla, noise])
 def test_a_deployed_actor_draws_only_if_asked(make):
     adversary = make(Arena())
-    assert adversary.deployed().record() == {}
-    assert adversary.deployed(greedy=False).kind == "adversary"
+    for greedy, expected in ((None, True), (True, True), (False, False)):
+        assert adversary.deployed(greedy).greedy == expected
 
 
 @pytest.mark.parametrize("make", [ally, traitor])

@@ -5,15 +5,23 @@ import torch
 from learners import Arena, collected, same_weights, weights
 from torch.nn.functional import normalize
 
-from robustmarl.adversaries import ATSA, PAAD, ROMANCE, DirectionPAAD, ObsAdversaryPPO
+from robustmarl.adversaries import (
+    ATSA,
+    PAAD,
+    ROMANCE,
+    DirectionPAAD,
+    ObsAdversaryPPO,
+    SharedObsAdversary,
+)
+from robustmarl.adversaries.ppo import attacked_rows, played_on_obs
 from robustmarl.algorithms import MAPPO, QMIX
-from robustmarl.attacks import PGD
+from robustmarl.attacks import PGD, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import rollout
-from robustmarl.joint import MASKED
+from robustmarl.joint import MASKED, spec_of
 from robustmarl.learning.optim import adam
-from robustmarl.perturbers import DirectionActor, stor
+from robustmarl.perturbers import DirectionActor, GaussianObsAdversary, stor
 from robustmarl.perturbers.directions import PolicyDirection, completed
 from robustmarl.testing import check_adversary
 from robustmarl.training import AdversarialTraining, Log, OnPolicy, run
@@ -181,6 +189,42 @@ def test_a_mappo_team_learns_beside_it_and_without_budget_as_if_alone(name):
     plain, unharmed = trained(None), trained(AGAINST[name](Arena(), 0.0))
     assert same_weights(plain, unharmed)
     assert not same_weights(plain, attacked)
+
+
+def shared(env, epsilon):
+    actor = GaussianObsAdversary(LinfBall(epsilon=epsilon), spec_of(env).obs_size, hidden=(8,))
+    return SharedObsAdversary(actor)
+
+
+GAUSSIAN = (AGAINST["atla"], AGAINST["directions"], shared)
+
+
+@pytest.mark.parametrize("make", GAUSSIAN)
+def test_behind_others_it_plays_by_the_observations_that_it_learns_from(make):
+    """Before its first step every ratio of PPO is 1, whatever noise came before it."""
+    noise, made = UniformNoise(ball=LinfBall(epsilon=0.5)), make(Arena(), 0.3)
+    team = MAPPO.for_env(Arena(), hidden=(8,))
+    batch = collected(team, 6, perturb=[noise, made.perturber()]).latest(6)
+    record = made.recorded(batch)
+    rows = attacked_rows(batch, record)
+    logp = played_on_obs(made.perturber(), batch, record, rows).again()[0].detach()
+
+    assert int(rows.sum()) > 20
+    torch.testing.assert_close((logp - record["logp"][rows]).exp(), torch.ones(len(logp)))
+    moved = (batch.obs.seen - batch.obs.obs).abs()
+    assert 0.3 < float(moved.max()) <= 0.8 + 1e-6  # by both
+
+
+@pytest.mark.parametrize("make", GAUSSIAN)
+def test_deployed_behind_others_it_plays_the_mean_of_clean_observations(make):
+    noise, made = UniformNoise(ball=LinfBall(epsilon=0.5)), make(Arena(), 0.3)
+    team = MAPPO.for_env(Arena(), hidden=(8,))
+    batch = collected(team, 2, perturb=[noise, made.deployed()]).latest(2)
+    record = batch.record("adversary")
+    mean = made.actor.mean(batch.obs.obs[:, :-1]).detach()
+
+    assert bool(batch.living.any())
+    torch.testing.assert_close(record["act"][batch.living], mean[batch.living])
 
 
 def test_bad_input():
