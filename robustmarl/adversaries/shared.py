@@ -164,8 +164,8 @@ class SharedByzantine(SharedAdvantage):
 
     Args:
         policy: what plays for them.
-        types: who is Byzantine, and how often; ``"adaptive"`` uses the returns of the latest
-            episodes that it learned from, which it remembers.
+        types: who is Byzantine, and how often; ``"adaptive"`` begins with the returns that it is
+            given, and uses those of the latest episodes that it learned from, which it remembers.
         p: the present probability of Byzantine agents in an episode; None is that of ``types``.
         optim: optimizer factory; None is Adam at 5e-4, eps 1e-5.
         clip: PPO's clip, > 0.
@@ -202,7 +202,8 @@ class SharedByzantine(SharedAdvantage):
             max_grad_norm=max_grad_norm,
         )
         self.policy, self.types, self._p = policy, copy.copy(types), p
-        self.register_buffer("type_returns", torch.zeros(policy.spec.num_agents))
+        # infinite where none is known: a NaN would pass for a training that has diverged
+        self.register_buffer("type_returns", types.known(policy.spec).clone())
         self._perturber = ByzantinePerturber(policy, types=self.present_types)
 
     def present_types(self) -> TypeDistribution:

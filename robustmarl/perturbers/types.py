@@ -33,7 +33,8 @@ class TypeDistribution:
     .. math:: p(j) \propto \exp(-R_j / c)
 
     with :math:`R_j` the last known return of the team while j was Byzantine, so that agents that
-    hurt more are drawn more often. ``"fixed"`` takes all of ``agents`` at once.
+    hurt more are drawn more often; who was never Byzantine counts as the worst known, and so is
+    tried. ``"fixed"`` takes all of ``agents`` at once.
 
     Args:
         p: probability that an episode has Byzantine agents, in [0, 1].
@@ -94,7 +95,7 @@ class TypeDistribution:
 
         Raises:
             TypeError: for what are no numbers.
-        ValueError: unless there is one per agent, or as many as before; for infinite ones.
+            ValueError: unless there is one per agent, or as many as before; for infinite ones.
         """
         where = f"{type(self).__name__}.update.returns"
         try:
@@ -102,7 +103,7 @@ class TypeDistribution:
         except (TypeError, ValueError):
             rule = "one number per agent, (N,)"
             raise TypeError(f"{where} must be {rule}, got {returns!r}.") from None
-        old = torch.zeros_like(new) if self.returns is None else self.returns
+        old = torch.full_like(new, torch.inf) if self.returns is None else self.returns
         good = new.dim() == 1 and new.shape == old.shape
         check(good, where, "one number per agent, (N,)", returns)
         check(not bool(new.isinf().any()), where, "finite, or NaN where unknown", returns)
@@ -113,7 +114,8 @@ class TypeDistribution:
 
         Args:
             p: probability that an episode has Byzantine agents, in [0, 1].
-            returns: of the team under an attack by each agent; None is nothing known.
+            returns: of the team under an attack by each agent, infinite where unknown; None is
+                nothing known.
         """
         twin = copy.copy(self)
         if returns is not None:
@@ -121,15 +123,30 @@ class TypeDistribution:
         twin.p, twin.returns = check_number(f"{type(self).__name__}.p", p, 0.0, 1.0), returns
         return twin
 
+    def known(self, spec: TeamSpec) -> Tensor:
+        """Return the returns under an attack by each agent, (N,), infinite where unknown.
+
+        Raises:
+            ValueError: unless there is one per agent.
+        """
+        if self.returns is None:
+            return torch.full((spec.num_agents,), torch.inf)
+        size, where = len(self.returns), f"{type(self).__name__}.returns"
+        rule = f"{spec.num_agents} numbers, one per agent"
+        check(size == spec.num_agents, where, rule, size)
+        return self.returns
+
     def weights(self, spec: TeamSpec) -> Tensor:
         """Return the probability that each agent is drawn first, (N,)."""
         rows = list(self.check_spec(spec))
         logits = torch.full((spec.num_agents,), -torch.inf)
         logits[rows] = 0.0
-        if self.choice == "adaptive" and self.returns is not None:
-            size, where = len(self.returns), f"{type(self).__name__}.returns"
-            check(size == len(logits), where, f"{len(logits)} numbers, one per agent", size)
-            logits[rows] = -self.returns.cpu().to(logits)[rows] / self.scale
+        if self.choice == "adaptive":
+            returns = self.known(spec).cpu().to(logits)[rows]
+            finite = returns.isfinite()
+            if bool(finite.any()):
+                worst = returns[finite].min()
+                logits[rows] = -torch.where(finite, returns, worst) / self.scale
         return torch.softmax(logits, dim=0)
 
     def sample(self, spec: TeamSpec, draws: Draws) -> Tensor:

@@ -124,6 +124,20 @@ def test_adaptive_weights_are_those_of_the_sheet():
     assert distribution.returns.tolist() == [2.0, 9.0, 9.0, 2.0]
 
 
+def test_who_was_never_byzantine_counts_as_the_worst_known():
+    """Not as one that leaves 0, which hardly is attacked where returns are negative."""
+    distribution, nan = TypeDistribution(1.0, choice="adaptive", scale=2.0), float("nan")
+    distribution.update([nan, nan, nan, nan])
+    assert distribution.weights(spec()).tolist() == [0.25] * 4
+    distribution.update([-4.0, nan, -6.0, nan])
+    expected = torch.tensor([2.0, 3.0, 3.0, 3.0]).softmax(dim=0)
+    torch.testing.assert_close(distribution.weights(spec()), expected)
+    among = TypeDistribution(1.0, choice="adaptive", agents=["a0", "a1"]).present(
+        1.0, torch.tensor([-4.0, nan, -6.0, nan])
+    )
+    assert among.weights(spec()).tolist() == [0.5, 0.5, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
