@@ -196,7 +196,7 @@ class ByzantineAttacker(Adversary):
                 entropy_coef=self.entropy_coef,
                 step=self.optim.step,
             )
-        valued = self.valuation.rows(batch, returns, batch.living)
+        valued = self.valuation.rows(batch, returns)
         loss = self.valuation.fit(batch, returns, valued, self._step_critic, steps)
         figures["value_loss"] = loss
         self.step_schedulers()

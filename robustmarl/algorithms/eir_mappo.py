@@ -240,7 +240,7 @@ class EIRMAPPO(MAPPO):
         if self.team_learns:
             stats = self.learn_from(batch, raw, returns, minibatch, epochs, side)
         else:
-            valued = self.valuation.rows(batch, returns, batch.living)
+            valued = self.valuation.rows(batch, returns)
             loss = self.valuation.fit(batch, returns, valued, self._step_critic, epochs, side)
             stats = TeamTrainingStats(metrics={"value_loss": loss})
             self.policy.count("updates", 1)

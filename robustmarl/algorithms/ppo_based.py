@@ -243,7 +243,7 @@ class PPOBased(OnPolicyTeam):
         """Return what is learned of ``batch``; the arguments are those of :meth:`learn_from`."""
         obs, acting = batch.obs, self.learning_rows(batch)
         recurrent = self.policy.network.recurrent
-        valued = self.valuation.rows(batch, returns, acting)
+        valued = self.valuation.rows(batch, returns)
         samples = _PPOSamples(
             seen=obs.seen[:, :-1],
             clean=obs.obs[:, :-1],

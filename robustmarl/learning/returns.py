@@ -36,13 +36,14 @@ def normalize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
 def standardize(x: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
     """Return ``x`` centred and scaled as it is over ``mask``, everywhere; same shapes.
 
-    ``eps`` keeps what is constant at 0, and is lost in rounding elsewhere.
+    ``eps`` keeps what is constant at 0, and is lost in rounding elsewhere. A mask of fewer than two
+    has no scale: then all are 0.
     """
     _check_mask("standardize", x, mask)
     centred = x - masked_mean(x, mask)
     squares = torch.where(mask, centred, 0.0).square().sum()
     std = (squares / (mask.sum() - 1).clamp(min=1)).sqrt()  # as torch's, over n - 1
-    return centred / (std + eps)
+    return torch.where(mask.sum() > 1, centred / (std + eps), 0.0)
 
 
 def gae(

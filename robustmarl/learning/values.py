@@ -74,15 +74,12 @@ class Valuation:
         advantage = gae(reward, value, bootstrap, going_on, self.gamma, self.gae_lambda)
         return advantage, advantage + value[:, :-1]
 
-    def rows(self, batch: JointBatch, returns: Tensor, learned: Tensor) -> Tensor:
+    def rows(self, batch: JointBatch, returns: Tensor) -> Tensor:
         """Return which of ``returns``, (B, T, K), the critic learns from: bool (B, T, K).
 
-        Args:
-            batch: the episodes.
-            returns: (B, T, K).
-            learned: the agent-steps that are learned from, bool (B, T, N).
+        Of agents' own those of the living, whoever acts for them: an adversary asks for them, too.
         """
-        return learned if self.reward == "agents" else batch.valid.unsqueeze(-1).expand_as(returns)
+        return batch.earning(self.reward).expand_as(returns)
 
     @torch.no_grad()
     def targets(self, returns: Tensor, rows: Tensor) -> Tensor:

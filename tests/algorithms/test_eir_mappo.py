@@ -361,6 +361,34 @@ def test_a_wholly_byzantine_team_learns_nothing_and_stays_finite():
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_a_wholly_byzantine_round_of_own_rewards_is_learned_from():
+    names = [f"unit_{i}" for i in range(3)]
+    types = TypeDistribution(1.0, choice="fixed", agents=names)
+    algorithm = made(types=types, reward="agents", normalize_value=True)
+    for _ in range(2):
+        stats = update(algorithm, Recorded(batch_of(algorithm)))
+        assert all(np.isfinite(value) for value in stats.metrics.values())
+    assert all(bool(value.isfinite().all()) for value in weights(algorithm).values())
+    assert stats.metrics["adversary/policy_loss"] == 0.0  # there is no team to compare with
+
+
+@pytest.mark.parametrize("reward", ["team", "agents"])
+def test_the_critic_learns_what_byzantine_agents_are_worth(reward, monkeypatch):
+    """Their adversary learns from the same values, in rounds of the team as in others."""
+    algorithm, asked = made(p=1.0, reward=reward), []
+    batch, targets = batch_of(algorithm), Valuation.targets
+
+    def spy(self, returns, rows):
+        asked.append(rows)
+        return targets(self, returns, rows)
+
+    monkeypatch.setattr(Valuation, "targets", spy)
+    update(algorithm, Recorded(batch))
+    expected = batch.living if reward == "agents" else batch.valid.unsqueeze(-1)
+    assert bool(algorithm.adversary.rows(batch).any())
+    assert torch.equal(asked[0], expected.expand_as(asked[0]))
+
+
 def test_the_shared_advantage_is_standardised_over_the_teams_rows():
     algorithm = made(EARMAPPO, p=1.0)
     batch = batch_of(algorithm, 16)
@@ -510,6 +538,48 @@ def test_adaptive_types_use_the_latest_returns():
     present = algorithm.adversary.perturber().type_distribution
     assert torch.equal(present.returns, algorithm.adversary.type_returns)
     assert types.returns is None  # the caller's own is not touched
+
+
+def test_adaptive_types_begin_with_the_returns_that_they_are_given():
+    types = TypeDistribution(0.6, choice="adaptive")
+    types.update([-2.0, -9.0, float("nan")])
+    algorithm = made(types=types)
+    expected = torch.tensor([2.0, 9.0, 9.0]).softmax(dim=0)
+    for present in (
+        algorithm.adversary.present_types(),
+        algorithm.adversary.deployed().type_distribution,
+    ):
+        torch.testing.assert_close(present.weights(algorithm.spec), expected)
+    types.update([1.0, 1.0, 1.0])  # the caller's, who goes on with it
+    torch.testing.assert_close(
+        algorithm.adversary.present_types().weights(algorithm.spec), expected
+    )
+    types = TypeDistribution(0.6, choice="adaptive")
+    types.update([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"TypeDistribution\.returns must be 3 numbers"):
+        made(types=types)
+
+
+def test_whoever_was_never_byzantine_is_tried_where_returns_are_negative():
+    algorithm = made(types=TypeDistribution(1.0, choice="adaptive"))
+    batch = batch_of(algorithm, 4)
+    lost = batch.replace(rew=torch.full_like(batch.rew, -10.0))
+    types = batch.record("byzantine")["types"]
+    types[:] = torch.tensor([True, False, False])
+    update(algorithm, Recorded(lost))
+    weights = algorithm.adversary.present_types().weights(algorithm.spec)
+    torch.testing.assert_close(weights, torch.full((3,), 1 / 3))
+
+
+def test_returns_that_are_not_known_travel_with_the_weights(tmp_path):
+    types = TypeDistribution(1.0, choice="adaptive")
+    algorithm, again = made(types=types), made(types=types, seed=1)
+    algorithm.adversary.type_returns[1] = -4.0
+    again.adversary.type_returns.fill_(3.0)
+    training.save_weights(algorithm, tmp_path / "team.pt")  # not refused as diverged
+    training.load_weights(again, tmp_path / "team.pt")
+    assert torch.equal(again.adversary.type_returns, algorithm.adversary.type_returns)
+    assert again.adversary.type_returns.isinf().tolist() == [True, False, True]
 
 
 # Adversaries

@@ -11,6 +11,7 @@ from robustmarl.learning.returns import (
     n_step_returns,
     normalize,
     ppo_surrogate,
+    standardize,
     td_lambda_returns,
 )
 
@@ -109,6 +110,13 @@ def test_normalize_over_a_mask():
 
     torch.testing.assert_close(found, torch.tensor([-1.0, 0.0, 1.0, 0.0], dtype=D))
     assert normalize(x, torch.tensor([True, False, False, False])).tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_fewer_than_two_have_no_scale(number):
+    """Dividing by their deviation of 0 made others' values 1e8 times as large."""
+    x = torch.tensor([1.0, 2.0, 4.0])
+    assert standardize(x, torch.arange(3) < number).tolist() == [0.0] * 3
 
 
 @pytest.mark.parametrize(
