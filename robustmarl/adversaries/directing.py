@@ -34,7 +34,7 @@ class Directing(Adversary):
         director: who names actions; its schedules go by the episodes and steps that it played.
         generator: pushes victims towards the actions named.
         agents: names of the attacked agents; None is all.
-        episodes: share of the episodes in which it attacks, in [0, 1].
+        episodes: share of the episodes in which it attacks while it learns, in [0, 1].
     """
 
     needs = frozenset({"drawn"})

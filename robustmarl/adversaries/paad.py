@@ -54,7 +54,7 @@ class PAAD(LaggedDirecting):
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         mixer: of its own, from the agents' values to the team's.
         agents: names of the attacked agents; None is all.
-        episodes: share of the episodes in which it attacks, in [0, 1].
+        episodes: share of the episodes in which it attacks while it learns, in [0, 1].
         optim: optimizer factory; None is Adam at 5e-4: all defaults are those of a team's own
             Q-learning, :class:`~robustmarl.algorithms.value_based.ValueBased`.
         gamma: discount in [0, 1].

@@ -58,8 +58,12 @@ def jensen_shannon(policies: Tensor) -> Tensor:
 
 
 def _entropy(policy: Tensor) -> Tensor:
-    tiny = torch.finfo(policy.dtype).tiny  # whose logarithm is finite, and has a gradient
-    return -(policy * policy.clamp(min=tiny).log()).sum(dim=-1)
+    return -(policy * _above_zero(policy).log()).sum(dim=-1)
+
+
+def _above_zero(policy: Tensor) -> Tensor:
+    """Return probabilities whose logarithm is finite, and has a gradient."""
+    return policy.clamp(min=torch.finfo(policy.dtype).tiny)
 
 
 class AttackerSettings(TypedDict, total=False):
@@ -70,7 +74,7 @@ class AttackerSettings(TypedDict, total=False):
     hidden: tuple[int, ...]
     rate: float
     soft: float
-    floor: float
+    floor: float | None
 
 
 class Archive(nn.Module):
@@ -93,9 +97,16 @@ class Archive(nn.Module):
         name = type(self).__name__
         check_kind(f"{name}.attackers", attackers, Attackers, "Attackers")
         self.size, self.most = check_int(f"{name}.size", size), check_int(f"{name}.points", points)
-        spec, widths = attackers.spec, attackers.sizes[1:-1]
-        kept = Attackers(spec, number=self.size, hidden=widths, budget=attackers.budget)
-        kept.rate, kept.soft, kept.floor = attackers.rate, attackers.soft, attackers.floor
+        kept = Attackers(
+            attackers.spec,
+            number=self.size,
+            budget=attackers.budget,
+            agents=attackers.agents,
+            hidden=attackers.sizes[1:-1],
+            rate=attackers.rate,
+            soft=attackers.soft,
+            floor=attackers.floor,
+        )
         self.kept = kept.requires_grad_(False)
         features = attackers.features
         self.register_buffer("born", torch.full((self.size,), -1))  # -1 where there is nobody
@@ -111,7 +122,8 @@ class Archive(nn.Module):
     def distances(self, attackers: Attackers, index: int, points: Tensor) -> Tensor:
         """Return how far an attacker is from each of those kept, (len,), in nats.
 
-        It is the mean divergence of its policy from theirs where either of the two attacked.
+        It is the mean divergence of its policy from theirs where either of the two attacked; large
+        but finite where they never do what it does.
 
         Args:
             attackers: it is one of them.
@@ -129,7 +141,8 @@ class Archive(nn.Module):
                 whose.policies(whose(seen), able, explore=True)[who]
                 for whose, who in ((attackers, index), (self.kept, other))
             )
-            found.append((new * (new / old).log()).sum(dim=-1).mean())
+            ratio = _above_zero(new) / _above_zero(old)
+            found.append((new * ratio.log()).sum(dim=-1).mean())
         return torch.stack(found) if found else points.new_zeros(0)
 
     @torch.no_grad()
@@ -216,7 +229,7 @@ class ROMANCE(Adversary):
         attackers: the population.
         generator: pushes victims towards their worst actions, ``perturbers.stor(ball)``: ROMANCE-s
             of ATSA's tables; None forces the actions, the source's attack, their ROMANCE-p.
-        episodes: share of the episodes in which there are attacks, in [0, 1].
+        episodes: share of the episodes in which there are attacks while they learn, in [0, 1].
         archive: how many attackers are kept, >= 1; this and the following are the release's.
         generations: in which they learn, >= 0.
         rounds: of new episodes in a generation, >= 1.
@@ -274,7 +287,8 @@ class ROMANCE(Adversary):
         self.target_rate = check_number(f"{name}.target_rate", target_rate, 0.0, 1.0, open_low=True)
         self.lagged = copy.deepcopy(attackers).requires_grad_(False)
         self.archive = Archive(attackers, check_int(f"{name}.archive", archive))
-        self._perturber = self._playing(attackers, explore=True, greedy=False)
+        episodes = self.episodes
+        self._perturber = self._playing(attackers, explore=True, greedy=False, episodes=episodes)
         number, most = attackers.number, self.archive.most
         for counter in ("round", "generation"):
             self.register_buffer(counter, torch.zeros((), dtype=torch.int64))
@@ -330,9 +344,12 @@ class ROMANCE(Adversary):
         return self._perturber
 
     def deployed(self, greedy: bool | None = None) -> AttackerActions | AttackerObs:
-        """Return a copy of the population at work: by draws unless ``greedy``, not smoothed."""
+        """Return a copy of the population at work: by draws unless ``greedy``, not smoothed.
+
+        It attacks in every episode, whatever share of them it learned from.
+        """
         copied = copy.deepcopy(self.attackers).requires_grad_(False)
-        return self._playing(copied, explore=False, greedy=bool(greedy))
+        return self._playing(copied, explore=False, greedy=bool(greedy), episodes=1.0)
 
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn from the episodes that the team drew, and go by the newest; see the class."""
@@ -352,20 +369,18 @@ class ROMANCE(Adversary):
         return figures | {"generation": float(self.generation), "archive": float(len(self.archive))}
 
     def _playing(
-        self, attackers: Attackers, *, explore: bool, greedy: bool
+        self, attackers: Attackers, *, explore: bool, greedy: bool, episodes: float
     ) -> AttackerActions | AttackerObs:
-        """Return what attacks by ``attackers``."""
+        """Return what attacks by ``attackers`` in a share of the episodes."""
         if self._generator is None:
-            return AttackerActions(
-                attackers, explore=explore, greedy=greedy, episodes=self.episodes
-            )
+            return AttackerActions(attackers, explore=explore, greedy=greedy, episodes=episodes)
         with speaking_for(self, AttackerObs):
             return AttackerObs(
                 attackers,
                 self._generator,
                 explore=explore,
                 greedy=greedy,
-                episodes=self.episodes,
+                episodes=episodes,
             )
 
     def _update(self, batch: JointBatch) -> dict[str, float]:

@@ -41,7 +41,7 @@ class TeamPAAD(Directing):
             on. Its exploration is the director's.
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
-        episodes: share of the episodes in which it attacks, in [0, 1].
+        episodes: share of the episodes in which it attacks while it learns, in [0, 1].
 
     Raises:
         TypeError: for a learner that is on-policy, or none.

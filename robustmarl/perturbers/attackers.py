@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_FLOOR = 0.02  # of an attacker's probabilities while it explores: the release's
+
+
 def reference_policy(able: Tensor, rate: float) -> Tensor:
     r"""Return :math:`p_{ref}`, (..., N+1): rarely attack, each agent alike; else nobody.
 
@@ -96,7 +99,8 @@ class Attackers(nn.Module):
         hidden: widths of the hidden layers.
         rate: :math:`\delta_0` of :func:`reference_policy`, in (0, 1].
         soft: :math:`\lambda` of :func:`attack_policy`, > 0, in units of the reward.
-        floor: b of :func:`smoothed`, in [0, 1 / (N+1)].
+        floor: b of :func:`smoothed`, in [0, 1 / (N+1)]; None is .02, the release's, or half of the
+            most where that is less: with 25 agents and more a draw still is a choice.
         seed: of the initial weights.
 
     Raises:
@@ -122,7 +126,7 @@ class Attackers(nn.Module):
         hidden: tuple[int, ...] = (64, 64),
         rate: float = 0.05,
         soft: float = 0.04,
-        floor: float = 0.02,
+        floor: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -139,6 +143,7 @@ class Attackers(nn.Module):
         self.rate = check_number(f"{name}.rate", rate, 0.0, 1.0, open_low=True)
         self.soft = check_number(f"{name}.soft", soft, 0.0, open_low=True, unit="rewards")
         most = 1.0 / (spec.num_agents + 1)
+        floor = min(_FLOOR, most / 2.0) if floor is None else floor
         self.floor = check_number(f"{name}.floor", floor, 0.0, most)
         self.seed = check_int(f"{name}.seed", seed, 0)
         widths = check_widths(f"{name}.hidden", hidden)

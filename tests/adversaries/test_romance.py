@@ -431,6 +431,40 @@ def test_distances_are_divergences_where_either_attacked():
     torch.testing.assert_close(found[1], (new * (new / old).log()).sum(-1).mean())
 
 
+def test_those_kept_are_like_those_that_it_keeps():
+    settings = {"budget": 3, "rate": 0.3, "soft": 0.5, "floor": 0.01, "agents": ["unit_1"]}
+    attackers = Attackers(arena_spec(), number=2, hidden=(4, 5), **settings)
+    kept = Archive(attackers, size=7).kept
+    assert kept.number == 7
+    assert kept.sizes == attackers.sizes
+    for name in (*settings, "attackable"):
+        assert str(getattr(kept, name)) == str(getattr(attackers, name))
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+def test_distances_are_finite_where_policies_have_nothing_in_common(rate):
+    """Without a floor, and with rate 1 for nobody, probabilities are 0."""
+    attackers = Attackers(arena_spec(), number=2, hidden=(4,), rate=rate, soft=1e-3, floor=0.0)
+    with torch.no_grad():
+        for index in (0, 1):
+            attackers.layers[-1][index, 0, index] += 50.0
+    kept = Archive(attackers, 3)
+    assert add(kept, attackers, 0)
+    points = torch.randn(3, attackers.features, generator=torch.Generator().manual_seed(0))
+    same, other = (float(kept.distances(attackers, index, points)) for index in (0, 1))
+    assert same == 0.0
+    assert 10.0 < other < math.inf
+    assert add(kept, attackers, 1, tolerance=1.0)
+
+
+@pytest.mark.parametrize(("agents", "floor"), [(24, 0.02), (25, 1 / 52), (64, 1 / 130)])
+def test_large_teams_have_a_floor_below_what_is_uniform(agents, floor):
+    made = ROMANCE.for_env(SignalMatching(agents), hidden=(2,), attackers=1)
+    assert made.attackers.floor == made.archive.kept.floor == pytest.approx(floor)
+    given = ROMANCE.for_env(SignalMatching(64), hidden=(2,), attackers=1, floor=1e-3)
+    assert given.archive.kept.floor == 1e-3
+
+
 def test_the_strong_are_drawn_more_often():
     """By exp(-R / 5), all different while there are enough."""
     attackers, kept = archive()
@@ -557,6 +591,17 @@ def test_what_it_deploys():
     )  # .2 each against .4 for nobody
     batch = collected(victim, 6, perturb=[always]).latest(6)
     assert not bool(((batch.record("attackers")["agent"] < 3) & batch.valid).any())
+
+
+@pytest.mark.parametrize("generator", KINDS.values(), ids=KINDS)
+def test_deployed_it_attacks_in_every_episode(generator):
+    """Whatever the share of those that it learned from, as directors do."""
+    made = romance(Arena(), generator, episodes=0.0, rate=1.0)
+    learning, at_work = (
+        collected(team(), 6, perturb=[one]).latest(6) for one in (made.perturber(), made.deployed())
+    )
+    assert not bool(((learning.record("attackers")["agent"] < 3) & learning.valid).any())
+    assert bool(((at_work.record("attackers")["agent"] < 3) & at_work.valid).any(dim=1).all())
 
 
 def test_it_can_be_one_of_a_population():
