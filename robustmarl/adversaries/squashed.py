@@ -8,6 +8,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_flag, check_kind
 from robustmarl._seeding import Draws
 from robustmarl.joint import TeamSpec
+from robustmarl.networks.gaussian import bounded_log_std
 from robustmarl.networks.squashed import SquashedNetwork, squashed_log_density, unsquashed
 from robustmarl.policies import TeamPolicy
 
@@ -67,5 +68,4 @@ class SquashedDirector(TeamPolicy):
     def halves(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and log standard deviations, (..., A) each, of outputs (..., 2A)."""
         mean, log_std = output.chunk(2, dim=-1)
-        # the bounds of CleanRL's SAC, there from denisyarats/pytorch_sac
-        return mean, log_std.clamp(-5.0, 2.0)
+        return mean, bounded_log_std(log_std)

@@ -13,7 +13,11 @@ from robustmarl._checks import check_flag, check_int, check_kind, check_number
 from robustmarl._seeding import Draws, seeded
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import StepContext, TeamSpec
-from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
+from robustmarl.networks.gaussian import (
+    bounded_log_std,
+    gaussian_entropy,
+    gaussian_log_density,
+)
 from robustmarl.networks.layers import check_widths
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.drawn import AttackedAgents
@@ -121,7 +125,7 @@ class GaussianActor(nn.Module, ABC):
     def _log_std(self) -> Tensor:
         if self.max_std is not None:
             return math.log(self.max_std) + nn.functional.logsigmoid(self.log_std)
-        return self.log_std.clamp(-5.0, 2.0)  # as CleanRL bounds it: exp neither dies nor explodes
+        return bounded_log_std(self.log_std)
 
 
 class GaussianObsAdversary(GaussianActor):

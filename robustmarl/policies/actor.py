@@ -9,7 +9,11 @@ from robustmarl._checks import check_flag, check_number
 from robustmarl._seeding import Draws, inverse
 from robustmarl.joint import TeamSpec, at_actions
 from robustmarl.networks import Agents
-from robustmarl.networks.gaussian import gaussian_entropy, gaussian_log_density
+from robustmarl.networks.gaussian import (
+    bounded_log_std,
+    gaussian_entropy,
+    gaussian_log_density,
+)
 from robustmarl.policies.base import TeamPolicy
 from robustmarl.schedules import Schedule, as_schedule
 
@@ -94,8 +98,7 @@ class ActorPolicy(TeamPolicy):
         assert log_std is not None  # continuous networks have one
         if agents is not None and log_std.dim() == 2:  # a network of its own for every agent
             log_std = log_std[agents]
-        # the bounds of CleanRL's SAC, there from denisyarats/pytorch_sac
-        return log_std.clamp(-5.0, 2.0)
+        return bounded_log_std(log_std)
 
 
 class DeterministicPolicy(TeamPolicy):
