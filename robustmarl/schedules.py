@@ -147,7 +147,12 @@ class Repetitive:
 
 
 def as_schedule(
-    where: str, value: float | Schedule, low: float = -math.inf, high: float = math.inf
+    where: str,
+    value: float | Schedule,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
 ) -> Schedule:
     """Return ``value`` as a schedule; a bare number is constant.
 
@@ -156,10 +161,12 @@ def as_schedule(
         value: a number or a schedule.
         low: the least that it may be, as far as that can be told before it is used.
         high: the most.
+        open_low: whether it has to be more than ``low``.
 
     Raises:
         TypeError: for what is neither.
-        ValueError: for a number, or a schedule of this module, that leaves ``[low, high]``.
+        ValueError: for a number, or a schedule of this module, that leaves ``[low, high]``, or
+            ``(low, high]``.
 
     Example:
         >>> as_schedule("weight", 0.1)
@@ -167,13 +174,13 @@ def as_schedule(
     """
     if callable(value) and hasattr(value, "unit"):
         for extreme in _extremes(value):
-            check_number(where, extreme, low, high)
+            check_number(where, extreme, low, high, open_low=open_low)
         return value
     if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(
             f"{where} must be a number or a robustmarl.schedules object, got {value!r}."
         )
-    return Constant(check_number(where, value, low, high))
+    return Constant(check_number(where, value, low, high, open_low=open_low))
 
 
 _NUMBERS = int | float | np.integer | np.floating | np.ndarray | torch.Tensor

@@ -60,6 +60,16 @@ def test_numbers_become_constant():
     [
         (lambda: as_schedule("X.weight", "big"), TypeError, r"X\.weight must be a number or"),
         (lambda: as_schedule("X.weight", len), TypeError, r"X\.weight must be a number or"),
+        (
+            lambda: as_schedule("X.weight", Linear(1.0, 0.0, over=5), 0.0, open_low=True),
+            ValueError,
+            r"X\.weight must be a number > 0, got 0\.0",
+        ),
+        (
+            lambda: as_schedule("X.weight", 0.0, 0.0, open_low=True),
+            ValueError,
+            r"X\.weight must be a number > 0, got 0\.0",
+        ),
         (lambda: Linear(0.0, 1.0, over=0), ValueError, r"Linear\.over must be an int >= 1, got 0"),
         (lambda: Constant(1.0, unit="days"), ValueError, r"Constant\.unit must be one of"),
         (

@@ -39,7 +39,7 @@ class SoftDirecting(LaggedDirecting):
         critics: two, of different weights.
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
-        episodes: share of the episodes in which it attacks, in [0, 1].
+        episodes: share of the episodes in which it attacks while it learns, in [0, 1].
         optim: optimizer factory of the director; None is Adam at 5e-4, the paper's step size.
         critic_optim: of the critics; None is Adam at 5e-4, likewise.
         gamma: discount in [0, 1]; .99 is the release's, as is .8 of ``td_lambda``.
@@ -97,7 +97,7 @@ class SoftDirecting(LaggedDirecting):
             target_unit=target_unit,
         )
         self.seed = check_int(f"{name}.seed", seed, 0)
-        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha, 0.0)
+        self.alpha_schedule = as_schedule(f"{name}.alpha", alpha, 0.0, open_low=True)
         self.kappa = check_number(f"{name}.kappa", kappa, 0.0)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         check_choice(f"{name}.target", target, get_args(TargetForm))

@@ -15,6 +15,7 @@ from robustmarl.budgets import LinfBall
 from robustmarl.joint import MASKED, JointBatch, JointObs, TeamSpec
 from robustmarl.learning.optim import adam
 from robustmarl.perturbers import stor
+from robustmarl.schedules import Linear
 from robustmarl.testing import check_adversary
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, run
 
@@ -370,7 +371,15 @@ def test_bad_input():
             atsa(Arena(), **{name: value})
     with pytest.raises(ValueError, match=r"ATSA\.target must be one of"):
         atsa(Arena(), target="none")
-    made = atsa(Arena(), alpha=0.0)
+    for alpha in (0.0, Linear(0.5, 0.0, over=10)):  # at once, not when training gets there
+        with pytest.raises(ValueError, match=r"ATSA\.alpha must be a number > 0, got 0\.0"):
+            atsa(Arena(), alpha=alpha)
+
+    def falling(number):
+        return 0.0
+
+    falling.unit = "updates"
+    made = atsa(Arena(), alpha=falling)
     batch = lived(made)
     with pytest.raises(ValueError, match=r"ATSA\.alpha\(\) must be a number > 0"):
         made.learn(Sample(drawn=batch))

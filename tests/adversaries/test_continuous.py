@@ -487,6 +487,8 @@ def test_bad_input():
         PAAD.for_env(boxes(), generator)
     with pytest.raises(ValueError, match=r"ContinuousATSA\.shared must be True, or left out"):
         atsa(shared=False)
+    with pytest.raises(ValueError, match=r"ContinuousATSA\.alpha must be a number > 0, got 0\.0"):
+        atsa(alpha=0.0)
     with pytest.raises(TypeError, match=r"ContinuousATSA\.director must be a SquashedDirector"):
         ContinuousATSA(3, (), generator)
     with pytest.raises(TypeError, match=r"ContinuousATSA\.for_env has no setting 'mixer'"):
