@@ -11,7 +11,7 @@ from tianshou.algorithm.algorithm_base import (
 from tianshou.algorithm.optim import OptimizerFactory
 from torch import Tensor, nn
 
-from robustmarl._checks import check_int, check_kind, check_number
+from robustmarl._checks import check, check_int, check_kind, check_number
 from robustmarl.algorithms.actor_critic import ActionCritics
 from robustmarl.joint import JointBatch, StepContext, TeamSpec, at_actions, joint_state
 from robustmarl.learning import OnPolicyTeam
@@ -33,9 +33,10 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
               L = -\overline{A_i \log\pi_i(a_i)}
 
     with a centralised critic Q(s, o_i, i, a_{-i}, .) that learns TD(lambda) targets of a target
-    network. Acts, and learns, with a share epsilon of uniform exploration. A time limit
-    bootstraps from the last observation: each agent's expected value, the others taking their
-    likeliest actions. Learns from ``obs.seen``.
+    network. A round is one step of the actors, on all of its episodes at once; its epochs are
+    steps of the critic before it, and there are no minibatches. Acts, and learns, with a share
+    epsilon of uniform exploration. A time limit bootstraps from the last observation: each agent's
+    expected value, the others taking their likeliest actions. Learns from ``obs.seen``.
 
     ``for_env`` also takes ``exploration`` (0.5 to 0.01 over 100k steps), ``critic_hidden``
     (128, 128), ``deterministic_eval`` and the network's settings (a GRU of 64 that sees its last
@@ -152,7 +153,18 @@ class COMA(ActionCritics, OnPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
             return td_lambda_returns(reward, later, bootstrap, going_on, *lambdas)
 
     def learn(self, batch: JointBatch, minibatch: int | None, epochs: int) -> TeamTrainingStats:
-        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`."""
+        """Learn from one round's episodes; see :class:`~robustmarl.learning.OnPolicyTeam`.
+
+        Args:
+            batch: the episodes.
+            minibatch: None: it takes all at once.
+            epochs: steps of the critic, >= 1; the actors take one.
+
+        Raises:
+            ValueError: for minibatches.
+        """
+        where, rule = f"{type(self).__name__}.learn.minibatch", "None: actors take a step per round"
+        check(minibatch is None, where, rule, minibatch, "Write OnPolicy(batch_size=None).")
         obs, valid = batch.obs, batch.valid
         outputs = self._outputs(batch)
         # Padding is half of a batch and more once episodes get shorter: critics skip it.

@@ -9,6 +9,7 @@ import torch
 from learners import Arena, Recorded, collected, copy_batch, sgd, weights
 from tianshou.utils.torch_utils import policy_within_training_step
 
+from robustmarl import training
 from robustmarl._seeding import Draws
 from robustmarl.algorithms import COMA
 from robustmarl.attacks import PGD
@@ -304,6 +305,16 @@ def test_it_learns_a_matrix_game():
     played = collector.collect(n_episode=64).returns.mean()
     assert np.mean(returns[:3]) < 0.0
     assert played > 4.0
+
+
+def test_minibatches_are_refused_where_they_were_ignored():
+    learner = make()
+    rule = r"COMA\.learn\.minibatch must be None: actors take a step per round, got 5\."
+    with pytest.raises(ValueError, match=rule):
+        learner.learn(collected(learner).latest(4), 5, 2)
+    learn = training.OnPolicy(batch_size=5)
+    with pytest.raises(ValueError, match=rule):
+        training.run(learner, Arena, env_steps=40, learn=learn, log=training.Log(progress=False))
 
 
 def test_penalties_join_the_actors_step_only():

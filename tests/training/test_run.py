@@ -62,7 +62,8 @@ def game():
 
 def train(algorithm, make=game, *, tests=None, logdir=None, resume=False, **more):
     """Run shortly, with settings of the algorithm's kind."""
-    off, on = OffPolicy(learning_starts=4, batch_size=4, buffer_episodes=12), OnPolicy(batch_size=4)
+    off = OffPolicy(learning_starts=4, batch_size=4, buffer_episodes=12)
+    on = OnPolicy(batch_size=None if isinstance(algorithm, COMA) else 4)
     return run(
         algorithm,
         make,

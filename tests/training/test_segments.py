@@ -65,7 +65,8 @@ MAKERS |= {
 def train(algorithm, make=game, *, length=5, logdir=None, resume=False, **more):
     """Run for eight segments and a few steps, which end an interval in the middle of episodes."""
     settings = {"env_steps": 8 * 15, "num_envs": 3, "interval": 45} | more
-    learn = OnPolicy(segment_length=length, epochs=2, batch_size=8)
+    batch_size = None if isinstance(algorithm, COMA) else 8
+    learn = OnPolicy(segment_length=length, epochs=2, batch_size=batch_size)
     log = Log(logdir, resume=resume, progress=False)
     return run(algorithm, make, learn=learn, log=log, **settings)
 
