@@ -33,6 +33,8 @@ class TeamPAAD(Directing):
     it named for actions. Against VDN and QMIX :class:`PAAD` is the same idea with the arguments of
     the papers.
 
+    A learner that asks for the newest episodes, as DOP does, takes those drawn for them.
+
     Agents of a learner with ``last_action``, which :meth:`for_env` gives it, see their own last
     target.
 
@@ -135,4 +137,5 @@ class TeamPAAD(Directing):
             act_exec=None,
             records={},
         )
-        return dict(self.learner.learn(lived.select(episodes)).metrics)
+        # as an update does it, so that mixed-in loss terms are told of, too
+        return dict(self.learner._update_with_batch(lived.select(episodes)).metrics)

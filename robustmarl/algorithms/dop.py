@@ -197,6 +197,7 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         self.target_update = check_int(f"{name}.target_update", target_update, 1)
         self.reward_scale = check_number(f"{name}.reward_scale", reward_scale, 0.0, open_low=True)
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
+        self._recent: JointBatch | None = None
         self.critics = _Critics(critic, mixer)
         self._target = self._add_lagged_network(self.critics)
         network = policy.network
@@ -299,8 +300,13 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
         return ((weights * taken).sum(-1) - target[valid]).square().mean()
 
     def learn(self, batch: JointBatch) -> TeamTrainingStats:
-        """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`."""
-        recent, self._recent = self._recent, None
+        """Take one update's steps; see :class:`~robustmarl.learning.OffPolicyTeam`.
+
+        Called by itself, not by :meth:`update`, it has no newest episodes, and takes ``batch`` for
+        them.
+        """
+        recent = batch if self._recent is None else self._recent
+        self._recent = None
         outputs = self._outputs(recent)
         on_target = self.on_policy_targets(recent, outputs.logits.detach())
         off_target = self.off_policy_targets(batch) if self.off_policy_weight > 0.0 else None

@@ -128,6 +128,9 @@ class LossMixin(AnyAlgorithm):
     _stock: Victim
     _radii: dict[str, Schedule]
     _penalised = False
+    _figures: dict[str, list[Tensor]] | None = None
+    """What its terms were in the present update, which tells of them; None in none."""
+
     penalty_steps: Tensor
     penalty_updates: Tensor
 
@@ -159,7 +162,6 @@ class LossMixin(AnyAlgorithm):
         """Register a term; a mixin calls this after ``super().__init__``."""
         if "_terms" not in self.__dict__:
             self._terms, self._weights, self._radii = {}, {}, {}
-            self._figures: dict[str, list[Tensor]] = {}
             self.register_buffer("penalty_steps", torch.zeros((), dtype=torch.int64))
             self.register_buffer("penalty_updates", torch.zeros((), dtype=torch.int64))
         if not (self._steps_by_door() or self._penalised):
@@ -221,14 +223,16 @@ class LossMixin(AnyAlgorithm):
         self, batch: RolloutBatchProtocol, *args: object, **kwargs: object
     ) -> Any:  # the statistics of whatever algorithm it is mixed into
         self._batch = batch
-        self._figures = {name: [] for name in self._terms}
+        kept: dict[str, list[Tensor]] = {name: [] for name in self._terms}
+        self._figures = kept
         stats: TrainingStats
         stats = super()._update_with_batch(batch, *args, **kwargs)  # type: ignore[misc]
         del self._batch
+        self._figures = None
         self.penalty_updates += 1
         figures = {
             f"{name}/{what}": float(torch.stack(values)[:, column].mean())
-            for name, values in self._figures.items()
+            for name, values in kept.items()
             if values
             for column, what in enumerate(("loss", "weight"))
         }
@@ -262,7 +266,9 @@ class LossMixin(AnyAlgorithm):
             if len(rows) == 0:  # nobody in this minibatch learns; a mean of nothing is no number
                 continue
             value = self._value(term, rows, name, step)
-            self._figures[name].append(torch.stack([value.detach(), value.new_tensor(weight)]))
+            if self._figures is not None:  # not where `learn` is called by itself
+                figures = torch.stack([value.detach(), value.new_tensor(weight)])
+                self._figures[name].append(figures)
             total = weight * value if total is None else total + weight * value
         return total
 

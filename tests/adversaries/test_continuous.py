@@ -18,11 +18,12 @@ from robustmarl.adversaries import (
 )
 from robustmarl.adversaries.atsa import soft_targets
 from robustmarl.adversaries.squashed import SquashedDirector
-from robustmarl.algorithms import FACMAC, IPPO, M3DDPG, MADDPG, MAPPO, QMIX
-from robustmarl.attacks import FrankWolfe
+from robustmarl.algorithms import DOP, FACMAC, IPPO, M3DDPG, MADDPG, MAPPO, QMIX
+from robustmarl.attacks import PGD, FrankWolfe
 from robustmarl.budgets import LinfBall
 from robustmarl.joint import JointBatch, JointObs, TeamSpec, last_actions
 from robustmarl.learning.optim import adam
+from robustmarl.losses import PolicyLoss, PolicyRegularizer
 from robustmarl.networks.squashed import SquashedNetwork
 from robustmarl.perturbers import stor
 from robustmarl.testing import check_adversary
@@ -475,6 +476,28 @@ def test_a_stronger_generator_misses_less():
 
 
 # Errors
+
+
+class HeldQMIX(PolicyRegularizer, QMIX):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "term"),
+    [(DOP, {}), (HeldQMIX, {"policy_loss": PolicyLoss(attack=PGD.fgsm(LinfBall(epsilon=0.1)))})],
+)
+def test_any_off_policy_team_names_actions(kind, term):
+    """Those that ask for the newest episodes, and those with further losses, among them."""
+    settings = {"hidden": (8,), "seed": 1} | term
+    made = TeamPAAD.for_env(Arena(), stor(LinfBall(epsilon=0.3)), kind=kind, **settings)
+    victim = QMIX.for_env(Arena(), hidden=(8,), last_action=True)
+    before = weights(made.learner.policy)
+    batch = collected(victim, 8, perturb=[made.perturber()]).latest(8)
+    figures = made.learn(Sample(fresh=batch, drawn=batch))
+    after = weights(made.learner.policy)
+    assert any(not torch.equal(values, after[name]) for name, values in before.items())
+    assert ("policy_loss/loss" in figures) == bool(term)
+    made.learner.learn(batch)  # nor does it fail when it is called by itself
 
 
 def test_bad_input():
