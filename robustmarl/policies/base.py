@@ -58,6 +58,11 @@ class TeamPolicy(Policy):
             counted=self.counted,
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Become a copy, whose buffers begin to count their versions anew."""
+        super().__setstate__(state)
+        self._last_read = (None, 0, ())
+
     @staticmethod
     def _compile() -> None:
         """Skip compiling Tianshou's return estimators, which teams do not use."""

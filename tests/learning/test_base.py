@@ -1,6 +1,7 @@
 """What all learners share: making, copying, loading, playing."""
 
 import copy
+import pickle
 
 import gymnasium
 import numpy as np
@@ -259,3 +260,18 @@ class OwnParts(VDN):
 
 def test_what_an_algorithm_makes_itself_need_not_be_given():
     assert isinstance(OwnParts.for_env(ToyGame(), hidden=(4,)), OwnParts)
+
+
+def test_a_copy_reads_its_own_counts():
+    """Versions of a copy's buffers begin anew, and come to be those that the original had."""
+    policy = QMIX.for_env(ToyGame(), **SMALL).policy
+    for _ in range(3):
+        policy.count("env_steps", 1)
+    assert policy.counted("env_steps") == 3
+    for again in (copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))):
+        for writes in range(9):
+            copied = again(policy)
+            for _ in range(writes):
+                copied.counts.add_(10)
+            assert copied.counted("env_steps") == 3 + 10 * writes
+    assert policy.counted("env_steps") == 3

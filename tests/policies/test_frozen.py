@@ -14,6 +14,7 @@ from robustmarl.training import AdversarialTraining
 
 OWN = {  # what belongs to the copy itself
     "__init__",
+    "__setstate__",
     "_compile",
     "count",
     "counted",
