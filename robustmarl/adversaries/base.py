@@ -78,7 +78,11 @@ class Adversary(nn.Module, ABC):
         """
 
     def can_learn(self, sample: Sample) -> bool:
-        """Return whether there are the episodes that it cannot learn without."""
+        """Return whether there are the episodes that it cannot learn without.
+
+        In a population its own may be missing among the newest or among the drawn ones. What takes
+        note of either, though it needs the other to learn, says so by returning True.
+        """
         there = {"fresh": sample.fresh is not None, "drawn": sample.drawn is not None}
         return all(there.get(need, True) for need in self.needs)
 

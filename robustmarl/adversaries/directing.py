@@ -75,6 +75,10 @@ class Directing(Adversary):
         copied = copy.deepcopy(self.director).requires_grad_(False).eval()
         return DirectedObsPerturber(copied, self._generator, agents=self._perturber.agents)
 
+    def can_learn(self, sample: Sample) -> bool:
+        """Return whether there are any episodes: new ones are counted even if none was drawn."""
+        return sample.fresh is not None or sample.drawn is not None
+
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn from the episodes that the team drew; see the class."""
         if sample.fresh is not None:

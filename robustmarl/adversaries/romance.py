@@ -351,6 +351,10 @@ class ROMANCE(Adversary):
         copied = copy.deepcopy(self.attackers).requires_grad_(False)
         return self._playing(copied, explore=False, greedy=bool(greedy), episodes=1.0)
 
+    def can_learn(self, sample: Sample) -> bool:
+        """Return whether there are any episodes: new ones are a round even if none was drawn."""
+        return sample.fresh is not None or sample.drawn is not None
+
     def learn(self, sample: Sample) -> Mapping[str, float]:
         """Learn from the episodes that the team drew, and go by the newest; see the class."""
         for batch in (sample.fresh, sample.drawn):

@@ -55,6 +55,19 @@ def test_only_who_played_changes_and_the_team_gets_all_episodes():
         assert torch.equal(member.director.counts, count) == (number != 1)
 
 
+def test_new_episodes_are_counted_though_none_of_them_was_drawn():
+    made = rap(Arena())
+    batch = collected(QMIX.for_env(Arena(), hidden=(8,)), 30, perturb=[made.perturber()]).latest(30)
+    index = batch.record("population")["index"][:, 0]
+    figures = made.learn(Sample(fresh=batch, drawn=batch.select(index == 1)))
+    assert {name[0] for name in figures} == {"1"}  # the others do not learn
+    for number, member in enumerate(made.members):
+        own = index == number
+        assert member.director.counted("episodes") == int(own.sum()) > 0
+        assert member.director.counted("env_steps") == int(batch.valid[own].sum())
+        assert member.director.counted("updates") == (number == 1)
+
+
 def test_one_director_alone_is_paad_step_for_step():
     def trained(made):
         victim = QMIX.for_env(Arena(), hidden=(8,), seed=1)

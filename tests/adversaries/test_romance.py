@@ -610,6 +610,17 @@ def test_it_can_be_one_of_a_population():
     )
 
 
+def test_in_a_population_new_episodes_are_a_round_though_none_of_them_was_drawn():
+    both = Population([romance(Arena()), romance(Arena(), seed=1)])
+    batch = collected(team(), 12, perturb=[both.perturber()]).latest(12)
+    index = batch.record("population")["index"][:, 0]
+    figures = both.learn(Sample(fresh=batch, drawn=batch.select(index == 0)))
+    assert [int(member.round) for member in both.members] == [1, 1]
+    assert [int(member.played.sum()) for member in both.members] == torch.bincount(index).tolist()
+    assert "0/td_loss" in figures
+    assert "1/td_loss" not in figures
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"ROMANCE\.spec must be of discrete actions"):
         romance(Arena(continuous=True))
