@@ -33,12 +33,18 @@ _R = TypeVar("_R")
 _NAMED = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def keywords(cls: type) -> frozenset[str]:
-    """Return the keywords of the constructor that ``cls`` itself defines, of its bases none."""
+def keywords(cls: type, *, optional: bool = False) -> frozenset[str]:
+    """Return the keywords of the constructor that ``cls`` itself defines, of its bases none.
+
+    Args:
+        cls: the class.
+        optional: leave out those without a default.
+    """
     if "__init__" not in vars(cls):
         return frozenset()
     _, *parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()  # without self
-    return frozenset(p.name for p in parameters if p.kind in _NAMED)
+    named = (p for p in parameters if p.kind in _NAMED)
+    return frozenset(p.name for p in named if not optional or p.default is not p.empty)
 
 
 def keywords_without_default(cls: type) -> list[str]:

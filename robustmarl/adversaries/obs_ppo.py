@@ -199,7 +199,7 @@ class ObsAdversaryPPO(GaussianPPO):
 def value_critic(spec: TeamSpec, hidden: tuple[int, ...], seed: int) -> Critic:
     """Return V(s) of a team, with the weights of ``seed``."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # not a stream of it: what is published began with these weights
         return Critic(spec.joint_state_size, hidden=hidden, layer_norm=True)
 
 

@@ -147,7 +147,8 @@ def known_settings(cls: type) -> frozenset[str]:
     """Return what ``cls.for_env`` takes.
 
     That is what the first ``for_env`` with typed keywords in the order of inheritance says, and
-    what the constructors of classes before it, mixins and subclasses, add.
+    what the constructors of classes before it, mixins and subclasses, add. Where there is none, it
+    is what the constructor has defaults for: what it cannot do without, the method makes.
     """
     added: set[str] = set()
     for base in cls.__mro__:
@@ -156,7 +157,12 @@ def known_settings(cls: type) -> frozenset[str]:
         if typed is not None:
             return typed | added
         added |= keywords(base)
-    return frozenset(added)
+    taken: set[str] = set()
+    for base in cls.__mro__:
+        taken |= keywords(base, optional=True)
+        if not passes_on(base):  # what bases take it gives them itself
+            break
+    return frozenset(taken)
 
 
 def required(cls: type, root: type) -> list[str]:

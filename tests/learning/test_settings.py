@@ -8,7 +8,7 @@ import pytest
 from learners import Arena, sgd
 from tianshou.algorithm import DQN
 
-from robustmarl import algorithms
+from robustmarl import adversaries, algorithms
 from robustmarl._signatures import keywords, passes_on, typed_keywords
 from robustmarl.algorithms import IPPO, IQL, M3DDPG, MADDPG, MAPPO, QMIX, VDN, OwnActionValues
 from robustmarl.attacks import PGD
@@ -17,6 +17,7 @@ from robustmarl.learning import OffPolicyTeam, TeamAlgorithm
 from robustmarl.learning.settings import NetworkSettings, known_settings, take
 from robustmarl.losses import ActionLoss, ActionLossRegularizer, PolicyRegularizer
 from robustmarl.networks import AgentNetwork
+from robustmarl.perturbers import stor
 
 LEARNERS = sorted(
     (
@@ -212,3 +213,34 @@ def test_bases_know_what_every_team_takes():
 def test_seeds_are_integers(seed):
     with pytest.raises((TypeError, ValueError), match=r"IQL\.seed must be an int >= 0, got"):
         IQL.for_env(Arena(), seed=seed, **SMALL)
+
+
+GENERATOR = stor(LinfBall(epsilon=0.1))
+PARTS_OF_ADVERSARIES = [
+    (lambda **k: adversaries.PAAD.for_env(Arena(), GENERATOR, **k), ("director", "online")),
+    (lambda **k: adversaries.ATSA.for_env(Arena(), GENERATOR, **k), ("director", "critics")),
+    (
+        lambda **k: adversaries.ContinuousATSA.for_env(Arena(continuous=True), GENERATOR, **k),
+        ("director", "critics"),
+    ),
+    (lambda **k: adversaries.DirectionPAAD.for_env(Arena(), GENERATOR, **k), ("actor", "critic")),
+    (
+        lambda **k: adversaries.ObsAdversaryPPO.for_env(Arena(), GENERATOR.ball, **k),
+        ("actor", "critic"),
+    ),
+    (
+        lambda **k: adversaries.ByzantineAttacker.against(MAPPO.for_env(Arena(), **SMALL), **k),
+        ("policy", "critic", "types"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "parts"), PARTS_OF_ADVERSARIES)
+def test_what_an_adversarys_factory_makes_itself_is_no_setting_of_it(make, parts):
+    for part in parts:
+        rule = rf"\.(for_env|against) has no setting '{part}'\. (Did you mean '\w+'\? )?It takes "
+        with pytest.raises(TypeError, match=rule) as caught:
+            make(**{part: 3})
+        listed = str(caught.value).split("It takes ")[1].rstrip(".").split(", ")
+        assert not set(parts) & set(listed)
+        assert {"optim", "gamma"} <= set(listed)
