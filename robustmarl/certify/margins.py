@@ -117,9 +117,16 @@ def check_victim(name: str, victim: NetworkVictim) -> None:
     check_kind(where, victim, NetworkVictim, "a NetworkVictim", "Write algorithm.victim().")
     check(not victim.continuous, where, "of discrete actions", "a continuous one")
     network = victim.network
-    one = network.of(0) if isinstance(network, SeparateAgents) else network
+    parts = [network]
+    if isinstance(network, SeparateAgents):
+        parts = [network.of(agent) for agent in range(network.num_agents)]
     rule = "a network of layers that bounds are known of"
-    check(one.plan() is not None, where, rule, type(one).__name__)
+    remedy = (
+        "Where weights are parametrized (spectral_norm, weight_norm), bound a copy after "
+        "torch.nn.utils.parametrize.remove_parametrizations."
+    )
+    known = all(part.plan() is not None for part in parts)
+    check(known, where, rule, type(parts[0]).__name__, remedy)
 
 
 def _greedy_bounds(

@@ -1,5 +1,6 @@
 """Compiled steps against those that are taken one by one: what is equal, and how nearly."""
 
+import copy
 import importlib
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import numba
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from robustmarl._seeding import Draws
 from robustmarl.attacks import (
@@ -297,6 +299,40 @@ def test_weights_are_read_anew_in_each_call():
         assert before is None or not torch.equal(found, before)
         assert torch.equal(found, one_by_one(pgd(), view, obs))
         before = found
+
+
+def computed(layers, how):
+    """Have all weights worked out at each access; sizes alike take each other's freed memory."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            how(layer)
+    return layers
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_weights_that_are_computed_are_left_to_autograd(how, mode, asked):
+    layers = computed(feed_forward((13, 13, 13, 7)), getattr(parametrizations, how)).train(mode)
+    before, obs = copy.deepcopy(layers.state_dict()), torch.randn(ROWS, 13)
+    calm = copy.deepcopy(layers).eval()
+    with torch.no_grad():
+        label = calm(obs).argmax(dim=-1)
+    found = PGD.fgsm(LinfBall(epsilon=EPSILON))(FunctionVictim(layers).at(), obs)
+
+    shown = obs.clone().requires_grad_()
+    nn.functional.cross_entropy(calm(shown), label, reduction="sum").backward()
+    torch.testing.assert_close(found, obs + EPSILON * shown.grad.sign())
+    assert not any(asked)
+    assert all(torch.equal(layers.state_dict()[key], before[key]) for key in before)
+
+
+def test_weights_that_are_computed_from_now_on_live_while_they_are_read(asked):
+    layers, obs = feed_forward((13, 13, 13, 7)), torch.randn(ROWS, 13)
+    view = FunctionVictim(layers).at()
+    computed(layers, parametrizations.weight_norm)
+    found, expected = pgd()(view, obs), one_by_one(pgd(), view, obs)
+    assert asked[0] is not None
+    assert same_rows(found, expected).all()
 
 
 def test_the_first_output_names_the_label():

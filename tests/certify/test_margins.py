@@ -218,5 +218,9 @@ def test_what_cannot_be_bounded_is_refused():
     continuous = NetworkVictim(AgentNetwork(5, 3, 4, continuous=True), continuous=True)
     with pytest.raises(ValueError, match="of discrete actions"):
         margin_bounds(continuous, rows, LinfBall(epsilon=0.1))
+    computed = team("relu")
+    nn.utils.parametrizations.weight_norm(computed.network.first)
+    with pytest.raises(ValueError, match=r"after torch\.nn\.utils\.parametrize\.remove_par"):
+        margin_bounds(computed, rows, LinfBall(epsilon=0.1))
     with pytest.raises(ValueError, match="5 numbers, the observation size"):
         margin_bounds(team("relu"), rows_of(team("relu")), LinfBall(epsilon=(0.1, 0.2)))

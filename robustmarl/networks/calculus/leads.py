@@ -146,8 +146,9 @@ def _by_compiled_code(
         return None
     found = np.empty((rows, answers if of is None else 1, answers), np.float32)
     place = get_args(BoundMethod).index(method)
-    given = array(low), array(high), *network, array(added), array(of, _EVERY_OUTPUT), place
-    return torch.from_numpy(found) if kernel.bound_leads(*given, found) else None
+    given = array(low), array(high), network.layers, network.eps
+    aims = array(added), array(of, _EVERY_OUTPUT), place
+    return torch.from_numpy(found) if kernel.bound_leads(*given, *aims, found) else None
 
 
 def _takes_turns(layers: tuple[Layer, ...]) -> bool:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = [
     "Affine",
@@ -164,9 +165,13 @@ _FORWARDS = {
 
 def _read(module: nn.Module, layers: list[Layer]) -> bool:
     """Append the layers that ``module`` stands for, and return whether it is known."""
-    # A subclass with a ``forward`` of its own, or a hook (``nn.utils.weight_norm`` works out the
-    # weight in one), would make the plan tell of another network than the one that acts.
-    if type(module).forward not in _FORWARDS:
+    # A subclass or an object with a ``forward`` of its own, or a hook (``nn.utils.weight_norm``
+    # works out the weight in one), would make the plan tell of another network than the one that
+    # acts. A parametrized weight is worked out at each access, and is no parameter; in training
+    # mode that may change it (``spectral_norm``).
+    if type(module).forward not in _FORWARDS or "forward" in vars(module):
+        return False
+    if is_parametrized(module):
         return False
     if module._forward_pre_hooks or module._forward_hooks:
         return False

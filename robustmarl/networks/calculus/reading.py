@@ -39,10 +39,13 @@ class Network(NamedTuple):
     Attributes:
         layers: kind, fan-in, fan-out and addresses of weight and bias, int64 (L, 5).
         eps: of a LayerNorm, (L,).
+        weights: what stands at the addresses. A weight that is worked out at each access (by a
+            property, or a parametrization that came after the plan) would be gone without it.
     """
 
     layers: NDArray[np.int64]
     eps: NDArray[np.float32]
+    weights: list[Tensor | None]
 
 
 def read_network(kernel: Any, plan: Plan) -> Network | None:
@@ -51,6 +54,7 @@ def read_network(kernel: Any, plan: Plan) -> Network | None:
     It is read without the columns of ``plan``: those that the first layer reads are all it knows.
     """
     layers, eps, width = [], [], plan.first.module.in_features
+    weights: list[Tensor | None] = []
     for layer in (plan.first, *plan.rest):
         fan_in, weight, bias, small = width, None, None, 0.0
         match layer:
@@ -74,7 +78,8 @@ def read_network(kernel: Any, plan: Plan) -> Network | None:
             return None
         layers.append((kind, fan_in, width, _address(weight), _address(bias)))
         eps.append(small)
-    return Network(np.array(layers, np.int64), np.array(eps, np.float32))
+        weights += (weight, bias)
+    return Network(np.array(layers, np.int64), np.array(eps, np.float32), weights)
 
 
 def fits(values: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> bool:

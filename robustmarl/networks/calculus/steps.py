@@ -120,7 +120,7 @@ class SignSteps:
             found, clean, padding, *fixed, label, reference, counted = rows
             where = (found, clean, limits, padding, way.steps)
             aims = (*loss, label, reference, counted)
-            answer: int = kernel.sign_steps(*where, *network, *fixed, *aims)
+            answer: int = kernel.sign_steps(*where, network.layers, network.eps, *fixed, *aims)
             return answer
 
         if agents is None or len(networks) == 1:
