@@ -94,17 +94,18 @@ class StateAdversarialGame:
         """Return the probabilities of joint actions, (S, A_1, ..., A_N), of policy after ``shown``.
 
         Args:
-            policy: one per agent, (S, A_j) each.
-            shown: what attacked agents are shown, int64 (M, S); None is the truth.
+            policy: one per agent, (S, A_j) each; rows add up to 1 but for 1e-6.
+            shown: what attacked agents are shown, int64 (M, S), from their sets; None is the truth.
+
+        Raises:
+            ValueError: for what is no policy of these agents, or may not be shown.
         """
-        reward, transition, _ = self._arrays
-        probabilities = [_numbers("joint.policy", one) for one in policy]
-        sizes = [(len(transition), size) for size in reward.shape[2:]]
-        shapes = [one.shape for one in probabilities]
-        check(shapes == sizes, "StateAdversarialGame.joint.policy", f"of shapes {sizes}", shapes)
-        views = self.clean() if shown is None else np.asarray(shown)
-        found = np.ones(len(transition))
-        for agent, own in enumerate(probabilities):
+        return self._joint(self._policy("joint", policy), self._views("joint", shown))
+
+    def _joint(self, policy: list[Values], views: NDArray[np.int64]) -> Values:
+        """Return what :meth:`joint` does; ``views`` may show anything, whatever is allowed."""
+        found = np.ones(views.shape[-1])
+        for agent, own in enumerate(policy):
             rows = own[views[agent]] if agent < len(views) else own
             found = found[..., None] * rows.reshape(len(rows), *[1] * agent, -1)
         return found
@@ -116,11 +117,17 @@ class StateAdversarialGame:
                   \bigl(R^j + \gamma V^j(s')\bigr)
 
         Args:
-            policy: one per agent, (S, A_j) each.
-            shown: what attacked agents are shown, int64 (M, S); None is the truth.
+            policy: one per agent, (S, A_j) each; rows add up to 1 but for 1e-6.
+            shown: what attacked agents are shown, int64 (M, S), from their sets; None is the truth.
+
+        Raises:
+            ValueError: for what is no policy of these agents, or may not be shown.
         """
+        return self._value(self._policy("value", policy), self._views("value", shown))
+
+    def _value(self, policy: list[Values], views: NDArray[np.int64]) -> Values:
         reward, transition, _ = self._arrays
-        play = self.joint(policy, shown)
+        play = self._joint(policy, views)
         states, axes = len(transition), tuple(range(1, play.ndim))
         step = (play[..., None] * transition).sum(axis=axes)
         earned = (play * reward).sum(axis=tuple(axis + 1 for axis in axes))
@@ -142,30 +149,48 @@ class StateAdversarialGame:
                   p(s' \mid s, a) \bigl(R^j + \gamma V(s')\bigr)
 
         a contraction in the maximum norm with factor gamma: RoMFAC's Theorem 2, whose operator is
-        not printed. Ties go to the first state.
+        not printed. Ties, but for 1e-12 of the largest value or reward, go to the first state.
 
         Args:
             value: of the agent, (S,).
             policy: one per agent, (S, A_j) each.
             agent: whose rewards are to fall.
             moved: the attacked agents whose perturbation is chosen; None is ``agent`` alone.
-            shown: the perturbation of the other ones, int64 (M, S); None is the truth.
+            shown: the perturbation of the other ones, int64 (M, S), from their sets; None is the
+                truth.
+
+        Raises:
+            ValueError: for what is no value or policy of these agents, or may not be shown.
         """
-        reward, transition, sets = self._arrays
         attacked = self._moved("backup", agent, moved)
-        views = self.clean() if shown is None else np.array(shown)
-        ahead = reward[agent] + self.gamma * transition @ np.asarray(value, np.float64)
+        where, size = f"{type(self).__name__}.backup.value", (len(self._arrays[1]),)
+        numbers = _numbers(where, value)
+        check(numbers.shape == size, where, f"of shape {size}", numbers.shape)
+        probabilities, views = self._policy("backup", policy), self._views("backup", shown)
+        return self._backup(numbers, probabilities, agent, attacked, views)
+
+    def _backup(
+        self,
+        value: Values,
+        policy: list[Values],
+        agent: int,
+        attacked: list[int],
+        views: NDArray[np.int64],
+    ) -> WorstCase:
+        reward, transition, sets = self._arrays
+        ahead = reward[agent] + self.gamma * transition @ value
+        rounding = 1e-12 * self._scale(agent, value)
         lowest = np.full(len(transition), np.inf)
         best = views.copy()
         axes = tuple(range(1, ahead.ndim))
         for choice in itertools.product(range(len(transition)), repeat=len(attacked)):
             trial = views.copy()
             trial[attacked] = np.asarray(choice)[:, None]
-            worth = (self.joint(policy, trial) * ahead).sum(axis=axes)
+            worth = (self._joint(policy, trial) * ahead).sum(axis=axes)
             allowed = np.logical_and.reduce(
                 [sets[j, :, t] for j, t in zip(attacked, choice, strict=True)]
             )
-            less = allowed & (worth < lowest - 1e-12)
+            less = allowed & (worth < lowest - rounding)
             lowest = np.where(less, worth, lowest)
             best[:, less] = trial[:, less]
         return WorstCase(best, lowest)
@@ -187,17 +212,56 @@ class StateAdversarialGame:
             policy: one per agent, (S, A_j) each.
             agent: whose rewards are to fall.
             moved: as of :meth:`backup`; all attacked agents, say, where a team shares its reward.
-            shown: the perturbation of the other ones, int64 (M, S); None is the truth.
+            shown: the perturbation of the other ones, int64 (M, S), from their sets; None is the
+                truth.
+
+        Raises:
+            ValueError: for what is no policy of these agents, or may not be shown.
         """
-        self._moved("worst", agent, moved)
-        found = self.clean() if shown is None else np.array(shown)
-        value = self.value(policy, found)[agent]
+        attacked = self._moved("worst", agent, moved)
+        probabilities, views = self._policy("worst", policy), self._views("worst", shown)
+        found, value = views, self._value(probabilities, views)[agent]
         while True:
-            trial = self.backup(value, policy, agent, moved=moved, shown=shown)
-            if not (trial.value < value - 1e-10).any():
+            trial = self._backup(value, probabilities, agent, attacked, views)
+            if not (trial.value < value - 1e-10 * self._scale(agent, value)).any():
                 return WorstCase(found, value)
-            found = trial.shown
-            value = self.value(policy, found)[agent]
+            after = self._value(probabilities, trial.shown)[agent]
+            # Each improvement lowers no less than one value and raises none. Where rounding says
+            # otherwise it would take turns with ties for ever.
+            if not after.sum() < value.sum():
+                return WorstCase(found, value)
+            found, value = trial.shown, after
+
+    def _scale(self, agent: int, value: Values) -> float:
+        """Return the largest of an agent's values and rewards, by which rounding is measured."""
+        rewards = np.abs(np.asarray(self.reward)[agent])
+        return float(max(rewards.max(initial=0.0), np.abs(value).max(initial=0.0)))
+
+    def _policy(self, method: str, policy: Policy) -> list[Values]:
+        """Return the agents' probabilities, checked."""
+        reward, transition, _ = self._arrays
+        where = f"{type(self).__name__}.{method}.policy"
+        probabilities = [_numbers(where, one) for one in policy]
+        sizes = [(len(transition), size) for size in reward.shape[2:]]
+        shapes = [one.shape for one in probabilities]
+        check(shapes == sizes, where, f"of shapes {sizes}", shapes)
+        for own in probabilities:
+            good = (own >= 0.0).all() and np.abs(own.sum(axis=-1) - 1.0).max(initial=0.0) < 1e-6
+            check(bool(good), where, "probabilities, which add up to 1 in each state", own.tolist())
+        return probabilities
+
+    def _views(self, method: str, shown: ArrayLike | None) -> NDArray[np.int64]:
+        """Return what is shown to attacked agents in each state, checked; None is the truth."""
+        if shown is None:
+            return self.clean()
+        sets, views = np.asarray(self.sets), np.array(shown)
+        good = np.issubdtype(views.dtype, np.integer) and views.shape == sets.shape[:2]
+        good = good and bool(((views >= 0) & (views < sets.shape[-1])).all())
+        good = good and bool(np.take_along_axis(sets, views[..., None], axis=-1).all())
+        where = f"{type(self).__name__}.{method}.shown"
+        rule = "whole numbers (M, S), what each agent may be shown in each state"
+        check(good, where, rule, views.tolist())
+        return views.astype(np.int64)
 
     def _moved(self, method: str, agent: int, moved: Sequence[int] | None) -> list[int]:
         """Return the agents whose perturbations are chosen, checked."""

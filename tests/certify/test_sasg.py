@@ -1,6 +1,7 @@
 """State-adversarial games: the theorems of RoMFAC, and where they end."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ def perturbations(game, moved):
 def test_joint_play_is_the_product_of_what_each_does_with_what_it_sees():
     game, policy = drawn(0)
     shown = np.array([[1, 1, 0], [2, 0, 2]])
+    game = replace(game, sets=np.ones((2, 3, 3)))
     joint = game.joint(policy, shown)
     for s, a, b in itertools.product(range(3), range(2), range(3)):
         want = policy[0][shown[0, s], a] * policy[1][shown[1, s], b]
@@ -86,6 +88,24 @@ def test_theorem_2_its_fixed_point_is_the_least_of_all_perturbations_in_every_st
         for _ in range(150):
             start = game.backup(start, policy, 0, moved=moved).value
         assert start == pytest.approx(found.value)
+
+
+@pytest.mark.parametrize("gamma", [0.9, 0.99])
+@pytest.mark.parametrize("power", [-40, 0, 20, 40])
+def test_the_unit_of_reward_does_not_matter(power, gamma):
+    """By powers of two nothing is rounded: worst perturbations are the same, and are found."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        transition = rng.dirichlet(np.ones(4), size=(4, 3))
+        reward = rng.uniform(-1, 1, (1, 4, 3))
+        policy = [rng.dirichlet(np.ones(3), size=4)]
+        sets = np.ones((1, 4, 4), dtype=bool)
+        one, other = (
+            StateAdversarialGame(reward * unit, transition, sets, gamma).worst(policy, 0)
+            for unit in (1.0, 2.0**power)
+        )
+        assert other.shown.tolist() == one.shown.tolist()
+        assert other.value.tolist() == (one.value * 2.0**power).tolist()
 
 
 def test_theorem_2_says_nothing_about_the_perturbation_itself():
@@ -252,5 +272,35 @@ def test_bad_questions():
         game.worst(policy, 1)
     with pytest.raises(ValueError, match=r"StateAdversarialGame\.worst\.agent must be below 2"):
         game.worst(policy, 2)
-    with pytest.raises(ValueError, match=r"StateAdversarialGame\.joint\.policy must be of shapes"):
+    with pytest.raises(ValueError, match=r"StateAdversarialGame\.value\.policy must be of shapes"):
         game.value([policy[0]])
+    with pytest.raises(ValueError, match=r"Game\.backup\.value must be of shape \(3,\)"):
+        game.backup([0.0], policy, 0)
+
+
+@pytest.mark.parametrize("own", [3 * np.eye(3)[:, :2], -np.eye(3)[:, :2], np.zeros((3, 2))])
+def test_what_is_no_policy_is_refused(own):
+    game, policy = drawn(0)
+    for ask in (game.joint, game.value, lambda one: game.worst(one, 0)):
+        with pytest.raises(ValueError, match=r"\.policy must be probabilities, which add up to 1"):
+            ask([own, policy[1]])
+
+
+def test_policies_of_single_precision_are_taken():
+    game, policy = drawn(0)
+    rounded = [own.astype(np.float32) for own in policy]
+    assert game.value(rounded) == pytest.approx(game.value(policy), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shown", [[[0, 1, 1]], [[0, 1, -1]], [[0, 1, 3]], [[0, 1]], [[0.0, 1.0, 2.0]], [0, 1, 2]]
+)
+def test_what_may_not_be_shown_is_refused(shown):
+    game, policy = drawn(0, attacked=1)
+    game = replace(game, sets=np.eye(3)[None])
+    asked = [game.joint, game.value]
+    asked.append(lambda policy, shown: game.worst(policy, 0, shown=shown))
+    asked.append(lambda policy, shown: game.backup([0.0] * 3, policy, 0, shown=shown))
+    for ask in asked:
+        with pytest.raises(ValueError, match=r"\.shown must be whole numbers \(M, S\)"):
+            ask(policy, shown)
