@@ -138,6 +138,10 @@ class TypeDistribution:
 
     def weights(self, spec: TeamSpec) -> Tensor:
         """Return the probability that each agent is drawn first, (N,)."""
+        return torch.softmax(self._logits(spec), dim=0)
+
+    def _logits(self, spec: TeamSpec) -> Tensor:
+        """Return the logarithms of :meth:`weights` but for a constant, -inf for who never is."""
         rows = list(self.check_spec(spec))
         logits = torch.full((spec.num_agents,), -torch.inf)
         logits[rows] = 0.0
@@ -147,20 +151,23 @@ class TypeDistribution:
             if bool(finite.any()):
                 worst = returns[finite].min()
                 logits[rows] = -torch.where(finite, returns, worst) / self.scale
-        return torch.softmax(logits, dim=0)
+        return logits
 
     def sample(self, spec: TeamSpec, draws: Draws) -> Tensor:
         """Return types, bool (E, N), one row per key of ``draws``."""
-        weights = self.weights(spec).to(draws.keys.device)
+        # Logarithms: probabilities of agents that hurt much less than another are zeros in single
+        # precision, but if several are drawn, it is from them.
+        log_weights = self._logits(spec).log_softmax(dim=0).to(draws.keys.device)
+        eligible = log_weights > -torch.inf
         uniform = draws.uniform(2 + spec.num_agents)
         chance, number, order = uniform.split([1, 1, spec.num_agents], dim=1)
-        most = int((weights > 0).sum()) if self.choice == "fixed" else self.k
+        most = int(eligible.sum()) if self.choice == "fixed" else self.k
         count = torch.full_like(number, most) if self.choice == "fixed" else 1 + number * most
         # The largest of log w - log(-log u) are a draw without replacement (Gumbel). Draws are
         # multiples of 2^-23: half of one stands for 0, whose logarithm is infinite.
-        score = weights.log() - (-order.clamp(min=2.0**-24).log()).log()
+        score = log_weights - (-order.clamp(min=2.0**-24).log()).log()
         rank = score.argsort(dim=1, descending=True).argsort(dim=1)
-        return (rank < count.floor()) & (chance < self.p) & (weights > 0)
+        return (rank < count.floor()) & (chance < self.p) & eligible
 
     def __repr__(self) -> str:
         return (

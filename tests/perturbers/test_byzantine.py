@@ -138,6 +138,20 @@ def test_who_was_never_byzantine_counts_as_the_worst_known():
     assert among.weights(spec()).tolist() == [0.5, 0.5, 0.0, 0.0]
 
 
+def test_agents_that_hurt_much_less_are_drawn_after_those_that_hurt_more():
+    """Their probability to be drawn first is zero in single precision."""
+    distribution = TypeDistribution(1.0, choice="adaptive", k=3)
+    distribution.update(torch.tensor([-500.0, 0.0, 0.0, 1e6]))
+    types = sampled(distribution)
+    count = types.sum(dim=1)
+    shares = torch.bincount(count, minlength=4) / len(count)
+    assert shares.tolist() == pytest.approx([0.0, 1 / 3, 1 / 3, 1 / 3], abs=0.01)
+    assert types[:, 0].all()
+    second = types[count == 2].float().mean(dim=0)
+    assert second.tolist() == pytest.approx([1.0, 0.5, 0.5, 0.0], abs=0.01)
+    assert types[count == 3, :3].all()
+
+
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
