@@ -7,7 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypeGuard, cast, get_args
+from typing import ClassVar, Literal, Self, TypeGuard, cast, get_args
 
 import numpy as np
 import torch
@@ -54,8 +54,7 @@ Loss = LossName | OutputLoss | LossFactory | Critic
 Target = int | tuple[float, ...] | Callable[[VictimView, Tensor], Tensor]
 """An action index, an action vector, or a rule from (view, clean observations) to rows of them."""
 
-_OF_LABELS: dict[str | None, type[LabelLoss]] = {
-    None: CrossEntropy,
+_OF_LABELS: dict[str, type[LabelLoss]] = {
     "cross_entropy": CrossEntropy,
     "margin": Margin,
     "dlr": ScaledMargin,
@@ -81,7 +80,8 @@ class AimedAttack(ABC):
         ball: what may change; ``epsilon`` in observation units.
         restarts: number of runs, >= 1; the highest loss is kept per row. Starts after the first
             are random.
-        loss: for discrete victims ``"cross_entropy"`` (None), ``"margin"``, ``"dlr"``
+        loss: for discrete victims ``"cross_entropy"`` (None, where gradients are followed),
+            ``"margin"`` (None, where values are compared: searches and SPSA), ``"dlr"``
             (:class:`ScaledMargin`), ``"kl"`` (:class:`Divergence` from the clean policy; needs a
             random start), ``"expected"`` (:class:`ExpectedChange` of a drawn action), or
             ``"mse"`` from target logits; for continuous ones ``"mse"`` (None), the squared
@@ -110,6 +110,8 @@ class AimedAttack(ABC):
     target: Target | None = None
     clean_if_own: bool = False
     samples: int = 1
+    _usual_loss: ClassVar[str] = "cross_entropy"
+    """What None is for logits."""
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -256,7 +258,7 @@ class AimedAttack(ABC):
         check(self.loss != "mse", f"{name}.loss", rule, self.loss)
         if self.loss in _OF_POLICIES:
             return _OF_POLICIES[cast(str, self.loss)](view.logits(obs))
-        kind = _OF_LABELS[cast(str, self.loss)]
+        kind = _OF_LABELS[self._usual_loss if self.loss is None else cast(str, self.loss)]
         if self.target is not None:
             label = self._target_rows(self.target, view, obs)
             fits = isinstance(label, Tensor) and label.shape == (len(obs),)

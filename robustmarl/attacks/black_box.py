@@ -1,9 +1,15 @@
-"""Attacks without gradients: they see what the victim answers, and nothing else of it."""
+"""Attacks without gradients: they see what the victim answers, and nothing else of it.
+
+They compare values of the loss, where others follow its direction. Of a victim that is sure (with a
+lead of 104 in single precision, of 50 where losses are squared) the cross entropy is zero wherever
+it is asked; the margin is not.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +44,7 @@ class RandomSearch(AimedAttack):
     """
 
     queries: int = 100
+    _usual_loss: ClassVar[str] = "margin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,6 +89,7 @@ class SquareSearch(AimedAttack):
 
     queries: int = 100
     share: float = 0.8
+    _usual_loss: ClassVar[str] = "margin"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,6 +157,7 @@ class SPSA(AimedAttack):
     pairs: int = 16
     probe: float = 0.3
     step_size: float | None = None
+    _usual_loss: ClassVar[str] = "margin"
 
     def __post_init__(self) -> None:
         super().__post_init__()

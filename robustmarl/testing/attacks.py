@@ -157,8 +157,9 @@ def _check_rows(make_attack: MakeAttack, trial: _Trial) -> None:
         attack = make_attack(epsilon)
         whole = trial.play(attack)
         for index in (order, every[size // 2 :], *every.split(1)):
-            # Matrix products of other sizes may round differently, but no more than that.
-            near = torch.allclose(trial.play(attack, index), whole[index], rtol=1e-6, atol=1e-6)
+            # Matrix products of other sizes may round differently, and where attacks go by the
+            # differences of outputs these are shorter than the outputs; but no more than that.
+            near = torch.allclose(trial.play(attack, index), whole[index], rtol=1e-5, atol=1e-5)
             _require(near, "treat rows independently of each other")
 
 

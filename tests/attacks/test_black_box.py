@@ -1,5 +1,7 @@
 """Random search finds closed forms, and what a masked gradient hides."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -35,6 +37,22 @@ def test_the_worst_corner_of_a_linear_victim_is_found(kind, function):
         assert torch.equal(PGD(ball=BALL)(view, OBS), OBS)
     else:
         torch.testing.assert_close(found, corner)
+
+
+@pytest.mark.parametrize("lead", [10.0, 60.0, 120.0, 1000.0])
+@pytest.mark.parametrize("attack", [*(kind(ball=BALL) for kind in KINDS), SPSA(ball=BALL)])
+def test_how_sure_the_victim_is_does_not_matter(attack, lead):
+    """Adding a number to a logit changes the margin by it, and hides nothing."""
+    obs = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    weight = WEIGHT.float()
+
+    def found(lead, attack=attack):
+        view = FunctionVictim(lambda x: x @ weight.T + torch.tensor([lead, 0.0])).at()
+        return attack(view, obs, Draws(torch.arange(20)))
+
+    way = found(lead) - obs
+    assert (way @ (weight[1] - weight[0]) > 0.3 * 0.5 * (weight[1] - weight[0]).abs().sum()).all()
+    assert torch.equal(found(lead), found(lead, replace(attack, loss="margin")))
 
 
 @pytest.mark.parametrize("kind", KINDS)
