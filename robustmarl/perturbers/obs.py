@@ -158,6 +158,7 @@ class ObsPerturber(Perturber):
             if self._present.ball.epsilon != epsilon:
                 self._present = self.attack.with_epsilon(epsilon)
         if self._present.ball.is_zero or self.probability == 0.0:
+            self.rows = self._rows(torch.zeros_like(context.alive))
             return context.seen
         self._move(context.seen.device)
         draws = Draws(context.keys).at(context.step, self._stream)

@@ -23,8 +23,8 @@ class SparingPerturber(ObsPerturber):
     r"""Lets an attack act in the steps that matter most only, so many per episode at most.
 
     How much a step matters is how much worse, by the team's own logits or values of the true
-    observation, the greedy action is that the attack brings about, as a mean over the attacked
-    agents:
+    observation, the greedy action is that the attack brings about, as a mean over the agents that
+    it attacks in this step:
 
     .. math:: \overline{z_y(o) - z_{\hat y}(o)}, \qquad y = \arg\max_a z_a(o),
               \quad \hat y = \arg\max_a z_a(\hat o)
@@ -70,7 +70,6 @@ class SparingPerturber(ObsPerturber):
         """Bind the attack in this place, and take the acting policy, which is asked."""
         super().bind(spec, policy, place)
         self.inner.bind(spec, policy, place)
-        self._attackable = self._fit.attacked
         self._ask_acting(policy, spec)
         self._spent: Tensor | None = None
         self._acted = torch.zeros((), dtype=torch.int64)
@@ -81,6 +80,7 @@ class SparingPerturber(ObsPerturber):
         """Return what the attack makes of the steps taken, (E, N, D)."""
         self._move(context.seen.device)
         found = self.inner.on_obs(context)
+        self.rows = self.inner.rows
         matters, playing = self._matters(context, found), context.live & ~context.terminal
         self.met.append(matters[playing])
         if self._spent is None or self._spent.shape != context.step.shape:
@@ -124,6 +124,5 @@ class SparingPerturber(ObsPerturber):
         else:
             taken = before.gather(-1, after.argmax(dim=-1, keepdim=True)).squeeze(-1)
             lost = before.amax(dim=-1) - taken
-        attackable = self._attackable.to(lost.device)
-        counted = (context.alive & attackable).to(lost.dtype)
+        counted = (context.alive & self.rows.attacked).to(lost.dtype)
         return (lost.view(shape) * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1.0)

@@ -11,7 +11,12 @@ from robustmarl.data import EpisodeBuffer, JointCollector, as_controller
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
-from robustmarl.perturbers import ObsPerturber, SparingPerturber
+from robustmarl.perturbers import (
+    CriticalSteps,
+    ObsPerturber,
+    RandomAgents,
+    SparingPerturber,
+)
 from robustmarl.typing import RobustnessWarning
 
 LENGTH = 6
@@ -71,6 +76,38 @@ def test_what_was_met_is_what_the_actions_brought_about_would_cost():
     shown(perturber)
     met = torch.cat(perturber.met).sort().values
     torch.testing.assert_close(met, torch.arange(LENGTH).repeat_interleave(5) / 5.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"agents": ["a1"]},
+        {"agents": RandomAgents(1)},
+        {"when": CriticalSteps(measure="gap", threshold=0.1)},
+        {"probability": 0.5},
+    ],
+)
+def test_how_much_a_step_matters_does_not_depend_on_agents_that_are_not_attacked(settings):
+    """Who is attacked in step t would lose t / 5; where nobody is, nothing is lost."""
+    perturber = SparingPerturber(ObsPerturber(Turn(), **settings), steps=0)
+    shown(perturber)
+    met = torch.cat(perturber.met)
+    full = torch.arange(LENGTH) / 5.0
+    attacked = met > 0.0
+    assert bool(attacked.any())
+    nearest = (met[attacked, None] - full).abs().amin(dim=-1)
+    torch.testing.assert_close(nearest, torch.zeros_like(nearest), atol=1e-6, rtol=0.0)
+    if "probability" not in settings:
+        torch.testing.assert_close(met.sort().values, full.repeat_interleave(5))
+
+
+def test_a_radius_that_falls_to_zero_leaves_no_agents_attacked():
+    perturber, spec = ObsPerturber(Turn()), spec_of(game())
+    shown(SparingPerturber(perturber, steps=0), num_envs=1)
+    assert perturber.rows.attacked.shape == (1, len(spec.agents))
+    still = ObsPerturber(UniformNoise(ball=LinfBall(epsilon=0.0)))
+    shown(SparingPerturber(still, steps=0), num_envs=3)
+    assert still.rows.attacked.tolist() == [[False, False]] * 3
 
 
 def test_an_attack_that_changes_no_action_is_not_let_act():
