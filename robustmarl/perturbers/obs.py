@@ -309,11 +309,24 @@ class ObsPerturber(Perturber):
 
         # A clone, as an attack may write into what it is given.
         found = self.perturbed(view, clean.clone(), Draws(keys))
+        given = clean.dtype
+        if not isinstance(found, Tensor) or found.dtype != given or found.shape != clean.shape:
+            found = self._fitting(found, clean)
         found = self._present.ball.project(found, clean)  # as a user's attack may leave its ball
         if isinstance(rows, ChosenRows):  # the host knows them, and need not wait
             self._check_finite(found, rows, context)
         real = self._fit.real_rows(rows.agents)
         return found if real is None else torch.where(real, found, clean)
+
+    def _fitting(self, found: object, clean: Tensor) -> Tensor:
+        """Return what a user's attack made of ``clean`` (M, D) in the dtype of that, checked."""
+        where = f"{type(self.attack).__name__}.__call__"
+        rule = f"a function that returns a float tensor of shape {tuple(clean.shape)}"
+        check_kind(where, found, Tensor, rule)
+        assert isinstance(found, Tensor)
+        check(found.shape == clean.shape, where, rule, tuple(found.shape))
+        check(found.is_floating_point(), where, rule, found.dtype)
+        return found.to(clean.dtype)
 
     def _check_finite(self, found: Tensor, rows: ChosenRows, context: StepContext) -> None:
         if all_finite(found.numpy() if rows.on_cpu else found):

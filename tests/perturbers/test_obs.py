@@ -188,6 +188,51 @@ def test_zeros_of_the_absent_stay_also_at_the_end():
     assert perturber.counters()["attacked"] == float(batch.living.sum())
 
 
+class Returns(Shift):
+    """Returns what a function makes of the observations."""
+
+    needs_victim = False
+
+    def __init__(self, function):
+        super().__init__(BALL)
+        self.function = function
+
+    def __call__(self, view, obs, draws=None):
+        return self.function(obs)
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (lambda obs: obs[0], r"\(7,\)"),
+        (lambda obs: obs[:, :1], r"\(\d, 1\)"),
+        (lambda obs: obs.mean(), r"\(\)"),
+        (lambda obs: obs[:1].repeat(7, 1), r"\(7, 7\)"),
+        (lambda obs: obs.long(), r"torch\.int64"),
+        (lambda obs: obs > 0, r"torch\.bool"),
+        (lambda obs: obs.numpy(), "ndarray"),
+        (lambda obs: None, "None"),
+    ],
+)
+def test_what_an_attack_returns_is_checked(function, got):
+    """Broadcast it would show every agent the same."""
+    rule = r"Returns\.__call__ must be a function that returns a float tensor of shape \(\d, 7\)"
+    with pytest.raises((TypeError, ValueError), match=rf"{rule}, got {got}"):
+        collected(three, ObsPerturber(Returns(function)))
+
+
+def test_an_attack_may_calculate_in_double_precision():
+    single, double = (
+        collected(three, ObsPerturber(Returns(function)))
+        for function in (lambda obs: obs + 0.1, lambda obs: obs.double() + np.float32(0.1))
+    )
+    assert double.obs.seen.dtype == torch.float32
+    torch.testing.assert_close(double.obs.seen, single.obs.seen)
+    assert bool((double.obs.seen != double.obs.obs).any())
+    env = ObsAdversaryWrapper(three(), Returns(lambda obs: obs.double() + 0.1))
+    assert all(row.dtype == np.float32 for row in env.reset(seed=0)[0].values())
+
+
 def test_an_attack_that_writes_into_its_input_leaves_the_clean_observation():
     batch = collected(three, ObsPerturber(Scribbler(BALL), victim=ANYBODY))
     plain = collected(three, ObsPerturber(UniformNoise(ball=LinfBall(epsilon=0.0))))
