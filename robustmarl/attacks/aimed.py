@@ -24,6 +24,7 @@ from robustmarl._checks import (
 )
 from robustmarl._seeding import Draws
 from robustmarl.attacks.averaged import AveragedView
+from robustmarl.attacks.base import draws_of
 from robustmarl.attacks.losses import (
     CrossEntropy,
     Divergence,
@@ -155,13 +156,14 @@ class AimedAttack(ABC):
         rule = "a view of a victim, bound to rows"
         check(not isinstance(view, nn.Module), f"{name}.view", rule, view, remedy)
         obs = obs.detach()
+        self.ball.check_size(name, obs.shape[-1])
         if self.ball.is_zero or obs.numel() == 0:
             return obs
         if self.samples > 1:
             view = AveragedView(view, self.samples)
         loss = self.output_loss(view, obs)
-        if draws is None and (self.by_chance or self.restarts > 1):
-            draws = Draws.fresh(len(obs), obs.device)
+        if self.by_chance or self.restarts > 1:
+            draws = draws_of(name, draws, obs)
         found = self.climb(view, obs, loss, draws if self.by_chance else None)
         if self.restarts > 1:
             highest = loss(view.output(found))

@@ -6,12 +6,12 @@ from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
-from robustmarl._checks import check_kind
+from robustmarl._checks import check, check_kind
 from robustmarl._seeding import Draws
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.victims import VictimView
 
-__all__ = ["ObsAttack", "check_attack", "needs_victim"]
+__all__ = ["ObsAttack", "check_attack", "draws_of", "needs_victim"]
 
 
 @runtime_checkable
@@ -46,6 +46,20 @@ def check_attack(where: str, attack: object) -> None:
     """Raise ``TypeError`` unless ``attack`` is an :class:`ObsAttack`."""
     rule = "an ObsAttack with `ball`, `with_epsilon` and `__call__`"
     check_kind(where, attack, ObsAttack, rule)
+
+
+def draws_of(name: str, draws: Draws | None, obs: Tensor) -> Draws:
+    """Return the random numbers of M rows ``obs``, (M, D): fresh ones for None.
+
+    Raises:
+        ValueError: unless there is a key for each row; of one all rows would be moved alike.
+    """
+    if draws is None:
+        return Draws.fresh(len(obs), obs.device)
+    rows, keys = len(obs), len(draws.keys)
+    if keys != rows:  # in every step of every environment: nothing is worded that nobody reads
+        check(False, f"{name}.draws", f"of {rows} keys, one per observation", keys)
+    return draws
 
 
 def needs_victim(attack: ObsAttack) -> bool:

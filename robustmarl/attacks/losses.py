@@ -41,6 +41,9 @@ class LabelLoss(ABC):
         label: int64 (M,); None takes the greedy actions of the first output given.
         targeted: raise the label's logit against the others' instead of lowering it; rows whose
             label is unavailable get zero gradient.
+
+    Raises:
+        ValueError: when called, for a label of another shape or that is no action's index.
     """
 
     def __init__(self, label: Tensor | None = None, *, targeted: bool = False) -> None:
@@ -64,10 +67,16 @@ class LabelLoss(ABC):
         Made once: an attack asks for the same ones in each of its steps.
         """
         if self._codes is None:
-            if self.label is None:
-                self.label = output.argmax(dim=-1)
-            index = self.label.unsqueeze(-1)
-            one_hot = index == torch.arange(output.shape[-1], device=output.device)
+            given = self.label
+            label = self.label = output.argmax(dim=-1) if given is None else given
+            where, size = f"{type(self).__name__}.label", output.shape[-1]
+            fits = label.shape == output.shape[:-1]  # which broadcasting would hide
+            check(fits, where, f"of shape {tuple(output.shape[:-1])}", tuple(label.shape))
+            index = label.unsqueeze(-1)
+            one_hot = index == torch.arange(size, device=output.device)
+            # An accelerator would have to be waited for.
+            known = given is None or not output.is_cpu or bool(one_hot.any(dim=-1).all())
+            check(known, where, f"indices of {size} actions", label)
             self._codes = index, one_hot, one_hot.to(output.dtype)
         return self._codes
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustmarl._checks import check_kind, keep
 from robustmarl._seeding import Draws
+from robustmarl.attacks.base import draws_of
 from robustmarl.budgets import Coordinates, LinfBall, check_coordinates
 from robustmarl.victims import VictimView
 
@@ -41,9 +42,10 @@ class UniformNoise:
     @torch.no_grad()
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
         """Return noisy observations (M, D); ``view`` is not queried."""
+        self.ball.check_size("UniformNoise", obs.shape[-1])
         if self.ball.is_zero:
             return obs.detach()
-        draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
+        draws = draws_of("UniformNoise", draws, obs)
         return self.ball.sample(obs.detach(), draws)
 
 
@@ -84,9 +86,10 @@ class GaussianNoise:
     @torch.no_grad()
     def __call__(self, view: VictimView, obs: Tensor, draws: Draws | None = None) -> Tensor:
         """Return noisy observations (M, D); ``view`` is not queried."""
+        self.ball.check_size("GaussianNoise", obs.shape[-1])
         if self.ball.is_zero:
             return obs.detach()
-        draws = Draws.fresh(len(obs), obs.device) if draws is None else draws
+        draws = draws_of("GaussianNoise", draws, obs)
         clean = obs.detach()
         std = self.ball.radius(clean) / 2 if self.std is None else clean.new_tensor(self.std)
         noise = draws.normal(clean.shape[-1]).to(clean.dtype) * std

@@ -427,10 +427,11 @@ def test_memory_and_chosen_coordinates_are_left_to_torch():
 
 
 @pytest.mark.parametrize("label", [-1, 7])
-def test_a_label_that_is_no_action_is_left_to_torch(label, asked):
+def test_a_label_that_is_no_action_is_left_to_torch_which_refuses_it(label, asked):
     view, obs = FunctionVictim(network()).at(), torch.randn(ROWS, 13)
     attack = pgd(loss=Margin(torch.full((ROWS,), label)))
-    assert torch.equal(attack(view, obs), one_by_one(attack, view, obs))
+    with pytest.raises(ValueError, match=r"Margin\.label must be indices of 7 actions, got"):
+        attack(view, obs)
     assert asked == [None]
 
 

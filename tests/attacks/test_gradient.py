@@ -21,10 +21,12 @@ from robustmarl.attacks import (
     PGD,
     CrossEntropy,
     FunctionLoss,
+    GaussianNoise,
     GradientAttack,
     Margin,
     RandomSearch,
     SquareSearch,
+    UniformNoise,
 )
 from robustmarl.budgets import LinfBall
 from robustmarl.networks.agents import AgentNetwork
@@ -222,6 +224,39 @@ def test_a_target_that_is_no_action_is_refused():
     view = FunctionVictim(mlp()).at(Rows(mask=torch.ones(3, 4, dtype=torch.bool)))
     with pytest.raises(ValueError, match=r"PGD\.target must be an action, an int below 4, got 4\."):
         PGD(ball=LinfBall(epsilon=1.0), target=4)(view, normal(3, 6))
+
+
+@pytest.mark.parametrize("kind", [PGD, APGD, RandomSearch, SquareSearch])
+@pytest.mark.parametrize("target", [4, lambda view, obs: torch.full((3,), 4)])
+def test_so_it_is_where_nobody_says_how_many_there_are(kind, target):
+    view = FunctionVictim(mlp()).at()
+    with pytest.raises(ValueError, match=r"\.label must be indices of 4 actions, got"):
+        kind(ball=LinfBall(epsilon=1.0), target=target)(view, normal(3, 6))
+
+
+@pytest.mark.parametrize("ball", [{"epsilon": (0.1,)}, {"epsilon": 0.1, "low": (-1.0, -1.0)}])
+@pytest.mark.parametrize("kind", [PGD, SquareSearch, UniformNoise, GaussianNoise])
+def test_sizes_per_coordinate_that_do_not_fit_are_refused(kind, ball):
+    rule = rf"{kind.__name__}\.ball\.(epsilon|low) must be one number or 6 numbers"
+    with pytest.raises(ValueError, match=rule):
+        kind(ball=LinfBall(**ball))(FunctionVictim(mlp()).at(), normal(3, 6))
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(ball=LinfBall(epsilon=1.0), random_start=True),
+        PGD(ball=LinfBall(epsilon=1.0), restarts=2),
+        SquareSearch(ball=LinfBall(epsilon=1.0)),
+        UniformNoise(ball=LinfBall(epsilon=1.0)),
+        GaussianNoise(ball=LinfBall(epsilon=1.0)),
+    ],
+)
+def test_draws_of_other_rows_are_refused(attack):
+    """One key for all rows would move them all alike."""
+    view, obs = FunctionVictim(mlp()).at(), normal(3, 6)
+    with pytest.raises(ValueError, match=r"\.draws must be of 3 keys, one per observation, got 1"):
+        attack(view, obs, Draws(torch.tensor([5])))
 
 
 def test_restarts_keep_the_worst_of_each_row():

@@ -47,6 +47,25 @@ def test_gradient_is_autograds_up_to_a_positive_factor_per_row(kind, targeted, l
     same_direction(ours, reference)
 
 
+@pytest.mark.parametrize("kind", [CrossEntropy, Margin, ScaledMargin])
+@pytest.mark.parametrize(
+    ("label", "rule"),
+    [
+        (torch.tensor([0]), r"of shape \(12,\), got \(1,\)"),
+        (torch.tensor(0), r"of shape \(12,\), got \(\)"),
+        (torch.zeros(12, 1, dtype=torch.int64), r"of shape \(12,\), got \(12, 1\)"),
+        (torch.full((12,), 5), "indices of 5 actions"),
+        (torch.full((12,), -1), "indices of 5 actions"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(kind, label, rule, logits):
+    """One for all rows was broadcast in the loss, not in its gradient."""
+    for targeted in (False, True):
+        for ask in (kind(label, targeted=targeted), kind(label, targeted=targeted).gradient):
+            with pytest.raises(ValueError, match=rf"{kind.__name__}\.label must be {rule}"):
+                ask(logits)
+
+
 def test_cross_entropy_is_torchs(logits, target):
     ours = CrossEntropy(target)(logits)
 

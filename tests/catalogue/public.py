@@ -49,6 +49,7 @@ EXCEPTIONS = {
     "robustmarl.algorithms.ppo_based.PPOBased": "a base; MAPPO, IPPO and A2C have its rows",
     "robustmarl.algorithms.value_based.ValueBased": "a base; VDN, IQL and QMIX have its rows",
     "robustmarl.attacks.averaged": "made by attacks alone, of the view that they are given",
+    "robustmarl.attacks.base.draws_of": "called by attacks alone",
     "robustmarl.attacks.base.needs_victim": "takes any attack: it says whether it asks",
     "robustmarl.attacks.formulas": "called by gradient attacks alone",
     "robustmarl.attacks.gradient.Walk": _RECORD,
