@@ -106,7 +106,8 @@ def seeded(seed: int, name: str) -> Iterator[None]:
     For networks, whose weights torch draws from nowhere else.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(seed, name))
+        # of the CPU alone: torch.manual_seed would leave those of accelerators where it puts them
+        torch.default_generator.manual_seed(stream_seed(seed, name))
         yield
 
 

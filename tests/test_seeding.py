@@ -109,6 +109,14 @@ def test_streams_of_libraries_are_named_and_leave_the_global_one_alone():
     assert 0 <= min(others) <= max(others) < 2**63
 
 
+def test_streams_of_libraries_leave_accelerators_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    with seeded(3, "weights"):
+        torch.rand(4)
+    assert asked == []
+
+
 def test_a_stream_follows_from_numbers_and_names_in_their_order():
     known = mix(3, 7, stream_id("gumbel")) % 2**63
     assert stream_seed(3, 7, "gumbel") == known != stream_seed(7, 3, "gumbel")

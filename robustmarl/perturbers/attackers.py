@@ -45,8 +45,10 @@ def reference_policy(able: Tensor, rate: float) -> Tensor:
         rate: :math:`\delta_0`, the share of steps with an attack, in (0, 1].
     """
     each = able[..., :-1].float() * (rate / (able.shape[-1] - 1))
-    nobody = 1.0 - each.sum(dim=-1, keepdim=True)
-    return torch.cat([each, nobody.clamp(min=0.0)], dim=-1)
+    nobody = (1.0 - each.sum(dim=-1, keepdim=True)).clamp(min=0.0)
+    if rate == 1.0:  # what rounding leaves is weighed by the exponential of a value
+        nobody = nobody.masked_fill(able[..., :-1].all(dim=-1, keepdim=True), 0.0)
+    return torch.cat([each, nobody], dim=-1)
 
 
 def attack_policy(q: Tensor, reference: Tensor, soft: float) -> Tensor:

@@ -361,7 +361,10 @@ class MembersVictim:
             answers.append(ask(view, obs[members_rows, : member.obs_size]))
             places.append(members_rows)
         if width is None:
-            width = self.num_actions or max((answer.shape[-1] for answer in answers), default=0)
+            # Functions do not tell how wide they are, and the widest may not be asked.
+            least = 0 if rows.mask is None else rows.mask.shape[-1]
+            widest = max((answer.shape[-1] for answer in answers), default=0)
+            width = self.num_actions or max(least, widest)
         padded = [
             nn.functional.pad(answer, (0, width - answer.shape[-1]), value=fill)
             for answer in answers

@@ -72,6 +72,18 @@ def test_the_attack_policy_and_its_value():
     torch.testing.assert_close(value, (policy * q).sum() - 0.04 * divergence)
 
 
+@pytest.mark.parametrize("agents", [1, 3, 7, 12, 23, 32])
+def test_who_always_attacks_leaves_nobody_nothing(agents):
+    """However much nobody is worth: e^25 times what rounding left would be much."""
+    able = torch.ones(agents + 1, dtype=torch.bool)
+    reference = reference_policy(able, 1.0)
+    torch.testing.assert_close(reference, torch.tensor([1 / agents] * agents + [0.0]))
+    q = torch.tensor([0.0] * agents + [1.0])
+    assert float(attack_policy(q, reference, 0.04)[-1]) == 0.0
+    able[0] = False
+    assert float(reference_policy(able, 1.0)[-1]) == pytest.approx(1 / agents, abs=1e-6)
+
+
 def test_a_soft_attacker_is_its_reference():
     q, reference = torch.tensor([0.10, 0.02, 0.0, 0.05]), reference_policy(EVERYBODY, 0.05)
     torch.testing.assert_close(attack_policy(q, reference, 1e6), reference)

@@ -363,6 +363,17 @@ def test_members_answer_for_their_own_rows():
     assert none.shape == (0, 3)
 
 
+def test_rows_of_narrow_members_alone_are_as_wide_as_their_mask():
+    """Functions do not tell their width, and the widest is not asked."""
+    victim = MembersVictim({"a": lambda obs: obs[:, :2], "b": lambda obs: obs[:, :3]})
+    mask, obs = torch.tensor([[True, True, False]] * 2), torch.ones(2, 4)
+    narrow = victim.at(Rows(mask=mask, agents=torch.tensor([0, 0]))).logits(obs)
+    assert narrow.tolist() == [[1.0, 1.0, MASKED]] * 2
+    both = victim.at(Rows(mask=mask, agents=torch.tensor([1, 0]))).logits(obs)
+    assert both.tolist() == narrow.tolist()
+    assert victim.at(Rows(agents=torch.tensor([0, 0]))).logits(obs).shape == (2, 2)
+
+
 def test_members_must_be_of_one_kind():
     policies = {"a": deterministic(), "b": VALUES["dqn"]()}
     with pytest.raises(ValueError, match=r"MembersVictim\.policies must be all discrete or all"):
