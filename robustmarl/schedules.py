@@ -92,6 +92,8 @@ class Linear:
     def __call__(self, count: int) -> float:
         """Return the value at ``count``."""
         share = min(max((count - self.begin) / self.over, 0.0), 1.0)
+        if share == 1.0:
+            return self.stop  # which the line misses by what rounding makes of its length
         return self.start + (self.stop - self.start) * share
 
 

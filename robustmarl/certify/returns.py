@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from robustmarl.victims import LossRows, NetworkVictim, Rows
 __all__ = ["CertifiedReturn", "ListedGame", "certified_return"]
 
 _StateT = TypeVar("_StateT", bound=Hashable)
+_Joint: TypeAlias = tuple[int, ...]
+_Branch: TypeAlias = tuple[float, Mapping[_StateT, float]]
 
 
 @runtime_checkable
@@ -90,7 +92,7 @@ def certified_return(
     Raises:
         TypeError: for a victim that is no team's network, or a game that cannot be listed.
         ValueError: for a team with memory, continuous actions, side inputs, own last actions, or
-            other agents or sizes than the game's.
+            other agents or sizes than the game's; for a game in which a state comes again.
 
     Example:
         >>> from robustmarl import algorithms, budgets, envs
@@ -151,29 +153,36 @@ class _Solver(Generic[_StateT]):
     def worth(self, first: _StateT) -> _Worth:
         """Return the value of a state; a stack of its own, as episodes may be long."""
         waiting = [first]
+        begun: dict[_StateT, tuple[_Joint, dict[_Joint, _Branch[_StateT]]]] = {}
         while waiting:
             state = waiting[-1]
             if state in self.known:
                 waiting.pop()
                 continue
-            greedy, possible = self._choices(state)
-            joints = dict.fromkeys((greedy, *itertools.product(*possible)))
-            branches = {joint: self._game.follow(state, joint) for joint in joints}
-            unknown = {
-                after
-                for _, nexts in branches.values()
-                for after in nexts
-                if after not in self.known
-            }
-            if unknown:
-                waiting.extend(unknown)
-                continue
+            if state not in begun:
+                greedy, possible = self._choices(state)
+                joints = dict.fromkeys((greedy, *itertools.product(*possible)))
+                branches = {joint: self._game.follow(state, joint) for joint in joints}
+                begun[state] = greedy, branches
+                unknown = {
+                    after
+                    for _, nexts in branches.values()
+                    for after in nexts
+                    if after not in self.known
+                }
+                again = begun.keys() & unknown
+                rule = "a game whose states do not come again"
+                check(not again, "certified_return.game", rule, sorted(map(repr, again)))
+                if unknown:
+                    waiting.extend(unknown)
+                    continue
+            greedy, branches = begun.pop(state)
             bound = min(self._value(branch).bound for branch in branches.values())
             self.known[state] = _Worth(self._value(branches[greedy]).clean, bound)
             waiting.pop()
         return self.known[first]
 
-    def _value(self, branch: tuple[float, Mapping[_StateT, float]]) -> _Worth:
+    def _value(self, branch: _Branch[_StateT]) -> _Worth:
         reward, nexts = branch
         clean = math.fsum(p * self.known[after].clean for after, p in nexts.items())
         bound = math.fsum(p * self.known[after].bound for after, p in nexts.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check
+from robustmarl._checks import check, check_tensor
 from robustmarl._seeding import Draws, stream_id
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
@@ -46,6 +46,7 @@ class OtherEpisodeObs(Perturber):
 
     Raises:
         ValueError: for shapes that do not fit each other or, at ``bind``, the team.
+        TypeError: for what are no tensors.
 
     Example:
         >>> from robustmarl import envs, evaluation
@@ -62,6 +63,8 @@ class OtherEpisodeObs(Perturber):
 
     def __init__(self, obs: Tensor, lengths: Tensor) -> None:
         name = type(self).__name__
+        check_tensor(f"{name}.obs", obs)
+        check_tensor(f"{name}.lengths", lengths)
         check(obs.dim() == 4 and len(obs) > 0, f"{name}.obs", "(B, T, N, D)", tuple(obs.shape))
         fits = lengths.shape == obs.shape[:1] and bool(
             ((lengths >= 1) & (lengths <= obs.shape[1])).all()

@@ -270,10 +270,12 @@ class ByzantinePerturber(Perturber):
         index = found.long()
         near = index.clamp(0, mask.shape[-1] - 1)
         bad = rows & ~(mask.gather(-1, near.unsqueeze(-1)).squeeze(-1) & (near == index))
+        if found.is_floating_point():  # which would be cut off
+            bad = bad | (rows & (found != index))
         if bool(bad.any()):
             env, agent = bad.nonzero()[0].tolist()
             rule = f"available to {self.spec.agents[agent]!r} in environment {env}"
-            value, remedy = int(found[env, agent]), "Choose where context.mask is true."
+            value, remedy = found[env, agent].item(), "Choose where context.mask is true."
             check(False, f"{where}'s action", rule, value, remedy)
 
     def _check_logp(self, logp: Tensor | None, rows: Tensor) -> None:

@@ -101,7 +101,7 @@ class ObsPerturber(Perturber):
         self.when = when
         self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
-        self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon)
+        self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon, 0.0)
         self._counted: Callable[[Unit], int] | None = None
         self.agents: tuple[str, ...] | RandomAgents | None = None
         if isinstance(agents, RandomAgents):

@@ -8,7 +8,14 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check_choice, check_each, check_int, check_kind, check_text
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_each,
+    check_int,
+    check_kind,
+    check_text,
+)
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.base import Perturber, Place
@@ -73,7 +80,8 @@ class PerturberStack:
 
     Args:
         perturbations: attacks (on all agents) or perturbers, applied in this order to what the
-            agents see, and in the reverse order to what they do.
+            agents see, and in the reverse order to what they do. No perturber can be there twice;
+            an attack can.
 
     Attributes:
         told: the actions of the last step that the learner is told, (E, N) or (E, N, A).
@@ -91,6 +99,10 @@ class PerturberStack:
         self.perturbers = [as_perturber(perturbation) for perturbation in given]
         for perturber in self.perturbers:
             check_choice("Perturber.act_told", perturber.act_told, ("intended", "executed"))
+        alone = len({id(perturber) for perturber in self.perturbers}) == len(self.perturbers)
+        rule = "different objects: each keeps what it knows of one place"
+        remedy = "Make another perturber of the same settings."
+        check(alone, f"{type(self).__name__}.perturbations", rule, given, remedy)
         self.acts_differ = any(one.changes_actions for one in self.perturbers)
         same = Perturber.on_logits
         self.changes_logits = any(type(one).on_logits is not same for one in self.perturbers)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -148,6 +149,38 @@ def test_long_episodes_are_worked_out_state_by_state():
     found = certified_return(team.victim(), ToyGame(horizon=300), LinfBall(epsilon=10.0))
     assert found.bound == 0.0
     assert found.states <= 300 * 16
+
+
+class Asked(ToyGame):
+    """Says what it was asked to follow."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.followed = Counter()
+
+    def follow(self, state, joint):
+        self.followed[state, joint] += 1
+        return super().follow(state, joint)
+
+
+def test_what_follows_is_asked_once():
+    game, team = Asked(horizon=5), VDN.for_env(ToyGame(), hidden=(8,))
+    found = certified_return(team.victim(), game, LinfBall(epsilon=10.0))
+    assert set(game.followed.values()) == {1}
+    assert len(game.followed) == 4 * found.states
+
+
+class Endless(ToyGame):
+    """Stays where it is."""
+
+    def follow(self, state, joint):
+        return 0.0, {state: 1.0}
+
+
+def test_a_game_that_goes_on_for_ever_is_refused():
+    team = VDN.for_env(ToyGame(), hidden=(8,))
+    with pytest.raises(ValueError, match=r"certified_return\.game must be .* do not come again"):
+        certified_return(team.victim(), Endless(), LinfBall(epsilon=0.1))
 
 
 def test_what_cannot_be_listed_or_bounded_is_refused():

@@ -56,3 +56,7 @@ def test_rejects():
         OtherEpisodeObs(OBS, torch.tensor([3, 4]))
     with pytest.raises(ValueError, match=r"OtherEpisodeObs\.obs must be \(B, T, \*\(2, 5\)\)"):
         seen(OtherEpisodeObs(OBS[..., :4], torch.tensor([3, 2])), 1)
+    with pytest.raises(TypeError, match=r"OtherEpisodeObs\.obs must be a tensor"):
+        OtherEpisodeObs(OBS.numpy(), torch.tensor([3, 2]))
+    with pytest.raises(TypeError, match=r"OtherEpisodeObs\.lengths must be a tensor"):
+        OtherEpisodeObs(OBS, [3, 2])

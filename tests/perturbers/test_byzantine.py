@@ -287,6 +287,15 @@ def test_an_unavailable_action_of_the_adversary_is_refused():
         perturber.on_obs(now)
         with pytest.raises(ValueError, match=f"available to 'a1'.*got {bad}"):
             perturber.on_act(now, torch.zeros(1, 2, dtype=torch.int64))
+    for bad in (0.75, -0.5, float("nan")):  # cut off, these would be actions
+        perturber = bound(lambda context, act, bad=bad: act + bad, always("a1"))
+        perturber.on_obs(now)
+        with pytest.raises(ValueError, match=f"available to 'a1'.*got {bad}"):
+            perturber.on_act(now, torch.zeros(1, 2, dtype=torch.int64))
+    whole = bound(lambda context, act: act + 2.0, always("a1"))
+    whole.on_obs(now)
+    executed = whole.on_act(now, torch.zeros(1, 2, dtype=torch.int64))
+    assert (executed.tolist(), executed.dtype) == ([[0, 2]], torch.int64)
     perturber = bound(lambda context, act: act[:, :1], always("a1"))
     perturber.on_obs(now)
     with pytest.raises(ValueError, match=r"of shape \(1, 2\), got \(1, 1\)"):

@@ -370,3 +370,6 @@ def test_a_radius_over_time_needs_someone_who_counts():
         collected(lambda: Scripted(3), perturb)
     with pytest.raises(TypeError, match=r"ObsPerturber\.epsilon must be a number or a"):
         ObsPerturber(Shift(ball=BALL), epsilon="small")
+    for bad in (-0.5, Linear(0.1, -0.1, over=5)):
+        with pytest.raises(ValueError, match=r"ObsPerturber\.epsilon must be a number >= 0"):
+            ObsPerturber(Shift(ball=BALL), epsilon=bad)

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from robustmarl.attacks import UniformNoise
+from robustmarl.budgets import LinfBall
 from robustmarl.perturbers import Perturber, PerturberStack
 
 STEP = SimpleNamespace()
@@ -58,3 +60,12 @@ def test_action_vectors_are_told_as_a_whole():
 def test_where_nobody_tells_it_is_the_very_choice_that_is_told(members):
     act = torch.zeros(1, 2, dtype=torch.int64)
     assert played(*members, act=act)[1] is act
+
+
+def test_one_perturber_twice_is_refused():
+    """Bound to its second place it would forget the first."""
+    one = Perturber()
+    with pytest.raises(ValueError, match=r"PerturberStack\.perturbations must be different obj"):
+        PerturberStack([one, Perturber(), one])
+    noise = UniformNoise(ball=LinfBall(epsilon=0.1))  # a value, which keeps nothing
+    assert len(PerturberStack([noise, noise])) == 2
