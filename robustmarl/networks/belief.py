@@ -59,6 +59,7 @@ class BeliefNetwork(nn.Module):
         hidden = check_widths("BeliefNetwork.hidden", hidden)
         seed = check_int("BeliefNetwork.seed", seed, 0)
         self.hidden_size = memory = check_int("BeliefNetwork.memory", memory, 1)
+        self.hidden, self.memory = hidden, memory
         self.obs_size, self.num_agents = spec.obs_size, spec.num_agents
         with seeded(seed, "belief"):
             self.normalize = nn.LayerNorm(spec.obs_size)

@@ -143,6 +143,7 @@ class ActionPoisonPerturber(Perturber):
         )
         check_choice(f"{name}.when", when, get_args(When))
         self.when = when
+        self.advantage_fn = advantage_fn
         self.temperature = self._checked_temperature(temperature, isinstance(policy, Rated))
         self._advantage, self._additive = self._advantage_source(advantage_fn)
         if getattr(attack, "needs_advantages", False) and self._advantage is None:

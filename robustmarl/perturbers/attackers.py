@@ -148,8 +148,8 @@ class Attackers(nn.Module):
         floor = min(_FLOOR, most / 2.0) if floor is None else floor
         self.floor = check_number(f"{name}.floor", floor, 0.0, most)
         self.seed = check_int(f"{name}.seed", seed, 0)
-        widths = check_widths(f"{name}.hidden", hidden)
-        self.sizes = (self.features, *widths, spec.num_agents + 1)
+        self.hidden = check_widths(f"{name}.hidden", hidden)
+        self.sizes = (self.features, *self.hidden, spec.num_agents + 1)
         attackable = torch.tensor([agent in self.agents for agent in spec.agents])
         self.register_buffer("attackable", attackable, persistent=False)
         layers = [
@@ -338,12 +338,9 @@ class AttackerActions(Perturber):
         greedy: bool = False,
         episodes: float = 1.0,
     ) -> None:
-        self._choice = _Choice(type(self).__name__, attackers, explore, greedy, episodes)
-
-    @property
-    def attackers(self) -> Attackers:
-        """Who attacks."""
-        return self._choice.attackers
+        choice = self._choice = _Choice(type(self).__name__, attackers, explore, greedy, episodes)
+        self.attackers, self.explore = attackers, choice.explore
+        self.greedy, self.episodes = choice.greedy, choice.episodes
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the team is the attackers'; see :class:`Perturber`."""
@@ -415,18 +412,15 @@ class AttackerObs(ObsPerturber):
         episodes: float = 1.0,
     ) -> None:
         name = type(self).__name__
-        self._choice = _Choice(name, attackers, explore, greedy, episodes)
+        choice = self._choice = _Choice(name, attackers, explore, greedy, episodes)
         remedy = "Write perturbers.stor(ball)."
         check_kind(f"{name}.generator", generator, GradientAttack, "a GradientAttack", remedy)
         named = generator.loss in (None, "margin", "cross_entropy")
         rule = "a named loss, 'margin' or 'cross_entropy', which takes a target action"
         check(named, f"{name}.generator.loss", rule, generator.loss)
         super().__init__(replace(generator, target=_worst_of_view), agents=attackers.agents)
-
-    @property
-    def attackers(self) -> Attackers:
-        """Who attacks."""
-        return self._choice.attackers
+        self.attackers, self.explore = attackers, choice.explore
+        self.greedy, self.episodes = choice.greedy, choice.episodes
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the team is the attackers'; see :class:`Perturber`."""

@@ -118,27 +118,26 @@ class ByzantinePerturber(Perturber):
         types = TypeDistribution() if types is None else types
         if not isinstance(types, TypeDistribution) and not callable(types):
             raise TypeError(f"{name}.types must be a TypeDistribution, got {types!r}.")
-        self._types = types
-        self._belief = belief_source(name, slots, belief)
-        self.slot_kind: Slots = slots
-        self.slots: Tensor | None = None
+        self.types, self.slots = types, slots
+        self.belief = belief_source(name, slots, belief)
+        self.shown_slots: Tensor | None = None  # of this step, (E, N, N)
 
     @property
     def type_distribution(self) -> TypeDistribution:
         """Who is Byzantine in the episodes that begin now, and how often."""
-        return self._types if isinstance(self._types, TypeDistribution) else self._types()
+        return self.types if isinstance(self.types, TypeDistribution) else self.types()
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that adversary, types and belief fit the team; see :class:`Perturber`."""
         super().bind(spec, policy, place)
         self.type_distribution.check_spec(spec)
         self.adversary.check_spec(spec)
-        if self._belief is not None:
-            self._belief.check_spec(spec)
+        if self.belief is not None:
+            self.belief.check_spec(spec)
         self.spec = spec
         self._type_stream = stream_id(f"types/{place.depth}")
         self._act_stream = stream_id(f"byzantine/{place.depth}")
-        self.types = torch.zeros(0, spec.num_agents, dtype=torch.bool)
+        self.drawn_types = torch.zeros(0, spec.num_agents, dtype=torch.bool)
         self._hidden: Tensor | None = None
         self._last_act: Tensor | None = None  # what was executed of it, not what the agents chose
         self._belief_hidden: Tensor | None = None
@@ -149,32 +148,34 @@ class ByzantinePerturber(Perturber):
     def on_obs(self, context: StepContext) -> Tensor:
         """Draw the types of episodes that begin; observations (E, N, D) stay as they are."""
         begun = context.live & (context.step == 0)
-        if len(self.types) != len(begun):
-            self.types = torch.zeros_like(context.alive)
+        if len(self.drawn_types) != len(begun):
+            self.drawn_types = torch.zeros_like(context.alive)
         if bool(begun.any()):
             self._forget(begun)
             draws = Draws(context.keys).at(torch.zeros_like(context.step), self._type_stream)
             drawn = self.type_distribution.sample(self.spec, draws)
-            self.types = torch.where(begun[:, None], drawn, self.types)
+            self.drawn_types = torch.where(begun[:, None], drawn, self.drawn_types)
             self._counted["episodes"] += float(begun.sum())
             self._counted["byzantine_episodes"] += float((begun & drawn.any(dim=1)).sum())
-        context.types = self.types if context.types is None else context.types | self.types
+        types = self.drawn_types
+        context.types = types if context.types is None else context.types | types
         return context.seen
 
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:
         """Fill the slots, beliefs from what was shown."""
         num_envs, num_agents = context.alive.shape
-        if self.slot_kind == "zeros":
-            self.slots = context.seen.new_zeros(num_envs, num_agents, num_agents)
-        elif self.slot_kind == "truth":
-            types = self.types.to(context.seen.dtype)
-            self.slots = types.unsqueeze(1).repeat(1, num_agents, 1)
-        elif self._belief is not None:
+        if self.slots == "zeros":
+            self.shown_slots = context.seen.new_zeros(num_envs, num_agents, num_agents)
+        elif self.slots == "truth":
+            types = self.drawn_types.to(context.seen.dtype)
+            self.shown_slots = types.unsqueeze(1).repeat(1, num_agents, 1)
+        elif self.belief is not None:
             begun = (context.step == 0)[:, None, None]
             if self._belief_hidden is not None:
                 self._belief_hidden = torch.where(begun, 0.0, self._belief_hidden)
-            self.slots, self._belief_hidden = self._belief.step(context.seen, self._belief_hidden)
+            found = self.belief.step(context.seen, self._belief_hidden)
+            self.shown_slots, self._belief_hidden = found
 
     @torch.no_grad()
     def on_act(self, context: StepContext, act: Tensor) -> Tensor:
@@ -205,17 +206,15 @@ class ByzantinePerturber(Perturber):
 
     def byzantine(self, context: StepContext) -> Tensor:
         """Return the rows whose actions are replaced, bool (E, N): alive and Byzantine."""
-        return self.types & context.acting
+        return self.drawn_types & context.acting
 
     def record(self) -> dict[str, Tensor]:
         """Return ``types`` (E, N), ``adversary_id`` (E,), and what else the class names."""
-        first = self.types.int().argmax(dim=1)
-        kept = {
-            "types": self.types,
-            "adversary_id": torch.where(self.types.any(dim=1), first, -1),
-        }
-        if self.slots is not None:
-            kept["slots"] = self.slots
+        types = self.drawn_types
+        first = types.int().argmax(dim=1)
+        kept = {"types": types, "adversary_id": torch.where(types.any(dim=1), first, -1)}
+        if self.shown_slots is not None:
+            kept["slots"] = self.shown_slots
         if has_probabilities(self.adversary):
             act = torch.zeros_like(self._intended)
             logp = torch.zeros(self._rows.shape, device=self._rows.device)
@@ -228,7 +227,7 @@ class ByzantinePerturber(Perturber):
     @property
     def asks_networks(self) -> bool:
         """Whether adversary or slots ask networks, whose weights change as they learn."""
-        return self._belief is not None or not plays_by_rule(self.adversary)
+        return self.belief is not None or not plays_by_rule(self.adversary)
 
     def counters(self) -> dict[str, float]:
         """Return episodes and agent-steps since ``bind``, and how many of each were Byzantine."""

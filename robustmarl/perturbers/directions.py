@@ -115,13 +115,13 @@ class DirectionActor(GaussianActor):
         number = check_int(f"{name}.num_actions", num_actions, 2)
         super().__init__(obs_size, number - 1, hidden, None, seed)
         generator.ball.check_size(name, self.obs_size)
-        self.generator, self.ball = generator, generator.ball
+        self.generator, self.ball, self.num_actions = generator, generator.ball, number
 
     def with_epsilon(self, epsilon: Coordinates) -> Self:
         """Return the same networks, shared, at another radius."""
         twin = self._twin()
         twin.generator = self.generator.with_epsilon(epsilon)
-        twin.ball = twin.generator.ball
+        twin.ball, twin.num_actions = twin.generator.ball, self.num_actions
         return twin
 
     def moved(

@@ -39,6 +39,7 @@ class GaussianActor(nn.Module, ABC):
     ball: LinfBall
     obs_size: int
     act_size: int
+    hidden: tuple[int, ...]
     max_std: float | None
 
     def __init__(
@@ -56,7 +57,7 @@ class GaussianActor(nn.Module, ABC):
         self.obs_size = check_int(f"{name}.obs_size", obs_size, 1)
         hidden = check_widths(f"{name}.hidden", hidden)
         seed = check_int(f"{name}.seed", seed, 0)
-        self.act_size, self.max_std = act_size, max_std
+        self.act_size, self.max_std, self.hidden = act_size, max_std, hidden
         with seeded(seed, "adversary"):
             layers: list[nn.Module] = []
             for fan_in, fan_out in zip((obs_size, *hidden), hidden, strict=False):
@@ -119,6 +120,7 @@ class GaussianActor(nn.Module, ABC):
         twin = type(self).__new__(type(self))
         nn.Module.__init__(twin)
         twin.obs_size, twin.act_size, twin.max_std = self.obs_size, self.act_size, self.max_std
+        twin.hidden = self.hidden
         twin.mean, twin.log_std = self.mean, self.log_std
         return twin
 

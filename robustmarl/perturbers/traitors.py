@@ -144,9 +144,9 @@ class _Policy:
 class _Foreign:
     """A policy from elsewhere, fitted to the team when that is known."""
 
-    def __init__(self, where: str, policy: VictimLike) -> None:
-        self._where, self._given = where, policy
-        self.hidden_size = as_victim(where, policy).hidden_size
+    def __init__(self, where: str, given: VictimLike) -> None:
+        self._where, self.given = where, given
+        self.hidden_size = as_victim(where, given).hidden_size
 
     def play(self, context: StepContext, act: Tensor, draws: Draws) -> ByzantinePlay:
         output, hidden = self.policy.infer(context)
@@ -156,7 +156,7 @@ class _Foreign:
         return ByzantinePlay(act=chosen, hidden=hidden)
 
     def check_spec(self, spec: TeamSpec) -> None:
-        victim = as_victim(self._where, self._given, continuous=spec.continuous)
+        victim = as_victim(self._where, self.given, continuous=spec.continuous)
         self.policy = PolicyController(victim, spec, self._where)
 
 
@@ -192,7 +192,7 @@ class WorstOfPopulation:
         if isinstance(adversaries, str) or not isinstance(adversaries, Sequence):
             raise TypeError(f"{name}.adversaries must be a sequence, got {adversaries!r}.")
         check(len(adversaries) > 0, f"{name}.adversaries", "at least one", adversaries)
-        self._all = [as_adversary(f"{name}.adversaries", one) for one in adversaries]
+        self.adversaries = [as_adversary(f"{name}.adversaries", one) for one in adversaries]
         self.returns = returns
 
     @property
@@ -207,16 +207,16 @@ class WorstOfPopulation:
             values = torch.tensor(list(returns), dtype=torch.float64)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{where} must be a sequence of numbers, got {returns!r}.") from error
-        good = len(values) == len(self._all) and all_finite(values)
-        rule = f"{len(self._all)} finite numbers, one per adversary"
+        good = len(values) == len(self.adversaries) and all_finite(values)
+        rule = f"{len(self.adversaries)} finite numbers, one per adversary"
         check(good, where, rule, returns)
         self._returns = tuple(values.tolist())
-        self._worst = self._all[int(values.argmin())]
+        self._worst = self.adversaries[int(values.argmin())]
 
     @property
     def has_probabilities(self) -> bool:
         """Whether the plays of all of them tell ``logp``."""
-        return all(has_probabilities(one) for one in self._all)
+        return all(has_probabilities(one) for one in self.adversaries)
 
     @property
     def hidden_size(self) -> int:
@@ -229,7 +229,7 @@ class WorstOfPopulation:
 
     def check_spec(self, spec: TeamSpec) -> None:
         """Raise ``ValueError`` unless all of them can play for this team."""
-        for one in self._all:
+        for one in self.adversaries:
             one.check_spec(spec)
 
 

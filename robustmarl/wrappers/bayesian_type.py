@@ -106,7 +106,7 @@ class BayesianTypeWrapper(PerturbingWrapper):
     def types(self) -> Values:
         """The types of the episode, bool (N,)."""
         begun(f"{type(self).__name__}.types", self._context)
-        return self.perturber.types[0].cpu().numpy()
+        return self.perturber.drawn_types[0].cpu().numpy()
 
     @override
     def observation_space(self, agent: str) -> AnySpace:
@@ -152,9 +152,10 @@ class BayesianTypeWrapper(PerturbingWrapper):
             agent: {**infos.get(agent, {}), "types": types.copy(), "byzantine": byzantine[agent]}
             for agent in obs
         }
-        if self.perturber.slots is None:
+        if self.perturber.shown_slots is None:
             return obs, infos
-        slots = dict(zip(self._spec.agents, self.perturber.slots[0].cpu().numpy(), strict=True))
+        values = self.perturber.shown_slots[0].cpu().numpy()
+        slots = dict(zip(self._spec.agents, values, strict=True))
         wide = {agent: _appended(raw, slots[agent]) for agent, raw in obs.items()}
         for agent, raw in obs.items():
             clean = infos[agent].get("clean_obs")
@@ -181,7 +182,7 @@ class BayesianTypeWrapper(PerturbingWrapper):
 
     def _widened(self, agent: str) -> AnySpace:
         space = self.env.observation_space(agent)
-        if self.perturber.slot_kind == "none":
+        if self.perturber.slots == "none":
             return space
         inner = space["observation"] if isinstance(space, Dict) else space
         assert isinstance(inner, Box)  # spec_of accepts no other

@@ -222,7 +222,7 @@ def test_actions_are_the_adversarys_where_byzantine_and_alive(seed, k, continuou
     perturber.on_obs(now)
     executed = perturber.on_act(now, act)
     for e, i in product(range(6), range(4)):
-        byzantine = bool(perturber.types[e, i] & alive[e, i])
+        byzantine = bool(perturber.drawn_types[e, i] & alive[e, i])
         assert torch.equal(executed[e, i], act[e, i] + 2 * byzantine)
 
 
