@@ -31,7 +31,8 @@ class SignedRank:
 
     Attributes:
         pvalue: two-sided.
-        better: whether the first sample's mean is the larger one.
+        better: whether the pairs that the first sample wins have the larger sum of ranks: which way
+            the p-value points. A mean may point the other way, for one large difference's sake.
         n: pairs that differ.
         method: ``"exact"``, ``"normal"``, or ``"none"`` where no pair differs.
     """
@@ -81,11 +82,11 @@ def signed_rank(
     rule = f"{len(first)} numbers, as many as there are in a"
     check(len(first) == len(second), "signed_rank.b", rule, second.tolist())
     difference = np.round(first - second, _DECIMALS)
-    better = bool(difference.mean() > 0.0)
     difference = difference[difference != 0.0]
     n = len(difference)
     if n == 0:
         return SignedRank(pvalue=1.0, better=False, n=0, method="none")
+    better = bool(np.sign(difference) @ stats.rankdata(np.abs(difference)) > 0.0)
     if method == "exact":
         return SignedRank(pvalue=_exact_pvalue(difference), better=better, n=n, method="exact")
     pvalue = stats.wilcoxon(difference, correction=False, method="asymptotic").pvalue
@@ -145,11 +146,12 @@ def probability_of_improvement(
     theirs = tasks_of("probability_of_improvement.second", second)
     same = ours.keys() == theirs.keys()
     check(same, "probability_of_improvement.second", f"of the tasks {[*ours]}", [*theirs])
-    share, sizes = 0.0, []
+    rates, sizes = [], []
     for task, means in ours.items():
         sign = np.sign(means[:, None] - theirs[task][None, :])
-        share += float((1.0 + sign).mean()) / 2.0 / len(ours)
+        rates.append(float((1.0 + sign).mean()) / 2.0)
         sizes.append((len(means), len(theirs[task])))
+    share = float(np.mean(rates))  # exactly 0 or 1 where all tasks are, unlike a sum of k-ths
     freedom = sum(m + n - 2 for m, n in sizes)
     check(freedom > 0, "probability_of_improvement.first", "of several seeds", sizes)
     reach = float(special.stdtrit(freedom, (1.0 + level) / 2.0))

@@ -71,6 +71,18 @@ class TestSignedRank:
         assert ab.pvalue == ba.pvalue
         assert (ab.better, ba.better) == (True, False)
 
+    @pytest.mark.parametrize("method", ["exact", "normal"])
+    def test_one_large_win_among_twelve_losses_earns_no_star(self, method):
+        losses = [-0.1 - 0.001 * i for i in range(12)]
+        found = signed_rank([*losses, 10.0], [0.0] * 13, method=method)
+        assert found.pvalue < 0.05
+        assert not found.better
+        assert signed_rank([0.0] * 13, [*losses, 10.0], method=method).star()
+
+    def test_ranks_that_balance_are_nobodys(self):
+        found = signed_rank([3.0, -1.0, -2.0], [0.0] * 3)
+        assert (found.pvalue, found.better) == (1.0, False)
+
     def test_six_losses_earn_no_star(self):
         assert not signed_rank([0] * 6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).star()
 
@@ -129,6 +141,18 @@ class TestProbabilityOfImprovement:
         found = probability_of_improvement({"a": runs([7, 8, 9])}, {"a": runs([1, 2, 3])})
         assert (found.mean, found.high) == (1.0, 1.0)
         assert found.low < 0.6
+
+    @pytest.mark.parametrize("tasks", [3, 6, 7, 10, 11, 49])
+    def test_wins_on_all_of_many_tasks_are_certain(self, tasks):
+        """A sum of k times 1 / k is less than 1 for some k."""
+        ours, theirs = ({f"{i}": runs(means) for i in range(tasks)} for means in ([7, 8], [1, 2]))
+        won, lost = (
+            probability_of_improvement(ours, theirs),
+            probability_of_improvement(theirs, ours),
+        )
+        assert (won.mean, won.high) == (1.0, 1.0)
+        assert (lost.mean, lost.low) == (0.0, 0.0)
+        assert lost.high == pytest.approx(1.0 - won.low)
 
     @pytest.mark.parametrize("shift", [0.0, 1.0, 2.0])
     def test_covers_as_it_says(self, shift):
