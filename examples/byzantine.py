@@ -134,6 +134,8 @@ TASKS = {
     "foraging 12x12-4p-3f-c": FORAGING,
 }
 
+IN_FOLDER = ("env_steps", "forced", "belief_reads")
+"""Options with folders of their own, as trainings go on where they were in theirs."""
 
 # No return is lower than 0 or higher than this.
 HIGHEST = {
@@ -287,7 +289,7 @@ def transfer(
         training.load_weights(team, args.out / "teams" / one.name / "checkpoint.pt")
         teams[one.method] = team
         trained[one.method] = adversaries(one, team, args, task)
-    known = moved(args.out, run)  # from fewer others
+    known = moved(args.out, run, asked(args))  # from fewer others
     for agent in teams[run.method].spec.agents:
         for name, attack in evaluation.byzantine_attacks(run.method, trained, agent).items():
             if name not in OWN and agent not in known.get(name, {}):
@@ -296,11 +298,21 @@ def transfer(
     return known
 
 
-def moved(out: Path, run: Run) -> dict[str, Any]:
-    """Return a team's scores under the others' adversaries, as far as there are any."""
+def moved(out: Path, run: Run, as_asked: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a team's scores under the others' adversaries, as far as there are any.
+
+    Those that are not ``as_asked`` for are left out, unless that is None.
+    """
     path = out / "transfers" / f"{run.name}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
-    return {name: scores for name, scores in found.items() if name != "group"}
+    if as_asked is not None and found.get("asked") != as_asked:
+        return {}
+    return {name: scores for name, scores in found.items() if name not in ("group", "asked")}
+
+
+def asked(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what results depend on beside task, method and seed."""
+    return {name: getattr(args, name) for name in ("episodes", "smoke", *IN_FOLDER)}
 
 
 def planned(args: argparse.Namespace) -> list[evaluation.Job[Any]]:
@@ -321,7 +333,7 @@ def planned(args: argparse.Namespace) -> list[evaluation.Job[Any]]:
             key=run,
             name=f"raw/{run.name}",
             work=partial(work, run, args),
-            settings=asdict(run),
+            settings=asdict(run) | {"asked": asked(args)},
         )
         for run in [run for group in groups for run in group] + plain
     ]
@@ -330,7 +342,7 @@ def planned(args: argparse.Namespace) -> list[evaluation.Job[Any]]:
             key=("transfer", run),
             name=f"transfers/{run.name}",
             work=partial(transfer, run, group, args),
-            settings={"group": [one.method for one in group]},
+            settings={"group": [one.method for one in group], "asked": asked(args)},
             after=group,
         )
         for group in groups
@@ -519,7 +531,7 @@ def parsed() -> argparse.Namespace:
     args = parser.parse_args()
     if not 0.0 <= (args.forced or 0.0) <= 1.0:
         parser.error(f"--forced must be in [0, 1], got {args.forced}")
-    for name in ("env_steps", "forced", "belief_reads"):  # other settings, other folders
+    for name in IN_FOLDER:
         if (value := getattr(args, name)) is not None:
             args.out = args.out / f"{name}-{value}"
     if args.smoke:

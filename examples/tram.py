@@ -138,6 +138,21 @@ class Run:
         attack = f"deployed-{self.attack}" if self.deployed else self.attack
         return f"{self.task}-{self.learner}-{attack}-{budget}-s{self.seed}"
 
+    def lengths(self, args: argparse.Namespace) -> dict[str, int]:
+        """Return how long it trains, and how often and long it is tested."""
+        if self.learner in BASELINES:
+            return {"episodes": args.episodes}
+        steps = self.game(args).env_steps[self.learner]
+        names = ("episodes", "tests", "test_episodes")
+        return {"env_steps": steps, **{name: getattr(args, name) for name in names}}
+
+    def game(self, args: argparse.Namespace) -> Task:
+        """Return its task, of the length asked for."""
+        task = (TASKS | VARIATIONS)[self.task]
+        if args.env_steps is None:
+            return task
+        return replace(task, env_steps=dict.fromkeys(LEARNERS, args.env_steps))
+
 
 def planned(args: argparse.Namespace) -> list[Run]:
     """Return the runs asked for, a seed of everything before the next."""
@@ -162,6 +177,19 @@ def planned(args: argparse.Namespace) -> list[Run]:
         of = {"task": SWEEP_TASK, "learner": SWEEP_LEARNER, "seed": args.first_seed + number}
         runs[Run(attack="variance", deployed=True, **of)] = None
     return list(runs)
+
+
+def cells(args: argparse.Namespace) -> list[evaluation.Job[Run]]:
+    """Return the same as cells of a study."""
+    return [
+        evaluation.Job(
+            key=run,
+            name=run.name,
+            work=partial(work, run, args),
+            settings=asdict(run) | {"lengths": run.lengths(args)},
+        )
+        for run in planned(args)
+    ]
 
 
 def scores(team: Any, task: Task, episodes: int) -> dict[str, list[float]]:
@@ -233,9 +261,7 @@ def train(run: Run, task: Task, args: argparse.Namespace) -> dict[str, Any]:
 def work(run: Run, args: argparse.Namespace, place: evaluation.Workplace) -> dict[str, Any]:
     """Return one run's raw results."""
     begun = time.process_time()
-    task = (TASKS | VARIATIONS)[run.task]
-    if args.env_steps is not None:
-        task = replace(task, env_steps=dict.fromkeys(LEARNERS, args.env_steps))
+    task = run.game(args)
     if run.learner in BASELINES:
         team, _ = build("DOP", task, run.seed)  # COMA's actors are the same
         team = data.RandomController(team.spec) if run.learner == "random" else team
@@ -492,6 +518,8 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
+    if args.env_steps is not None:  # results of hours are not to be written over by a trial
+        args.out = args.out / f"env_steps-{args.env_steps}"
     if args.smoke:
         args.out = args.out / "tram-smoke"
         args.tasks, args.attacks = ["foraging"], ["none", "variance"]
@@ -508,13 +536,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.report is None:
-        cells = [
-            evaluation.Job(
-                key=run, name=run.name, work=partial(work, run, args), settings=asdict(run)
-            )
-            for run in planned(args)
-        ]
-        evaluation.run_cells(cells, args.out / "raw", jobs=args.jobs, progress="runs")
+        evaluation.run_cells(cells(args), args.out / "raw", jobs=args.jobs, progress="runs")
     single = isinstance(args.report, Path)
     results = json.loads(args.report.read_text()) if single else gathered(args.out)
     print(report(results, args.out))
