@@ -100,7 +100,7 @@ def build(method, name, task, seed):
 def trained(place, name, task, method, seed):
     """Return the team of a method, trained here or before."""
     team, perturb = build(method, name, task, seed)
-    weights = place.folder / "weights.pt"
+    weights = place.folder_for(asdict(task)) / "weights.pt"
     if weights.exists():
         training.load_weights(team, weights)
         return team

@@ -224,13 +224,13 @@ def script(task: Task, team: str) -> Any:
     return data.RandomController(spec_of(task.make()).of_team(team))
 
 
-def learn(learner: Any, task: Task, rounds: int, seed: int, folder: Path, **run: Any) -> bool:
+def learn(learner: Any, task: Task, rounds: int, seed: int, place: Workplace, **run: Any) -> bool:
     """Train for so many rounds, or load what was trained; return whether all was done now."""
+    folder = place.folder_for(plan_of(task, 0) | {"rounds": rounds})
     weights = folder / "weights.pt"
     if weights.exists():
         training.load_weights(learner, weights)
         return False
-    folder.mkdir(parents=True, exist_ok=True)
     horizon, size = spec_of(task.make()).horizon, learner.spec.num_agents
     played = folder / "rounds.json"
 
@@ -273,7 +273,7 @@ def opponent(name: str, task: Task, place: Workplace) -> Any:
             task,
             task.opponent_rounds,
             1_000,
-            catching.folder,
+            catching,
             team=task.team,
             opponents={task.opponent: script(task, task.opponent)},
             log=catching.log(f"{name}: catcher"),
@@ -294,7 +294,7 @@ def opponent(name: str, task: Task, place: Workplace) -> Any:
         replace(task, epochs=1),
         task.opponent_rounds,
         1_000,
-        fleeing.folder,
+        fleeing,
         team=task.opponent,
         opponents={task.team: against},
         log=fleeing.log(f"{name}: opponent"),
@@ -310,7 +310,7 @@ def train_start(name: str, task: Task, seed: int, place: Workplace) -> dict[str,
         small,
         small.rounds,
         seed,
-        place.folder,
+        place,
         team=small.team,
         opponents={small.opponent: script(small, small.opponent)},
         log=place.log(f"{name}: start {seed}"),
@@ -356,7 +356,7 @@ def run_cell(
             task,
             task.rounds,
             seed,
-            place.folder,
+            place,
             team=task.team,
             opponents=scripted,
             log=place.log(f"{name} {method} {seed}"),
@@ -734,12 +734,7 @@ def main() -> None:
     texts = []
     if args.director:
         directed = [
-            Job(
-                key=key,
-                name=f"{folder_of(key[0], tasks[key[0]])}/director/{key[1]}-{key[2]}",
-                work=partial(direct, key[0], tasks[key[0]], *key[1:], args.episodes, args.director),
-                settings={"rounds": args.director, "episodes": args.episodes},
-            )
+            directed_cell(key, tasks[key[0]], args.episodes, args.director)
             for key in wanted
             if key[1] in METHODS
         ]
@@ -786,6 +781,17 @@ def cell(name: str, task: Task, method: str, seed: int, episodes: int) -> Job[Ke
         name=f"{folder_of(name, task)}/{method}-{seed}",
         work=partial(run_cell, name, task, method, seed, episodes),
         settings=plan_of(task, episodes),
+    )
+
+
+def directed_cell(key: Key, task: Task, episodes: int, rounds: int) -> Job[Key]:
+    """Return what trains a director against a team that was trained."""
+    name, method, seed = key
+    return Job(
+        key=key,
+        name=f"{folder_of(name, task)}/director/{method}-{seed}",
+        work=partial(direct, name, task, method, seed, episodes, rounds),
+        settings=plan_of(task, episodes) | {"director": rounds},
     )
 
 

@@ -2,9 +2,12 @@
 
 import importlib.util
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+
+from robustmarl.evaluation import Workplace
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -16,6 +19,7 @@ def study(monkeypatch):
     def imported(name):
         spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
         spec.loader.exec_module(module)
 
         def typed(*words):
@@ -69,3 +73,30 @@ def test_byzantine_keeps_no_transfers_of_other_lengths(study, tmp_path):
     known = {"transfer": {"agent_0": [1.0]}}
     assert byzantine.moved(tmp_path, run) == byzantine.moved(tmp_path, run, usual) == known
     assert byzantine.moved(tmp_path, run, other) == {}
+
+
+def test_romfac_trains_directors_anew_against_other_teams(study):
+    romfac, _ = study("romfac")
+    (name, task), *_ = romfac.TASKS.items()
+
+    def told(task, rounds):
+        return romfac.directed_cell((name, "MFAC", 0), task, 4, rounds).settings
+
+    usual = told(task, 9)
+    assert told(replace(task, lr=2 * task.lr), 9) != usual
+    assert told(task, 8) != usual
+
+
+def test_certified_finds_no_weights_of_another_task(study, tmp_path, monkeypatch):
+    """Those of the same are loaded: here they are no weights at all."""
+    certified, _ = study("certified")
+    task = replace(certified.TASKS["3m"], steps=80)
+    place = Workplace(folder=tmp_path / "plain-0", study=tmp_path)
+    (place.folder_for(asdict(task)) / "weights.pt").touch()
+    trained = []
+    monkeypatch.setattr(certified.training, "load_weights", lambda team, path: None)
+    monkeypatch.setattr(certified.training, "run", lambda *a, **k: trained.append(k["env_steps"]))
+    certified.trained(place, "3m", task, "plain", 0)
+    assert trained == []
+    certified.trained(place, "3m", replace(task, steps=160), "plain", 0)
+    assert trained == [160]

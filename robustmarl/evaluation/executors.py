@@ -26,6 +26,7 @@ import torch
 from typing_extensions import override
 
 from robustmarl import training
+from robustmarl.training.files import whole
 
 __all__ = [
     "Died",
@@ -49,6 +50,9 @@ Told: TypeAlias = Mapping[str, Any]
 
 Kept: TypeAlias = dict[str, Any]
 """The same as read back from JSON."""
+
+MADE_FOR = "made_for.json"
+"""What tells in a cell's folder under which settings it was made."""
 
 PATIENCE = 5.0
 """Seconds that an idle worker has to end by itself, and a busy one to end when told to."""
@@ -78,6 +82,30 @@ class Workplace:
             progress=name if self.position is not None else False,
             bar_position=self.position or 0,
         )
+
+    def folder_for(self, settings: Told) -> Path:
+        """Return the folder, made, with nothing in it that was made under other settings.
+
+        A cell that is run again because its settings changed would find its old weights. Such a
+        folder is moved aside, as ``name.former-1``; one that does not tell is of these settings.
+
+        Args:
+            settings: what the things in it depend on, as JSON can hold it.
+
+        Raises:
+            TypeError: for what JSON cannot hold.
+        """
+        told, plain = self.folder / MADE_FOR, json.dumps(settings, sort_keys=True, indent=1)
+        if told.exists() and told.read_text("utf-8") != plain:
+            number = 1
+            while (former := self.folder.with_name(f"{self.folder.name}.former-{number}")).exists():
+                number += 1
+            self.folder.rename(former)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not told.exists():
+            with whole(told) as part:
+                part.write_text(plain, "utf-8")
+        return self.folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,9 @@ MANIFEST = "manifest.json"
 ERROR = ".error.txt"
 """Ending of the file that holds why a cell failed."""
 
+BEFORE = "_before"
+"""Where a result's file keeps the settings of the cells that came before it, by their names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[_Key]):
@@ -57,7 +60,9 @@ class Job(Generic[_Key]):
             to import it: a function of a module or script, or a ``partial`` of one.
         settings: what the scores depend on, as JSON can hold it. It is kept beside them in the
             file; where a file says otherwise, the cell is run again.
-        after: keys of the cells that must be done before, and come before it.
+        after: keys of the cells that must be done before, and come before it. What it came after
+            is kept in the file, too: where one of them had other settings, it is run again. One
+            whose result merely is gone is run again alone.
 
     Raises:
         ValueError: for a name that is no path inside the folder.
@@ -175,7 +180,7 @@ def run_cells(
             _check_picklable(cell)
     with locked("run_cells.folder", folder):
         _declare(folder, {} if settings is None else settings)
-        results = read_cells(cells, folder)
+        results = _done(cells, folder)
         missing = [cell for cell in cells if cell.key not in results]
         for cell in missing:
             _sweep(cell, folder)
@@ -195,7 +200,7 @@ def run_cells(
 
             if missing:
                 with pool_of(executor, min(jobs, len(missing)), bars=bool(progress)) as pool:
-                    failures = _run(pool, missing, folder, retries, results, told)
+                    failures = _run(pool, cells, missing, folder, retries, results, told)
     ordered = {cell.key: results[cell.key] for cell in cells if cell.key in results}
     if failures:
         raise CellsError(failures, ordered, _report(cells, failures, folder))
@@ -214,8 +219,7 @@ def read_cells(cells: Iterable[Job[_Key]], folder: str | Path) -> dict[_Key, Kep
         {'a': {'scores': [1.0, 0.5]}}
     """
     cells, folder = _checked("read_cells.cells", cells), check_path("read_cells.folder", folder)
-    found = {cell.key: _read(cell, folder) for cell in cells}
-    return {key: result for key, result in found.items() if result is not None}
+    return _done(cells, folder)
 
 
 def _checked(where: str, cells: Iterable[Job[_Key]]) -> Sequence[Job[_Key]]:
@@ -258,14 +262,43 @@ def _file(folder: Path, name: str, ending: str) -> Path:
     return folder / f"{name}{ending}"  # not with_suffix: names may have dots
 
 
-def _read(cell: Job[_Key], folder: Path) -> Kept | None:
-    """Return a cell's result, None if there is none of these settings."""
-    try:
-        found: Kept = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    settings = _plain("Job.settings", cell.settings)
-    return found if all(found.get(key) == value for key, value in settings.items()) else None
+def _done(cells: Sequence[Job[_Key]], folder: Path) -> dict[_Key, Kept]:
+    """Return the results of these settings, that came after cells of these settings."""
+    before = _settings_before(cells)
+    results: dict[_Key, Kept] = {}
+    changed: set[str] = set()
+    for cell in cells:
+        try:
+            found: Kept = json.loads(_file(folder, cell.name, ".json").read_text("utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        told: Kept = found.pop(BEFORE, {})
+        # Files of earlier versions do not tell; then those before it are asked what they are of.
+        stale = any(
+            not _agrees(told[name], settings) if name in told else name in changed
+            for name, settings in before[cell.key].items()
+        )
+        if not _agrees(found, _plain("Job.settings", cell.settings)):
+            changed.add(cell.name)
+        elif not stale:
+            results[cell.key] = found
+    return results
+
+
+def _settings_before(cells: Sequence[Job[_Key]]) -> dict[_Key, dict[str, Kept]]:
+    """Return per cell the settings of all that come before it, also before those, by name."""
+    found: dict[_Key, dict[str, Kept]] = {}
+    own = {cell.key: {cell.name: _plain("Job.settings", cell.settings)} for cell in cells}
+    for cell in cells:
+        found[cell.key] = {}
+        for key in cell.after:
+            found[cell.key] |= found[key] | own[key]
+    return found
+
+
+def _agrees(kept: Kept, settings: Kept) -> bool:
+    """Return whether what is kept is of these settings; it may have others beside."""
+    return all(kept.get(key) == value for key, value in settings.items())
 
 
 def _declare(folder: Path, settings: Told) -> None:
@@ -286,14 +319,16 @@ def _declare(folder: Path, settings: Told) -> None:
 
 def _run(
     pool: Pool,
+    cells: Sequence[Job[_Key]],
     missing: Sequence[Job[_Key]],
     folder: Path,
     retries: int,
     results: dict[_Key, Kept],
     told: Callable[[Job[_Key]], None],
 ) -> dict[_Key, Failure]:
-    """Run cells until each has a result, which is added to ``results``, or a failure."""
+    """Run those that are missing until each has a result, added to ``results``, or a failure."""
     waiting = {cell.key: cell for cell in missing}
+    before = _settings_before(cells)
     under_way: dict[str, Job[_Key]] = {}
     tries = dict.fromkeys(waiting, 0)
     failures: dict[_Key, Failure] = {}
@@ -319,7 +354,8 @@ def _run(
         for name, outcome in pool.wait() if pool.is_busy else ():
             cell = under_way.pop(name)
             if isinstance(outcome, str):
-                results[cell.key] = _keep(cell, json.loads(outcome), folder)
+                scores = json.loads(outcome)
+                results[cell.key] = _keep(cell, scores, before[cell.key], folder)
                 told(cell)
             elif isinstance(outcome, Failed):
                 failed(cell, outcome.error, outcome.traceback)
@@ -331,11 +367,12 @@ def _run(
     return failures
 
 
-def _keep(cell: Job[_Key], scores: Kept, folder: Path) -> Kept:
-    """Write a cell's result."""
+def _keep(cell: Job[_Key], scores: Kept, before: Kept, folder: Path) -> Kept:
+    """Write a cell's result, which is returned, and the settings of what came before it."""
     result = scores | _plain("Job.settings", cell.settings)
+    told = result | {BEFORE: before} if before else result
     with whole(_file(folder, cell.name, ".json")) as part:
-        part.write_text(json.dumps(result, allow_nan=False), "utf-8")
+        part.write_text(json.dumps(told, allow_nan=False), "utf-8")
     with suppress(FileNotFoundError):
         _file(folder, cell.name, ERROR).unlink()
     return result

@@ -231,6 +231,69 @@ def test_cells_wait_for_those_before_them(tmp_path):
         quiet([last[0], *first], tmp_path)
 
 
+def weighed(lr, place):
+    place.folder_for({"lr": lr})
+    weights = place.folder / "weights"
+    if not weights.exists():
+        weights.write_text(str(lr))
+    return {"lr_found": float(weights.read_text())}
+
+
+def used(place):
+    return {"lr_tested": float((place.study / "train" / "weights").read_text())}
+
+
+def of_rate(lr, episodes=1):
+    """Return a training, its test and what comes after that."""
+    train = partial(weighed, lr)
+    return [
+        Job(key="train", name="train", work=train, settings={"lr": lr, "episodes": episodes}),
+        Job(key="test", name="test", work=used, after=["train"]),
+        Job(key="last", name="last", work=used, after=["test"]),
+    ]
+
+
+def test_what_comes_after_a_cell_of_other_settings_is_run_again(tmp_path):
+    for lr in (0.1, 0.9, 0.1):
+        found = quiet(of_rate(lr), tmp_path)
+        assert found["train"]["lr_found"] == found["test"]["lr_tested"] == lr
+        assert found["last"] == {"lr_tested": lr}
+        assert read_cells(of_rate(lr), tmp_path) == found
+
+
+def test_so_it_is_where_that_was_interrupted(tmp_path):
+    quiet(of_rate(0.1), tmp_path)
+    quiet(of_rate(0.9)[:1], tmp_path)
+    assert list(read_cells(of_rate(0.9), tmp_path)) == ["train"]
+    assert quiet(of_rate(0.9), tmp_path)["last"] == {"lr_tested": 0.9}
+
+
+def test_files_that_do_not_tell_what_they_came_after_are_of_what_is_there(tmp_path):
+    (tmp_path / "last.json").write_text('{"lr_tested": 0.1}')
+    assert list(read_cells(of_rate(0.1), tmp_path)) == ["last"]
+    (tmp_path / "train.json").write_text('{"lr": 0.1, "episodes": 1}')
+    assert list(read_cells(of_rate(0.1), tmp_path)) == ["train", "last"]
+    assert read_cells(of_rate(0.9), tmp_path) == {}
+
+
+def test_a_result_stays_where_only_that_of_what_was_before_is_gone(tmp_path):
+    found = quiet(of_rate(0.1), tmp_path)
+    (tmp_path / "train.json").unlink()
+    assert read_cells(of_rate(0.1), tmp_path) == {key: found[key] for key in ("test", "last")}
+    assert quiet(of_rate(0.1), tmp_path) == found
+
+
+def test_what_a_cell_left_under_other_settings_is_moved_aside(tmp_path):
+    quiet(of_rate(0.1), tmp_path)
+    kept = tmp_path / "train" / "weights"
+    kept.write_text("0.25")
+    assert quiet(of_rate(0.1, episodes=2), tmp_path)["train"]["lr_found"] == 0.25
+    assert quiet(of_rate(0.9, episodes=2), tmp_path)["train"]["lr_found"] == 0.9
+    assert quiet(of_rate(0.5, episodes=2), tmp_path)["train"]["lr_found"] == 0.5
+    former = [tmp_path / f"train.former-{number}" / "weights" for number in (1, 2)]
+    assert [file.read_text() for file in former] == ["0.25", "0.9"]
+
+
 def test_progress_is_shown_where_it_is_asked_for(tmp_path, capsys):
     cells = [job(0), job(1)]
     quiet(cells[:1], tmp_path)
