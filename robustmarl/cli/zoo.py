@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from robustmarl import zoo as shelf
 from robustmarl._checks import check_known
 from robustmarl.zoo import Card
+from robustmarl.zoo.cards import measured, ranked
 from robustmarl.zoo.shelf import TRAINED
 
 __all__ = ["zoo"]
@@ -43,10 +44,10 @@ def _one(args: argparse.Namespace, name: str) -> None:
 
 def _names(args: argparse.Namespace) -> None:
     """Print teams, those that come along with how good they are."""
-    cards = _cards(args)
+    cards, shipped = _cards(args), shelf.names(shipped=True)
     rows = [["team", "clean", "worst", "how it was trained"]]
     for name, entry in shelf.ENTRIES.items():
-        if name in cards or args.all:
+        if name in cards or name in shipped or args.all:
             rows.append([name, *_means(cards.get(name), ("clean", "worst")), entry.about])
     sys.stdout.write(_aligned(rows))
     hidden = len(shelf.ENTRIES) - len(rows) + 1
@@ -74,19 +75,22 @@ def _leaderboard(args: argparse.Namespace) -> None:
     if args.markdown:
         sys.stdout.write(shelf.leaderboard(own, args.name))
         return
-    own.sort(key=lambda card: -card.figures["worst"].mean)
+    own = ranked(own)
+    sentence, told = measured(own)
     names = list(dict.fromkeys(name for card in own for name in card.figures))
-    rows = [["team", *names, "worst attack"]]
-    rows += [[card.name, *_means(card, names), card.worst_attack] for card in own]
-    first = own[0]
+    rows = [["team", *names, "worst attack", *(["suite", "episodes"] if told else [])]]
+    for number, card in enumerate(own):
+        how = told[number] if told else ()
+        rows.append([card.name, *_means(card, names), card.worst_attack, *how])
+    world = shelf.WORLDS[args.name]
     sys.stdout.write(
-        f"{args.name}: {first.metric}, {first.threat}\n\n{_aligned(rows)}\n"
-        f"means of {first.episodes} episodes; --markdown has intervals, and what is proven\n"
+        f"{args.name}: {world.metric}, {world.threat}\n\n{_aligned(rows)}\n"
+        f"{sentence} Means; --markdown has intervals, and what is proven.\n"
     )
 
 
 def _cards(args: argparse.Namespace) -> dict[str, Card]:
-    """Return cards by name, those measured here before those that come along."""
+    """Return cards by name, those measured here in place of those that come along."""
     return {card.name: card for card in shelf.cards(folder=args.folder or TRAINED)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from robustmarl.training import AdversarialTraining, Log, run
 from robustmarl.typing import RobustnessWarning
 from robustmarl.zoo.worlds import WORLDS, Traitor, World
 
-__all__ = ["Card", "leaderboard", "measure", "turned"]
+__all__ = ["Card", "leaderboard", "measure", "measured", "ranked", "turned"]
 
 PROVEN = (0.01, 0.02, 0.05)
 """Further sizes at which decisions are proven, beside that of the world."""
@@ -135,8 +136,8 @@ def measure(
         world: a name of ``zoo.WORLDS``.
         name: of the team.
         suite: of attacks on observations.
-        episodes: behind every figure, >= 1, half as many to choose the worst attack on; None is the
-            world's number.
+        episodes: behind every figure, >= 1; None is the world's number. The worst attack on
+            observations is chosen on half as many others, the worst traitor on as many others.
         num_envs: environments side by side, >= 1.
         seed: of the episodes and of what learns, >= 0.
         about: how it was trained.
@@ -311,8 +312,41 @@ def turned(
     return attacker.deployed()
 
 
+def ranked(cards: Iterable[Card]) -> list[Card]:
+    """Return cards, the best at worst first; those alike in suite and episodes stand together.
+
+    Args:
+        cards: of one world. The worst of a few attacks is no match for the worst of many, so that
+            the most that are alike come first, then the next most.
+    """
+    every = list(cards)
+    alike = Counter((card.suite, card.episodes) for card in every)
+
+    def place(card: Card) -> tuple[int, str, int, float]:
+        kind = (card.suite, card.episodes)
+        return -alike[kind], *kind, -card.figures["worst"].mean
+
+    return sorted(every, key=place)
+
+
+def measured(cards: Iterable[Card]) -> tuple[str, list[tuple[str, str]]]:
+    """Return how cards were measured: a sentence, or two columns where they differ.
+
+    Args:
+        cards: at least one.
+    """
+    told = [(card.suite, f"{card.episodes}") for card in cards]
+    suite, episodes = told[0]
+    if len(set(told)) == 1:
+        return f"Worst under {suite}; {episodes} episodes behind every figure.", []
+    return "Worst is by the suite; what differs in it or in episodes is not comparable.", told
+
+
 def leaderboard(cards: Iterable[Card], world: str) -> str:
     """Return the teams of one world in Markdown, the best at worst first.
+
+    How they were measured is said beneath, or, where that differs, in columns; only those that were
+    measured alike are ranked among each other.
 
     Args:
         cards: of any teams.
@@ -327,15 +361,18 @@ def leaderboard(cards: Iterable[Card], world: str) -> str:
         '| team | clean | worst '
     """
     check_choice("leaderboard.world", world, list(WORLDS))
-    own = [card for card in cards if card.world == world]
+    own = ranked(card for card in cards if card.world == world)
     check(len(own) > 0, "leaderboard.cards", f"with one of {world}", own)
-    own.sort(key=lambda card: -card.figures["worst"].mean)
+    sentence, told = measured(own)
     names = list(dict.fromkeys(name for card in own for name in card.figures))
     sizes = list(dict.fromkeys(size for card in own for size in card.certified))
     head = ["team", *names, "worst attack", *(f"proven at {size}" for size in sizes)]
+    head += ["suite", "episodes"] if told else []
     lines = [head, ["---"] * len(head)]
-    for card in own:
+    for number, card in enumerate(own):
         figures = [str(card.figures[name]) if name in card.figures else "" for name in names]
         proven = [f"{card.certified[s]:.2f}" if s in card.certified else "" for s in sizes]
-        lines.append([f"`{card.name}`", *figures, card.worst_attack, *proven])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+        how = told[number] if told else ()
+        lines.append([f"`{card.name}`", *figures, card.worst_attack, *proven, *how])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\n{sentence}\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
-from robustmarl._checks import check, check_flag, check_path, check_text
+from robustmarl._checks import check, check_flag, check_int, check_path, check_text
 from robustmarl.adversaries import Adversary
 from robustmarl.evaluation import Defence, Recipe, Suite
 from robustmarl.evaluation.grid_cells import defended
@@ -35,6 +35,8 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "files"
 """What comes with the package."""
 
+PROGRAM = "python -m robustmarl"
+
 TRAINED = Path("runs") / "zoo"
 """Where :func:`train` puts the rest unless it is told otherwise."""
 
@@ -58,7 +60,7 @@ def load(name: str, *, folder: str | Path = TRAINED, device: str = "cpu") -> Sav
 
     Args:
         name: of :func:`names`.
-        folder: where to look for teams that do not come with the package.
+        folder: of teams that were trained here, which come before those of the package.
         device: where it is to live.
 
     Raises:
@@ -100,7 +102,10 @@ def load_adversary(
 
 
 def card(name: str, *, folder: str | Path = TRAINED) -> Card:
-    """Return what is known of a team; arguments and errors are those of :func:`load`.
+    """Return what is known of the team that :func:`load` returns; its arguments and errors.
+
+    Raises:
+        FileNotFoundError: also for a team in ``folder`` that was not measured yet.
 
     Example:
         >>> known = card("3s_vs_3z/qmix-plain/0")
@@ -108,20 +113,35 @@ def card(name: str, *, folder: str | Path = TRAINED) -> Card:
         True
     """
     path = _found("card", name, folder, "", ".json")
+    if path.is_relative_to(SHIPPED) and (Path(folder) / file_of(name)).exists():
+        raise FileNotFoundError(
+            f"{name} of {str(folder)!r} was not measured yet. Measure it: {PROGRAM} zoo measure "
+            f"{name}"
+        )
     return Card.from_json(path.read_text("utf-8"))
 
 
 def cards(*, folder: str | Path | None = None) -> Iterator[Card]:
     """Yield the cards that come with the package, and those of teams in ``folder``.
 
+    A team that is in ``folder``, or was measured again there, has no other card.
+
     Example:
         >>> "3s_vs_3z/qmix-plain/0" in [known.name for known in cards()]
         True
     """
-    places = [SHIPPED] if folder is None else [SHIPPED, check_path("cards.folder", folder)]
-    for place in places:
-        for path in sorted(place.glob("*/*.json")):
-            yield Card.from_json(path.read_text("utf-8"))
+    own = None if folder is None else check_path("cards.folder", folder)
+    paths = sorted(SHIPPED.glob("*/*.json"))
+    if own is not None:
+        paths = [path for path in paths if not _is_renewed(path.relative_to(SHIPPED), own)]
+        paths += sorted(own.glob("*/*.json"))
+    for path in paths:
+        yield Card.from_json(path.read_text("utf-8"))
+
+
+def _is_renewed(card: Path, folder: Path) -> bool:
+    """Return whether ``folder`` has a card of its own at this place, or a team without one."""
+    return any((folder / card.with_suffix(ending)).exists() for ending in (".json", ".pt"))
 
 
 def train(
@@ -155,11 +175,12 @@ def train(
         return load_file(path)
     recipe, defence, world = entry.recipe, deepcopy(entry.defence), WORLDS[entry.world]
     spec = spec_of(world.make_env()).of_team(world.team)
+    steps = recipe.env_steps if env_steps is None else check_int("train.env_steps", env_steps)
     team, adversary = learners(recipe, defence, spec, entry.seed)
     run(
         team if adversary is None else AdversarialTraining(team, adversary),
         world.make_env,
-        env_steps=env_steps or recipe.env_steps,
+        env_steps=steps,
         num_envs=recipe.num_envs,
         seed=entry.seed,
         perturb=defence.perturb,
@@ -167,7 +188,8 @@ def train(
         log=Log(path.with_suffix(""), resume=True, progress=name if progress is True else progress),
         **world.playing,
     )
-    about = {"name": name, "about": entry.about, "command": command(entry)}
+    told = {"name": name, "about": entry.about, "command": command(entry, env_steps)}
+    about = {**told, "env_steps": steps}
     files: dict[Path, TeamAlgorithm | Adversary] = {}
     if adversary is not None:
         files[path.with_name(f"{path.stem}-adversary.pt")] = adversary
@@ -200,7 +222,7 @@ def write_card(
 
     Args:
         name: of :func:`names`.
-        folder: of the card; and of the team, if it does not come with the package.
+        folder: of the card, and of the team if it was trained here.
         suite: of attacks, as all that follows of :func:`~robustmarl.zoo.measure`.
         episodes: behind every figure, >= 1; None is the world's number.
         progress: show a bar; a text names it.
@@ -218,8 +240,8 @@ def write_card(
         suite=suite,
         episodes=episodes,
         about=entry.about,
-        command=command(entry),
-        env_steps=entry.recipe.env_steps,
+        command=str(saved.about.get("command", command(entry))),
+        env_steps=int(saved.about.get("env_steps", entry.recipe.env_steps)),
         progress=name if progress is True else progress,
     )
     path = Path(folder) / file_of(name, ".json")
@@ -228,9 +250,11 @@ def write_card(
     return found
 
 
-def command(entry: Entry) -> str:
-    """Return what to type to train a team of the zoo."""
-    return f"python -m robustmarl zoo train {entry.name}"
+def command(entry: Entry, env_steps: int | None = None) -> str:
+    """Return what to type, or to call, to train a team of the zoo, ``env_steps`` as asked for."""
+    if env_steps is None:
+        return f"{PROGRAM} zoo train {entry.name}"
+    return f"zoo.train({entry.name!r}, env_steps={env_steps})"
 
 
 def file_of(name: str, ending: str = ".pt") -> Path:
@@ -243,7 +267,7 @@ def _found(where: str, name: str, folder: str | Path, part: str, ending: str = "
     _check_name(where, name)
     check_path(f"{where}.folder", folder)
     file = file_of(name, part + ending)
-    for place in (SHIPPED, Path(folder)):
+    for place in (Path(folder), SHIPPED):
         if (place / file).exists():
             return place / file
     raise FileNotFoundError(

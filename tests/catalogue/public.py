@@ -203,6 +203,8 @@ EXCEPTIONS = {
     "robustmarl.victims.protocol": _RECORD,
     "robustmarl.victims.readings": "a part of as_victim, which is checked",
     "robustmarl.zoo.cards.Card": _FIGURES,
+    "robustmarl.zoo.cards.measured": "called by leaderboards alone, with cards",
+    "robustmarl.zoo.cards.ranked": "called by leaderboards alone, with cards",
     "robustmarl.zoo.cards.turned": "called by measure and the command line, with agents",
     "robustmarl.zoo.entries.entry_for": "called by the command line alone, with names it checked",
     "robustmarl.zoo.entries.Entry": "what the zoo has: not made by users",

@@ -173,7 +173,9 @@ def card_of(name, worst, world="3m", **figures):
 
 def test_the_best_at_worst_is_first():
     cards = [card_of("weak", 0.1), card_of("strong", 0.9, zeroed=0.25), card_of("x", 1.0, "toy")]
-    head, _, *rows = zoo.leaderboard(cards, "3m").splitlines()
+    head, _, *rows, empty, below = zoo.leaderboard(cards, "3m").splitlines()
+    assert empty == ""
+    assert below == "Worst under standard-1; 10 episodes behind every figure."
     assert head == "| team | clean | worst | zeroed | worst attack | proven at 0.1 |"
     assert rows == [
         "| `strong` | 1.00 [1.00, 1.00] | 0.90 [0.90, 0.90] | 0.25 [0.25, 0.25] | PGD-10 | 0.50 |",
@@ -181,6 +183,41 @@ def test_the_best_at_worst_is_first():
     ]
     with pytest.raises(ValueError, match=r"cards must be with one of 2m_vs_1z"):
         zoo.leaderboard(cards, "2m_vs_1z")
+
+
+def test_what_was_measured_otherwise_stands_apart():
+    cards = [card_of("weak", 0.1), replace(card_of("quick", 1.0), suite="quick-1")]
+    cards += [card_of("strong", 0.9), replace(card_of("brief", 0.5), episodes=4)]
+    head, _, *rows, _, below = zoo.leaderboard(cards, "3m").splitlines()
+    assert head.endswith("| suite | episodes |")
+    found = [(row.split("|")[1].strip(), *row.split("|")[-3:-1]) for row in rows]
+    assert found == [
+        ("`strong`", " standard-1 ", " 10 "),
+        ("`weak`", " standard-1 ", " 10 "),
+        ("`quick`", " quick-1 ", " 10 "),
+        ("`brief`", " standard-1 ", " 4 "),
+    ]
+    assert "not comparable" in below
+
+
+def test_what_was_trained_here_is_what_is_loaded(tmp_path):
+    name = "2m_vs_1z/qmix-plain/0"
+    shipped, known = zoo.load(name, folder=tmp_path).learner, zoo.card(name, folder=tmp_path)
+    own = zoo.train(name, tmp_path, env_steps=100, progress=False).learner
+    found = zoo.load(name, folder=tmp_path).learner
+    same = list(map(torch.equal, found.parameters(), own.parameters()))
+    assert all(same)
+    assert not all(map(torch.equal, found.parameters(), shipped.parameters()))
+    with pytest.raises(FileNotFoundError, match=rf"not measured yet.* zoo measure {name}"):
+        zoo.card(name, folder=tmp_path)
+    assert name not in [card.name for card in zoo.cards(folder=tmp_path)]
+    card = zoo.write_card(name, tmp_path, suite=TINY, episodes=2, progress=False)
+    assert zoo.card(name, folder=tmp_path) == card != known
+    assert [one for one in zoo.cards(folder=tmp_path) if one.name == name] == [card]
+    assert card.env_steps == 100
+    assert card.command == f"zoo.train({name!r}, env_steps=100)"
+    with pytest.raises(ValueError, match=r"train\.env_steps must be an int >= 1, got 0"):
+        zoo.train("2m_vs_1z/qmix-plain/1", tmp_path, env_steps=0, progress=False)
 
 
 def test_bad_requests_are_answered(tmp_path):
