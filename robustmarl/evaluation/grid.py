@@ -56,7 +56,8 @@ class Grid:
         episodes: per cell, >= 1.
         num_envs: environments side by side in tests, >= 1.
         episode_seed: of the test episodes, >= 0.
-        baselines: add the random team, and an untrained one of the first victim's kind.
+        baselines: add the random team, on episodes of its own for each seed, and an untrained one
+            of the first victim's kind, which is to stay the first.
 
     Raises:
         TypeError: for arguments of a wrong kind.
@@ -155,7 +156,7 @@ class Grid:
         """Return the cells, trainings before the tests that need them."""
         trainings: list[Job[GridKey]] = []
         tests: list[Job[GridKey]] = []
-        for number, seed in enumerate(self.seeds):
+        for seed in self.seeds:
             for environment in self.environments:
                 for victim in self.victims:
                     for defence in self.defences:
@@ -164,12 +165,14 @@ class Grid:
                         tests += self._tests(team)
                 if self.baselines:
                     tests += self._tests(GridKey(environment, UNTRAINED, seed=seed))
-                    # it has no training seeds: other episodes stand for another one
-                    episodes = self._episodes(number)
+                    # It has no training seeds: other episodes stand for another one, by the seed
+                    # itself, so that none is played twice however a study grows.
+                    episodes = self._episodes(seed)
                     tests += [
                         self._job(
                             GridKey(environment, RANDOM, attack=attack, seed=seed),
                             partial(play_random, self.environments[environment], one, episodes),
+                            episodes_from=episodes.seed,
                         )
                         for attack, one in self.attacks.items()
                     ]
@@ -228,11 +231,11 @@ class Grid:
             for name, attack in self.attacks.items()
         ]
 
-    def _job(self, key: GridKey, work: Callable[[Workplace], Kept]) -> Job[GridKey]:
-        """Return a cell, after the training of the team that it tests."""
+    def _job(self, key: GridKey, work: Callable[[Workplace], Kept], **more: int) -> Job[GridKey]:
+        """Return a cell, after the training of the team that it tests; ``more`` are settings."""
         is_test = key.attack and key.defence
         after = [replace(key, attack="")] if is_test else []
-        return Job(key=key, name=key.name, work=work, settings=asdict(key), after=after)
+        return Job(key=key, name=key.name, work=work, settings=asdict(key) | more, after=after)
 
     def _episodes(self, shift: int = 0) -> Episodes:
         return Episodes(self.episodes, self.num_envs, self.episode_seed + shift)
@@ -245,6 +248,8 @@ class Grid:
             for part in parts
             for name, value in getattr(self, part).items()
         }
+        if self.baselines:
+            found["untrained"] = next(iter(self.victims))
         numbers = {"episodes": self.episodes, "num_envs": self.num_envs}
         return found | numbers | {"episode_seed": self.episode_seed}
 

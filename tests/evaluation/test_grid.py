@@ -66,7 +66,7 @@ def quiet(study, folder, executor="serial", **how):
 
 
 def test_tables_are_those_of_crossplay(tmp_path):
-    study = grid()
+    study = grid(seeds=(0, 1))
     found = quiet(study, tmp_path)
     teams = {}
     for name, made in study.victims.items():
@@ -155,9 +155,20 @@ def test_a_study_grows_but_its_names_mean_what_they_meant(tmp_path):
         ({"environments": {"game": Scripted}}, r"environments\.game="),
         ({"environments": {"game": partial(Scripted, lengths=(1, 4))}}, r"'game\.metrics': 'u'"),
         ({"episodes": 5}, r"episodes=5 \(was 4\)"),
+        ({"victims": {"IPPO": recipe(IPPO)} | study.victims}, r"untrained='IPPO' \(was 'VDN'\)"),
     ):
         with pytest.raises(ValueError, match=text):
             quiet(replace(study, **changed), tmp_path)
+
+
+def test_a_study_that_grows_is_the_one_in_one_go(tmp_path):
+    study = grid(victims={"VDN": recipe()}, attacks={"none": None}, seeds=[1], episodes=8)
+    quiet(study, tmp_path / "grown")
+    whole = replace(study, seeds=[0, 1])
+    found = quiet(whole, tmp_path / "grown")
+    assert found == quiet(whole, tmp_path / "once")
+    one, other = found["game"].cell("random", "none").scores.values()
+    assert one.tolist() != other.tolist()
 
 
 def test_a_team_that_fails_costs_its_own_cells(tmp_path):
