@@ -17,7 +17,7 @@ from robustmarl.learning import adam
 from robustmarl.perturbers import Perturber, stor
 from robustmarl.schedules import Linear
 
-__all__ = ["adversary_of", "fixed", "is_learned", "named"]
+__all__ = ["CLEAN", "adversary_of", "fixed", "is_learned", "named"]
 
 FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
     "noise": lambda ball: attacks.UniformNoise(ball=ball),
@@ -27,6 +27,9 @@ FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
     "square": lambda ball: attacks.SquareSearch(ball=ball, loss="margin"),
 }
 """What names stand for."""
+
+CLEAN = "none"
+"""The name of the column without attack."""
 
 ZOO = "zoo:"
 """How names of the zoo begin."""
@@ -52,6 +55,9 @@ def named(
 ) -> dict[str, ObsAttack | Perturber]:
     """Return attacks by their names in tables.
 
+    A file is named by its stem, and as it was typed where that name is another's: the clean
+    column's, or that of another word.
+
     Args:
         words: names, files of saved adversaries, or the zoo's.
         ball: says what attacks with a name may change; asked only if there is one.
@@ -59,16 +65,23 @@ def named(
         program: what is typed before commands.
 
     Raises:
-        ValueError: for what is neither, or an adversary of other teams.
+        ValueError: for what is neither, an adversary of other teams, or a word that is there twice.
     """
     found: dict[str, ObsAttack | Perturber] = {}
+    stems = [CLEAN, *map(_stem, words)]
     for word in words:
-        if is_learned(word):
-            name = f"that of {word.removeprefix(ZOO)}" if word.startswith(ZOO) else Path(word).stem
-            found[name] = _saved(word, spec, program)
-        else:
-            found[word.lower()] = fixed(word, ball())
+        learned = is_learned(word)
+        name = word if learned and stems.count(_stem(word)) > 1 else _stem(word)
+        check(name not in found, "--attack", "given each once", word)
+        found[name] = _saved(word, spec, program) if learned else fixed(word, ball())
     return found
+
+
+def _stem(word: str) -> str:
+    """Return what an attack is called in short."""
+    if word.startswith(ZOO):
+        return f"that of {word.removeprefix(ZOO)}"
+    return Path(word).stem if is_learned(word) else word.lower()
 
 
 def adversary_of(

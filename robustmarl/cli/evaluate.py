@@ -10,7 +10,7 @@ from functools import partial
 from robustmarl import evaluation
 from robustmarl._checks import check, check_choice
 from robustmarl.attacks import ObsAttack
-from robustmarl.cli.attacks import fixed, is_learned, named
+from robustmarl.cli.attacks import CLEAN, fixed, is_learned, named
 from robustmarl.cli.films import films, worst_of
 from robustmarl.cli.parser import EVERY_AGENT
 from robustmarl.cli.paths import output
@@ -78,13 +78,16 @@ def _attacks(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     """Play under attacks by name, saved adversaries and traitors."""
     ball = partial(ball_of, team.world, args.epsilon and args.epsilon[0])
     words = args.attack or ([] if args.traitor else ["pgd"])
-    attacks = named(words, ball, team.learner.spec, args.program)
-    attacks |= _traitors(args, team)
-    sized = [word for word in words if not is_learned(word)]
-    size = f", attacks of {ball().epsilon:g}" if sized else ""
+    sized = [word.lower() for word in words if not is_learned(word)]
+    remedy = "Adversaries that learned attack as they learned to."
+    alone = args.epsilon is None or len(sized) > 0
+    check(alone, "--epsilon", "given with attacks by name", args.epsilon, remedy)
+    which = "attacks" if len(sized) == len(words) else ", ".join(sized)
+    size = f", {which} of {ball().epsilon:g}" if sized else ""
+    attacks = named(words, ball, team.learner.spec, args.program) | _traitors(args, team)
     found = evaluation.crossplay(
         {team.name: team.learner},
-        {"none": None, **attacks},
+        {CLEAN: None, **attacks},
         team.world.make_env,
         blind=bool(words),
         title=f"{team.name}: {team.world.metric}{size}",

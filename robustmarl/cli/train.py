@@ -85,11 +85,9 @@ def _recipe(
     if args.env is None and not args.no_recipe:
         entry = entry_for(args.world, kind.__name__, args.under, ball)
     if entry is not None:
-        recipe = replace(
-            entry.recipe,
-            env_steps=args.env_steps or entry.recipe.env_steps,
-            num_envs=args.num_envs or entry.recipe.num_envs,
-        )
+        told = {name: getattr(args, name) for name in ("env_steps", "num_envs")}
+        asked = {name: value for name, value in told.items() if value is not None}
+        recipe = replace(entry.recipe, **asked)
         method = f"{entry.world}/{entry.method}"
         return recipe, deepcopy(entry.defence), f"{entry.about}: the zoo's recipe of {method}"
     steps = ENV_STEPS if args.env_steps is None else args.env_steps

@@ -1,6 +1,7 @@
 """What is evaluated, what is filmed of it, and what is refused before any work."""
 
 import shlex
+import shutil
 import sys
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from robustmarl import algorithms, envs, evaluation, training, zoo
 from robustmarl.cli import main
+from robustmarl.zoo import shelf
 from robustmarl.zoo.cards import turned
 
 PLAIN = "zoo:3s_vs_3z/qmix-plain/0"
@@ -89,6 +91,39 @@ def test_a_saved_adversary_plays_again(here, reported, capsys):
     assert reported["found"].mean(name, "adv") == taught.mean(name, "paad")
     assert main(["evaluate", "zoo:3m/qmix-plain/0", "--attack", "adv.pt"]) == 2
     assert "--attack must be made for (agents, obs, actions) =" in capsys.readouterr().err
+
+
+def test_no_file_takes_the_name_of_another(here, reported):
+    for file in ("s0/adv.pt", "s1/adv.pt", "none.pt", "pgd.pt"):
+        (here / file).parent.mkdir(exist_ok=True)
+        shutil.copy(shelf.SHIPPED / "3s_vs_3z" / "qmix-paad-0-adversary.pt", here / file)
+    words = ["evaluate", PLAIN, "--episodes", "4", "--quiet", "--report", "f.html", "--attack"]
+    assert main([*words, "s0/adv.pt", "s1/adv.pt", "none.pt", "pgd.pt", "pgd"]) == 0
+    name = "3s_vs_3z/qmix-plain/0"
+    assert reported["found"].attacks == (
+        "none",
+        "s0/adv.pt",
+        "s1/adv.pt",
+        "none.pt",
+        "pgd.pt",
+        "pgd",
+    )
+    clean = evaluation.rollout(
+        zoo.load(name).learner, zoo.WORLDS["3s_vs_3z"].make_env, episodes=4, num_envs=50, seed=0
+    )
+    found = reported["found"].cell(name, "none").scores[0]
+    assert found.tolist() == clean.figure("battle_won").tolist()
+
+
+def test_a_size_is_that_of_attacks_by_name(here, capsys):
+    words = ["evaluate", PLAIN, "--episodes", "4", "--quiet", "--epsilon", "0.02", "--attack"]
+    saved = "zoo:3s_vs_3z/qmix-paad/0"
+    assert main([*words, saved]) == 2
+    assert "--epsilon must be given with attacks by name, got [0.02]" in capsys.readouterr().err
+    assert main([*words, "NOISE", saved]) == 0
+    assert "battle_won, noise of 0.02" in capsys.readouterr().out
+    assert main([*words, "noise", "NOISE"]) == 2
+    assert "--attack must be given each once, got 'NOISE'" in capsys.readouterr().err
 
 
 def test_adversaries_of_the_zoo_play(here, capsys):

@@ -43,6 +43,14 @@ def test_the_recipe_of_the_zoo_is_taken_and_said(here, capsys):
     assert team.gamma == 0.97
 
 
+@pytest.mark.parametrize(
+    ("option", "name"), [("--env-steps", "env_steps"), ("--num-envs", "num_envs")]
+)
+def test_none_of_something_is_not_as_much_as_the_recipe_has(here, capsys, option, name):
+    assert main(["train", "QMIX", "3m", "--out", "mine.pt", "--quiet", option, "0"]) == 2
+    assert f"{name} must be an int >= 1, got 0" in capsys.readouterr().err
+
+
 def test_the_recipe_can_be_left(here, capsys):
     words = ["train", "QMIX", "3m", "--no-recipe", "--out", "mine.pt", *SHORT]
     assert main(words) == 0
