@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
 
-from robustmarl._checks import check_int, check_kind, speaking_for
+from robustmarl._checks import check, check_int, check_kind, speaking_for
 from robustmarl._seeding import stream_seed
 from robustmarl.data import AnyPolicy, Controller, EpisodeBuffer, JointCollector
 from robustmarl.envs.vector import EnvMaker, vector_env
@@ -26,6 +26,7 @@ __all__ = [
     "FOLDS",
     "TRAINED_BLIND",
     "blindfolds",
+    "check_unlike_blind",
     "keeps_blind",
     "kept_blind",
     "other_episodes",
@@ -45,6 +46,13 @@ RECORDED = 32  # episodes to draw from: an episode shown twice among 200 does no
 
 BLIND_KEEPS = 0.5
 """Of what a team gains over a random one; above it a warning says that it need not look."""
+
+
+def check_unlike_blind(where: str, victims: Collection[str]) -> None:
+    """Raise ``ValueError`` if a victim is named as the row of another one without its eyes."""
+    rows = {f"{name}, {fold}" for name in victims for fold in FOLDS}
+    taken = sorted(rows.intersection(victims))
+    check(not taken, where, "named unlike the rows of teams without eyes", taken, "Rename it.")
 
 
 def blindfolds(

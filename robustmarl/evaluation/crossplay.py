@@ -19,7 +19,13 @@ from robustmarl._checks import (
 )
 from robustmarl.data import AnyPolicy, Controller, RandomController, as_controller
 from robustmarl.envs.vector import EnvMaker
-from robustmarl.evaluation.blind import FOLDS, TRAINED_BLIND, blindfolds, warn_of_blind
+from robustmarl.evaluation.blind import (
+    FOLDS,
+    TRAINED_BLIND,
+    blindfolds,
+    check_unlike_blind,
+    warn_of_blind,
+)
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.rollouts import rollout
 from robustmarl.evaluation.statistics import Limits, check_limits, limits_of
@@ -121,6 +127,8 @@ def crossplay(
     if trained_blind is not None:
         rule = f"named unlike {TRAINED_BLIND!r}, which is a baseline"
         check(TRAINED_BLIND not in victims, "crossplay.victims", rule, list(victims))
+    if blind:
+        check_unlike_blind("crossplay.victims", victims)
     by_name = {n: by_seed(f"crossplay.victims[{n!r}]", v) for n, v in victims.items()}
     first = next(iter(by_name.values()))
     spec = team_spec(by_name, make_env, team)

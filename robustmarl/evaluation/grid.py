@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -115,6 +116,12 @@ class Grid:
         taken = sorted({RANDOM, UNTRAINED} & self.victims.keys()) if self.baselines else []
         remedy = "Rename it, or pass baselines=False."
         check(not taken, "Grid.victims", "named unlike the baselines", taken, remedy)
+        rows = Counter(
+            GridKey("", victim, defence).row for victim in self.victims for defence in self.defences
+        )
+        several = [row for row, number in rows.items() if number > 1]
+        rule = "named unlike other victims with their defences, which share rows"
+        check(not several, "Grid.victims", rule, several, "Rename a victim or a defence.")
 
     def _named(self, part: str) -> Told:
         where, found = f"Grid.{part}", getattr(self, part)

@@ -17,7 +17,7 @@ from robustmarl._checks import check, check_each, check_flag, check_number, spea
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.data import AnyPolicy, Controller, RandomController
 from robustmarl.envs.vector import EnvMaker
-from robustmarl.evaluation.blind import FOLDS, blindfolds, warn_of_blind
+from robustmarl.evaluation.blind import FOLDS, blindfolds, check_unlike_blind, warn_of_blind
 from robustmarl.evaluation.cells import Cell
 from robustmarl.evaluation.curves import Curve, feature_bars, size_curves
 from robustmarl.evaluation.meter import Meter
@@ -196,6 +196,8 @@ def sweep(
     free = not baselines or "random" not in victims
     remedy = "Rename it, or pass baselines=False."
     check(free, "sweep.victims", "named unlike the baseline", "random", remedy)
+    if blind:
+        check_unlike_blind("sweep.victims", victims)
     given = {name: by_seed(f"sweep.victims[{name!r}]", one) for name, one in victims.items()}
     spec = team_spec(given, make_env, team)
     teams = playing("sweep.victims", given, spec)

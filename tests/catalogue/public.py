@@ -115,6 +115,7 @@ EXCEPTIONS = {
     "robustmarl.evaluation.statistics.Estimate": _FIGURES,
     "robustmarl.evaluation.blind.blindfolds": _ELSEWHERE,
     "robustmarl.evaluation.blind.kept_blind": "called by crossplay and worst_case alone",
+    "robustmarl.evaluation.blind.check_unlike_blind": "called by crossplay and sweep alone",
     "robustmarl.evaluation.blind.keeps_blind": "arithmetic on three figures",
     "robustmarl.evaluation.blind.other_episodes": "called by blindfolds alone",
     "robustmarl.evaluation.blind.warn_of_blind": "called by crossplay alone",

@@ -15,7 +15,15 @@ from robustmarl.attacks import PGD
 from robustmarl.budgets import LinfBall
 from robustmarl.data import ScriptedController
 from robustmarl.envs import SignalMatching
-from robustmarl.evaluation import Suite, crossplay, quick, rollout, train_blind, worst_case
+from robustmarl.evaluation import (
+    Suite,
+    crossplay,
+    quick,
+    rollout,
+    sweep,
+    train_blind,
+    worst_case,
+)
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ByzantinePerturber, TypeDistribution, ZeroedObs
 from robustmarl.training import AdversarialTraining, Log, OnPolicy
@@ -209,3 +217,17 @@ def test_rejects():
         crossplay({"it": team}, clean, SignalMatching, trained_blind=3, **SMALL)
     with pytest.raises(ValueError, match=r"worst_case\.trained_blind must be at least one"):
         worst_case({"it": team}, SignalMatching, BALL, trained_blind=[], **SMALL)
+
+
+@pytest.mark.parametrize("fold", ["zeroed", "another's"])
+def test_no_team_is_named_as_another_without_eyes(fold):
+    victims = dict.fromkeys(["A", f"A, {fold}"], reader(SignalMatching))
+    rule = rf"named unlike the rows of teams without eyes, got \[.A, {fold}.\]\. Rename it"
+    with pytest.raises(ValueError, match=rf"crossplay\.victims must be {rule}"):
+        crossplay(victims, {"none": None}, SignalMatching, blind=True, **SMALL)
+    with pytest.raises(ValueError, match=rf"sweep\.victims must be {rule}"):
+        sweep(victims, PGD(ball=BALL), [0.0, 0.1], SignalMatching, blind=True, **SMALL)
+    with pytest.raises(ValueError, match=rf"worst_case\.victims must be {rule}"):
+        worst_case(victims, SignalMatching, BALL, suite="quick", **SMALL)
+    found = crossplay(victims, {"none": None}, SignalMatching, baselines=False, **SMALL)
+    assert found.victims == tuple(victims)

@@ -252,6 +252,14 @@ def test_mixins_are_to_the_left():
         ({"victims": {}}, ValueError, r"Grid\.victims must be non-empty"),
         ({"victims": {"VDN": VDN}}, TypeError, r"Grid\.victims\['VDN'\] must be a Recipe"),
         ({"victims": {"random": recipe()}}, ValueError, r"named unlike the baselines"),
+        (
+            {
+                "victims": {"A": recipe(), "A, PGD": recipe()},
+                "defences": {"none": Defence(), "PGD": Defence()},
+            },
+            ValueError,
+            r"Grid\.victims must be named unlike other .*, got \['A, PGD'\]\. Rename",
+        ),
         ({"victims": {"a/b": recipe()}}, ValueError, r"named as files can be, got 'a/b'"),
         ({"attacks": {"..": None}}, ValueError, r"named as files can be, got '\.\.'"),
         ({"attacks": {"PGD": 3}}, TypeError, r"Grid\.attacks\['PGD'\] must"),

@@ -139,6 +139,32 @@ def test_curves_are_those_of_histories(tmp_path):
     assert len(line["x"]) <= 400
 
 
+def test_bands_of_shares_keep_within_them_and_a_return_is_none(tmp_path):
+    def history(won):
+        tests = {"none/return": won, "none/won": won}
+        return History(env_steps=[10, 20], train={"won": won}, tests=tests)
+
+    seeds = [history([0.9, 1.0]), history([1.0, 0.8])]
+    (group,) = told(report([], tmp_path / "r.html", curves={"QMIX": seeds}))["groups"]
+    charts = {chart["title"]: chart for chart in group["charts"]}
+    assert {title: chart["share"] for title, chart in charts.items()} == {
+        "won": True,
+        "none/return": False,
+        "none/won": True,
+    }
+    (cut,), (whole,) = charts["none/won"]["lines"], charts["none/return"]["lines"]
+    assert cut["mean"] == whole["mean"]
+    assert max(whole["high"]) > 1.0
+    assert cut["high"] == [min(end, 1.0) for end in whole["high"]]
+    assert cut["low"] == [max(end, 0.0) for end in whole["low"]]
+
+
+def test_what_one_seed_has_outside_is_no_share(tmp_path):
+    curves = {"one": [([1, 2], [0.5, 0.5]), ([1, 2], [0.5, 1.5])]}
+    (group,) = told(report([], tmp_path / "r.html", curves=curves))["groups"]
+    assert not group["charts"][0]["share"]
+
+
 def test_sweeps_and_certificates_are_those_drawn_elsewhere(tmp_path):
     sweep, certificates = swept()
     groups = told(report([], tmp_path / "r.html", sweeps=[sweep, certificates]))["groups"]

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 
 import pytest
-from report_doubles import full_report, pictures, table
+from report_doubles import full_report, pictures, swept, table
 
 from robustmarl.evaluation import Cell, CrossTable, report
 
@@ -239,6 +239,16 @@ def test_pictures_are_played(browser, tmp_path):
     assert image.get_attribute("alt") == "pictures, step 1"
     assert texts(browser, ".acts .who") == list(pictures().agents)
     assert browser.get_log("browser") == []
+
+
+def test_baselines_have_no_band(browser, tmp_path):
+    screen(browser)
+    sweep, _ = swept()
+    browser.get(report([], tmp_path / "sweep.html", sweeps=[sweep]).as_uri())
+    wins, kept = browser.find_elements("css selector", ".charts svg")
+    assert len(wins.find_elements("css selector", ".mean")) == 2  # QMIX, and the random team
+    assert len(wins.find_elements("css selector", ".band")) == 1
+    assert len(kept.find_elements("css selector", ".band")) == 1
 
 
 def test_few_teams_under_many_attacks_stand_upright(browser, tmp_path):

@@ -200,7 +200,7 @@ function drawLine(line, axes) {
   const [fill, stroke] = [`fill: ${colourOf(line)}`, `stroke: ${colourOf(line)}`];
   const made = [];
   const known = [...line.x.keys()].filter((k) => line.low[k] !== null && line.high[k] !== null);
-  if (known.length > 0 && !line.dotted) {
+  if (known.length > 0 && line.dotted === null) {
     const above = known.map((k) => at(k, line.high));
     const below = known.reverse().map((k) => at(k, line.low));
     const points = [...above, ...below].join(" ");

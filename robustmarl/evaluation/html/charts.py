@@ -72,15 +72,11 @@ def learning(curves: Curves) -> GroupData:
             _learning_line(label, number, name, seeds)
             for number, (label, seeds) in enumerate(by_label.items())
         ]
-        shares = all(0.0 <= y <= 1.0 for line in lines for y in line["mean"])
-        charts.append(
-            ChartData(
-                title=name,
-                xlabel="environment steps",
-                share=shares and name != "return",
-                lines=lines,
-            )
-        )
+        is_return = name.rpartition("/")[2] == "return"  # also a test's, "none/return"
+        share = not is_return and all(_within(line["mean"], *line["seeds"]) for line in lines)
+        if share:
+            lines = [_cut(line) for line in lines]
+        charts.append(ChartData(title=name, xlabel="environment steps", share=share, lines=lines))
     note = "Bands are Student's 95 % intervals over training seeds, point by point."
     several = any(len(seeds) > 1 for seeds in by_label.values())
     return {"title": "Learning curves", "notes": [note] if several else [], "charts": charts}
@@ -136,6 +132,20 @@ def _learning_line(label: str, number: int, name: str, seeds: Sequence[Seed]) ->
     }
 
 
+def _within(*curves: Sequence[float]) -> bool:
+    """Return whether all values of curves are in [0, 1]."""
+    return all(0.0 <= y <= 1.0 for curve in curves for y in curve)
+
+
+def _cut(line: LineData) -> LineData:
+    """Return a line of shares with its band within [0, 1]."""
+    low, high = (
+        [None if end is None else min(max(end, 0.0), 1.0) for end in line[which]]
+        for which in ("low", "high")
+    )
+    return {**line, "low": low, "high": high}
+
+
 def _swept(sweep: Sweep) -> GroupData:
     return {
         "title": sweep.scores.title or "Over the size of the attack",
@@ -182,8 +192,8 @@ def _chart(name: str, curves: Mapping[str, Curve]) -> ChartData:
                 "marked": not curve.baseline,
             }
         )
-    shares = all(0.0 <= mean <= 1.0 for line in lines for mean in line["mean"])
-    return {"title": name, "xlabel": "epsilon", "share": shares, "lines": lines}
+    share = all(_within(line["mean"]) for line in lines)
+    return {"title": name, "xlabel": "epsilon", "share": share, "lines": lines}
 
 
 def _range(numbers: set[int]) -> str:
