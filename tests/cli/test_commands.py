@@ -76,7 +76,7 @@ def test_attack_trains_an_adversary_against_a_team_that_stands_still(tmp_path, c
     assert type(adversary).__name__ in ("PAAD", "ATSA", "ObsAdversaryPPO")
 
 
-def test_the_zoo_lists_tells_trains_measures_and_ranks(tmp_path, capsys):
+def test_the_zoo_lists_tells_trains_measures_and_ranks(here, capsys):
     assert main(["zoo"]) == 0
     listed = capsys.readouterr().out
     assert re.search(r"^3s_vs_3z/qmix-plain/0 +0\.99 +0\.01 +QMIX, trained without", listed, re.M)

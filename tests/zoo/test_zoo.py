@@ -27,6 +27,12 @@ TINY = Suite(
 )
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path_factory, monkeypatch):
+    """Stand where nobody has trained: what is in ``runs/zoo`` comes before what is shipped."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+
+
 def test_names_say_world_method_and_seed():
     for name, entry in zoo.ENTRIES.items():
         world, method, seed = name.split("/")
