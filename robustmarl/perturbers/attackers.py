@@ -29,7 +29,6 @@ __all__ = [
     "soft_backup",
 ]
 
-
 _FLOOR = 0.02  # of an attacker's probabilities while it explores: the release's
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from learners import Arena, arena_spec, collected, same_weights, sgd, weights
 
 from robustmarl.adversaries import ROMANCE, Population, Sample
-from robustmarl.adversaries.romance import Archive, jensen_shannon
+from robustmarl.adversaries.archive import Archive, jensen_shannon
 from robustmarl.algorithms import MAPPO, QMIX, VDN
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import SignalMatching

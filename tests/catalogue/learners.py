@@ -49,10 +49,10 @@ from robustmarl.adversaries import (
     SharedObsAdversary,
     TeamPAAD,
 )
+from robustmarl.adversaries.archive import Archive
 from robustmarl.adversaries.atsa import SoftCritic
 from robustmarl.adversaries.base import check_adversaries
 from robustmarl.adversaries.continuous_atsa import VectorCritic
-from robustmarl.adversaries.romance import Archive
 from robustmarl.adversaries.squashed import SquashedDirector
 from robustmarl.algorithms import (
     A2C,

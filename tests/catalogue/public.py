@@ -41,7 +41,7 @@ EXCEPTIONS = {
     "robustmarl.adversaries.deployed": "what adversaries share, for their own parts alone",
     "robustmarl.adversaries.directing": "what adversaries share, for their own parts alone",
     "robustmarl.adversaries.population.PopulationPerturber": "made by Population alone",
-    "robustmarl.adversaries.romance.jensen_shannon": _TENSORS,
+    "robustmarl.adversaries.archive.jensen_shannon": _TENSORS,
     "robustmarl.adversaries.obs_ppo.GaussianPPO": "a base; its two subclasses have its rows",
     "robustmarl.adversaries.obs_ppo.value_critic": "called by for_env, which is checked",
     "robustmarl.adversaries.ppo": "what adversaries share, for their own records alone",
