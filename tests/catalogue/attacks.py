@@ -414,7 +414,7 @@ SUBJECTS = (
             "hidden": widths(),
             "rate": number(0.5, 0.0, 1.0, open_low=True),
             "soft": number(0.5, 0.0, open_low=True),
-            "floor": number(0.1, 0.0, 0.25),
+            "floor": number(0.1, 0.0, 0.25, optional=True),
             "seed": seed(),
         },
     ),
@@ -478,7 +478,11 @@ SUBJECTS = (
             "seed": seed(),
         },
     ),
-    Subject(LearnedObsPerturber, lambda: {"actor": noise()}, {"actor": instance(ATTACK), **WHO}),
+    Subject(
+        LearnedObsPerturber,
+        lambda: {"actor": noise()},
+        {"actor": instance(ATTACK), "greedy": flag(), **WHO},
+    ),
     Subject(
         as_perturber,
         lambda: {"perturbation": ATTACK},

@@ -574,7 +574,7 @@ SUBJECTS = (
                 "budget": integer(2, 0),
                 "rate": number(0.5, 0.0, 1.0, open_low=True),
                 "soft": POSITIVE,
-                "floor": number(0.1, 0.0, 0.25),
+                "floor": number(0.1, 0.0, 0.25, optional=True),
                 "episodes": SHARE,
                 "archive": integer(2),
                 "generations": integer(2, 0),
