@@ -31,7 +31,7 @@ class Cell:
     Example:
         >>> cell = Cell({0: [1, 0, 1, 1], 1: [1, 1, 1, 1], 2: [1, 1, 0, 1]})
         >>> print(cell.estimate)
-        0.83 [0.47, 1.00]
+        0.83 [0.36, 1.00]
     """
 
     def __init__(
