@@ -15,7 +15,7 @@ from robustmarl.envs.joint import JointEnv
 from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
 from robustmarl.typing import Env
 
-__all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "vector_env"]
+__all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "offers_batch", "vector_env"]
 
 
 class EngineMaker(Protocol):
@@ -136,7 +136,7 @@ def vector_env(
     """Return ``num_envs`` environments side by side, as one native batch where there is one.
 
     ``make_env``, or the environment that it builds, offers a batch by ``make_engine(num_envs)``.
-    A wrapper's does not count: the batch would leave the wrapper out.
+    What a wrapper hands on does not count: the batch would leave the wrapper out.
 
     Args:
         make_env: see :data:`EnvMaker`.
@@ -149,16 +149,24 @@ def vector_env(
         ValueError: for a bad number, or environments that differ.
     """
     num_envs = check_int("vector_env.num_envs", num_envs, 1)
-    batch = getattr(make_env, "make_engine", None)
-    if batch is not None and not isinstance(make_env, type):  # a class is asked when built
-        return _batch(batch, num_envs, device)
+    if offers_batch(make_env):
+        return _batch(cast(EngineMaker, make_env).make_engine, num_envs, device)
     make_one = cast("Callable[[], Env]", make_env)
     rule, remedy = "a function that builds an environment", "Write lambda: env."
     check_function("vector_env.make_env", make_one, rule, remedy)
     built = [make_one()]
-    if hasattr(type(built[0]), "make_engine"):
+    if offers_batch(built[0]):
         return _batch(cast(EngineMaker, built[0]).make_engine, num_envs, device)
     return JointVectorEnv(lambda: built.pop() if built else make_one(), num_envs)
+
+
+def offers_batch(maker: object) -> bool:
+    """Return whether ``maker`` itself builds native batches; a class, asked when built, does not.
+
+    Only what it has is looked at: PettingZoo's wrappers hand out all that the inside has.
+    """
+    static = inspect.getattr_static(maker, "make_engine", None)
+    return static is not None and not isinstance(maker, type)
 
 
 def _batch(

@@ -22,7 +22,7 @@ from robustmarl._checks import (
     keep,
     sizes_of,
 )
-from robustmarl.envs.vector import EnvMaker
+from robustmarl.envs.vector import EnvMaker, offers_batch
 from robustmarl.evaluation.executors import Executor, Kept, Told, Workplace
 from robustmarl.evaluation.grid_cells import Episodes, play, play_random, train
 from robustmarl.evaluation.grid_tables import RANDOM, UNTRAINED, GridKey, read_tables
@@ -98,7 +98,7 @@ class Grid:
             if not isinstance(attack, Learned):
                 listed(f"Grid.attacks[{name!r}]", attack)
         for name, make in self._named("environments").items():
-            if not hasattr(make, "make_engine"):
+            if not offers_batch(make):
                 where = f"Grid.environments[{name!r}]"
                 check_function(where, make, "what builds an environment")
         rule = "a sequence of ints"

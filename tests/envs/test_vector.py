@@ -7,7 +7,7 @@ from doubles import Scripted, begin_rows, step_rows
 
 from robustmarl import evaluation, training
 from robustmarl.algorithms import QMIX
-from robustmarl.envs import SkirmishEngine
+from robustmarl.envs import SkirmishEngine, ToyEngine, ToyGame
 from robustmarl.envs.vector import JointVectorEnv, vector_env
 from robustmarl.joint import describe
 
@@ -143,6 +143,23 @@ def test_a_batch_lives_where_it_is_wanted_if_it_can():
     vector_env(maker, 2)
     assert maker.asked == [(3, torch.device("meta")), (2, torch.device("cpu"))]
     assert len(vector_env(Unhoused(), 3, "meta")) == 3
+
+
+def test_an_instance_that_is_wrapped_does_not_hand_out_the_batch_of_what_is_inside():
+    """A function that builds such an environment steps it one by one, wrapper and all."""
+    inside = ToyGame(horizon=9)
+    wrapped = describe(inside, horizon=5)
+    assert wrapped.make_engine == inside.make_engine  # PettingZoo's wrappers pass it on
+    with pytest.raises(TypeError, match=r"make_env must be a function.*Write lambda: env"):
+        vector_env(wrapped, 2)
+    team = evaluation.Recipe(algorithm=QMIX, env_steps=5)
+    with pytest.raises(TypeError, match=r"environments\['toy'\] must be what builds an env"):
+        evaluation.Grid(
+            victims={"QMIX": team}, attacks={"none": None}, environments={"toy": wrapped}
+        )
+    one_by_one = vector_env(lambda: describe(ToyGame(horizon=9), horizon=5), 2)
+    assert (type(one_by_one), one_by_one.spec.horizon) == (JointVectorEnv, 5)
+    assert type(vector_env(inside, 2)) is type(vector_env(ToyGame, 2)) is ToyEngine
 
 
 def test_training_and_evaluation_ask_for_the_teams_own_device():
