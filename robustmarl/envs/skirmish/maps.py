@@ -50,8 +50,8 @@ class SkirmishMap:
 
     Raises:
         TypeError: for an argument of a wrong kind.
-        ValueError: for an unknown unit, an empty side, one of more than ``MOST_UNITS``, or a place
-            outside the map.
+        ValueError: for an unknown unit, two types of one name, an empty side, one of more than
+            ``MOST_UNITS``, or a place outside the map.
 
     Example:
         >>> from robustmarl import envs
@@ -86,6 +86,12 @@ class SkirmishMap:
             check(fighting, f"SkirmishMap.{army}", "units of which some fight", getattr(self, army))
             army_given = tuple((kind, int(number)) for kind, number in getattr(self, army))
             keep(self, **{army: army_given, units: kinds})
+        named: dict[str, UnitType] = {}
+        for side, members in (("allies", self.ally_units), ("enemies", self.enemy_units)):
+            for kind in dict.fromkeys(members):
+                alone = named.setdefault(kind.name, kind) == kind
+                rule, remedy = "units of one type to a name, on both sides", "Rename one of them."
+                check(alone, f"SkirmishMap.{side}", rule, f"two types {kind.name!r}", remedy)
         for name, count in (("size", 2), ("playable", 4)):
             where, rule = f"SkirmishMap.{name}", f"{count} ints, cells"
             cells = check_each(where, getattr(self, name), check_index, rule)

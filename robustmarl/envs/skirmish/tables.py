@@ -120,8 +120,7 @@ class Tables:
         self.reach = self._pairs(lambda a, b: a.range + a.radius + b.radius)
         self.shield_damage = self._pairs(lambda a, b: a.damage_to(b)[0])
         self.health_damage = self._pairs(lambda a, b: a.damage_to(b)[1])
-        sides = {unit.name for unit in layout.allies}, {unit.name for unit in layout.enemies}
-        self.one_kind_each = len(sides[0]) == len(sides[1]) == 1
+        self.one_kind_each = len(set(layout.allies)) == len(set(layout.enemies)) == 1
         foe = ops.array([n if i < n else 0 for i in range(u)], "int64")  # one of the other side
         everyone = ops.arange(u)
         self.against_that_kind = [

@@ -725,6 +725,22 @@ def test_bad_maps_are_refused(change, text):
         SkirmishMap(**good | change)
 
 
+def test_two_types_of_one_name_are_refused():
+    """A name is what types are told apart by; to numpy and torch the two were one."""
+    small, large = (UnitType(name="tank", health=health, damage=2.0) for health in (20.0, 300.0))
+    marines = (UnitType(name="marine", health=500.0), 1)
+    for side, allies, enemies in (
+        ("allies", ((small, 1), (large, 1)), (("zealot", 1),)),
+        ("enemies", ((small, 1),), ((large, 1),)),
+        ("enemies", (("marine", 1),), (marines,)),
+    ):
+        with pytest.raises(ValueError, match=rf"SkirmishMap\.{side} must be units of one type to"):
+            SkirmishMap(name="x", allies=allies, enemies=enemies, limit=5)
+    again = UnitType(name="tank", health=20.0, damage=2.0)
+    game = SkirmishMap(name="x", allies=((small, 1), (again, 1)), enemies=((again, 2),), limit=5)
+    assert game.ally_types == ()  # types that are equal are one
+
+
 @pytest.mark.parametrize(
     "change",
     [
