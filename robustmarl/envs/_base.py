@@ -17,7 +17,15 @@ from robustmarl._checks import check, check_index, check_seed
 from robustmarl._seeding import mix
 from robustmarl.typing import StepResult
 
-__all__ = ["CheckedEnv", "EpisodeSeeds", "MaskedObs", "Spaces", "masked_spaces", "read_action"]
+__all__ = [
+    "CheckedEnv",
+    "EpisodeSeeds",
+    "MaskedObs",
+    "Spaces",
+    "masked_spaces",
+    "read_action",
+    "read_index",
+]
 
 ObsT = TypeVar("ObsT")
 ActionT = TypeVar("ActionT")
@@ -81,6 +89,21 @@ def masked_spaces(agents: Iterable[str], seen: Box, actions: int) -> tuple[Space
         {a: Dict({"observation": seen, "action_mask": MultiBinary(actions)}) for a in agents},
         {a: Discrete(actions) for a in agents},
     )
+
+
+def read_index(agent: str, action: SupportsIndex, size: int) -> int:
+    """Return an agent's action as an int in [0, size).
+
+    Raises:
+        TypeError: if the action is not an integer.
+        ValueError: if it is out of range.
+    """
+    if type(action) is int and 0 <= action < size:  # the usual case, told at once
+        return action
+    where = f"step.actions[{agent!r}]"
+    number = check_index(where, action)
+    check(0 <= number < size, where, f"an index below {size}", number)
+    return number
 
 
 def read_action(

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from typing_extensions import override
 
-from robustmarl._checks import check, check_index, check_seed
-from robustmarl.envs._base import CheckedEnv
+from robustmarl._checks import check_seed
+from robustmarl.envs._base import CheckedEnv, read_index
 from robustmarl.typing import Array, ResetResult, StepResult
 
 __all__ = ["TeamGame"]
@@ -78,11 +78,8 @@ class TeamGame(CheckedEnv[Array, SupportsIndex], ABC):
     @override
     def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents = self.agents
-        joint = tuple(check_index(f"step.actions[{agent!r}]", actions[agent]) for agent in agents)
-        for agent, action, size in zip(agents, joint, self._action_sizes, strict=True):
-            if not 0 <= action < size:
-                check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
-        reward = self._play(joint)
+        sizes = zip(agents, self._action_sizes, strict=True)
+        reward = self._play(tuple(read_index(agent, actions[agent], size) for agent, size in sizes))
         self._steps += 1
         over = self._steps >= self._horizon
         if over:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, SupportsInt, TypedDict
+from typing import TYPE_CHECKING, SupportsIndex, TypedDict
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -21,7 +21,7 @@ from robustmarl._checks import (
     check_number,
     flags_of,
 )
-from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces
+from robustmarl.envs._base import CheckedEnv, MaskedObs, masked_spaces, read_index
 from robustmarl.envs._extras import require
 from robustmarl.envs._lbf_batch import ForagingEngine
 from robustmarl.envs._lbf_stage import ForagingStage
@@ -71,7 +71,7 @@ class _Settings(TypedDict, total=False):
     render_mode: str | None
 
 
-class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsInt]):
+class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIndex]):
     """Players of different levels collect food that may take several of them.
 
     Observations are lbforaging's, flat, beside an action mask. Its time limit ends an episode
@@ -114,9 +114,10 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
         return self._observe(obs), {agent: {} for agent in self.agents}
 
     @override
-    def _step(self, actions: Mapping[str, SupportsInt]) -> StepResult:
+    def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents, engine = self.agents, self.engine
-        obs, rewards, over, _, _ = engine.step([int(actions[agent]) for agent in agents])
+        joint = [read_index(agent, actions[agent], _NUM_ACTIONS) for agent in agents]
+        obs, rewards, over, _, _ = engine.step(joint)
         terminated = over and not engine.field.any()
         ending = {"success": float(terminated)} if over else {}
         if over:
@@ -216,7 +217,8 @@ def foraging(
         max_food_level: strongest food, for all or one each; None is the sum of the three
             lowest player levels.
         min_player_level: weakest player, >= 1, for all or one each.
-        min_food_level: weakest food, >= 1, for all or one each.
+        min_food_level: weakest food, >= 1, for all or one each; without ``max_food_level`` no more
+            than the three lowest of ``min_player_level`` together.
         penalty: what a failed attempt costs each loader, reward, >= 0.
         horizon: steps, at which an episode is truncated.
         normalize_reward: the rewards of all players for all food sum to 1.
@@ -258,8 +260,13 @@ def foraging(
     penalty = check_number("foraging.penalty", penalty, 0.0)
     horizon = check_int("foraging.horizon", horizon, 1)
     check_choice("foraging.render_mode", render_mode, (None, "rgb_array"))
-    _check_levels("player_level", min_player_level, max_player_level, players)
-    _check_levels("food_level", min_food_level, max_food_level, foods)
+    players_least = _least_levels("player_level", min_player_level, max_player_level, players)
+    food_least = _least_levels("food_level", min_food_level, max_food_level, foods)
+    if max_food_level is None and not coop:  # then players' levels, which are drawn, bound it
+        together = sum(sorted(players_least)[:3])
+        where, rule = "foraging.min_food_level", f"at most {together} without max_food_level"
+        remedy = "The three weakest players may load no more together. Raise min_player_level."
+        check(max(food_least) <= together, where, rule, min_food_level, remedy)
     require("lbforaging.foraging.environment", "foraging")
     from robustmarl.envs._lbf_engine import Engine
 
@@ -328,10 +335,10 @@ def _arguments(name: str) -> _Settings:
     }
 
 
-def _check_levels(
+def _least_levels(
     what: str, low: int | Sequence[int], high: int | Sequence[int] | None, count: int
-) -> None:
-    """Refuse levels that are no ints >= 1, one or ``count`` of them, or not in order."""
+) -> list[int]:
+    """Return ``low`` for each, if levels are ints >= 1, one or ``count`` of them, and in order."""
     sides = {"min": low} if high is None else {"min": low, "max": high}
     each: dict[str, list[int]] = {}
     for side, value in sides.items():
@@ -340,6 +347,7 @@ def _check_levels(
     if "max" in each:
         ordered = all(a <= b for a, b in zip(each["min"], each["max"], strict=True))
         check(ordered, f"foraging.max_{what}", f"at least min_{what} = {low!r}", high)
+    return each["min"]
 
 
 def _ints(where: str, value: int | Sequence[int], count: int) -> tuple[int, ...]:

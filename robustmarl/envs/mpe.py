@@ -16,13 +16,12 @@ from robustmarl._checks import (
     check_choice,
     check_flag,
     check_has,
-    check_index,
     check_int,
     check_number,
     check_seed,
     check_text,
 )
-from robustmarl.envs._base import CheckedEnv
+from robustmarl.envs._base import CheckedEnv, read_index
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import (
     ACCELERATION,
@@ -163,14 +162,9 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
         if self._continuous:
             bounds = zip(self.possible_agents, actions, self._bounds, strict=True)
             return [_clipped(agent, motors, *box) for agent, motors, box in bounds]
-        moves: list[Action] = []
-        for agent, action, size in zip(self.possible_agents, actions, self._sizes, strict=True):
-            if type(action) is not int:  # the usual case, told at once
-                action = check_index(f"step.actions[{agent!r}]", action)
-            if not 0 <= action < size:
-                check(False, f"step.actions[{agent!r}]", f"an index below {size}", action)
-            moves.append(action)
-        return moves
+        moves = cast("Sequence[int]", actions)
+        sizes = zip(self.possible_agents, moves, self._sizes, strict=True)
+        return [read_index(agent, move, size) for agent, move, size in sizes]
 
 
 def _clipped(agent: str, motors: Action, low: Motors, high: Motors) -> Motors:

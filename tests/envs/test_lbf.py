@@ -317,11 +317,50 @@ def test_render_needs_no_display_and_shows_everything():
             ValueError,
             r"max_food_level must be at least",
         ),
+        # two players of level 1 or 2, who may both be of level 1
+        ({"min_food_level": 3}, ValueError, r"min_food_level must be at most 2 without max_food"),
+        ({"min_food_level": [1, 1, 9]}, ValueError, r"min_food_level must be at most 2 without"),
     ],
 )
 def test_refuses(config, error, text):
     with pytest.raises(error, match=text):
         foraging(**config)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        {"players": 4, "min_food_level": 3},
+        {"players": 4, "min_player_level": [2, 1, 2, 1], "min_food_level": [4, 1, 1]},
+        {"min_food_level": 9, "coop": True},  # which makes all food as strong as it can be
+        {"min_food_level": 9, "max_food_level": 9},
+    ],
+)
+def test_the_strongest_weakest_food_that_all_players_can_load(levels):
+    env = foraging(**levels)
+    for seed in range(30):
+        env.reset(seed=seed)
+        assert env.engine.field.any()
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize(
+    ("bad", "error", "text"),
+    [
+        (-1, ValueError, r"must be an index below 6, got -1"),
+        (6, ValueError, r"must be an index below 6, got 6"),
+        (1.9, TypeError, r"must be an int, got 1\.9"),
+        ("3", TypeError, r"must be an int, got '3'"),
+    ],
+)
+def test_bad_actions_are_refused_before_anybody_moves(bad, error, text, share):
+    env = placed((4, 2), (2, 2), share_cells=share)
+    with pytest.raises(error, match=r"step\.actions\['player_1'\] " + text):
+        env.step({"player_0": 1, "player_1": bad})
+    assert env.engine.players[0].position == (4, 2)
+    assert env.engine.current_step == 0
+    env.step({"player_0": np.int64(1), "player_1": np.uint8(0)})
+    assert env.engine.players[0].position == (3, 2)
 
 
 def test_missing_action():

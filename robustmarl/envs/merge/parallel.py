@@ -13,12 +13,11 @@ from typing_extensions import override
 from robustmarl._checks import (
     check,
     check_choice,
-    check_index,
     check_kind,
     check_seed,
     speaking_for,
 )
-from robustmarl.envs._base import CheckedEnv, Spaces
+from robustmarl.envs._base import CheckedEnv, Spaces, read_index
 from robustmarl.envs._extras import require
 from robustmarl.envs._mpe2 import prepare_display
 from robustmarl.envs.merge.engine import MergeEngine
@@ -78,7 +77,7 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
     @override
     def _step(self, actions: Mapping[str, SupportsIndex]) -> StepResult:
         agents = self.agents
-        joint = tuple(self._legal(agent, actions[agent]) for agent in agents)
+        joint = tuple(read_index(agent, actions[agent], len(ACTIONS)) for agent in agents)
         self._seen, reward, terminated, truncated, _ = self.world.step(joint)
         truncated = truncated and not terminated
         told: dict[str, float] = {}
@@ -119,13 +118,6 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
             return np.array([c.position for c in found]), np.array([c.crashed for c in found])
 
         return MergeStage(self.possible_agents, cars)
-
-    def _legal(self, agent: str, action: SupportsIndex) -> int:
-        """Return an action as an int."""
-        where = f"step.actions[{agent!r}]"
-        number = check_index(where, action)
-        check(0 <= number < len(ACTIONS), where, f"an index below {len(ACTIONS)}", number)
-        return number
 
     def _observe(self) -> dict[str, NDArray[np.float32]]:
         return dict(zip(self.possible_agents, self._seen.copy(), strict=True))
