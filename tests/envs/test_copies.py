@@ -13,7 +13,7 @@ from robustmarl import algorithms, envs
 from robustmarl.attacks import PGD, GaussianNoise, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.envs.merge import MergeEngine, Traffic
-from robustmarl.envs.skirmish import SkirmishEngine
+from robustmarl.envs.skirmish import PaddedSkirmish, SkirmishEngine
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.wrappers import ActionPoisonWrapper, BayesianTypeWrapper, ObsAdversaryWrapper
 
@@ -129,11 +129,14 @@ def test_a_copied_particle_environment_can_be_drawn():
 ENGINES = {
     "gather": lambda: envs.gather().make_engine(3),
     "toy": lambda: envs.ToyGame(horizon=5).make_engine(3),
+    "spread": lambda: envs.spread().make_engine(3),
+    "foraging": lambda: envs.foraging(5).make_engine(3),
     "battle": lambda: envs.battle(12).make_engine(3),
     "pursuit": lambda: envs.pursuit(10).make_engine(3),
     "merge": lambda: MergeEngine(Traffic(), 3),
     "skirmish": lambda: SkirmishEngine("3m", 3),
     "skirmish torch": lambda: SkirmishEngine("3m", 3, backend="torch"),
+    "padded": lambda: PaddedSkirmish("2m_vs_1z", like="3s_vs_3z").make_engine(3),
 }
 
 

@@ -15,6 +15,8 @@ from robustmarl.joint import VectorEngine
 
 __all__ = ["PaddedSkirmish"]
 
+_ALIKE = ("terminated", "truncated", "metrics")  # arrays that are the same on both maps
+
 
 class PaddedSkirmish:
     """What builds battles on a map that look as if they were on another, larger one.
@@ -73,8 +75,8 @@ class _PaddedEngine:
         shapes = {
             key: x for key, x in self.spec.empty(num_envs, device=device).items() if key != "act"
         }
-        kept = {key: own[key] for key in ("terminated", "truncated", "metrics")}
-        self.tensors: dict[str, Tensor] = {**shapes, **kept}
+        alike = {key: torch.zeros_like(own[key]) for key in _ALIKE}  # no views: copies lose them
+        self.tensors: dict[str, Tensor] = {**shapes, **alike}
         self.tensors["mask"][:, self._agents :, NO_OP] = True  # as the dead have it
         self._show()
 
@@ -103,6 +105,8 @@ class _PaddedEngine:
         self.tensors["alive"][:, :n] = own["alive"]
         # the mean over agents is the team's reward, whoever is dead
         self.tensors["rew_agents"][:] = own["rew_agents"][:, :1]
+        for key in _ALIKE:
+            self.tensors[key][:] = own[key]
 
 
 def _places(names: list[str], among: list[str], device: torch.device | str) -> Tensor:

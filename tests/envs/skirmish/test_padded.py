@@ -1,5 +1,8 @@
 """Battles on a small map in the arrays of a large one."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
@@ -76,6 +79,25 @@ def test_agents_that_are_too_many_are_dead_and_share_the_reward(padded):
     padded.advance(act, ALL)
     rewards = padded.tensors["rew_agents"]
     assert torch.equal(rewards, rewards[:, :1].expand(2, 3))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_tells_its_own_endings(padded, copied):
+    """All stand where they are until the zealot has come."""
+    padded.begin(ALL, torch.tensor([1, 2]))
+    twin = copied(padded)
+    for _ in range(150):
+        padded.advance(padded.tensors["mask"].int().argmax(dim=-1), ALL)
+        twin.advance(twin.tensors["mask"].int().argmax(dim=-1), ALL)
+        for key, values in padded.tensors.items():
+            assert torch.equal(values, twin.tensors[key]), key
+        if (over := padded.tensors["terminated"] | padded.tensors["truncated"]).any():
+            break
+    assert over.any()
+    before = padded.tensors["terminated"].clone()
+    twin.begin(ALL, torch.tensor([3, 4]))
+    assert not twin.tensors["terminated"].any()
+    assert torch.equal(padded.tensors["terminated"], before)
 
 
 def test_a_team_of_the_large_map_plays_and_is_attacked_on_the_small_one():
