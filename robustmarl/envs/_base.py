@@ -38,7 +38,13 @@ Spaces: TypeAlias = dict[str, Space[Any]]
 
 
 class CheckedEnv(ParallelEnv[str, ObsT, ActionT], ABC):
-    """An environment whose spaces are made once, and that refuses steps of the wrong agents."""
+    """An environment whose spaces are made once, and that refuses steps of the wrong agents.
+
+    A subclass's ``reset`` sets ``_begun``, and what has nothing to tell before asks
+    :meth:`_check_begun`.
+    """
+
+    _begun = False
 
     @override
     def observation_space(self, agent: str) -> Space[ObsT]:
@@ -61,6 +67,11 @@ class CheckedEnv(ParallelEnv[str, ObsT, ActionT], ABC):
         if not agents:
             return {}, {}, {}, {}, {}
         return self._step(actions)
+
+    def _check_begun(self, what: str) -> None:
+        """Raise ``RuntimeError`` before the first reset; ``what`` is what was called."""
+        if not self._begun:
+            raise RuntimeError(f"{what} must come after reset, got no game. Call reset() first.")
 
     @abstractmethod
     def _step(self, actions: Mapping[str, ActionT]) -> StepResult:

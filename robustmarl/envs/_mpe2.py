@@ -25,6 +25,7 @@ __all__ = [
     "Packed",
     "RawEnv",
     "World",
+    "close_window",
     "packed",
     "prepare_display",
     "unpacked",
@@ -87,12 +88,15 @@ class RawEnv(Protocol):
     infos: dict[str, Mapping[str, object]]
     world: World
     scenario: _Scenario
+    renderOn: bool  # noqa: N815 - mpe2's name
+    screen: object
+    width: int
+    height: int
 
     def reset(self, seed: int | None = None, options: dict[str, object] | None = None) -> None: ...
     def observe(self, agent: str) -> Array: ...
     def state(self) -> Array: ...
     def render(self) -> NDArray[np.uint8] | None: ...
-    def close(self) -> None: ...
     def _execute_world_step(self) -> None: ...
 
 
@@ -126,6 +130,18 @@ def unpacked(packed: Packed) -> RawEnv:
     raw = packed.kind(*packed.args, **packed.settings)
     vars(raw).update(packed.attributes)
     return raw
+
+
+def close_window(raw: RawEnv) -> None:
+    """Close the window of a ``RawEnv`` if it has one; its next picture opens another.
+
+    mpe2's ``close`` ends all of pygame, for everybody who draws with it.
+    """
+    if raw.renderOn:
+        import pygame
+
+        pygame.display.quit()
+        raw.screen, raw.renderOn = pygame.Surface((raw.width, raw.height)), False
 
 
 def prepare_display() -> None:

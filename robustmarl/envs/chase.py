@@ -14,7 +14,7 @@ from robustmarl.envs._mpe2 import RawEnv, prepare_display
 from robustmarl.envs._worlds import WorldRules, worlds_of
 from robustmarl.envs.mpe import Action, MPEParallelEnv
 from robustmarl.joint import VectorEngine, spec_of
-from robustmarl.typing import Env, ResetResult
+from robustmarl.typing import Env
 
 __all__ = ["ChaseEnv", "predator_prey", "tag"]
 
@@ -63,11 +63,8 @@ class ChaseEnv(MPEParallelEnv):
         return worlds_of(rules or None, self, num_envs)
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> ResetResult:
+    def _begin(self) -> None:
         self._caught = False
-        return super().reset(seed=seed, options=options)
 
     @override
     def _advance(self, actions: list[Action]) -> dict[str, float]:

@@ -110,7 +110,7 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
         self, seed: int | None = None, options: dict[str, object] | None = None
     ) -> ResetResult:
         obs, _ = self.engine.reset(seed=seed, options=options)
-        self.agents = self.possible_agents[:]
+        self.agents, self._begun = self.possible_agents[:], True
         return self._observe(obs), {agent: {} for agent in self.agents}
 
     @override
@@ -132,14 +132,25 @@ class ForagingParallelEnv(CheckedEnv[NDArray[np.float32] | MaskedObs, SupportsIn
 
     @override
     def state(self) -> NDArray[np.float32]:
-        """Return all observations in a row."""
+        """Return all observations in a row.
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        self._check_begun("state")
         return self.engine._make_gym_obs().reshape(-1)
 
     @override
     def render(self) -> NDArray[np.uint8]:
-        """Return a picture, uint8 (H, W, 3): blue players and red food, brighter if stronger."""
+        """Return a picture, uint8 (H, W, 3): blue players and red food, brighter if stronger.
+
+        Raises:
+            RuntimeError: before the first reset.
+            ValueError: without a render mode.
+        """
         good = self.render_mode == "rgb_array"
         check(good, "foraging.render_mode", "'rgb_array' to render", self.render_mode)
+        self._check_begun("render")
         engine = self.engine
         rows, cols = engine.field.shape
         picture = np.full((rows * _CELL, cols * _CELL, 3), _GROUND, np.uint8)

@@ -28,6 +28,7 @@ from robustmarl.envs._mpe2 import (
     MOVES,
     RawEnv,
     World,
+    close_window,
     packed,
     prepare_display,
     unpacked,
@@ -53,7 +54,8 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     """Steps the world of an mpe2 ``raw_env`` once per joint action.
 
     Observations, rewards, terminations and truncations are bit for bit those of mpe2's own
-    ``parallel_env``, which passes every agent's action through a turn-taking environment.
+    ``parallel_env``, which passes every agent's action through a turn-taking environment. With
+    ``render_mode`` ``"human"`` a window shows the beginning of an episode and each step.
 
     Args:
         raw: an mpe2 environment, not wrapped; it must not be stepped elsewhere.
@@ -99,8 +101,10 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     ) -> ResetResult:
         seed = None if seed is None else check_seed("reset.seed", seed)
         self.raw.reset(seed=seed, options=options)
+        self._begin()
         self.agents = self.possible_agents[:]
-        self._steps = 0
+        self._steps, self._begun = 0, True
+        self._follow()
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
@@ -112,6 +116,7 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
         terminated = not truncated and self._is_terminal()
         if truncated or terminated:
             self.agents = []
+        self._follow()
         return (
             self._observe(),
             rewards,
@@ -122,16 +127,31 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
 
     @override
     def state(self) -> Array:
-        """Return all observations in a row, as mpe2 does, shape (S,)."""
-        return self.raw.state()
+        """Return all observations in a row, as mpe2 does, shape (S,).
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        self._check_begun("state")
+        return self._joint_state()
 
     @override
     def render(self) -> NDArray[np.uint8] | None:
-        return self.raw.render()
+        """Return mpe2's picture, uint8 (700, 700, 3), or show it.
+
+        Raises:
+            RuntimeError: before the first reset.
+            ValueError: without a render mode.
+        """
+        where, rule = f"{type(self).__name__}.render_mode", "'rgb_array' or 'human' to render"
+        check(self.render_mode is not None, where, rule, self.render_mode)
+        self._check_begun("render")
+        return self._picture()
 
     @override
     def close(self) -> None:
-        self.raw.close()
+        """Close the window, if there is one; it may be opened again."""
+        close_window(self.raw)
 
     def stage(self) -> Stage:
         """Return what tells where bodies are."""
@@ -142,6 +162,20 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
         """Return where agents and landmarks are, (N + L, 2)."""
         world = self.raw.world
         return [entity.state.p_pos for entity in (*world.agents, *world.landmarks)]
+
+    def _follow(self) -> None:
+        """Show what has become of the game, if somebody wants to watch."""
+        if self.render_mode == "human":
+            self.render()
+
+    def _begin(self) -> None:
+        """Take note of an episode's first places."""
+
+    def _joint_state(self) -> Array:
+        return self.raw.state()
+
+    def _picture(self) -> NDArray[np.uint8] | None:
+        return self.raw.render()
 
     def _advance(self, actions: list[Action]) -> dict[str, float]:
         self.raw.current_actions = self._legal(actions)
@@ -225,26 +259,19 @@ class SpreadEnv(MPEParallelEnv):
         return world
 
     @override
-    def reset(
-        self, seed: int | None = None, options: dict[str, object] | None = None
-    ) -> ResetResult:
-        seed = None if seed is None else check_seed("reset.seed", seed)
-        self.raw.reset(seed=seed, options=options)
+    def _begin(self) -> None:
         world = self.raw.world
         self._pos = [_pair(agent.state.p_pos) for agent in world.agents]
         self._vel = [_pair(agent.state.p_vel) for agent in world.agents]
         self._landmarks = [_pair(landmark.state.p_pos) for landmark in world.landmarks]
         self._pair_distances = self._distances()
-        self.agents = self.possible_agents[:]
-        self._steps = 0
-        return self._observe(), {agent: {} for agent in self.agents}
 
     @override
-    def state(self) -> Array:
+    def _joint_state(self) -> Array:
         return np.array(self._joint_obs, np.float32)
 
     @override
-    def render(self) -> NDArray[np.uint8] | None:
+    def _picture(self) -> NDArray[np.uint8] | None:
         _ = self.world  # brings mpe2's objects up to date
         return self.raw.render()
 

@@ -219,8 +219,7 @@ class SmacParallelEnv(CheckedEnv[MaskedObs, SupportsIndex]):
         """
         good = self.render_mode == "rgb_array"
         check(good, "smac.render_mode", "'rgb_array' to render", self.render_mode)
-        if not self._begun:
-            raise RuntimeError("render must come after reset, got no game. Call reset() first.")
+        self._check_begun("render")
         game = self.game
         units = [
             Figure(

@@ -42,3 +42,30 @@ def test_actions_of_nobody_and_absent_ones_are_refused(game):
         game.step({first: 0})
     with pytest.raises(ValueError, match=r"step\.actions must be one per living agent"):
         game.step({})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(envs.spread, envs.gather, envs.tag, envs.foraging, envs.merge),
+        lambda **mode: envs.spread(num_agent_neighbors=1, **mode),
+    ],
+)
+def test_there_is_nothing_to_be_seen_before_the_first_reset(make):
+    env = make(render_mode="rgb_array")
+    for look in (env.state, env.render):
+        with pytest.raises(
+            RuntimeError, match=rf"^{look.__name__} must come after reset.* Call re"
+        ):
+            look()
+    env.reset(seed=0)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 0))
+    assert env.state().ndim == 1
+    assert env.render().ndim == 3
+    unseen = make()
+    unseen.reset(seed=0)
+    with pytest.raises(
+        ValueError, match=r"\.render_mode must be 'rgb_array'.* to render, got None"
+    ):
+        unseen.render()

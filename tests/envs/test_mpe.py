@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from robustmarl import envs
 from robustmarl.envs import spread
 from robustmarl.envs.mpe import MPEParallelEnv, SpreadEnv
 from robustmarl.joint import spec_of
@@ -120,6 +121,54 @@ def test_render_shows_where_the_agents_are():
     assert first.dtype == np.uint8
     assert (first != second).any()
     np.testing.assert_array_equal(env.world.agents[0].state.p_pos, env._pos[0])
+
+
+MAKES = (
+    *(envs.spread, envs.tag, envs.gather),
+    lambda **mode: envs.predator_prey(continuous_actions=False, **mode),
+    lambda **mode: envs.spread(num_agent_neighbors=1, **mode),
+)
+
+
+@pytest.mark.parametrize("make", MAKES)
+def test_a_window_follows_from_the_first_place_on(make, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = make(render_mode="human")
+    env.raw.metadata = env.raw.metadata | {"render_fps": 0}  # which waits for nobody
+    shown, draw = [], env.raw.draw
+
+    def drawn():
+        shown.append(np.array([one.state.p_pos for one in env.raw.world.entities]))
+        draw()
+
+    env.raw.draw = drawn
+    env.reset(seed=0)
+    there = [np.array(env._places())]
+    for _ in range(3):
+        env.step(dict.fromkeys(env.agents, 1))
+        there.append(np.array(env._places()))
+    assert np.array_equal(shown, there)
+    env.close()
+    env.reset(seed=0)  # opens another one
+    assert np.array_equal(shown[-1], shown[0])
+    env.close()
+
+
+def test_closing_what_has_no_window_leaves_others_theirs(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    watched, seen = envs.gather(render_mode="human"), envs.merge(render_mode="rgb_array")
+    watched.raw.metadata = watched.raw.metadata | {"render_fps": 0}
+    for env in (watched, seen):
+        env.reset(seed=0)
+    first = seen.render()
+    for mode in (None, "rgb_array"):
+        other = envs.spread(render_mode=mode)
+        other.reset(seed=0)
+        other.close()
+        assert watched.render() is None
+        assert np.array_equal(seen.render(), first)
+    watched.close()
+    assert np.array_equal(seen.render(), first)
 
 
 def test_missing_action_and_wrong_index():

@@ -71,7 +71,7 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
     ) -> ResetResult:
         seed = None if seed is None else check_seed("reset.seed", seed)
         self._seen, _ = self.world.reset(seed=seed)
-        self.agents = self.possible_agents[:]
+        self.agents, self._begun = self.possible_agents[:], True
         return self._observe(), {agent: {} for agent in self.agents}
 
     @override
@@ -96,14 +96,25 @@ class MergeParallelEnv(CheckedEnv[NDArray[np.float32], SupportsIndex]):
 
     @override
     def state(self) -> NDArray[np.float32]:
-        """Return all observations in a row, as the task's authors have it, (25 N,)."""
+        """Return all observations in a row, as the task's authors have it, (25 N,).
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        self._check_begun("state")
         return self._seen.reshape(-1)
 
     @override
     def render(self) -> NDArray[np.uint8] | None:
-        """Return highway-env's picture of the agents, uint8 (120, 1200, 3), 4 pixels a metre."""
+        """Return highway-env's picture of the agents, uint8 (120, 1200, 3), 4 pixels a metre.
+
+        Raises:
+            RuntimeError: before the first reset.
+            ValueError: without a render mode.
+        """
         rule = "'rgb_array' or 'human' to render"
         check(self.render_mode is not None, "merge.render_mode", rule, self.render_mode)
+        self._check_begun("render")
         return self.world.render()
 
     @override
