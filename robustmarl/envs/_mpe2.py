@@ -16,20 +16,26 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
+from robustmarl._checks import check_int
 from robustmarl.envs._base import Spaces
 from robustmarl.typing import Array
 
 __all__ = [
     "ACCELERATION",
     "MOVES",
+    "NEIGHBORS",
     "Packed",
     "RawEnv",
     "World",
+    "checked_options",
     "close_window",
     "packed",
     "prepare_display",
     "unpacked",
 ]
+
+NEIGHBORS = ("num_agent_neighbors", "num_landmark_neighbors")
+"""Options by which agents observe the nearest others alone, in the order of their distances."""
 
 # SimpleEnv._set_action: what an action does to an agent's motor, [x, y], ...
 MOVES = ((0.0, 0.0), (-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0))
@@ -53,6 +59,12 @@ class _Agent(_Entity, Protocol):
     accel: float | None
     max_speed: float | None
     mass: float
+
+
+def checked_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options of an environment of mpe2 that the function ``name`` passes on."""
+    few = {key: options[key] for key in NEIGHBORS if options.get(key) is not None}
+    return {**options, **{key: check_int(f"{name}.{key}", n, 1) for key, n in few.items()}}
 
 
 class World(Protocol):

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from robustmarl._checks import check_choice, check_flag, check_int, check_number
 from robustmarl.envs._extras import require
-from robustmarl.envs._mpe2 import RawEnv, prepare_display
+from robustmarl.envs._mpe2 import NEIGHBORS, RawEnv, checked_options, prepare_display
 from robustmarl.envs._worlds import WorldRules, worlds_of
 from robustmarl.envs.mpe import Action, MPEParallelEnv
 from robustmarl.joint import VectorEngine, spec_of
@@ -35,7 +35,7 @@ class ChaseEnv(MPEParallelEnv):
     """
 
     _field = (-1.5, -1.5, 1.5, 1.5)
-    _own = 2  # behind the velocity
+    _own: int | None = 2  # behind the velocity
 
     def __init__(
         self,
@@ -49,6 +49,8 @@ class ChaseEnv(MPEParallelEnv):
         super().__init__(raw, name=name, team_reward="mean")
         self.metadata |= {"episode_metrics": (CAUGHT,)} | ({"teams": dict(teams)} if teams else {})
         self._caught, self._rules = False, rules
+        if any(getattr(raw.scenario, few, None) for few in NEIGHBORS):
+            self._own = None  # observations do not tell whose places they hold
 
     def make_engine(self, num_envs: int) -> VectorEngine:
         """Return ``num_envs`` environments like this one, stepped together; training uses it."""
@@ -115,6 +117,7 @@ def tag(
     predators, prey, obstacles, horizon, continuous_actions = _checked(
         "tag", predators, prey, obstacles, max_cycles, continuous_actions, render_mode, "max_cycles"
     )
+    options = checked_options("tag", options)
     prepare_display()
     raw = require("mpe2.simple_tag_v3", "mpe").raw_env(
         num_good=prey,

@@ -28,6 +28,7 @@ from robustmarl.envs._mpe2 import (
     MOVES,
     RawEnv,
     World,
+    checked_options,
     close_window,
     packed,
     prepare_display,
@@ -64,7 +65,7 @@ class MPEParallelEnv(CheckedEnv[Array, Action]):
     """
 
     _field: ClassVar[Bounds] = (-1.0, -1.0, 1.0, 1.0)  # where bodies begin; they may leave it
-    _own: ClassVar[int | None] = None  # where agents see their own place, and what else behind it
+    _own: int | None = None  # where agents see their own place, and what else behind it
 
     def __init__(self, raw: RawEnv, *, name: str, team_reward: str = "sum") -> None:
         where = type(self).__name__
@@ -414,6 +415,7 @@ def spread(
     max_cycles = check_int("spread.max_cycles", max_cycles, 1)
     continuous_actions = check_flag("spread.continuous_actions", continuous_actions)
     check_choice("spread.render_mode", render_mode, (None, "rgb_array", "human"))
+    options = checked_options("spread", options)
     prepare_display()
     raw = require("mpe2.simple_spread_v3", "mpe").raw_env(
         N=agents,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustmarl import envs
+from robustmarl import envs, evaluation
 from robustmarl._seeding import Draws
 from robustmarl.envs._prey import DIRECTIONS, POINTS, STREAM, flights
 from robustmarl.envs.scenes import stage_of
@@ -299,6 +299,26 @@ def test_an_episode_follows_from_its_seed_and_its_prey_from_the_step():
     np.testing.assert_array_equal(*traces)
 
 
+@pytest.mark.parametrize(
+    "few", [{"num_agent_neighbors": 1}, {"num_agent_neighbors": 3, "num_landmark_neighbors": 1}]
+)
+def test_of_the_nearest_alone_nobody_knows_who_they_are(few):
+    """mpe2 observes them in the order of their distances, so that there are no ghosts to show."""
+    env = envs.tag(**few)
+    obs, _ = env.reset(seed=0)
+    assert env.stage().ghosts("adversary_0", obs["adversary_0"]) == ()
+
+    def still(context):
+        return torch.zeros(context.seen.shape[:2], dtype=torch.int64)
+
+    against = {"team": "predators", "opponents": {"prey": still}}
+    seen = evaluation.record(still, lambda: envs.tag(**few), **against, episodes=1)
+    assert len(seen.episodes) == 1
+    whole = envs.tag(terminate_on_success=True)
+    obs, _ = whole.reset(seed=0)
+    assert len(whole.stage().ghosts("adversary_0", obs["adversary_0"])) == 6
+
+
 def test_pictures():
     env = envs.predator_prey(render_mode="rgb_array")
     env.reset(seed=0)
@@ -316,6 +336,7 @@ def test_pictures():
         (envs.tag, {"obstacles": -1}, ValueError, r"tag\.obstacles must be an int >= 0"),
         (envs.tag, {"max_cycles": 0}, ValueError, r"tag\.max_cycles must be an int >= 1"),
         (envs.tag, {"colour": 1}, TypeError, "colour"),
+        (envs.tag, {"num_agent_neighbors": 0}, ValueError, r"tag\.num_agent_n.* int >= 1, got 0"),
         (envs.predator_prey, {"horizon": 2.5}, TypeError, r"\.horizon must be an int"),
         (envs.predator_prey, {"sight": 0.0}, ValueError, r"_prey\.sight must be a number"),
         (

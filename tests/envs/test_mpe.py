@@ -188,6 +188,8 @@ def test_missing_action_and_wrong_index():
         ({"max_cycles": 2.5}, TypeError, r"spread\.max_cycles must be an int"),
         ({"render_mode": "ansi"}, ValueError, r"spread\.render_mode must be one of"),
         ({"colour": 1}, TypeError, "colour"),
+        ({"num_agent_neighbors": 0}, ValueError, r"spread\.num_agent_n.* be an int >= 1, got 0"),
+        ({"num_landmark_neighbors": 1.5}, TypeError, r"spread\.num_landmark_n.* int >= 1, got 1.5"),
     ],
 )
 def test_refuses(kwargs, error, text):
