@@ -164,7 +164,7 @@ class SkirmishEngine:
 
     def stage(self) -> Stage:
         """Return what tells where everybody is in the first battle."""
-        return SkirmishStage(self)
+        return SkirmishStage(self, DIFFICULTIES[self._settings["difficulty"]])
 
     def __len__(self) -> int:
         return self._num_envs

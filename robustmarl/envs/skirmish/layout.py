@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from robustmarl.envs.skirmish.maps import SkirmishMap
-from robustmarl.envs.skirmish.rules import KILL, TICKS_PER_SECOND, WIN
+from robustmarl.envs.skirmish.rules import FULL_ENERGY, KILL, TICKS_PER_SECOND, WIN
 from robustmarl.typing import Array
 
 __all__ = ["ATTACK", "EAST", "NORTH", "NO_OP", "SOUTH", "STOP", "WEST", "Layout"]
@@ -80,9 +80,10 @@ class Layout:
 
     @property
     def max_state(self) -> float:
-        """The highest value in a state: 1, or more where a cooldown exceeds SMAC's divisor."""
-        ticks = [unit.cooldown * TICKS_PER_SECOND / unit.max_cooldown for unit in self.allies]
-        return max(1.0, *ticks)
+        """The highest value in a state: 1, or more where a wait or energy exceeds its divisor."""
+        most = [FULL_ENERGY if u.heal else u.cooldown * TICKS_PER_SECOND for u in self.allies]
+        shown = (x / unit.max_cooldown for x, unit in zip(most, self.allies, strict=True))
+        return max(1.0, *shown)
 
     def feature_names(self) -> list[str]:
         """Return what each coordinate of an observation is, (D,); allies are the others."""

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from typing_extensions import override
 
 from robustmarl.envs.scenes import Entity, Ghost, Scene, Shot, Stage
+from robustmarl.envs.skirmish._ops import Arena, ops_for
+from robustmarl.envs.skirmish.battles import Battles
+from robustmarl.envs.skirmish.dynamics import Dynamics
 from robustmarl.envs.skirmish.layout import ATTACK, Layout
-from robustmarl.envs.skirmish.rules import SIGHT, TICKS_PER_STEP
+from robustmarl.envs.skirmish.rules import SIGHT, Tactics
+from robustmarl.envs.skirmish.tables import Tables
 
 if TYPE_CHECKING:  # which hands out its stage
     from robustmarl.envs.skirmish.engine import SkirmishEngine
@@ -20,6 +25,7 @@ if TYPE_CHECKING:  # which hands out its stage
 __all__ = ["SkirmishStage"]
 
 Floats: TypeAlias = NDArray[np.float32]
+Ints: TypeAlias = NDArray[np.int64]
 
 _WAYS = ("no-op", "stop", "north", "south", "east", "west")  # by number, see layout
 _PRESENT = 0.05  # believed health below which a unit is taken for dead or out of sight
@@ -30,18 +36,29 @@ class _Look:
     """A battle in one step, of U units, allies before enemies.
 
     Attributes:
-        pos: places, cells, (2, U).
-        pools: health and shield, points, (2, U); without health is dead.
-        cooldown: ticks until a weapon is ready, (U,).
+        packed: all their figures, see ``Battles``, (7 U + 2,).
         target: the unit that each aims at, (U,).
-        step: steps since the battle began.
+        act: what the agents did in the step that led here, (N,).
     """
 
-    pos: Floats
-    pools: Floats
-    cooldown: Floats
-    target: NDArray[np.int64]
-    step: int
+    packed: Floats
+    target: Ints
+    act: Ints
+
+    @property
+    def pos(self) -> Floats:
+        """Places, cells, (2, U)."""
+        return self.packed[: 2 * len(self.target)].reshape(2, -1)
+
+    @property
+    def pools(self) -> Floats:
+        """Health and shield, points, (2, U); without health is dead."""
+        return self.packed[2 * len(self.target) : 4 * len(self.target)].reshape(2, -1)
+
+    @property
+    def step(self) -> int:
+        """Steps since the battle began."""
+        return int(self.packed[7 * len(self.target)])
 
     def lives(self, unit: int) -> bool:
         """Return whether a unit does."""
@@ -52,15 +69,47 @@ class _Look:
         return float(self.pos[0, unit]), float(self.pos[1, unit])
 
 
+class _Again(Dynamics):
+    """Plays a step once more, to see who shot whom in it.
+
+    What is left of a step does not tell: whoever's target died has aimed at another since.
+    """
+
+    def __init__(self, layout: Layout, tactics: Tactics) -> None:
+        ops = ops_for("numpy", torch.device("cpu"))
+        super().__init__(ops, layout, Tables(ops, layout, tactics), tactics)
+        self._battles, self._units = Battles(ops, layout, Arena(ops), 1), layout.units
+        self._shots: dict[tuple[int, int], None] = {}  # a set that keeps their order
+
+    def shots(self, before: _Look, act: Ints) -> list[tuple[int, int]]:
+        """Return shooters and targets of the step that ``act`` (N,) led to from ``before``."""
+        battles, array, self._shots = self._battles, self._ops.array, {}
+        battles.packed[:, 0] = array(before.packed)
+        battles.target[:, 0] = array(before.target, "int64")
+        battles.act[0] = array(act, "int64")
+        self.step(battles)
+        return list(self._shots)
+
+    @override
+    def _shoot(self, battles: Battles, tick: int) -> None:
+        for unit in np.flatnonzero(np.asarray(battles.fires[:, 0], np.bool_)).tolist():
+            target = int(battles.target[unit, 0])
+            if any(self._units[unit].damage_to(self._units[target])):
+                self._shots[unit, target] = None
+        super()._shoot(battles, tick)
+
+
 class SkirmishStage(Stage):
     """The first battle of an engine.
 
     Args:
         engine: whose battle is looked at.
+        tactics: how its enemy plays.
     """
 
-    def __init__(self, engine: SkirmishEngine) -> None:
+    def __init__(self, engine: SkirmishEngine, tactics: Tactics) -> None:
         self._engine, layout = engine, engine.layout
+        self._again = _Again(layout, tactics)
         self._names = (*engine.spec.agents, *(f"enemy_{j}" for j in range(layout.m)))
         self._now: _Look | None = None
         self.bounds = engine.game.playable
@@ -71,7 +120,7 @@ class SkirmishStage(Stage):
         now, before = self._look(), self._now
         self._now = now
         living = np.flatnonzero(now.pools[0] > 0.0).tolist()
-        follows = before is not None and now.step > 0
+        follows = before is not None and now.step == before.step + 1
         return Scene(
             entities=tuple(self._entity(unit, now) for unit in living),
             shots=tuple(self._shots(now, before)) if follows and before is not None else (),
@@ -87,23 +136,16 @@ class SkirmishStage(Stage):
     def _look(self) -> _Look:
         battles, host = self._engine.battles, self._engine.ops.host
         return _Look(
-            pos=np.array(host(battles.pos[:, :, 0]), np.float32),
-            pools=np.array(host(battles.pools[:, :, 0]), np.float32),
-            cooldown=np.array(host(battles.weapon_cooldown[:, 0]), np.float32),
+            packed=np.array(host(battles.packed[:, 0]), np.float32),
             target=np.array(host(battles.target[:, 0]), np.int64),
-            step=int(host(battles.steps[:1])[0]),
+            act=np.array(host(battles.act[0]), np.int64),
         )
 
     def _shots(self, now: _Look, before: _Look) -> Iterator[Shot]:
-        # A weapon that is less ready than waiting would have made it has been fired.
-        waited = np.maximum(before.cooldown - TICKS_PER_STEP, 0.0)
-        fired = (now.cooldown > waited + 0.5) & (before.pools[0] > 0.0)
-        for unit in np.flatnonzero(fired).tolist():
-            target = int(now.target[unit])
-            if before.lives(target):
-                # The dead are put away: where they were last is in the look before.
-                last = now if now.lives(target) else before
-                yield Shot(self._names[unit], *last.place(target))
+        for unit, target in self._again.shots(before, now.act):
+            # The dead are put away: where they were last is in the look before.
+            last = now if now.lives(target) else before
+            yield Shot(self._names[unit], *last.place(target))
 
     def _ghosts(self, agent: int, row: Floats, place: tuple[float, float]) -> Iterator[Ghost]:
         """Return the units that an observation (D,) shows, seen from ``place``."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from doubles import step_rows
 
-from robustmarl.envs.skirmish import MAPS, SkirmishEngine, SkirmishMap
+from robustmarl.envs.skirmish import MAPS, SkirmishEngine, SkirmishMap, UnitType, skirmish
 from robustmarl.envs.skirmish.layout import Layout
 
 # map: observation, state, actions, limit, as SMAC reports them
@@ -227,6 +227,22 @@ def test_the_healer_targets_allies_and_shows_its_energy():
     _, hidden = scene(game, [None, (20.0, 16.0), (12.0, 16.0)], [(14.0, 16.0)])
     assert hidden["obs"][2, 4:6].tolist() == [0, pytest.approx(2 / 9)]
     assert now["state"][2 * 6 + 1] == pytest.approx(50 / 200)
+
+
+def test_the_state_space_holds_a_healers_energy():
+    """A medivac's is divided by 200, which is all of it, another healer's by what it says."""
+    medic = UnitType(name="medic", health=60.0, heal=5.0, range=4.0, max_cooldown=15.0)
+    for healer, most in (("medivac", 1.0), (medic, 200 / 15)):
+        game = SkirmishMap(
+            name="heal", allies=(("marine", 2), (healer, 1)), enemies=(("zealot", 2),), limit=30
+        )
+        assert Layout(game).max_state == most
+        env = skirmish(game)
+        env.reset(seed=0)
+        env.engine.battles.energy[2] = 200.0
+        env.engine.encode()
+        assert env.state_space.contains(env.state())
+        assert env.state().max() == pytest.approx(most)
 
 
 def test_a_shield_on_one_side_with_mixed_types():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robustmarl.envs.skirmish import MAPS, SkirmishEngine
+from robustmarl.envs.skirmish import MAPS, SkirmishEngine, SkirmishMap, UnitType
 from robustmarl.envs.skirmish.rules import SIGHT
 
 EAST = 4
@@ -84,6 +84,66 @@ def test_shots_are_those_of_weapons_that_were_fired():
     assert {shot.name.partition("_")[0] for shot in shots} == {"agent", "enemy"}
     engine.begin(every, torch.tensor([4]))
     assert stage.scene().shots == ()
+
+
+@pytest.mark.parametrize("difficulty", ["normal", "hard"])
+@pytest.mark.parametrize("backend", ["numba", "numpy", "torch"])
+def test_whoever_is_shot_at_loses_six_points_a_shot(difficulty, backend):
+    """A marine's shot takes 6, whoever its target was when it fell and is now."""
+    engine = SkirmishEngine("8m", 1, difficulty=difficulty, backend=backend)
+    every = torch.ones(1, dtype=torch.bool)
+    engine.begin(every, torch.tensor([0]))
+    stage = engine.stage()
+    before, deaths = {one.name: one for one in stage.scene().entities}, 0
+    while not bool(engine.tensors["terminated"][0] | engine.tensors["truncated"][0]):
+        mask = engine.tensors["mask"][0]
+        first = 6 + mask[:, 6:].int().argmax(-1)
+        walks = torch.where(mask[:, EAST], EAST, mask.int().argmax(-1))
+        engine.advance(torch.where(mask[:, 6:].any(-1), first, walks)[None], every)
+        scene = stage.scene()
+        now = {one.name: one for one in scene.entities}
+        shot_at = [(shot.x, shot.y) for shot in scene.shots]
+        hits = 0
+        for name, one in before.items():
+            there = now.get(name, one)
+            shots = shot_at.count((there.x, there.y))
+            lost = 45.0 * (one.health - (now[name].health if name in now else 0.0))
+            assert lost == pytest.approx(6.0 * shots, abs=1e-3) or (
+                name not in now and lost < 6.0 * shots
+            )
+            hits, deaths = hits + shots, deaths + (name not in now)
+        assert hits == len(shot_at)
+        before = now
+    assert deaths >= 8
+
+
+def test_shots_that_cannot_hurt_are_none():
+    """Zealots do not reach what flies, and healers heal; a look that missed a step sees nothing."""
+    bird = UnitType(name="bird", health=60.0, flying=True, speed=0.0)
+    game = SkirmishMap(
+        name="birds",
+        allies=(("zealot", 1), ("medivac", 1)),
+        enemies=((bird, 1),),
+        limit=9,
+        ally_start=(15.0, 16.0),
+        enemy_start=(16.0, 16.0),
+    )
+    engine, every = SkirmishEngine(game, 1), torch.ones(1, dtype=torch.bool)
+    stage = engine.stage()
+    stage.scene()
+    for _ in range(3):
+        engine.advance(torch.tensor([[6, 6]]), every)
+        assert stage.scene().shots == ()
+    marines = SkirmishEngine("3m", 1)
+    marines.battles.pos[0, :, 0] = 16.0
+    marines.encode()
+    stage = marines.stage()
+    stage.scene()
+    for steps, seen in ((1, True), (2, False)):
+        for _ in range(steps):
+            marines.battles.weapon_cooldown[...] = 0.0
+            marines.advance(torch.ones(1, 3, dtype=torch.int64), every)
+        assert bool(stage.scene().shots) is seen
 
 
 def test_units_say_what_they_are():
