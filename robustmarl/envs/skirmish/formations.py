@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor
 
 from robustmarl._seeding import Draws, episode_keys, stream_id
 from robustmarl.envs.skirmish._ops import Array, Ops
-from robustmarl.envs.skirmish.maps import SkirmishMap
 from robustmarl.envs.skirmish.units import UnitType
 
-__all__ = ["JITTER", "SHIFT", "SPAWN", "Formation"]
+if TYPE_CHECKING:  # which asks whether its formations fit
+    from robustmarl.envs.skirmish.maps import SkirmishMap
+
+__all__ = ["JITTER", "SHIFT", "SPAWN", "Formation", "columns"]
 
 # All ours. GAP less twice JITTER leaves 0.1 cells between neighbours, so that nobody starts
 # inside another; SHIFT lets the way between the sides differ from episode to episode.
@@ -42,16 +45,16 @@ class Formation:
 
     def __init__(self, game: SkirmishMap, ops: Ops, device: torch.device) -> None:
         self._ops = ops
-        columns = [
-            *_columns(game.ally_units, game.ally_start, facing=1),
-            *_columns(game.enemy_units, game.enemy_start, facing=-1),
+        both = [
+            *columns(game.ally_units, game.ally_start, facing=1),
+            *columns(game.enemy_units, game.enemy_start, facing=-1),
         ]
-        places = [place for column in columns for place in column]
+        places = [place for column in both for place in column]
         self.places = ops.array(np.array(places).T[:, :, None])
         # Draws are for x of each column (there are at most as many as units), y of each unit, x
         # and y of each side. A column's units share their x, so that they stay sorted by x and y.
         count, allies = len(places), len(game.ally_units)
-        numbers = [number for number, column in enumerate(columns) for _ in column]
+        numbers = [number for number, column in enumerate(both) for _ in column]
         side = 2 * count + 2 * (np.arange(count) >= allies)
         self.own = ops.array([numbers, range(count, 2 * count)], "int64")
         self.sides = ops.array([side, side + 1], "int64")
@@ -65,7 +68,7 @@ class Formation:
         return self.places + (JITTER * chance[self.own] + SHIFT * chance[self.sides])
 
 
-def _columns(
+def columns(
     units: Sequence[UnitType], middle: tuple[float, float], facing: int
 ) -> list[list[tuple[float, float]]]:
     """Return the places (x, y) of one side, column by column.
@@ -82,7 +85,7 @@ def _columns(
         count = math.ceil(units.count(kind) / _ROWS)
         depths[kind] = [depth + spacing * (i + 0.5) for i in range(count)]
         depth += spacing * count
-    columns = []
+    found = []
     for kind in kinds:
         spacing = 2 * kind.radius + _GAP
         east = sorted(x + facing * (depth / 2 - behind) for behind in depths[kind])
@@ -90,5 +93,5 @@ def _columns(
         for i, column in enumerate(east):
             size = math.ceil(left / (len(east) - i))
             left -= size
-            columns.append([(column, y + (r - (size - 1) / 2) * spacing) for r in range(size)])
-    return columns
+            found.append([(column, y + (r - (size - 1) / 2) * spacing) for r in range(size)])
+    return found

@@ -22,6 +22,7 @@ from robustmarl._checks import (
     check_text,
     keep,
 )
+from robustmarl.envs.skirmish.formations import JITTER, SHIFT, columns
 from robustmarl.envs.skirmish.units import UNITS, UnitType
 
 __all__ = ["MAPS", "SkirmishMap", "map_of"]
@@ -35,6 +36,10 @@ MOST_UNITS = 200
 @dataclass(frozen=True, kw_only=True)
 class SkirmishMap:
     """Who fights whom, where, and for how long.
+
+    A side begins in columns of up to six units around its start, of each type by itself, half a
+    cell between two neighbours, moved by up to 0.7 cells by chance. All of it must be inside
+    ``playable``: by default that is up to 84 marines.
 
     Args:
         name: of the map.
@@ -51,7 +56,7 @@ class SkirmishMap:
     Raises:
         TypeError: for an argument of a wrong kind.
         ValueError: for an unknown unit, two types of one name, an empty side, one of more than
-            ``MOST_UNITS``, or a place outside the map.
+            ``MOST_UNITS`` or that does not fit where it begins, or a place outside the map.
 
     Example:
         >>> from robustmarl import envs
@@ -107,6 +112,8 @@ class SkirmishMap:
             x, y = place
             check(left < x < right and bottom < y < top, where, rule, place)
             keep(self, **{name: place})
+        self._check_formation("allies", self.ally_units, self.ally_start, facing=1)
+        self._check_formation("enemies", self.enemy_units, self.enemy_start, facing=-1)
         if self.enemy_types is not None:
             rule = "a tuple of the types' names"
             types = check_each("SkirmishMap.enemy_types", self.enemy_types, check_text, rule)
@@ -114,6 +121,22 @@ class SkirmishMap:
             same = sorted(self.enemy_types) == sorted(self.ally_types)
             rule = f"the types {list(self.ally_types)} in some order"
             check(same, "SkirmishMap.enemy_types", rule, self.enemy_types)
+
+    def _check_formation(
+        self, side: str, units: tuple[UnitType, ...], start: tuple[float, float], facing: int
+    ) -> None:
+        """Refuse a side that may begin outside the field, wherever chance moves it."""
+        places = [place for column in columns(units, start, facing) for place in column]
+        (west, south), (east, north) = (
+            (f(x for x, _ in places) + moved, f(y for _, y in places) + moved)
+            for f, moved in ((min, -JITTER - SHIFT), (max, JITTER + SHIFT))
+        )
+        left, bottom, right, top = self.playable
+        inside = left <= west and east < right and bottom <= south and north < top
+        rule = f"units that can all begin inside playable, {self.playable}, cells"
+        taken = f"places from ({west:.1f}, {south:.1f}) to ({east:.1f}, {north:.1f})"
+        remedy = "Take fewer, a larger size and playable, or another start."
+        check(inside, f"SkirmishMap.{side}", rule, taken, remedy)
 
     @property
     def ally_types(self) -> tuple[str, ...]:

@@ -30,7 +30,8 @@ class PaddedSkirmish:
         like: the larger map, or its name.
 
     Raises:
-        ValueError: if ``like`` lacks something that ``game`` has, or counts other types of unit.
+        ValueError: if ``like`` lacks something that ``game`` has, or counts other types of unit, or
+            the same in another order.
 
     Example:
         >>> small = PaddedSkirmish("2m_vs_1z", like="3s_vs_3z").make_engine(4)
@@ -48,8 +49,8 @@ class PaddedSkirmish:
         enough = large.n >= small.n and large.num_actions >= small.num_actions
         rule = f"a map with the agents and actions of {self.game.name!r}"
         check(enough, "PaddedSkirmish.like", rule, self.like.name)
-        alike = small.game.ally_types == large.game.ally_types
-        rule = f"a map with the types of unit of {self.game.name!r}"
+        alike = _types(self.game) == _types(self.like)
+        rule = f"a map with the types of unit of {self.game.name!r} in the same order"
         check(alike, "PaddedSkirmish.like", rule, self.like.name)
         check(not small.healers, "PaddedSkirmish.game", "a map without healers", self.game.name)
 
@@ -107,6 +108,11 @@ class _PaddedEngine:
         self.tensors["rew_agents"][:] = own["rew_agents"][:, :1]
         for key in _ALIKE:
             self.tensors[key][:] = own[key]
+
+
+def _types(game: SkirmishMap) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names that the allies' one-hot types stand for, and the enemies'."""
+    return game.ally_types, game.enemy_types or game.ally_types
 
 
 def _places(names: list[str], among: list[str], device: torch.device | str) -> Tensor:

@@ -15,7 +15,9 @@ from robustmarl.envs.skirmish import (
     SkirmishMap,
     UnitType,
 )
+from robustmarl.envs.skirmish._ops import ops_for
 from robustmarl.envs.skirmish.dynamics import Dynamics
+from robustmarl.envs.skirmish.formations import Formation
 from robustmarl.envs.skirmish.tables import Tables
 from robustmarl.envs.vector import vector_env
 
@@ -717,12 +719,32 @@ def test_bad_batches_and_seeds_are_refused():
         ({"ally_start": (40.0, 16.0)}, r"ally_start must be \(x, y\) inside"),
         ({"enemy_types": ("zealot",)}, "enemy_types must be the types"),
         ({"limit": 0}, "limit must be an int >= 1"),
+        # 15 columns a cell and a quarter apart, that may begin 0.7 cells farther west
+        (
+            {"allies": (("marine", 85),)},
+            r"allies must be units that .* from \(-0\.[45], .* Take fewer",
+        ),
+        ({"enemies": (("colossus", 60),)}, r"enemies must be units that can all begin inside play"),
+        ({"ally_start": (9.0, 23.5)}, r"allies must be units that .* to \(9\.7, 24\.2\)"),
     ],
 )
 def test_bad_maps_are_refused(change, text):
     good = {"name": "x", "allies": (("marine", 1),), "enemies": (("zealot", 1),), "limit": 5}
     with pytest.raises(ValueError, match=text):
         SkirmishMap(**good | change)
+
+
+def test_as_many_as_fit_begin_inside_the_field():
+    large = {"size": (48, 32), "playable": (0, 8, 48, 24), "ally_start": (22.0, 16.0)}
+    for count, field in ((84, {}), (200, large | {"enemy_start": (46.0, 16.0)})):
+        game = SkirmishMap(
+            name="x", allies=(("marine", count),), enemies=(("zealot", 1),), limit=5, **field
+        )
+        left, bottom, right, top = game.playable
+        formation = Formation(game, ops_for("numpy", torch.device("cpu")), torch.device("cpu"))
+        x, y = formation.start(torch.arange(200))
+        assert min(x.min() - left, y.min() - bottom) >= 0.0
+        assert max(x.max() - right, y.max() - top) < 0.0
 
 
 def test_two_types_of_one_name_are_refused():

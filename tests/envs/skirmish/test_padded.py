@@ -8,7 +8,7 @@ import torch
 
 from robustmarl import algorithms, attacks, evaluation, training
 from robustmarl.budgets import LinfBall
-from robustmarl.envs.skirmish import PaddedSkirmish, SkirmishEngine
+from robustmarl.envs.skirmish import PaddedSkirmish, SkirmishEngine, SkirmishMap
 from robustmarl.envs.skirmish.layout import NO_OP, Layout
 from robustmarl.envs.skirmish.maps import map_of
 from robustmarl.testing import check_engine
@@ -112,9 +112,15 @@ def test_a_team_of_the_large_map_plays_and_is_attacked_on_the_small_one():
     training.run(team, make, env_steps=200, num_envs=2, learn=learn, log=quiet)
 
 
+ARMY = {"allies": (("stalker", 2), ("zealot", 2)), "enemies": (("stalker", 2), ("zealot", 2))}
+TURNED = SkirmishMap(name="turned", **ARMY, limit=9, enemy_types=("zealot", "stalker"))
+
+
 @pytest.mark.parametrize(
     ("game", "like", "message"),
     [
+        # enemies' types would be told by the other's numbers
+        (TURNED, SkirmishMap(name="plain", **ARMY, limit=9), r"in the same order, got 'plain'"),
         ("3s_vs_3z", "2m_vs_1z", r"PaddedSkirmish\.like must be a map with the features of"),
         ("3s_vs_3z", "2s3z", r"PaddedSkirmish\.like must be a map with the types of unit of"),
         ("MMM", "MMM2", r"PaddedSkirmish\.game must be a map without healers"),
@@ -123,3 +129,8 @@ def test_a_team_of_the_large_map_plays_and_is_attacked_on_the_small_one():
 def test_refuses_maps_that_do_not_hold_one_another(game, like, message):
     with pytest.raises(ValueError, match=message):
         PaddedSkirmish(game, like=like)
+
+
+def test_types_in_one_order_are_no_matter_how_it_is_told():
+    named = SkirmishMap(name="named", **ARMY, limit=9, enemy_types=("stalker", "zealot"))
+    PaddedSkirmish(named, like=SkirmishMap(name="plain", **ARMY, limit=9))
