@@ -14,7 +14,7 @@ from torch import Tensor
 from robustmarl._checks import check, check_int
 from robustmarl.envs._lbf_stage import ForagingStage
 from robustmarl.envs.scenes import Stage
-from robustmarl.joint import TeamSpec, check_seeds, flagged
+from robustmarl.joint import TeamSpec, check_act, check_seeds, flagged
 
 if TYPE_CHECKING:  # importing it needs lbforaging
     from robustmarl.envs._lbf_engine import Engine
@@ -133,19 +133,17 @@ class ForagingEngine:
         """Step the games that are ``active``, bool (E,), with ``act``, int64 (E, N).
 
         Raises:
+            TypeError: if ``act`` holds numbers of another kind, or ``active`` no flags.
             ValueError: for another shape, or an action out of range.
         """
         rows = flagged("ForagingEngine.advance.active", active, len(self))
-        shape = (len(self), self.spec.num_agents)
-        if tuple(act.shape) != shape:
-            rule = f"of shape {shape}, (environments, agents)"
-            check(False, "ForagingEngine.advance.act", rule, tuple(act.shape))
+        check_act("ForagingEngine.advance.act", act, self.spec, len(self))
         joint = act.numpy()
         played = joint[rows]
         if len(rows) and (played.min() < 0 or played.max() >= self.spec.num_actions):
             rule = f"indices below {self.spec.num_actions}"
             check(False, "ForagingEngine.advance.act", rule, played.tolist())
-        self._kernel.advance(rows, np.ascontiguousarray(joint), self._games)
+        self._kernel.advance(rows, np.ascontiguousarray(joint, np.int64), self._games)
 
 
 @dataclass

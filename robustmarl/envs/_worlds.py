@@ -21,7 +21,7 @@ from robustmarl.envs._prey import DIRECTIONS, POINTS, STREAM, draw_key
 from robustmarl.envs.scenes import Bounds, Stage
 from robustmarl.envs.skirmish.compiled import can_compile
 from robustmarl.envs.vector import JointVectorEnv
-from robustmarl.joint import TeamSpec, VectorEngine, check_seeds, flagged
+from robustmarl.joint import TeamSpec, VectorEngine, check_act, check_seeds, flagged
 from robustmarl.typing import Env
 
 __all__ = ["WorldEngine", "WorldRules", "worlds_of"]
@@ -156,13 +156,11 @@ class WorldEngine:
             active: which; ``act`` means nothing elsewhere.
 
         Raises:
+            TypeError: if ``act`` holds numbers of another kind, or ``active`` no flags.
             ValueError: for another shape, an action out of range, or one that is no number.
         """
         rows = flagged("WorldEngine.advance.active", active, len(self))
-        shape = (len(self), *self.spec.action_shape())
-        if tuple(act.shape) != shape:
-            rule = f"of shape {shape}, (environments, agents)"
-            check(False, "WorldEngine.advance.act", rule, tuple(act.shape))
+        check_act("WorldEngine.advance.act", act, self.spec, len(self))
         moves, motors = self._no_moves, self._no_motors
         if self.spec.continuous:
             motors = np.ascontiguousarray(act.numpy(), np.float32)

@@ -34,7 +34,7 @@ from robustmarl.envs._particle_task import (
 )
 from robustmarl.envs.mpe import MPEParallelEnv
 from robustmarl.envs.scenes import Stage
-from robustmarl.joint import check_seeds, flagged, spec_of
+from robustmarl.joint import check_act, check_seeds, flagged, spec_of
 
 __all__ = [
     "ParticleEngine",
@@ -156,13 +156,11 @@ class ParticleEngine:
         """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, N).
 
         Raises:
+            TypeError: if ``act`` holds numbers of another kind, or ``active`` no flags.
             ValueError: for another shape, or an action out of range.
         """
         rows = flagged("ParticleEngine.advance.active", active, len(self))
-        shape = (len(self), self._n)
-        if tuple(act.shape) != shape:
-            rule = f"of shape {shape}, (environments, agents)"
-            check(False, "ParticleEngine.advance.act", rule, tuple(act.shape))
+        check_act("ParticleEngine.advance.act", act, self.spec, len(self))
         if not len(rows):
             return
         joint = act.numpy()[rows]

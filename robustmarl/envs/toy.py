@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from robustmarl._checks import check, check_choice, check_flag, check_int, speaking_for
 from robustmarl.envs._team_game import TeamGame
-from robustmarl.joint import check_seeds, flagged, spec_of
+from robustmarl.joint import check_act, check_seeds, flagged, spec_of
 from robustmarl.typing import Array
 
 __all__ = ["ToyDynamics", "ToyEngine", "ToyGame"]
@@ -198,8 +198,14 @@ class ToyEngine:
         self._show(rows, 0.0)
 
     def advance(self, act: Tensor, active: Tensor) -> None:
-        """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, 2)."""
+        """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, 2).
+
+        Raises:
+            TypeError: if ``act`` holds no integers, or ``active`` no flags.
+            ValueError: for another shape, or an action out of range.
+        """
         rows = flagged("ToyEngine.advance.active", active, len(self))
+        check_act("ToyEngine.advance.act", act, self.spec, len(self))
         played = act.numpy()[rows]
         if ((played < 0) | (played > 1)).any():
             check(False, "ToyEngine.advance.act", "indices below 2", played.tolist())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustmarl._checks import all_finite, check, check_function, check_int
 from robustmarl.envs.joint import JointEnv
-from robustmarl.joint import VectorEngine, check_seeds, flagged, spec_of
+from robustmarl.joint import VectorEngine, check_act, check_seeds, flagged, spec_of
 from robustmarl.typing import Env
 
 __all__ = ["EngineMaker", "EnvMaker", "JointVectorEnv", "offers_batch", "vector_env"]
@@ -101,6 +101,7 @@ class JointVectorEnv:
     def advance(self, act: Tensor, active: Tensor) -> None:
         """Step the environments that are ``active``, bool (E,); ``act``: (E, N) or (E, N, A)."""
         rows = flagged("JointVectorEnv.advance.active", active, len(self))
+        check_act("JointVectorEnv.advance.act", act, self.spec, len(self))
         actions = act.numpy() if self.spec.continuous else act.tolist()
         for e in rows.tolist():
             self.joint[e].advance(actions[e])

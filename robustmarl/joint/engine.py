@@ -13,7 +13,9 @@ from torch import Tensor
 from robustmarl._checks import check
 from robustmarl.joint.spec import TeamSpec
 
-__all__ = ["VectorEngine", "check_flags", "check_seeds", "flagged"]
+__all__ = ["VectorEngine", "check_act", "check_flags", "check_seeds", "flagged"]
+
+_INTS, _FLOATS = (torch.int64, torch.int32), (torch.float32, torch.float64)
 
 
 class VectorEngine(Protocol):
@@ -72,6 +74,35 @@ def check_seeds(where: str, seeds: Tensor, size: int) -> None:
         raise TypeError(f"{where} must be an int64 tensor, got {_kind(seeds)}.")
     if seeds.shape != (size,):
         check(False, where, f"of shape {(size,)}, (environments,)", tuple(seeds.shape))
+
+
+def check_act(where: str, act: Tensor, spec: TeamSpec, size: int) -> None:
+    """Raise unless ``act`` can be the actions of ``size`` environments; reads no element.
+
+    Args:
+        where: what is checked, for the message.
+        act: int64 or int32 (E, N), or float32 or float64 (E, N, A).
+        spec: of the environments.
+        size: E.
+
+    Raises:
+        TypeError: for numbers of another kind.
+        ValueError: for another shape.
+
+    Example:
+        >>> from robustmarl import envs
+        >>> spec = spec_of(envs.climbing())
+        >>> check_act("act", torch.zeros(4, 2, dtype=torch.int64), spec, 4)
+        >>> check_act("act", torch.zeros(4, 2), spec, 4)
+        Traceback (most recent call last):
+        TypeError: act must be an int64 tensor, got torch.float32.
+    """
+    kinds, kind = (_FLOATS, "a float32") if spec.continuous else (_INTS, "an int64")
+    if not isinstance(act, Tensor) or act.dtype not in kinds:
+        raise TypeError(f"{where} must be {kind} tensor, got {_kind(act)}.")
+    if act.shape != (shape := (size, *spec.action_shape())):
+        axes = "(environments, agents, numbers)" if spec.continuous else "(environments, agents)"
+        check(False, where, f"of shape {shape}, {axes}", tuple(act.shape))
 
 
 def flagged(where: str, flags: Tensor, size: int) -> NDArray[np.int64]:

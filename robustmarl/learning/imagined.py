@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from robustmarl._seeding import Draws, stream_id
-from robustmarl.joint import check_flags, check_seeds
+from robustmarl.joint import check_act, check_flags, check_seeds
 
 if TYPE_CHECKING:
     from robustmarl.learning.world import WorldModel
@@ -69,6 +69,7 @@ class ImaginedEngine:
     def advance(self, act: Tensor, active: Tensor) -> None:
         """Step the environments that are ``active``, bool (E,), by what the model foretells."""
         check_flags("ImaginedEngine.advance.active", active, len(self))
+        check_act("ImaginedEngine.advance.act", act, self.spec, len(self))
         model, tensors = self.model, self.tensors
         # of the others it means nothing, and need be no action
         act = torch.where(active.view(-1, *[1] * (act.dim() - 1)), act, 0)

@@ -23,6 +23,7 @@ from catalogue.things import SPEC, game, network, tianshou_policy, vdn
 from robustmarl.budgets import LinfBall, check_coordinates
 from robustmarl.joint import (
     Described,
+    check_act,
     check_flags,
     check_parallel,
     check_seeds,
@@ -184,6 +185,18 @@ SUBJECTS = (
         },
         "check_seeds",
         check_seeds,
+    ),
+    Subject(
+        lambda act: check_act("check_act.act", act, SPEC, 2),
+        lambda: {"act": torch.zeros(2, SPEC.num_agents, dtype=torch.int64)},
+        {
+            "act": Domain(
+                (3, None, Made(lambda: torch.zeros(2, SPEC.num_agents), "float")),
+                (Made(lambda: torch.zeros(3, SPEC.num_agents, dtype=torch.int64), "three"),),
+            )
+        },
+        "check_act",
+        check_act,
     ),
     Subject(
         FunctionVictim,

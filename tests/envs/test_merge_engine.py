@@ -147,6 +147,7 @@ def compared(traffic, seeds, *, steady, plain=True):
         drivers.begin()
         assert off(engine, world) == 0.0
         assert np.array_equal(np.array(list(obs.values())), told["obs"].numpy())
+        assert bool(told["alive"].all() & told["mask"].all())
         while env.agents:
             act = drivers.act()
             obs, rewards, terminated, truncated, infos = env.step(
@@ -170,6 +171,9 @@ def compared(traffic, seeds, *, steady, plain=True):
             same_numbers(list(rewards.values()), told["rew_agents"])
             assert bool(told["terminated"]) == any(terminated.values())
             assert bool(told["truncated"]) == any(truncated.values())
+            plays = not any(terminated.values())  # as of an environment that is stepped alone
+            assert told["alive"].tolist() == [plays] * traffic.cavs
+            assert told["mask"].tolist() == [[True] + [plays] * 4] * traffic.cavs
         if env.agents:
             continue
         figures = [infos["car_0"][name] for name in engine.spec.metrics]

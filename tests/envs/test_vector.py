@@ -5,9 +5,9 @@ import pytest
 import torch
 from doubles import Scripted, begin_rows, step_rows
 
-from robustmarl import evaluation, training
+from robustmarl import envs, evaluation, training
 from robustmarl.algorithms import QMIX
-from robustmarl.envs import SkirmishEngine, ToyEngine, ToyGame
+from robustmarl.envs import PaddedSkirmish, SkirmishEngine, ToyEngine, ToyGame
 from robustmarl.envs.vector import JointVectorEnv, vector_env
 from robustmarl.joint import describe
 
@@ -160,6 +160,38 @@ def test_an_instance_that_is_wrapped_does_not_hand_out_the_batch_of_what_is_insi
     one_by_one = vector_env(lambda: describe(ToyGame(horizon=9), horizon=5), 2)
     assert (type(one_by_one), one_by_one.spec.horizon) == (JointVectorEnv, 5)
     assert type(vector_env(inside, 2)) is type(vector_env(ToyGame, 2)) is ToyEngine
+
+
+ENGINES = {
+    "one by one": lambda: vector_env(Scripted, 2),
+    "toy": lambda: ToyGame().make_engine(2),
+    "particles": lambda: envs.gather().make_engine(2),
+    "spread": lambda: envs.spread(2).make_engine(2),
+    "foraging": lambda: envs.foraging(5, mask=False).make_engine(2),
+    "merge": lambda: envs.merge(2).make_engine(2),
+    "battle": lambda: envs.battle(12).make_engine(2),
+    "padded": lambda: PaddedSkirmish("2m_vs_1z", like="3s_vs_3z").make_engine(2),
+    "motors": lambda: envs.spread(2, continuous_actions=True).make_engine(2),
+}
+
+
+@pytest.mark.parametrize("make", ENGINES.values(), ids=ENGINES)
+def test_actions_of_another_kind_or_shape_are_refused_before_anything_is_stepped(make):
+    engine, every = make(), torch.ones(2, dtype=torch.bool)
+    engine.begin(every, torch.tensor([3, 4]))
+    shown = {key: values.clone() for key, values in engine.tensors.items()}
+    shape = (2, *engine.spec.action_shape())
+    other = torch.int64 if engine.spec.continuous else torch.float32
+    kind = "float32" if engine.spec.continuous else "int64"
+    for bad in (torch.full(shape, 1.9).to(other), np.ones(shape), None):
+        with pytest.raises(TypeError, match=rf"\.advance\.act must be an? {kind} tensor, got "):
+            engine.advance(bad, every)
+    right = torch.ones(shape, dtype=getattr(torch, kind))
+    for bad in (right[:1], right[:, :1], right[..., None], torch.cat([right, right], dim=1)):
+        with pytest.raises(ValueError, match=r"\.advance\.act must be of shape \(2, .*\), got \("):
+            engine.advance(bad, every)
+    assert all(torch.equal(values, shown[key]) for key, values in engine.tensors.items())
+    engine.advance(torch.zeros_like(right), every)
 
 
 def test_training_and_evaluation_ask_for_the_teams_own_device():

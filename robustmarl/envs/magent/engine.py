@@ -14,7 +14,7 @@ from robustmarl.envs._extras import require
 from robustmarl.envs.magent.rules import Rules
 from robustmarl.envs.magent.stage import MagentStage
 from robustmarl.envs.scenes import Stage
-from robustmarl.joint import TeamSpec, check_seeds, flagged
+from robustmarl.joint import TeamSpec, check_act, check_seeds, flagged
 
 __all__ = ["MagentEngine"]
 
@@ -137,13 +137,11 @@ class MagentEngine:
         Who has died does nothing, whatever its action; an episode that has ended stays as it is.
 
         Raises:
+            TypeError: if ``act`` holds numbers of another kind, or ``active`` no flags.
             ValueError: for another shape, or an action that an agent does not have.
         """
         rows = flagged("MagentEngine.advance.active", active, len(self))
-        shape = (len(self), self.spec.num_agents)
-        if tuple(act.shape) != shape:
-            rule = f"of shape {shape}, (environments, agents)"
-            check(False, "MagentEngine.advance.act", rule, tuple(act.shape))
+        check_act("MagentEngine.advance.act", act, self.spec, len(self))
         joint = act.numpy()[rows]
         bad = (joint < 0) | (joint >= self._action_sizes)
         if bad.any():

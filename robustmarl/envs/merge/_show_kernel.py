@@ -44,8 +44,8 @@ class View(NamedTuple):
         car: see ``Drive``, as for ``whole`` and ``number``.
         order: cars that one sees, and how far they are, (M,) each.
         far: likewise.
-        obs: what is written, as are ``state``, ``rewards`` (there ``rew_agents``), ``terminated``,
-            ``truncated`` and ``metrics``.
+        obs: what is written, as are ``state``, ``rewards`` (there ``rew_agents``), ``mask``,
+            ``alive``, ``terminated``, ``truncated`` and ``metrics``.
     """
 
     rules: Any
@@ -58,6 +58,8 @@ class View(NamedTuple):
     obs: NDArray[np.float32]
     state: NDArray[np.float32]
     rewards: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    alive: NDArray[np.bool_]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     metrics: NDArray[np.float32]
@@ -154,6 +156,9 @@ def _judge(v: View, e: int) -> None:
         merged = merged and on != MERGE and on < RAMP
     for i in range(rules.agents):
         v.rewards[e, i] = total / rules.agents
+        v.alive[e, i] = not crashed
+        for action in range(1, v.mask.shape[2]):  # after an end there is nothing but the no-op
+            v.mask[e, i, action] = not crashed
     v.terminated[e] = crashed
     v.truncated[e] = not crashed and v.number[e, 1] >= rules.horizon
     v.metrics[e, 0] = 1.0 if merged and not crashed else 0.0
@@ -166,6 +171,7 @@ _tables = types.Tuple(  # of what a View is made of, its rules as an array (1,)
         *(float64[:, :, ::1], int64[:, :, ::1], int64[:, ::1]),
         *(int64[::1], float64[::1]),
         *(float32[:, :, ::1], float32[:, ::1], float32[:, ::1]),
+        *(boolean[:, :, ::1], boolean[:, ::1]),
         *(boolean[::1], boolean[::1], float32[:, ::1]),
     ]
 )

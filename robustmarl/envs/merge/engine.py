@@ -15,7 +15,7 @@ from robustmarl.envs.merge import rules
 from robustmarl.envs.merge.rules import Traffic, draw_start
 from robustmarl.envs.merge.stage import MergeStage
 from robustmarl.envs.scenes import Stage
-from robustmarl.joint import TeamSpec, check_seeds, flagged
+from robustmarl.joint import TeamSpec, check_act, check_seeds, flagged
 
 __all__ = ["MergeEngine", "lane_table", "team_spec"]
 
@@ -66,8 +66,6 @@ class MergeEngine:
             "truncated": torch.zeros(num_envs, dtype=torch.bool),
             "metrics": torch.zeros(num_envs, len(self.spec.metrics)),
         }
-        self.tensors["mask"][:] = True
-        self.tensors["alive"][:] = True
         self._arguments()
         self.begin(torch.ones(num_envs, dtype=torch.bool), torch.arange(num_envs))
 
@@ -86,7 +84,7 @@ class MergeEngine:
             _record(show.RULES, self.traffic),
             *(lanes, *cars),
             *(np.zeros(rows, np.int64), np.zeros(rows)),
-            *(out["obs"], out["state"], out["rew_agents"]),
+            *(out["obs"], out["state"], out["rew_agents"], out["mask"], out["alive"]),
             *(out["terminated"], out["truncated"], out["metrics"]),
         )
 
@@ -134,6 +132,8 @@ class MergeEngine:
             self.count[e] = cars, 0
         for key in ("rew_agents", "terminated", "truncated"):
             self.tensors[key][mask] = 0
+        for key in ("mask", "alive"):
+            self.tensors[key][mask] = True
         drive.begin(rows, self._drive)
         show.show(rows, False, self._view)
 
@@ -141,14 +141,12 @@ class MergeEngine:
         """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, N).
 
         Raises:
+            TypeError: if ``act`` holds numbers of another kind, or ``active`` no flags.
             ValueError: for another shape, or an action out of range.
         """
         rows = flagged("MergeEngine.advance.active", active, len(self))
-        shape, actions = (len(self), self.traffic.cavs), len(rules.ACTIONS)
-        if tuple(act.shape) != shape:
-            rule = f"of shape {shape}, (environments, agents)"
-            check(False, "MergeEngine.advance.act", rule, tuple(act.shape))
-        joint = np.ascontiguousarray(act.numpy(), np.int64)
+        check_act("MergeEngine.advance.act", act, self.spec, len(self))
+        joint, actions = np.ascontiguousarray(act.numpy(), np.int64), len(rules.ACTIONS)
         if len(rows) and not 0 <= joint[rows].min() <= joint[rows].max() < actions:
             rule = f"indices below {actions}"
             check(False, "MergeEngine.advance.act", rule, joint[rows].tolist())

@@ -26,7 +26,7 @@ from robustmarl.envs.skirmish.referee import Referee
 from robustmarl.envs.skirmish.rules import DIFFICULTIES, FIRST_ENERGY, TICKS_TO_CALM
 from robustmarl.envs.skirmish.stage import SkirmishStage
 from robustmarl.envs.skirmish.tables import Tables
-from robustmarl.joint import TeamSpec, check_flags, check_seeds, flagged
+from robustmarl.joint import TeamSpec, check_act, check_flags, check_seeds, flagged
 
 __all__ = ["SkirmishEngine"]
 
@@ -218,7 +218,7 @@ class SkirmishEngine:
             TypeError: if ``act`` is not a tensor of integers, or ``active`` not of flags.
             ValueError: if one has another shape, or ``act`` holds a refused action.
         """
-        self._check_act(act)
+        check_act("SkirmishEngine.advance.act", act, self.spec, self._num_envs)
         joint = self.ops.bring(act)
         if not self._by_index:
             check_flags("SkirmishEngine.advance.active", active, self._num_envs)
@@ -410,12 +410,3 @@ class SkirmishEngine:
         self.battles.act[index] = battles.act
         for key, values in battles.out.items():
             self.battles.out[key][index] = values
-
-    def _check_act(self, act: Tensor) -> None:
-        if not isinstance(act, Tensor) or act.dtype not in (torch.int64, torch.int32):
-            kind = act.dtype if isinstance(act, Tensor) else type(act).__name__
-            raise TypeError(f"SkirmishEngine.advance.act must be an int64 tensor, got {kind}.")
-        shape = (self._num_envs, self.layout.n)
-        if tuple(act.shape) != shape:
-            rule = f"of shape {shape}, (environments, agents)"
-            check(False, "SkirmishEngine.advance.act", rule, tuple(act.shape))

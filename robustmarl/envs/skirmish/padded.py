@@ -11,7 +11,7 @@ from robustmarl._checks import check, speaking_for
 from robustmarl.envs.skirmish.engine import SkirmishEngine
 from robustmarl.envs.skirmish.layout import NO_OP, Layout
 from robustmarl.envs.skirmish.maps import SkirmishMap, map_of
-from robustmarl.joint import VectorEngine
+from robustmarl.joint import VectorEngine, check_act
 
 __all__ = ["PaddedSkirmish"]
 
@@ -91,6 +91,7 @@ class _PaddedEngine:
 
     def advance(self, act: Tensor, active: Tensor) -> None:
         """Step the environments that are ``active``, bool (E,), with ``act``, int64 (E, N)."""
+        check_act("PaddedSkirmish.advance.act", act, self.spec, len(self))
         self.engine.advance(act[:, : self._agents].contiguous(), active)
         self._show()
 

@@ -99,7 +99,9 @@ def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: f
         fps: frames per second, > 0; an environment step lasts 0.36 s in the game.
 
     Raises:
-        ValueError: for another file type, no frames, or frames of different sizes.
+        TypeError: for an argument of a wrong kind.
+        ValueError: for another file type, no frames, frames that are no such images, or of
+            different sizes.
         ImportError: for MP4 without the extra.
     """
     path = check_path("save_replay.path", path)
@@ -107,8 +109,10 @@ def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: f
     check(path.suffix in (".gif", ".mp4"), "save_replay.path", rule, str(path))
     check_kind("save_replay.frames", frames, Sequence, "a sequence of images")
     check(len(frames) > 0, "save_replay.frames", "at least one image", frames)
+    where, rule = "save_replay.frames", "images, uint8 arrays (H, W, 3)"
     for frame in frames:
-        check_kind("save_replay.frames", frame, np.ndarray, "images, uint8 arrays (H, W, 3)")
+        check_kind(where, frame, np.ndarray, rule)
+        check(frame.dtype == np.uint8 and _is_image(frame), where, rule, frame)
     fps = check_number("save_replay.fps", fps, 0.0, open_low=True)
     shapes = {frame.shape for frame in frames}
     check(len(shapes) == 1, "save_replay.frames", "images of one size", sorted(shapes))
@@ -120,6 +124,10 @@ def save_replay(path: str | Path, frames: Sequence[NDArray[np.uint8]], *, fps: f
 
             first, *rest = (Image.fromarray(frame) for frame in frames)
             first.save(path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+
+
+def _is_image(frame: NDArray[np.generic]) -> bool:
+    return frame.ndim == 3 and frame.shape[2] == 3 and frame.size > 0
 
 
 def _write_mp4(path: Path, frames: Sequence[NDArray[np.uint8]], fps: float) -> None:

@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from robustmarl._checks import check_choice, check_flag, check_int, check_number, check_text, keep
+from robustmarl._checks import (
+    check,
+    check_choice,
+    check_flag,
+    check_int,
+    check_number,
+    check_text,
+    keep,
+)
 from robustmarl.envs.skirmish.rules import (
     LARGEST_FIGURE,
     LEAST_DAMAGE,
@@ -38,7 +46,7 @@ class UnitType:
         armor: taken off each hit on the hit points, >= 0.
         damage: of each hit, points, >= 0.
         attacks: hits per shot, >= 1.
-        bonus: damage added against targets that are ``bonus_against``.
+        bonus: damage added against targets that are ``bonus_against``; 0 without them.
         bonus_against: ``"light"`` or ``"armored"``, None without bonus.
         attribute: ``"light"``, ``"armored"`` or None.
         cooldown: between shots, > 0.
@@ -107,6 +115,9 @@ class UnitType:
             keep(self, **{name: check_flag(f"UnitType.{name}", getattr(self, name))})
         check_choice("UnitType.attribute", self.attribute, ("light", "armored", None))
         check_choice("UnitType.bonus_against", self.bonus_against, (None, "light", "armored"))
+        meant = self.bonus == 0.0 or self.bonus_against is not None
+        remedy = "Say whom it is against: bonus_against='light' or 'armored'."
+        check(meant, "UnitType.bonus", "0 without bonus_against", self.bonus, remedy)
 
     def damage_to(self, other: UnitType) -> tuple[float, float]:
         """Return the damage of one shot to ``other``'s shield and to its hit points."""

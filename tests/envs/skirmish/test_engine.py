@@ -767,7 +767,7 @@ def test_two_types_of_one_name_are_refused():
     "change",
     [
         *({"health": 0}, {"speed": 6.0}, {"armor": -1}, {"attacks": 0}, {"range": 1e4}),
-        *({"splash": -1}, {"attribute": "heavy"}),
+        *({"splash": -1}, {"attribute": "heavy"}, {"bonus": 7.0}),
     ],
 )
 def test_bad_units_are_refused(change):

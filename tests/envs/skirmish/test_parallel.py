@@ -216,6 +216,12 @@ def test_bad_pictures_and_replays_are_refused(tmp_path):
         save_replay(tmp_path / "a.gif", [])
     with pytest.raises(ValueError, match="frames must be images of one size"):
         save_replay(tmp_path / "a.gif", [frame, frame[:10]])
+    for ending in ("gif", "mp4"):
+        for bad in (frame / 255.0, frame[..., 0], frame[..., :2], frame[:0]):
+            rule = r"frames must be images, uint8 arrays \(H, W, 3\), got ndarray of shape \("
+            with pytest.raises(ValueError, match=rule):
+                save_replay(tmp_path / f"a.{ending}", [frame, bad])
+    assert not any(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"skirmish\.render_mode must be 'rgb_array' to render"):
         envs.skirmish("3m").render()
     with pytest.raises(ValueError, match=r"render_mode must be one of \[None, 'rgb_array'\]"):
