@@ -249,6 +249,16 @@ def test_contested_cells(share):
         assert found == (after if share else without)
 
 
+def test_the_mask_tells_of_food_and_walls_and_not_of_players():
+    env = placed((4, 5), (3, 5), (0, 0))  # food is south of the first
+    _, _, south, west, east, load = range(6)
+    first, second, third = env.engine.mask.astype(bool)
+    assert first.tolist() == [True, True, False, True, False, True]  # north stands the second
+    assert second[[south, west]].all()
+    assert not second[[east, load]].any()
+    assert third.tolist() == [True, False, True, False, True, False]
+
+
 def test_players_that_share_a_cell_still_load_together():
     env = placed((4, 5), (4, 5), coop=True, share_cells=True)
     env.engine.field[5, 5] = sum(player.level for player in env.engine.players)

@@ -520,6 +520,19 @@ def test_pictures_show_teams_health_and_attacks():
         envs.battle(12).render()
 
 
+def test_a_view_has_rows_first_and_the_map_columns():
+    """The first red agent is in column 1 of a map whose column 0 is a wall."""
+    env = envs.battle(20, jitter=False)
+    obs, _ = env.reset(seed=0)
+    column, row = env.engine.games[0].places[0].tolist()
+    assert (column, row) == (1, 6)
+    walls = obs["red_0"].reshape(13, 13, 5)[..., 0]
+    assert np.flatnonzero(walls[6]).tolist() == [5]  # west of it
+    assert np.flatnonzero(walls[:, 6]).tolist() == [0]  # six cells north of it
+    present = env.state().reshape(20, 20, 5)[..., 1]
+    assert present[column, row] == 1.0
+
+
 def view(**cells):
     """Return a view with walls or enemies at (right, down), flat."""
     found = torch.zeros(13, 13, 5)
