@@ -187,12 +187,12 @@ SUBJECTS = (
         check_seeds,
     ),
     Subject(
-        lambda act: check_act("check_act.act", act, SPEC, 2),
-        lambda: {"act": torch.zeros(2, SPEC.num_agents, dtype=torch.int64)},
+        lambda act: check_act("check_act.act", act, SPEC, 1),
+        lambda: {"act": torch.zeros(1, SPEC.num_agents, dtype=torch.int64)},
         {
             "act": Domain(
-                (3, None, Made(lambda: torch.zeros(2, SPEC.num_agents), "float")),
-                (Made(lambda: torch.zeros(3, SPEC.num_agents, dtype=torch.int64), "three"),),
+                (3, None, Made(lambda: torch.zeros(1, SPEC.num_agents), "float")),
+                (Made(lambda: torch.zeros(1, 1 + SPEC.num_agents, dtype=torch.int64), "more"),),
             )
         },
         "check_act",
