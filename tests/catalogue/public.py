@@ -127,6 +127,7 @@ EXCEPTIONS = {
     "robustmarl.envs.magent.stage": "made by environments and engines alone",
     "robustmarl.envs.scenes": "what environments tell; record checks what they told",
     "robustmarl.envs.skirmish.stage": "made by environments and engines alone",
+    "robustmarl.envs.vector.offers_batch": "takes anything: it says whether it builds batches",
     "robustmarl.evaluation.html.charts": "a part of report, which is checked",
     "robustmarl.evaluation.html.films": "a part of report, which is checked",
     "robustmarl.evaluation.html.tables": "a part of report, which is checked",
