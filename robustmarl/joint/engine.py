@@ -91,7 +91,7 @@ def check_act(where: str, act: Tensor, spec: TeamSpec, size: int) -> None:
 
     Example:
         >>> from robustmarl import envs
-        >>> spec = spec_of(envs.climbing())
+        >>> spec = envs.ToyEngine().spec
         >>> check_act("act", torch.zeros(4, 2, dtype=torch.int64), spec, 4)
         >>> check_act("act", torch.zeros(4, 2), spec, 4)
         Traceback (most recent call last):
