@@ -295,7 +295,7 @@ def transfer(
             if name not in OWN and agent not in known.get(name, {}):
                 scores = played(teams[run.method], task, args, attack)
                 known.setdefault(name, {})[agent] = scores
-    return known
+    return {"scores": known}
 
 
 def moved(out: Path, run: Run, as_asked: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -307,7 +307,7 @@ def moved(out: Path, run: Run, as_asked: dict[str, Any] | None = None) -> dict[s
     found = json.loads(path.read_text()) if path.exists() else {}
     if as_asked is not None and found.get("asked") != as_asked:
         return {}
-    return {name: scores for name, scores in found.items() if name not in ("group", "asked")}
+    return dict(found.get("scores", {}))
 
 
 def asked(args: argparse.Namespace) -> dict[str, Any]:

@@ -68,9 +68,8 @@ def test_byzantine_keeps_no_transfers_of_other_lengths(study, tmp_path):
     (tmp_path / "transfers").mkdir()
     file = tmp_path / "transfers" / f"{run.name}.json"
     usual, other = (byzantine.asked(typed(*words)) for words in ((), ("--episodes", "5")))
-    told = {"transfer": {"agent_0": [1.0]}, "group": ["MAPPO"], "asked": usual}
-    file.write_text(byzantine.json.dumps(told))
-    known = {"transfer": {"agent_0": [1.0]}}
+    known = {"from QMIX": {"agent_0": [1.0]}}
+    file.write_text(byzantine.json.dumps({"scores": known, "group": ["MAPPO"], "asked": usual}))
     assert byzantine.moved(tmp_path, run) == byzantine.moved(tmp_path, run, usual) == known
     assert byzantine.moved(tmp_path, run, other) == {}
 
