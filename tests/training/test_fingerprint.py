@@ -109,6 +109,7 @@ OTHERS = {
     perturbers.LearnedObsPerturber: {
         "actor": perturbers.DirectionActor(of(BALL), 3, 4, hidden=(4,)),
         "agents": NAMES,
+        "greedy": True,
     },
     perturbers.SparingPerturber: {
         "inner": ObsPerturber(ATTACK, every=2),
