@@ -217,6 +217,18 @@ def atsa(part, row, column):
     return table.cell(row, column)
 
 
+def driving(part, row, column):
+    table = crosstable(f"driving/QMIX-{part}")
+    figure = "crashed" if part == "crashed" else "return"
+    if column == "AVG":
+        found = table.average(row)
+        return found.mean if part == "crashed" else [found.mean, found.deviation]
+    if column == "the paper's":
+        printed = raw("atsa_cav_paper")["QMIX"][row][figure]
+        return sum(printed) / len(printed)
+    return table.cell(row, column)
+
+
 def atsa_mpe(row, column):
     backbone, _, way = row.partition(", ")
     method = way.split()[-1] if way else "NoAdv"
@@ -227,6 +239,7 @@ def atsa_mpe(row, column):
 
 RESULTS, CHOICE = "docs/results.md", "docs/methods/choose_defence.md"
 CERTIFIED, PAAD, ATSA = (f"docs/methods/{name}.md" for name in ("certified", "paad", "atsa"))
+MERGE = "docs/envs/merge.md"
 EIR, ROMFAC, TRAM = (f"docs/methods/{name}.md" for name in ("eir_mappo", "romfac", "tram"))
 TABLES = [
     ("README.md", "*Two foragers must load food together", quickstart),
@@ -261,6 +274,9 @@ TABLES = [
     (TRAM, "### Which orderings held", ordering),
     (TRAM, "**Dense rewards on mpe2", variation),
     ("docs/methods/qplex.md", "## Figures", matrix_games),
+    (MERGE, "## ATSA's table", partial(driving, "return")),
+    (MERGE, "| crash rate | NoAdv |", partial(driving, "crashed")),
+    (MERGE, "What the paper has not:", partial(driving, "ours")),
     ("docs/envs/predator_prey.md", "**It has not been run yet.**", atsa_mpe),
 ]
 
