@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -73,7 +74,11 @@ class World:
         """What attacks may do, in words."""
         if self.ball is None:
             return "one agent acts against the team"
-        return f"observations change by up to {self.ball.epsilon:g}"
+        size, low, high = self.ball.epsilon, self.ball.low, self.ball.high
+        if isinstance(size, tuple) or isinstance(low, tuple) or isinstance(high, tuple):
+            return f"observations change by {self.ball!r}"
+        within = f", within [{low:g}, {high:g}]" if high - low < math.inf else ""
+        return f"observations change by up to {size:g}{within}"
 
     @property
     def playing(self) -> OpenSettings:
@@ -141,7 +146,7 @@ WORLDS: Mapping[str, World] = {
 def world(name: str) -> World:
     """Return a world of the zoo, or that of any of skirmish's maps, or of ``spread``.
 
-    What is not the zoo's has attacks of .1 on observations.
+    What is not the zoo's has attacks of .1 on observations, on skirmish's maps within [-1, 1].
 
     Raises:
         ValueError: for another name, with those that are known.
@@ -156,4 +161,5 @@ def world(name: str) -> World:
     if name in WORLDS:
         return WORLDS[name]
     make_env, metric = others[name]
-    return World(make_env=make_env, metric=metric, ball=LinfBall(epsilon=0.1))
+    ball = _signed(0.1) if name in MAPS else LinfBall(epsilon=0.1)
+    return World(make_env=make_env, metric=metric, ball=ball)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from robustmarl import adversaries, algorithms, envs, evaluation, zoo
+from robustmarl.budgets import LinfBall
 from robustmarl.evaluation import Estimate, Suite
 from robustmarl.evaluation.suite import Entry as SuiteEntry
 from robustmarl.joint import spec_of
@@ -242,6 +243,20 @@ def test_bad_requests_are_answered(tmp_path):
         zoo.measure(algorithms.VDN.for_env(envs.ToyGame()), "nowhere")
     with pytest.raises(TypeError, match=r"measure\.learner must be an algorithm"):
         zoo.measure("team", "toy")
+
+
+def test_worlds_say_within_which_range_observations_change():
+    """The range weakens an attack: a figure without it is of another threat."""
+    words = {name: zoo.world(name).threat for name in ("3m", "8m", "battle", "foraging")}
+    assert words == {
+        "3m": "observations change by up to 0.25, within [-1, 1]",
+        "8m": "observations change by up to 0.1, within [-1, 1]",
+        "battle": "observations change by up to 0.075, within [0, 2]",
+        "foraging": "observations change by up to 0.25",
+    }
+    ball = LinfBall(epsilon=(0.1, 0.2))
+    own = zoo.World(make_env=envs.SignalMatching, metric="return", ball=ball)
+    assert own.threat == f"observations change by {ball!r}"
 
 
 def test_worlds_say_what_threatens():
