@@ -63,20 +63,19 @@ def _findings(result: WorstCase, team: str) -> Iterator[Finding]:
     best = _lowest(result, team, [n for n in following if n not in result.longer])
     plain = _lowest(result, team, [n for n in of("gradient") if n not in result.longer])
     search = _lowest(result, team, of("black box", "transfer"))
-    if search is not None and best is not None and _clearly_lower(result, team, search, best):
+    for others, which, meaning in (
+        (best, "that follows gradients", "gradients are masked, or steps too few"),
+        (plain, "gradient attack without a target", "figures of such attacks say little"),
+    ):
+        if search is None or others is None or not _clearly_lower(result, team, search, others):
+            continue
         yield Finding(
             victim=team,
             check="black box",
-            text=f"{search} left {table.mean(team, search):.2f}, {best}, the best that follows "
-            f"gradients, {table.mean(team, best):.2f}: gradients are masked, or steps too few.",
+            text=f"{search} left {table.mean(team, search):.2f}, {others}, the best {which}, "
+            f"{table.mean(team, others):.2f}: {meaning}.",
         )
-    elif search is not None and plain is not None and _clearly_lower(result, team, search, plain):
-        yield Finding(
-            victim=team,
-            check="black box",
-            text=f"{search} left {table.mean(team, search):.2f}, {plain}, the best gradient attack "
-            f"without a target, {table.mean(team, plain):.2f}: figures of such attacks say little.",
-        )
+        break  # masked gradients explain the other, too
     noise, gradient = _lowest(result, team, of("noise")), _lowest(result, team, of("gradient"))
     if noise is not None and gradient is not None:
         hurts = _clearly_lower(result, team, noise, "none")
