@@ -560,6 +560,35 @@ def learned(
     return curves
 
 
+def beside(
+    ours: Mapping[str, list[float]], paper: Mapping[str, list[float]], digits: int = 2
+) -> str:
+    """Return means under the paper's columns beside its own, and how both rank.
+
+    Args:
+        ours: protagonist to its means, by column.
+        paper: likewise, of these protagonists and perhaps others.
+        digits: behind the point.
+    """
+    lines = [["protagonist", *COLUMNS, "AVG"], ["---"] * (2 + len(COLUMNS))]
+    for method, mine in ours.items():
+        pairs = [*zip(mine, paper[method], strict=True), (np.mean(mine), np.mean(paper[method]))]
+        lines.append([method, *(f"{one:.{digits}f} / {two:.{digits}f}" for one, two in pairs)])
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    if len(ours) < 3:
+        return text
+    both = np.array([*ours.values()]), np.array([paper[method] for method in ours])
+    figures = {
+        "of protagonists by AVG": [one.mean(axis=1) for one in both],
+        "of columns by mean": [one.mean(axis=0) for one in both],
+        "of all cells": [one.ravel() for one in both],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant figures there is no rank: nan
+        ranks = [f"{name} {stats.spearmanr(*pair).statistic:.2f}" for name, pair in figures.items()]
+    return f"{text}\nRank correlation with the paper (Spearman's): {', '.join(ranks)}.\n"
+
+
 class Results:
     """Finished cells of one map and backbone: tables, figures and text are made of them alone."""
 
@@ -609,36 +638,16 @@ class Results:
         return CrossTable(cells=rows, metric="share of battles won", title=title) if rows else None
 
     def beside(self, table: CrossTable) -> str:
-        """Return ours and the paper's cells side by side, and how they rank."""
-        shown = [m for m in self.known if m in self.paper]
-        head = ["protagonist", *COLUMNS, "AVG"]
-        lines, ours, theirs = [head, ["---"] * len(head)], [], []
-        for method in shown:
-            mine = [table.mean(method, column) for column in COLUMNS]
-            printed = self.paper[method]
-            pairs = [*zip(mine, printed, strict=True), (np.mean(mine), np.mean(printed))]
-            lines.append([method, *(f"{one:.2f} / {other:.2f}" for one, other in pairs)])
-            ours.append(mine)
-            theirs.append(printed)
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        if len(shown) < 3:
-            return text + "\n"
-        mine, printed = np.array(ours), np.array(theirs)
-        figures = {
-            "of protagonists by AVG": (mine.mean(axis=1), printed.mean(axis=1)),
-            "of columns by mean": (mine.mean(axis=0), printed.mean(axis=0)),
-            "of all cells": (mine.ravel(), printed.ravel()),
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of constant figures there is no rank: nan
-            ranks = [f"{n} {stats.spearmanr(*pair).statistic:.2f}" for n, pair in figures.items()]
-        strength = ", ".join(
-            f"{c} {a:.2f} / {b:.2f}"
-            for c, a, b in zip(COLUMNS, mine.mean(axis=0), printed.mean(axis=0), strict=True)
-        )
+        """Return ours and the paper's cells side by side, how they rank, and attacks' strength."""
+        ours = {m: [table.mean(m, column) for column in COLUMNS] for m in self.known}
+        ours = {m: row for m, row in ours.items() if m in self.paper}
+        if not ours:
+            return ""
+        pair = np.array([*ours.values()]), np.array([self.paper[m] for m in ours])
+        means = zip(COLUMNS, *(one.mean(axis=0) for one in pair), strict=True)
+        strength = ", ".join(f"{column} {one:.2f} / {other:.2f}" for column, one, other in means)
         return (
-            f"{text}\n\nRank correlation with the paper (Spearman's): {', '.join(ranks)}.\n"
-            f"Mean over these protagonists, ours / paper: {strength}.\n"
+            f"{beside(ours, self.paper)}\nMean over these protagonists, ours / paper: {strength}.\n"
         )
 
     def directors(self) -> str:

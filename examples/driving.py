@@ -26,7 +26,6 @@ from typing import Any
 import atsa
 import numpy as np
 from atsa import BLIND, COLUMNS, PAPER, TEACHERS, Group, Made, Task
-from scipy import stats
 
 from robustmarl import attacks, envs, evaluation
 from robustmarl.envs.skirmish import save_replay
@@ -226,26 +225,9 @@ class Results:
         return _markdown(lines)
 
     def beside(self) -> str:
-        """Return our returns beside the paper's."""
-        lines = [["protagonist", *COLUMNS, "AVG"], ["---"] * (2 + len(COLUMNS))]
-        ours, theirs = [], []
-        for method in self.known:
-            mine, printed = self.means(method), self.paper[method]["return"]
-            pairs = [*zip(mine, printed, strict=True), (np.mean(mine), np.mean(printed))]
-            lines.append([method, *(f"{one:.1f} / {other:.1f}" for one, other in pairs)])
-            ours.append(mine)
-            theirs.append(printed)
-        text = _markdown(lines)
-        if len(ours) < 3:
-            return text
-        both = np.array(ours), np.array(theirs)
-        rows, columns = (
-            stats.spearmanr(*(one.mean(axis=axis) for one in both)).statistic for axis in (1, 0)
-        )
-        return (
-            f"{text}\nRank correlation with the paper (Spearman's): of protagonists by AVG "
-            f"{rows:.2f}, of columns by mean {columns:.2f}.\n"
-        )
+        """Return our returns beside the paper's, and how both rank."""
+        printed = {method: self.paper[method]["return"] for method in self.known}
+        return atsa.beside({m: self.means(m) for m in self.known}, printed, digits=1)
 
     def means(self, method: str) -> list[float]:
         """Return the mean returns under the paper's columns."""

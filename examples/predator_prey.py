@@ -28,7 +28,6 @@ from typing import Any
 import atsa
 import numpy as np
 from atsa import BLIND, COLUMNS, TEACHERS, Group, Made, Task
-from scipy import stats
 
 from robustmarl import adversaries, algorithms, attacks, envs, evaluation, training
 from robustmarl.evaluation import Case, Cell, CrossTable, Entry, Job, Suite, Workplace
@@ -352,19 +351,9 @@ class Results:
         return [found[name].estimate.mean for name in COLUMNS]
 
     def beside(self) -> str:
-        """Return our returns beside the paper's, and how all cells rank."""
-        lines = [["team", *COLUMNS, "AVG"], ["---"] * (2 + len(COLUMNS))]
-        ours, theirs = [], []
-        for method in self.known:
-            mine, printed = self.means(method), self.paper[method]["return"]
-            pairs = [*zip(mine, printed, strict=True), (np.mean(mine), np.mean(printed))]
-            lines.append([method, *(f"{one:.1f} / {other:.1f}" for one, other in pairs)])
-            ours.append(np.mean(mine))
-            theirs.append(np.mean(printed))
-        if len(ours) < 3:
-            return _markdown(lines)
-        rank = stats.spearmanr(ours, theirs).statistic
-        return f"{_markdown(lines)}\nRank correlation of the averages (Spearman's): {rank:.2f}.\n"
+        """Return our returns beside the paper's, and how both rank."""
+        printed = {method: self.paper[method]["return"] for method in self.known}
+        return atsa.beside({m: self.means(m) for m in self.known}, printed, digits=1)
 
     def claims(self, others: Mapping[str, "Results"]) -> str:
         """Return what the paper's figures say, and whether ours do: those that can be judged.
