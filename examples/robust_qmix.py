@@ -173,7 +173,9 @@ def run_cell(name, method, seed, plan, place):
         team = build("QMIX", name, seed)[1].untrained(seed=seed)
     else:
         learner, team, perturb = build(method, name, seed)
-        weights = place.folder.with_name(f"{place.folder.name}.pt")
+        training_plan = {key: plan[key] for key in plan if key not in ("episodes", "suite")}
+        folder = place.folder_for(training_plan)
+        weights = folder / "weights.pt"
         if weights.exists():
             training.load_weights(learner, weights)
             resumed = True
@@ -191,7 +193,7 @@ def run_cell(name, method, seed, plan, place):
             )
             resumed = history.resumed
             training.save_weights(learner, weights)
-            (place.folder / "checkpoint.pt").unlink()  # the replay buffer is in it
+            (folder / "checkpoint.pt").unlink()  # the replay buffer is in it
     trained = time.process_time() - begun
     scores, spoken = play(name, method, team, make_env, plan["episodes"])
     worst, moved = {}, {}

@@ -14,6 +14,8 @@ from tianshou.algorithm.algorithm_base import Algorithm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from robustmarl.learning.making import Making
+
 __all__ = ["Fingerprint", "check_same_settings", "fingerprint"]
 
 Scalar: TypeAlias = bool | int | float | str | None
@@ -25,6 +27,7 @@ Fingerprint: TypeAlias = dict[str, Scalar]
 _PROGRESS = frozenset({"last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"})
 _HOW = frozenset({"params", "foreach", "fused", "capturable", "differentiable"})
 _FREE = frozenset({"seed", "device", "last_epoch"})
+_NORM = "max_grad_norm"  # an argument of learners that their optimizers keep
 
 _SHOWN = 6  # differing settings named in an error: a wrong algorithm differs in all of them
 
@@ -32,8 +35,9 @@ _SHOWN = 6  # differing settings named in an error: a wrong algorithm differs in
 def fingerprint(**parts: object) -> Fingerprint:
     """Return what ``parts`` were told: the arguments of their constructors, and theirs.
 
-    Weights, and whatever else is no number, text, sequence or object with arguments that it keeps
-    under their names, are left out.
+    Of teams and adversaries those of ``for_env``, too, which made their networks. Weights, and
+    whatever else is no number, text, sequence or object with arguments that it keeps under their
+    names, are left out.
     """
     found: Fingerprint = {}
     for name, part in parts.items():
@@ -71,6 +75,7 @@ def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scala
         return
     seen = seen | {id(value)}
     if isinstance(value, Algorithm.Optimizer):
+        yield f"{name}.{_NORM}", value._max_grad_norm
         value = value._optim
     if isinstance(value, Mapping):
         for key, one in value.items():
@@ -103,6 +108,12 @@ def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scala
         for argument in _arguments(type(value)):
             if argument not in _FREE and (one := _kept(value, argument)) is not None:
                 yield from _walk(f"{name}.{argument}", one, seen)
+        made = _kept(value, "made")
+        for key, one in made.settings.items() if isinstance(made, Making) else ():
+            # widths, say, which no part of it keeps under their name
+            known = key in _FREE or key == _NORM or any(one is term for term in terms.values())
+            if not known and _kept(value, key) is None:
+                yield from _walk(f"{name}.made.{key}", one, seen)
 
 
 def _told(group: Mapping[str, object]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from doubles import Scripted, armies
 from tianshou.algorithm.optim import LRSchedulerFactoryLinear
 from tianshou.utils import LazyLogger
 
-from robustmarl.adversaries import ObsAdversaryPPO
+from robustmarl.adversaries import PAAD, ObsAdversaryPPO
 from robustmarl.algorithms import COMA, DOP, IPPO, QMIX
 from robustmarl.attacks import PGD, JAttack, UniformNoise
 from robustmarl.budgets import LinfBall
@@ -28,7 +28,7 @@ from robustmarl.envs import SignalMatching
 from robustmarl.joint import spec_of
 from robustmarl.learning.optim import adam
 from robustmarl.losses import ActionLoss, ActionLossRegularizer
-from robustmarl.perturbers import ActionPoisonPerturber, ObsPerturber
+from robustmarl.perturbers import ActionPoisonPerturber, ObsPerturber, stor
 from robustmarl.schedules import Linear
 from robustmarl.training import (
     AdversarialTraining,
@@ -403,6 +403,27 @@ def test_loss_terms_are_settings():
     assert [name.rpartition(".")[2] for name in a if a[name] != b[name]] == ["value"]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [{"width": 9}, {"recurrent": True}, {"max_grad_norm": 1.0}],
+    ids=lambda g: next(iter(g)),
+)
+def test_what_networks_were_made_with_is_a_setting(given):
+    plain, other = fingerprint(algorithm=qmix()), fingerprint(algorithm=qmix(**given))
+    assert plain != other
+
+
+def test_of_a_composition_each_part_says_so():
+    def of(width):
+        team = qmix(width=width)
+        return AdversarialTraining(team, PAAD.for_env(game(), stor(BALL), hidden=(width,)))
+
+    a, b = fingerprint(algorithm=of(8)), fingerprint(algorithm=of(9))
+    changed = {name for name in {*a, *b} if a.get(name) != b.get(name)}
+    assert "algorithm.team.made.hidden" in changed
+    assert any(name.startswith("algorithm.adversaries") for name in changed)
+
+
 class Colour(enum.IntEnum):
     RED = 1
 
@@ -591,11 +612,22 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         train(ippo(), **more)
     with pytest.raises(ValueError, match=r"run\.make_env must be the environment of the run"):
         train(QMIX.for_env(Scripted(3)), lambda: Scripted(3), **more)
-    with pytest.raises(ValueError, match=r"run\.algorithm must have the settings of the run"):
+    with pytest.raises(ValueError, match=r"got algorithm\.made\.hidden=9 \(was 8\)"):
         train(qmix(width=9), **more)
     (tmp_path / "checkpoint.pt").write_bytes(b"PK not a checkpoint")
     with pytest.raises(ValueError, match="must be a whole robustmarl checkpoint"):
         train(qmix(), **more)
+
+
+def test_networks_of_ones_own_must_have_the_same_shape(tmp_path):
+    def by_hand(width):
+        team = qmix(width=width)
+        team.made = None  # as of a team that for_env did not make
+        return team
+
+    train(by_hand(8), logdir=tmp_path)
+    with pytest.raises(ValueError, match=r"run\.algorithm must have the settings of the run"):
+        train(by_hand(9), logdir=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
