@@ -15,6 +15,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 @pytest.fixture
 def study(monkeypatch):
     """Return what imports an example, and what returns its arguments as typed."""
+    monkeypatch.syspath_prepend(EXAMPLES)  # some import what they share
 
     def imported(name):
         spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
@@ -99,3 +100,54 @@ def test_certified_finds_no_weights_of_another_task(study, tmp_path, monkeypatch
     assert trained == []
     certified.trained(place, "3m", replace(task, steps=160), "plain", 0)
     assert trained == [160]
+
+
+def rows_of(driving, **returns):
+    usual = dict.fromkeys(driving.COLUMNS, 60.0)
+    return {
+        method: {"return": [*(usual | found).values()], "crashed": [0.0] * len(usual)}
+        for method, found in returns.items()
+    }
+
+
+def test_driving_judges_the_papers_claims_by_one_rule_for_both(study):
+    driving, _ = study("driving")
+    found = driving.said(rows_of(driving, NoAdv={"PAAD": 29.0}, PAAD={}, ATSA={"RN": 66.0}))
+    assert found["ATSA has the best average"] == ("ATSA 61.0, PAAD 60.0, NoAdv 54.8", True)
+    lost = "who loses most of the return under FGSM, PAAD or ATSA"
+    assert found[lost] == ("NoAdv 60.0 to 29.0", {"NoAdv"})
+    assert found["who keeps most under the attack it trained beside"][1] == {"PAAD", "ATSA"}
+    assert found["the strongest attack, by what is left on average"][1] == "PAAD"
+    assert found["what hardly harms the undefended team"][1] == {"RN", "ATLA"}
+    assert not found["training beside PAAD costs more return without attack than beside ATSA"][1]
+
+
+def test_driving_says_what_the_papers_own_figures_say(study):
+    driving, _ = study("driving")
+    paper = driving.json.loads(driving.PRINTED.read_text("utf-8"))
+    lost = "who loses most of the return under FGSM, PAAD or ATSA"
+    of = {backbone: driving.said(paper[backbone]) for backbone in ("VDN", "QMIX")}
+    assert [of[b]["ATSA has the best average"][1] for b in of] == [False, True]
+    assert of["VDN"][lost][1] ^ of["QMIX"][lost][1] == {"ATLA", "ERNIE"}
+    crashes = "defended teams crash in at most a fifth of the episodes"
+    assert of["QMIX"][crashes] == ("at most 0.16, RN under PAAD", True)
+
+
+@pytest.mark.parametrize("name", ["driving", "predator_prey"])
+def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
+    module, _ = study(name)
+    more = [[0.05]] if name == "predator_prey" else []
+    jobs = module.jobs_of(
+        module.TASK, ["QMIX" if name == "driving" else "MADDPG"], ["ATSA"], *more, [0]
+    )
+    seen = set()
+    for job in jobs:
+        assert seen.issuperset(job.after)
+        seen.add(job.key)
+    tests = [job for job in jobs if job.key[0] == "test"]
+    assert {job.key[2] for job in tests} == {"ATSA", module.BLIND}
+    (own,) = [job for job in tests if job.key[2] == "ATSA"]
+    assert {key[2] for key in own.after} >= {"ATSA", "ATLA", "PAAD"}
+    longer = module.jobs_of(replace(module.TASK, steps=9), [own.key[1]], ["ATSA"], *more, [0])
+    same = {job.key[2] for job in jobs if settings(longer)[job.name] == job.settings}
+    assert same == ({module.HEAD} if name == "predator_prey" else set())

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from robustmarl._checks import check, check_kind, keep
+from robustmarl._checks import check, check_kind
 from robustmarl._seeding import Draws
 from robustmarl.attacks.base import ObsAttack
 from robustmarl.losses.attack_term import AttackTerm, attacked
 from robustmarl.losses.mixin import LossMixin, check_term
-from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.victims import LossRows, Victim
 
 __all__ = ["ActionLoss", "ActionLossRegularizer", "action_loss"]
@@ -66,17 +65,6 @@ class ActionLoss(AttackTerm):
         >>> loss.weight(140)
         0.5
     """
-
-    epsilon: float | Schedule | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epsilon is not None:
-            keep(self, epsilon=as_schedule("ActionLoss.epsilon", self.epsilon, 0.0))
-
-    def with_epsilon(self, epsilon: float) -> Self:
-        """Return the same with the attack at this radius, constant."""
-        return replace(self, attack=self.attack.with_epsilon(epsilon), epsilon=None)
 
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:
         """Return :func:`action_loss` of the rows."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,11 +26,14 @@ class AttackTerm(ABC):
         attack: finds them with the present network.
         weight: >= 0, a number or a schedule.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+        epsilon: the attack's radius >= 0, a number or a schedule; None is the attack's own. While
+            it is 0 the term is off.
     """
 
     attack: ObsAttack
     weight: float | Schedule
     max_rows: int | None = 256
+    epsilon: float | Schedule | None = None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -37,6 +41,12 @@ class AttackTerm(ABC):
         keep(self, weight=as_schedule(f"{name}.weight", self.weight, 0.0))
         if self.max_rows is not None:
             keep(self, max_rows=check_int(f"{name}.max_rows", self.max_rows, 1))
+        if self.epsilon is not None:
+            keep(self, epsilon=as_schedule(f"{name}.epsilon", self.epsilon, 0.0))
+
+    def with_epsilon(self, epsilon: float) -> Self:
+        """Return the same with the attack at this radius, constant."""
+        return replace(self, attack=self.attack.with_epsilon(epsilon), epsilon=None)
 
     @abstractmethod
     def loss(self, victim: Victim, rows: LossRows, draws: Draws) -> Tensor:

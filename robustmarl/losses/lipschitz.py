@@ -56,6 +56,8 @@ class LipschitzLoss(AttackTerm):
         attack: finds where outputs move most: ``attacks.LipschitzAttack`` in ERNIE.
         weight: :math:`\lambda_R` >= 0, a number or a schedule; the release has 0.5.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+        epsilon: the attack's radius >= 0, a number or a schedule; None is the attack's own. While
+            it is 0 the term is off.
 
     Example:
         >>> from robustmarl import attacks, budgets

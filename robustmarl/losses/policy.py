@@ -95,6 +95,8 @@ class PolicyLoss(AttackTerm):
         form: see :func:`policy_loss`; ``mse`` for continuous actions only.
         margin: c of the hinge, > 0, in units of Q.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
+        epsilon: the attack's radius >= 0, a number or a schedule, as SA-MDP ramps it; None is the
+            attack's own. While it is 0 the term is off.
 
     Example:
         >>> from robustmarl import attacks, budgets, schedules

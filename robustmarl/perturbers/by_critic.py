@@ -23,7 +23,7 @@ __all__ = ["ActionValues", "CriticObsPerturber"]
 
 
 class ActionValues(Protocol):
-    """A team that values joint actions, in which its critic is differentiable: MADDPG."""
+    """A team that values joint actions, in which its critic is differentiable: MADDPG, FACMAC."""
 
     def action_values(self, context: StepContext, joint: Tensor) -> Tensor:
         """Return Q, (E, K), of K joint actions (E, K, N, A) in each environment of a step."""
@@ -77,7 +77,7 @@ class CriticObsPerturber(ObsPerturber):
     ) -> None:
         name = type(self).__name__
         check_kind(f"{name}.attack", attack, GradientAttack, "a GradientAttack")
-        rule = "a team with a critic of actions (action_values), such as MADDPG"
+        rule = "a team with a critic of actions (action_values), such as MADDPG or FACMAC"
         remedy = "Of values of states alone there is PGD.fgsm(ball, random_start=True)."
         check_has(f"{name}.critic", critic, ("action_values",), rule, remedy)
         check(attack.target is None, f"{name}.attack.target", "None", attack.target)

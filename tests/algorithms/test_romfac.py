@@ -1,6 +1,7 @@
 """RoMFAC and the methods it is compared with, by reductions and closed forms."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ from robustmarl.budgets import LinfBall
 from robustmarl.data import JointCollector
 from robustmarl.envs.vector import JointVectorEnv
 from robustmarl.joint import MASKED
-from robustmarl.losses import ActionLoss
+from robustmarl.losses import (
+    ActionLoss,
+    LipschitzLoss,
+    LipschitzRegularizer,
+    PolicyLoss,
+    PolicyRegularizer,
+)
 from robustmarl.perturbers import ObsPerturber
 from robustmarl.schedules import Linear, Repetitive
 from robustmarl.testing import check_algorithm, check_loss
@@ -99,7 +106,24 @@ def test_methods_of_one_loop_are_trained_for_as_many_rounds_as_they_are_given():
         assert weights[rounds] == 0.0
 
 
-def test_the_radius_ramps():
+class SAMFAC(PolicyRegularizer, MFAC):
+    """SA-MDP's own regulariser, the divergence of policies, on mean-field actor-critic."""
+
+
+class SmoothMFAC(LipschitzRegularizer, MFAC):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "term"),
+    [
+        (RoMFAC, "action_loss", ActionLoss),
+        (SAMFAC, "policy_loss", functools.partial(PolicyLoss, form="kl")),
+        (SmoothMFAC, "lipschitz_loss", LipschitzLoss),
+    ],
+    ids=["cross-entropy", "kl", "lipschitz"],
+)
+def test_the_radius_ramps(cls, name, term):
     attack, radii = Shift(BALL), []
 
     class Noted(Shift):
@@ -108,13 +132,20 @@ def test_the_radius_ramps():
             return Shift(self.ball.with_epsilon(epsilon))
 
     ramp = Linear(0.0, 0.3, over=3)
-    loss = ActionLoss(attack=Noted(attack.ball), weight=1.0, epsilon=ramp, max_rows=None)
-    algorithm = made(action_loss=loss)
+    loss = term(attack=Noted(attack.ball), weight=1.0, epsilon=ramp, max_rows=None)
+    algorithm = made(cls, **{name: loss})
     batch = collected(algorithm, 4).sample(0)[0]
     figures = [update(algorithm, Recorded(batch)).metrics for _ in range(5)]
     assert radii == pytest.approx([0.1, 0.2, 0.3, 0.3])
-    assert "action_loss/loss" not in figures[0]
-    assert figures[1]["action_loss/weight"] == 1.0
+    assert f"{name}/loss" not in figures[0]
+    assert figures[1][f"{name}/weight"] == 1.0
+    assert figures[1][f"{name}/loss"] > 0.0
+    beginning = made(cls, **{name: replace(loss, epsilon=Linear(0.0, 0.3, over=9, begin=9))})
+    plain = made(MFAC)
+    for learner in (plain, beginning):
+        for _ in range(3):
+            update(learner, Recorded(batch))
+    assert same_weights(plain, beginning)
 
 
 def test_the_term_is_taken_with_the_mean_actions_that_were_acted_on():
@@ -153,8 +184,9 @@ def test_attacks_leave_mean_actions_as_they_are():
     collector.close()
 
 
-def test_a_term_with_a_radius_keeps_the_contract_of_terms():
-    check_loss(lambda attack: ActionLoss(attack=attack, weight=1.0, epsilon=0.3))
+@pytest.mark.parametrize("term", [ActionLoss, PolicyLoss, LipschitzLoss])
+def test_a_term_with_a_radius_keeps_the_contract_of_terms(term):
+    check_loss(lambda attack: term(attack=attack, weight=1.0, epsilon=0.3))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +208,9 @@ def test_bad_settings(settings, kind, text):
         romfac_loss(**settings)
 
 
-def test_bad_radii():
-    with pytest.raises(TypeError, match=r"ActionLoss\.epsilon must be a number or a"):
-        ActionLoss(attack=PGD(ball=BALL), weight=1.0, epsilon="ramp")
+@pytest.mark.parametrize("term", [ActionLoss, PolicyLoss, LipschitzLoss])
+def test_bad_radii(term):
+    with pytest.raises(TypeError, match=rf"{term.__name__}\.epsilon must be a number or a"):
+        term(attack=PGD(ball=BALL), weight=1.0, epsilon="ramp")
+    with pytest.raises(ValueError, match=rf"{term.__name__}\.epsilon must be"):
+        term(attack=PGD(ball=BALL), weight=1.0, epsilon=-0.1)

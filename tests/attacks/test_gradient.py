@@ -128,6 +128,17 @@ def test_more_budget_never_helps_a_linear_victim():
     assert (losses[0] < losses[1]).all()
 
 
+def test_every_small_step_raises_the_loss_of_a_linear_victim():
+    view = linear(normal(3, 4, dtype=torch.float64)).at()
+    obs, losses = normal(64, 4, seed=1, dtype=torch.float64), []
+    loss = CrossEntropy(view.logits(obs).argmax(-1))
+    for steps in range(13):
+        pgd = PGD(ball=LinfBall(epsilon=0.2), steps=max(1, steps), step_size=0.2 / 8)
+        losses.append(loss(view.logits(pgd(view, obs) if steps else obs)))
+    assert all((a <= b + 1e-12).all() for a, b in itertools.pairwise(losses))
+    assert (losses[0] < losses[8]).all()
+
+
 def test_loss_rises_on_average_on_an_mlp():
     view, obs = FunctionVictim(mlp()).at(), normal(64, 6)
     loss = CrossEntropy(view.logits(obs).argmax(-1))

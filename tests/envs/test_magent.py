@@ -59,14 +59,14 @@ def demand_same(ours, theirs):
         np.testing.assert_array_equal(seen, theirs[agent])
 
 
-def acted(env, obs, rng):
-    """Return actions of the living: in a battle they charge, in a pursuit all is random."""
+def acted(env, obs, rng, *, charge=True):
+    """Return actions of the living: in a battle they may charge, else all is random."""
     actions = {}
     for team in env.rules.teams:
         names = [agent for agent in env.agents if agent.startswith(team)]
         if not names:
             continue
-        if env.rules.name == "battle":
+        if charge and env.rules.name == "battle":
             draws = torch.Generator().manual_seed(int(rng.integers(2**31)))
             chosen = Charge(team=team).act(np.stack([obs[name] for name in names]), draws).tolist()
         else:
@@ -121,6 +121,33 @@ def test_equals_magent2_bit_for_bit(make, seen):
     else:  # a step, a miss, a hit, a kill, a death, a death after a hit; nothing else
         assert rewards == {-0.005, -0.105, 0.095, 4.895, -0.1, 0.1}
         assert "over" in kinds
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        envs.battle(40, image=True, horizon=60),
+        envs.pursuit(50, predators=32, prey=64, image=True, horizon=60),
+    ],
+    ids=["64 against 64", "32 after 64"],
+)
+def test_equals_magent2_at_the_papers_size_where_all_play_at_random(env):
+    other, rng, earned = upstream(env), np.random.default_rng(0), []
+    # in magent2 a map's size decides how many there are
+    other.team_sizes = list(env.rules.sizes)
+    other.agents = other.possible_agents = list(env.possible_agents)
+    obs, theirs = begun(env, other, 3)
+    other.agents = list(env.agents)
+    demand_same(obs, theirs)
+    while env.agents:
+        actions = acted(env, obs, rng, charge=False)
+        obs, rewards, ends, *_ = env.step(actions)
+        their_obs, their_rewards, their_ends, *_ = other.step(actions)
+        demand_same(obs, their_obs)
+        assert rewards == their_rewards
+        assert ends == their_ends
+        earned += rewards.values()
+    assert len(set(earned)) > 2
 
 
 @pytest.mark.parametrize(
