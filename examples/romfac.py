@@ -79,6 +79,7 @@ class Task:
         opponent_rounds: of the training of an opponent that learns.
         foes: against whom teams are tested.
         start: the smaller task whose MFAC team of the same seed all begin from; None is none.
+        copied: share of the rounds, the last ones, against a slow copy of the team itself.
     """
 
     make: Callable[[], Any]
@@ -98,6 +99,7 @@ class Task:
     opponent_rounds: int = 200
     foes: tuple[str, ...] = ("A2C",)
     start: "Task | None" = None
+    copied: float = 0.0
 
     @property
     def first(self) -> "Task":
@@ -134,6 +136,9 @@ PURSUIT = Task(
 TASKS = {
     "battle": BATTLE,
     "pursuit": PURSUIT,
+    # What loops do to teams that have not learned yet, and to such as play against themselves.
+    "battle early": replace(BATTLE, warmup=0.1),
+    "battle self-play": replace(BATTLE, rounds=600, copied=0.5),
     # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds; at
     # 5e-4 others forget how to, and at a peak of .2 they strike at nobody, whatever they see.
     "battle 64": replace(
@@ -146,6 +151,18 @@ TASKS = {
         peak=0.02,
         start=BATTLE,
     ),
+    # The paper's widths: at 5e-4 such networks lose what they have learned, of twelve, too.
+    "battle 64 wide": replace(
+        BATTLE,
+        make=partial(envs.battle, 40),
+        games=1,
+        hidden=(256, 256),
+        lr=1e-4,
+        rounds=400,
+        warmup=0.25,
+        peak=0.02,
+        start=replace(BATTLE, lr=2e-4),
+    ),
     "pursuit 32": replace(
         PURSUIT,
         make=partial(envs.pursuit, 50, predators=32, prey=64),
@@ -154,7 +171,7 @@ TASKS = {
         rounds=2_000,
     ),
 }
-QUICK, FULL = ("battle", "pursuit"), ("battle 64", "pursuit 32")
+QUICK, FULL = ("battle", "pursuit"), ("battle 64 wide", "pursuit 32")
 
 
 def suite() -> Suite:
@@ -351,16 +368,16 @@ def run_cell(
         team = build(method, task, seed)
         if task.start is not None:
             begin(team, task, seed, place.folder.with_name(f"start-{seed}"))
-        whole = learn(
-            team,
-            task,
-            task.rounds,
-            seed,
-            place,
-            team=task.team,
-            opponents=scripted,
-            log=place.log(f"{name} {method} {seed}"),
-        )
+        own = round(task.copied * task.rounds)
+        by_script = replace(place, folder=place.folder / "script") if own else place
+        run: dict[str, Any] = {"team": task.team, "opponents": scripted}
+        log = by_script.log(f"{name} {method} {seed}")
+        whole = learn(team, task, task.rounds - own, seed, by_script, **run, log=log)
+        if own:
+            # .99 of the team's weights after every round that it has won, as in the paper
+            run["opponents"] = {task.opponent: data.SlowCopy(team, tau=0.99, when="ahead")}
+            log = place.log(f"{name} {method} {seed}, self-play")
+            whole = learn(team, task, own, seed, place, **run, log=log) and whole
     cpu = time.process_time() - begun
     foes = {"script": scripted, "A2C": trained}
     scores = {
@@ -658,7 +675,7 @@ def film(team: Any, task: Task, foe: Any, perturb: Any) -> list[Any]:
 def report(name: str, task: Task, cells: list[dict[str, Any]], folder: Path, out: Path) -> str:
     """Write the tables and figures of one task; return its text."""
     text = [f"## {name}\n"]
-    stem = name.replace(" ", "_")
+    stem = stem_of(name, task)
     for foe in cells[0]["scores"]:
         tables = {}
         for figure in (*task.figures, "return", "flips"):
@@ -701,6 +718,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rounds", type=int, help="of training")
+    parser.add_argument("--peak", type=float, help="weight of the action loss at its highest")
     parser.add_argument(
         "--episodes", type=int, default=50, help="per figure and team, half of them in the suite"
     )
@@ -717,6 +735,8 @@ def main() -> None:
     tasks = {name: TASKS[name] for name in names}
     if args.rounds:
         tasks = {name: replace(task, rounds=args.rounds) for name, task in tasks.items()}
+    if args.peak is not None:
+        tasks = {name: replace(task, peak=args.peak) for name, task in tasks.items()}
     if args.smoke:
         tasks = {name: smoke(task) for name, task in tasks.items()}
         seeds, out, args.episodes = seeds[:1], out / "smoke", 2
@@ -771,7 +791,13 @@ def report_directors(cells: dict[Key, dict[str, Any]], tasks: dict[str, Task]) -
 
 def folder_of(name: str, task: Task) -> str:
     """Return where a task's cells are, in the output folder."""
-    return f"{name.replace(' ', '_')}-{task.rounds}"
+    return f"{stem_of(name, task)}-{task.rounds}"
+
+
+def stem_of(name: str, task: Task) -> str:
+    """Return what names of files about a task begin with: another peak is another study."""
+    peak = "" if task.peak == TASKS[name].peak else f"-peak{task.peak:g}"
+    return f"{name.replace(' ', '_')}{peak}"
 
 
 def cell(name: str, task: Task, method: str, seed: int, episodes: int) -> Job[Key]:
@@ -827,7 +853,8 @@ def with_teachers(wanted: dict[Key, Job[Key]], tasks: dict[str, Task], out: Path
 
 def plan_of(task: Task, episodes: int) -> dict[str, Any]:
     """Return what a cell's scores depend on, as plain data."""
-    plain = {key: value for key, value in asdict(task).items() if key not in ("make", "start")}
+    left_out = ("make", "start", *(() if task.copied else ("copied",)))
+    plain = {key: value for key, value in asdict(task).items() if key not in left_out}
     if task.start is not None:  # finished cells know of none
         plain["start"] = plan_of(task.start, 0)
     plain["make"] = repr(task.make.args) + repr(task.make.keywords)
