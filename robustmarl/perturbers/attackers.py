@@ -315,7 +315,7 @@ class AttackerActions(Perturber):
 
     Raises:
         TypeError: for other attackers.
-        ValueError: at ``bind`` for a team of other spaces.
+        ValueError: at ``bind`` for a team of other spaces, or one without values.
 
     Example:
         >>> from robustmarl import algorithms, envs, evaluation, joint
@@ -342,8 +342,11 @@ class AttackerActions(Perturber):
         self.greedy, self.episodes = choice.greedy, choice.episodes
 
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
-        """Check that the team is the attackers'; see :class:`Perturber`."""
+        """Check that the team is the attackers', and has values; see :class:`Perturber`."""
         super().bind(spec, policy, place)
+        rule = "attacking a team with values or logits, of which there is a worst action"
+        remedy = "What these do follows from no values: attack another team."
+        check(policy is not None, type(self).__name__, rule, "a script or a random team", remedy)
         self._choice.bind(spec, place)
 
     @torch.no_grad()

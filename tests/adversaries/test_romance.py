@@ -14,6 +14,7 @@ from robustmarl.adversaries import ROMANCE, Population, Sample
 from robustmarl.adversaries.archive import Archive, jensen_shannon
 from robustmarl.algorithms import MAPPO, QMIX, VDN
 from robustmarl.budgets import LinfBall
+from robustmarl.data import RandomController
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import rollout
 from robustmarl.learning.optim import adam
@@ -641,6 +642,8 @@ def test_bad_input():
     made, other = romance(Arena()), romance(SignalMatching(2))
     with pytest.raises(ValueError, match=r"AttackerActions\.attackers must be of a team with this"):
         collected(team(), perturb=[other.perturber()])
+    with pytest.raises(ValueError, match=r"AttackerActions must be attacking a team with values"):
+        rollout(RandomController(made.attackers.spec), Arena, perturb=made.perturber(), episodes=2)
     plain = collected(team()).latest(6)
     for sample in (Sample(drawn=plain), Sample(fresh=plain)):
         with pytest.raises(
