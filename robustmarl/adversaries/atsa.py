@@ -181,6 +181,7 @@ class ATSA(SoftDirecting):
         generator: GradientAttack,
         *,
         gradient: Literal["fop", "exact"] = "fop",
+        attention: bool = False,
         team: str | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -192,6 +193,7 @@ class ATSA(SoftDirecting):
             env: an environment, or a spec.
             generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
             gradient: of :class:`~robustmarl.networks.FOPMixer`.
+            attention: likewise.
             team: whom of several teams it attacks.
             device: where it learns.
             seed: of the initial weights and of the class.
@@ -201,12 +203,13 @@ class ATSA(SoftDirecting):
         check_settings(cls, settings, NetworkSettings)
         spec, seed = team_spec(name, env, team), check_int(f"{name}.seed", seed, 0)
         device = check_usable(f"{name}.device", device)
-        given = {"gradient": gradient, **settings}
+        mixing: dict[str, Any] = {"gradient": gradient, "attention": attention}
+        given = {**mixing, **settings}
 
         def critic() -> SoftCritic:
             sizes = spec.joint_state_size, spec.num_agents, spec.num_actions
             agents = director_network(cls.__name__, spec, dict(settings))
-            return SoftCritic(agents, FOPMixer(*sizes, gradient=gradient)).to(device)
+            return SoftCritic(agents, FOPMixer(*sizes, **mixing)).to(device)
 
         with told_of(cls, given), seeded(seed, "atsa"):
             critics = critic(), critic()
@@ -271,7 +274,10 @@ class ATSA(SoftDirecting):
         losses = []
         for critic, q in zip(self.critics, of_critics, strict=True):
             joint = critic(q, mask, target, state[:, :-1], alpha)
-            losses.append(masked_mean((joint - y).square(), played))
+            error = (joint - y).square()
+            if critic.mixer.attention:
+                error = error + critic.mixer.penalty(state[:, :-1])
+            losses.append(masked_mean(error, played))
         loss = losses[0] + losses[1]
         self.critic_optim.step(loss)
         return {"critic_loss": loss.detach(), "target": masked_mean(y, played)}

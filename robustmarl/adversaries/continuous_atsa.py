@@ -125,6 +125,7 @@ class ContinuousATSA(SoftDirecting):
         generator: GradientAttack,
         *,
         gradient: Literal["fop", "exact"] = "fop",
+        attention: bool = False,
         team: str | None = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
@@ -136,6 +137,7 @@ class ContinuousATSA(SoftDirecting):
             env: an environment, or a spec; continuous actions.
             generator: pushes victims towards the vectors named: ``perturbers.stor(ball)``.
             gradient: of :class:`~robustmarl.networks.FOPMixer`.
+            attention: likewise.
             team: whom of several teams it attacks.
             device: where it learns.
             seed: of the initial weights and of the class.
@@ -148,7 +150,8 @@ class ContinuousATSA(SoftDirecting):
         rule, remedy = "continuous: a director draws vectors", "Take ATSA for discrete actions."
         check(spec.continuous, f"{name}.for_env.env", rule, "discrete actions", remedy)
         device = check_usable(f"{name}.device", device)
-        given = {"gradient": gradient, **settings}
+        mixing: dict[str, Any] = {"gradient": gradient, "attention": attention}
+        given = {**mixing, **settings}
         # The victim's own kind of network, fed with targets for last actions, as of ATSA.
         default = NetworkSettings(hidden=(64,), recurrent=True, last_action=True)
         network: dict[str, Any] = {**default, **take(settings, NetworkSettings)}
@@ -161,7 +164,7 @@ class ContinuousATSA(SoftDirecting):
             body: AgentSettings = cast(AgentSettings, network | {"last_action": False})
             width = network["hidden"][-1]
             features = AgentNetwork(spec.obs_size + spec.num_actions, sizes[0], width, **body)
-            mixer = FOPMixer(spec.joint_state_size, *sizes, gradient=gradient)
+            mixer = FOPMixer(spec.joint_state_size, *sizes, **mixing)
             return VectorCritic(features, spec.num_actions, mixer).to(device)
 
         with told_of(cls, given), seeded(seed, "atsa"):
@@ -234,7 +237,10 @@ class ContinuousATSA(SoftDirecting):
         loss, of_values = y.new_zeros(()), []
         for critic, known in zip(self.critics, features, strict=True):
             joint = critic(known, target, state[:, :-1], alive)
-            loss = loss + masked_mean((joint - y).square(), played)
+            error = (joint - y).square()
+            if critic.mixer.attention:
+                error = error + critic.mixer.penalty(state[:, :-1])
+            loss = loss + masked_mean(error, played)
             with torch.no_grad():
                 soft = critic.q(known, drawn[:, :-1]) - alpha * logp[:, :-1]
             of_values.append(masked_mean((critic.value(known) - soft).square(), rows))

@@ -23,6 +23,7 @@ from robustmarl.attacks.losses import (
     NegativeValue,
     ScaledMargin,
     SquaredError,
+    TowardPolicy,
 )
 from robustmarl.attacks.momentum import MIFGSM
 from robustmarl.attacks.noise import GaussianNoise, UniformNoise
@@ -67,6 +68,7 @@ __all__ = [
     "ScaledMargin",
     "SquareSearch",
     "SquaredError",
+    "TowardPolicy",
     "UniformNoise",
     "VarianceAttack",
     "Walk",

@@ -34,6 +34,7 @@ from robustmarl.attacks.losses import (
     NegativeValue,
     ScaledMargin,
     SquaredError,
+    TowardPolicy,
 )
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import MASKED
@@ -91,7 +92,8 @@ class AimedAttack(ABC):
             function of (view, clean observations) that makes one.
         target: pull the victim towards this action instead of away from its own; rows where it
             is unavailable stay unchanged. With ``"mse"`` a vector of logits, unavailable ones
-            ignored, or a rule that returns rows of them.
+            ignored, or a rule that returns rows of them; likewise with ``"kl"``, which then pulls
+            towards the policy that these are of (:class:`TowardPolicy`).
         clean_if_own: show the clean observation where the target is the action that the victim
             takes anyway, as ATSA's generator does [Zhou2025]_; otherwise the attack makes it
             surer of that action.
@@ -126,7 +128,7 @@ class AimedAttack(ABC):
         )
         self._check_loss(name)
         aims = self.target is not None or callable(self.loss)
-        fits = not self.clean_if_own or (aims and self.loss != "mse")
+        fits = not self.clean_if_own or (aims and self.loss not in ("mse", "kl"))
         check(fits, f"{name}.clean_if_own", _NO_TARGET, self.clean_if_own)
 
     @property
@@ -196,8 +198,8 @@ class AimedAttack(ABC):
         known = loss is None or loss in names if named else _is_loss(loss) or callable(loss)
         rule = f"None, one of {names}, an OutputLoss, a function that makes one, or a critic"
         check(known, f"{name}.loss", rule, loss)
-        alone = self.target is None or (named and loss not in _OF_POLICIES)
-        rule = "None where the loss is a critic, one of policies, or your own"
+        alone = self.target is None or (named and loss != "expected")
+        rule = "None where the loss is a critic, 'expected', or your own"
         check(alone, f"{name}.target", rule, self.target)
         if not named and not _is_loss(loss):
             fits = _takes(loss, 3) or _takes(loss, 2)
@@ -251,10 +253,14 @@ class AimedAttack(ABC):
 
     def _loss_of_logits(self, view: VictimView, obs: Tensor) -> OutputLoss:
         name = type(self).__name__
-        if self.loss == "mse" and self.target is not None:
-            rule = "a vector of logits, or a rule that returns rows of them, for loss='mse'"
+        if self.loss in ("mse", "kl") and self.target is not None:
+            rule = (
+                f"a vector of logits, or a rule that returns rows of them, for loss={self.loss!r}"
+            )
             check(not isinstance(self.target, int), f"{name}.target", rule, self.target)
             target = self._target_logits(self.target, view, obs)
+            if self.loss == "kl":
+                return TowardPolicy(target)
             return SquaredError(target, targeted=True, mask=view.mask)
         rule = "one of actions' logits, such as 'margin', or your own for a discrete victim"
         check(self.loss != "mse", f"{name}.loss", rule, self.loss)

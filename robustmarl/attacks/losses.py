@@ -28,6 +28,7 @@ __all__ = [
     "NegativeValue",
     "ScaledMargin",
     "SquaredError",
+    "TowardPolicy",
 ]
 
 
@@ -245,6 +246,43 @@ class Divergence:
     def gradient(self, output: Tensor) -> Tensor:
         """Return the direction of d loss / d logits, (M, A)."""
         return _balanced(output.softmax(dim=-1) - self.policy, output)
+
+
+class TowardPolicy:
+    r"""Minus how far the policy is from a wanted one: :math:`-KL(\pi(\hat o) \,\|\, h)`.
+
+    The generator's loss as ATSA's paper writes it [Zhou2025]_, for the whole of what a director
+    would draw. With one wanted action in place of h it is the cross entropy towards that.
+
+    Args:
+        wanted: logits of h, (M, A), ``MASKED`` where unavailable.
+
+    Example:
+        >>> loss = TowardPolicy(torch.tensor([[0.0, 0.0]]))
+        >>> loss(torch.zeros(1, 2)), loss(torch.tensor([[2.0, 0.0]]))
+        (tensor([-0.]), tensor([-0.3278]))
+    """
+
+    def __init__(self, wanted: Tensor) -> None:
+        check_tensor("TowardPolicy.wanted", wanted)
+        self._log_wanted = wanted.softmax(dim=-1).clamp_min(_LEAST).log()
+
+    def __call__(self, output: Tensor) -> Tensor:
+        """Return one loss per row, (M,), of logits (M, A)."""
+        check_tensor("TowardPolicy.output", output, self._log_wanted)
+        return -(output.softmax(dim=-1) * self._ratio(output)).sum(dim=-1)
+
+    def gradient(self, output: Tensor) -> Tensor:
+        """Return the direction of d loss / d logits, (M, A)."""
+        policy, ratio = output.softmax(dim=-1), self._ratio(output)
+        distance = (policy * ratio).sum(dim=-1, keepdim=True)
+        return _balanced(policy * (distance - ratio), output)
+
+    def _ratio(self, output: Tensor) -> Tensor:
+        return output.log_softmax(dim=-1) - self._log_wanted
+
+
+_LEAST = 1e-6  # of a wanted probability: what is never wanted is infinitely far
 
 
 class ExpectedChange:

@@ -13,6 +13,7 @@ from robustmarl._checks import check_choice, check_flag, sizes_of
 __all__ = ["FOPMixer"]
 
 _TINY = 1e-10  # keeps weights positive where all keys are 0
+_SOFTENING = 1e-3  # of FOP's later release
 
 
 class FOPMixer(nn.Module):
@@ -21,16 +22,23 @@ class FOPMixer(nn.Module):
     .. math:: Q_{tot} = \sum_i \lambda^i(s, a)\,[Q^i(a^i) - V^i] + \sum_i V^i + v(s), \qquad
               \lambda^i = \sum_j |k_j(s)|\, \sigma(f_{ji}(s))\, \sigma(g_{ji}(s, a)) > 0
 
+    With ``attention`` each agent's part weighs as much as the state attends to it, as in Qatten
+    [Yang2020]_ and FOP's later release:
+
+    .. math:: Q_{tot} = \sum_i w^i(s)\,\bigl(\lambda^i(s, a)\,[Q^i(a^i) - V^i] + V^i\bigr) + v(s),
+              \qquad w^i = \sum_j \mathrm{softmax}_i\, e_{ji}(s)
+
     Args:
         state_size: S.
         num_agents: N.
         num_actions: A, of actions or of their coordinates.
         heads: number of terms j, >= 1.
         hidden: width of v's hidden layer, >= 1.
-        gradient: ``"fop"``: each :math:`Q^i` gets gradient 1, :math:`V^i` none, and the weights
-            learn from advantages as they are, which is what releases do; ``"exact"``: that of the
-            equation.
+        gradient: ``"fop"``: each :math:`Q^i` gets gradient 1 (:math:`w^i` with attention),
+            :math:`V^i` none, and the weights learn from advantages as they are, which is what
+            releases do; ``"exact"``: that of the equation.
         normalize_state: LayerNorm on the state.
+        attention: see above; its learner adds :meth:`penalty` to the loss.
 
     Example:
         >>> import torch
@@ -50,6 +58,7 @@ class FOPMixer(nn.Module):
         hidden: int = 32,
         gradient: Literal["fop", "exact"] = "fop",
         normalize_state: bool = True,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         state_size, num_agents, num_actions, heads, hidden = sizes_of(
@@ -63,12 +72,14 @@ class FOPMixer(nn.Module):
         normalize_state = check_flag("FOPMixer.normalize_state", normalize_state)
         check_choice("FOPMixer.gradient", gradient, ("fop", "exact"))
         self.num_actions, self.gradient = num_actions, gradient
+        self.attention = check_flag("FOPMixer.attention", attention)
         self._shape = (heads, num_agents)
         self.normalize = nn.LayerNorm(state_size) if normalize_state else nn.Identity()
         self.key = nn.Linear(state_size, heads)
         self.of_state = nn.Linear(state_size, heads * num_agents)
         self.of_act = nn.Linear(state_size + num_agents * num_actions, heads * num_agents)
         self.v = nn.Sequential(nn.Linear(state_size, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        self.attend = nn.Linear(state_size, heads * num_agents) if attention else None
 
     def weights(self, act: Tensor, state: Tensor) -> Tensor:
         """Return lambda, (..., N), of joint actions in states (..., S); see :meth:`forward`."""
@@ -86,8 +97,19 @@ class FOPMixer(nn.Module):
         state = self.normalize(state)
         weights, bias = self._weights(act, state), self.v(state).squeeze(-1)
         if self.gradient == "exact":
-            return (weights * (q - value) + value).sum(dim=-1) + bias
-        return (q + (weights - 1.0) * (q - value).detach()).sum(dim=-1) + bias
+            parts = weights * (q - value) + value
+        else:
+            parts = q + (weights - 1.0) * (q - value).detach()
+        if self.attend is not None:
+            attention = self.attend(state).unflatten(-1, self._shape).softmax(dim=-1)
+            parts = parts * attention.sum(dim=-2)
+        return parts.sum(dim=-1) + bias
+
+    def penalty(self, state: Tensor) -> Tensor:
+        """Return what keeps attention soft, (...,): .001 of its mean squared logit in a state."""
+        if self.attend is None:
+            return torch.zeros_like(state[..., 0])
+        return _SOFTENING * self.attend(self.normalize(state)).square().mean(dim=-1)
 
     def _weights(self, act: Tensor, state: Tensor) -> Tensor:
         vectors = act if act.is_floating_point() else F.one_hot(act, self.num_actions)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from robustmarl._checks import check, check_flag, check_kind, speaking_for
+from robustmarl._checks import check, check_choice, check_flag, check_kind, speaking_for
 from robustmarl._seeding import Draws
 from robustmarl.attacks.aimed import Target
 from robustmarl.attacks.gradient import PGD, GradientAttack
@@ -17,14 +18,22 @@ from robustmarl.joint import MASKED, StepContext, TeamSpec
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
-from robustmarl.policies import TeamPolicy
+from robustmarl.policies import ActorPolicy, TeamPolicy
 from robustmarl.victims import Victim, VictimLike, VictimView
 
 __all__ = ["DirectedObsPerturber", "stor"]
 
 
+StorLoss = Literal["margin", "cross_entropy", "kl"]
+
+
 def stor(
-    ball: LinfBall, *, steps: int = 1, continuous: bool = False, target: Target | None = None
+    ball: LinfBall,
+    *,
+    steps: int = 1,
+    loss: StorLoss = "margin",
+    continuous: bool = False,
+    target: Target | None = None,
 ) -> PGD:
     r"""Return STor, ATSA's generator [Zhou2025]_, whose target a director sets.
 
@@ -43,6 +52,10 @@ def stor(
         ball: what may change.
         steps: of :math:`\beta = \epsilon` if there is one, else of 2.5 epsilon / steps, with y the
             best other action at each, >= 1.
+        loss: ``"margin"`` as above, the release's; ``"cross_entropy"`` raises
+            :math:`\log \pi(\hat a \mid \hat o)`, also where the victim takes that action anyway;
+            ``"kl"``, the paper's formula, lowers :math:`KL(\pi(\hat o) \| h)` from all that the
+            director h would draw, so that it takes a director with a policy.
         continuous: whether it is called on victims of continuous actions. What plays a director
             sets this to what the team is.
         target: the action named: an index, or a vector in [-1, 1]; or a rule from (view, clean
@@ -58,17 +71,19 @@ def stor(
                 [0.0000, 1.0000]])
     """
     boxes = check_flag("stor.continuous", continuous)
+    check_choice("stor.loss", loss, get_args(StorLoss))
     if target is None:
-        target = _nobodys if boxes else 0
+        target = _nobodys if boxes or loss == "kl" else 0
     with speaking_for("stor", PGD):
         if boxes:
             return PGD(ball=ball, steps=steps, loss="mse", target=target)
-        return PGD(ball=ball, steps=steps, loss="margin", target=target, clean_if_own=True)
+        clean_if_own = loss == "margin"
+        return PGD(ball=ball, steps=steps, loss=loss, target=target, clean_if_own=clean_if_own)
 
 
 def _nobodys(view: VictimView, obs: Tensor) -> Tensor:
     """Stand for the target that a director sets."""
-    rule, remedy = "set by a director, or given", "Write stor(ball, continuous=True, target=...)."
+    rule, remedy = "set by a director, or given", "Write stor(ball, ..., target=...)."
     check(False, "stor.target", rule, None, remedy)
     return obs
 
@@ -88,7 +103,8 @@ class DirectedObsPerturber(ObsPerturber):
     Args:
         director: whose actions are the targets; of a team with the same spaces.
         generator: a gradient attack, :func:`stor` as a rule; its own target is replaced, and for
-            continuous actions its loss.
+            continuous actions its loss. One of loss ``"kl"`` is pulled towards all that the
+            director would draw, which has to be an ``ActorPolicy``.
         explore: whether the director acts as in training, or as deployed.
         victim: whose outputs the generator queries; None is the acting policy itself.
         agents: names of the attacked agents; None is all.
@@ -129,10 +145,14 @@ class DirectedObsPerturber(ObsPerturber):
         remedy = "Write perturbers.stor(ball)."
         check_kind(f"{name}.generator", generator, GradientAttack, "a GradientAttack", remedy)
         boxes = director.spec.continuous
-        losses = ("margin", "mse") if boxes else ("margin", "cross_entropy")
-        rule = f"a named loss, {' or '.join(map(repr, losses))}, which takes a target action"
+        losses = ("margin", "mse") if boxes else ("margin", "cross_entropy", "kl")
+        rule = f"a named loss, {' or '.join(map(repr, losses))}, which takes a target"
         check(generator.loss in (None, *losses), f"{name}.generator.loss", rule, generator.loss)
+        rule = "'margin' or 'cross_entropy' for a director without a policy"
+        known = generator.loss != "kl" or isinstance(director, ActorPolicy)
+        check(known, f"{name}.generator.loss", rule, generator.loss)
         self.director, self.explore = director, check_flag(f"{name}.explore", explore)
+        self._by_policy = generator.loss == "kl"
         aimed = replace(generator, target=self._targets_of_rows)
         if boxes:  # STor's margin of actions is a distance of vectors
             aimed = replace(aimed, loss="mse", clean_if_own=False)
@@ -174,13 +194,14 @@ class DirectedObsPerturber(ObsPerturber):
         draws = context.draws(f"director/{self.place.depth}")
         self.target, self._logp = self.director.select(output, context.mask, draws, self.explore)
         self._last_target = self.target
+        self._wanted = output if self._by_policy else self.target
         self._given = torch.zeros_like(context.observed)
         return super().on_obs(context)
 
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return the attacked rows ``obs``, (M, D), moved towards their targets."""
         self._given = self.rows.attacked
-        self._row_targets = self._fit.cut_actions(self.rows.pick(self.target))
+        self._row_targets = self._fit.cut_actions(self.rows.pick(self._wanted))
         return super().perturbed(view, obs, draws)
 
     def record(self) -> Mapping[str, Tensor]:

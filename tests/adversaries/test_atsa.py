@@ -36,9 +36,18 @@ def test_it_keeps_the_contract(cls):
     check_adversary(atsa, lambda env: team(env, cls), Arena)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "kl"])
+def test_it_keeps_it_with_the_generators_other_losses(loss):
+    def other(env, epsilon=0.3):
+        return ATSA.for_env(env, stor(LinfBall(epsilon=epsilon), loss=loss), hidden=(8,))
+
+    check_adversary(other, team, Arena)
+
+
 def test_other_forms_keep_it_too():
     def other(env):
         forms = {"target": "fop", "gradient": "exact", "reward_scale": 5.0, "episodes": 0.7}
+        forms |= {"attention": True}
         return atsa(env, recurrent=False, target_update=1, kappa=0.0, **forms)
 
     def memory(env):
@@ -231,13 +240,15 @@ def test_seeds_draw_other_targets():
     assert one == two != three
 
 
-def test_padding_and_episodes_without_attack_do_not_matter():
-    made = atsa(Arena(), episodes=0.5)
+@pytest.mark.parametrize("attention", [False, True])
+def test_padding_and_episodes_without_attack_do_not_matter(attention):
+    made = atsa(Arena(), episodes=0.5, attention=attention)
     batch = lived(made, episodes=12)
     one, other = copy.deepcopy(made), copy.deepcopy(made)
     dirty = copy.deepcopy(batch)
     dirty.rew[~batch.valid] = 1e4
     dirty.rew[~batch.record("director")["attacked"].flatten(1).any(1)] = 1e4
+    dirty.obs.state[:, :-1][~batch.valid] = 1e4
     assert one.learn(Sample(drawn=batch)) == other.learn(Sample(drawn=dirty))
     assert same_weights(one, other)
 

@@ -237,7 +237,7 @@ def test_the_alignment_pulls_towards_the_victims_actions():
 
 
 def test_padding_and_episodes_without_attack_do_not_matter():
-    for made in (atsa(episodes=0.5), paad(episodes=0.5)):
+    for made in (atsa(episodes=0.5), atsa(episodes=0.5, attention=True), paad(episodes=0.5)):
         batch = lived(made, episodes=12)
         assert not bool(made.recorded(batch)["attacked"].flatten(1).any(1).all())
         one, other = copy.deepcopy(made), copy.deepcopy(made)

@@ -1,5 +1,7 @@
 """Hand-written loss gradients against autograd, closed forms and saturated logits."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from robustmarl.attacks.losses import (
     NegativeValue,
     ScaledMargin,
     SquaredError,
+    TowardPolicy,
 )
 from robustmarl.joint import MASKED
 
@@ -192,7 +195,7 @@ def test_of_two_available_actions_the_scaled_margin_is_the_margin():
         assert torch.equal(ours.gradient(output), plain.gradient(output))
 
 
-@pytest.mark.parametrize("kind", [Divergence, ExpectedChange])
+@pytest.mark.parametrize("kind", [Divergence, ExpectedChange, TowardPolicy])
 def test_losses_of_policies(kind, logits):
     """Against torch's KL and the sum written out; gradients are autograd's up to a factor."""
     clean = logits.flip(-1).clone()
@@ -201,11 +204,22 @@ def test_losses_of_policies(kind, logits):
     want = {
         Divergence: F.kl_div(q[:, :4].log(), p[:, :4], reduction="none").sum(-1),
         ExpectedChange: 1.0 - (p * q).sum(-1),
+        TowardPolicy: -F.kl_div(p[:, :4].log(), q[:, :4], reduction="none").sum(-1),
     }[kind]
     torch.testing.assert_close(loss(logits), want)
     ours, reference = loss.gradient(logits), autograd(loss, logits)
     same_direction(ours, reference)
     assert kind(clean)(clean).abs().max() < 1e-12 or kind is ExpectedChange
+
+
+def test_what_is_never_wanted_is_far_and_not_infinitely(logits):
+    wanted = torch.tensor([[0.0, -1e4, MASKED, MASKED, MASKED]]).to(logits).expand_as(logits)
+    loss, sure = TowardPolicy(wanted), torch.full_like(logits, MASKED)
+    sure[:, 1] = 0.0
+    torch.testing.assert_close(loss(sure), torch.full_like(logits[:, 0], math.log(1e-6)))
+    assert loss.gradient(logits).isfinite().all()
+    with pytest.raises(ValueError, match=r"TowardPolicy\.output must be of shape"):
+        loss(logits[:, :2])
 
 
 @pytest.mark.parametrize("kind", [Divergence, ExpectedChange])

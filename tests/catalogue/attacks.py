@@ -58,7 +58,7 @@ from robustmarl.attacks import (
 )
 from robustmarl.attacks.base import check_attack
 from robustmarl.attacks.black_box import SPSA, RandomSearch, SquareSearch
-from robustmarl.attacks.losses import Divergence, ExpectedChange, ScaledMargin
+from robustmarl.attacks.losses import Divergence, ExpectedChange, ScaledMargin, TowardPolicy
 from robustmarl.attacks.poison import (
     JAttack,
     RandomAttack,
@@ -247,6 +247,7 @@ SUBJECTS = (
         Subject(kind, lambda: {"clean": torch.zeros(2, 3)}, {"clean": tensor()})
         for kind in (Divergence, ExpectedChange)
     ),
+    Subject(TowardPolicy, lambda: {"wanted": torch.zeros(2, 3)}, {"wanted": tensor()}),
     Subject(ScaledMargin, dict, LABELS),
     Subject(
         SparingPerturber,

@@ -460,6 +460,7 @@ SUBJECTS = (
             | {
                 "generator": instance(BALL),
                 "gradient": choice(),
+                "attention": flag(),
                 "episodes": SHARE,
                 "optim": OPTIM,
                 "critic_optim": OPTIM,
@@ -484,6 +485,7 @@ SUBJECTS = (
             | {
                 "generator": instance(BALL),
                 "gradient": choice(),
+                "attention": flag(),
                 "episodes": SHARE,
                 "optim": OPTIM,
                 "critic_optim": OPTIM,

@@ -232,6 +232,7 @@ SUBJECTS = (
             "hidden": integer(4),
             "gradient": choice(),
             "normalize_state": flag(),
+            "attention": flag(),
         },
     ),
     Subject(ValueNormalizer, dict, {"decay": number(0.5, 0.0, 1.0, open_high=True)}),

@@ -6,9 +6,9 @@ import torch
 from robustmarl.networks import FOPMixer
 
 
-def given(gradient):
+def given(gradient, **settings):
     torch.manual_seed(0)
-    mixer = FOPMixer(5, 3, 4, gradient=gradient)
+    mixer = FOPMixer(5, 3, 4, gradient=gradient, **settings)
     q, value = torch.randn(2, 6, 3, requires_grad=True), torch.randn(2, 6, 3, requires_grad=True)
     return mixer, q, value, torch.randint(4, (2, 6, 3)), torch.randn(2, 6, 5)
 
@@ -37,6 +37,22 @@ def test_both_forms_teach_the_weights_the_same(gradient):
     other, q, value, act, state = given("exact")
     other(q, value, act, state).sum().backward()
     torch.testing.assert_close(found, other.of_act.weight.grad)
+
+
+@pytest.mark.parametrize("gradient", ["fop", "exact"])
+def test_attention_weighs_what_agents_add(gradient):
+    mixer, q, value, act, state = given(gradient, attention=True)
+    weights, normal = mixer.weights(act, state), mixer.normalize(state)
+    logits = mixer.attend(normal).view(2, 6, 4, 3)
+    attention = logits.exp().div(logits.exp().sum(-1, keepdim=True)).sum(-2)
+    torch.testing.assert_close(attention.sum(-1), torch.full((2, 6), 4.0))
+    joint = mixer(q, value, act, state)
+    parts = attention * (weights * (q - value) + value)
+    torch.testing.assert_close(joint, parts.sum(-1) + mixer.v(normal).squeeze(-1))
+    (of_q,) = torch.autograd.grad(joint.sum(), q)
+    torch.testing.assert_close(of_q, attention * weights if gradient == "exact" else attention)
+    torch.testing.assert_close(mixer.penalty(state), 1e-3 * logits.square().mean((-1, -2)))
+    assert not given(gradient)[0].penalty(state).any()
 
 
 def test_bad_settings():

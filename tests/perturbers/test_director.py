@@ -59,6 +59,45 @@ def test_stor_is_exact_against_a_linear_victim():
     torch.testing.assert_close(gain, (corners @ slope.T).amax(0), rtol=0, atol=1e-9)
 
 
+def test_of_two_actions_all_losses_go_the_same_way():
+    """But for the divergence where the victim is surer of the target than the director."""
+    torch.manual_seed(0)
+    obs, weight = torch.randn(64, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    view = FunctionVictim(lambda rows: rows @ weight.T).at()
+    policy = view.logits(obs).softmax(-1)
+    target = 1 - policy.argmax(-1)
+    way = 0.25 * (weight[target] - weight[1 - target]).sign()
+    wanted = policy.gather(-1, target[:, None])
+    for loss in ("margin", "cross_entropy"):
+        found = stor(BALL, loss=loss, target=lambda view, obs: target)(view, obs)
+        torch.testing.assert_close(found, obs + way)
+    for share, turn in ((0.5, -1.0), (1.5, 1.0)):  # of the target's probability
+        h = torch.cat([share * wanted, 1.0 - share * wanted], dim=1)
+        h = torch.where(target[:, None] == 0, h, h.flip(-1)).log()
+        found = stor(BALL, loss="kl", target=lambda view, obs, h=h: h)(view, obs)
+        torch.testing.assert_close(found, obs + turn * way)
+
+
+def test_only_the_margin_shows_the_truth_where_the_target_is_what_it_does_anyway():
+    obs, target = torch.tensor([[0.3, 0.1]]), torch.tensor([0])
+    for loss in ("margin", "cross_entropy"):
+        found = stor(BALL, loss=loss, target=0)(FunctionVictim(lambda obs: obs).at(), obs)
+        assert torch.equal(found, obs) is (loss == "margin"), target
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("loss", ["margin", "cross_entropy", "kl"])
+def test_every_loss_keeps_to_the_ball_and_the_range(loss, steps):
+    ball = LinfBall(epsilon=0.25, low=-1.0, high=1.0)
+    named = DirectedObsPerturber(director(ActorPolicy), stor(ball, steps=steps, loss=loss))
+    batch = collected(QMIX.for_env(Arena(), hidden=(8,), recurrent=True), perturb=[named]).latest(6)
+    moved = batch.obs.seen - batch.obs.obs
+    assert float(moved.abs().max()) <= 0.25 * (1 + 1e-6)
+    assert bool((moved != 0).any())
+    inside = (batch.obs.obs >= -1.0) & (batch.obs.obs <= 1.0)
+    assert bool((batch.obs.seen[inside].abs() <= 1.0).all())
+
+
 @pytest.mark.parametrize(("epsilon", "turned"), [(0.09, False), (0.11, True)])
 def test_the_target_wins_beyond_half_the_margin(epsilon, turned):
     """A margin of .2 against slopes of 2 is overtaken beyond .1."""
@@ -164,6 +203,14 @@ def test_other_kinds_are_refused():
         DirectedObsPerturber(director(), BALL)
     with pytest.raises(ValueError, match=r"generator\.loss must be a named loss"):
         DirectedObsPerturber(director(), PGD(ball=BALL, loss="mse", random_start=True))
+    with pytest.raises(
+        ValueError, match=r"'cross_entropy' for a director without a policy, got 'kl'"
+    ):
+        DirectedObsPerturber(director(), stor(BALL, loss="kl"))
+    with pytest.raises(ValueError, match=r"stor\.loss must be one of .*'kl'.*got 'dlr'"):
+        stor(BALL, loss="dlr")
+    with pytest.raises(ValueError, match=r"stor\.target must be set by a director, or given"):
+        stor(BALL, loss="kl")(FunctionVictim(lambda obs: obs).at(), torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"loss must be a named loss, 'margin' or 'mse'"):
         DirectedObsPerturber(named(), PGD(ball=BALL, loss="cross_entropy"))
     boxed = MAPPO.for_env(arena_spec(continuous=True))
