@@ -3,18 +3,21 @@
     python examples/robust_qmix.py --jobs 2                # everything, 3 training seeds
     python examples/robust_qmix.py --maps 2m_vs_1z --seeds 0 --methods QMIX "FGSM training"
     python examples/robust_qmix.py --train-epsilons 0.05 0.1 0.25 0.5  # sizes in training, too
+    python examples/robust_qmix.py --report                # tables and figures of finished cells
     python examples/robust_qmix.py --smoke                 # seconds, figures mean nothing
 
 Trains QMIX plainly, on FGSM or PGD observations, with policy regularisation, and against learned
-adversaries (ATLA, PA-AD), and attacks every team with noise, FGSM and PGD of several sizes, and
-with a suite of which the worst is taken, beside what is left to teams without eyes. Each map,
-method and seed is a cell with a file of raw scores; finished cells are skipped when the command
-is given again, and interrupted trainings continue where they were. Tables, heat maps and curves
-are made of all cells that are there. Teams of 3s_vs_3z also play 2m_vs_1z in its arrays, and teams
-that were trained on that play 3s_vs_3z.
+adversaries (ATLA, PA-AD), and attacks every team with noise, FGSM and PGD of several sizes, with
+the adversaries that were trained beside ATLA's and PA-AD's team of the same map and seed, through
+its own gradients, and with a suite of which the worst is taken, beside what is left to teams
+without eyes. Every training is a cell, and every test is one, which comes after the trainings that
+it needs; finished cells are skipped when the command is given again, and interrupted trainings
+continue where they were. Tables, heat maps and curves are made of the cells alone. Teams of
+3s_vs_3z also play 2m_vs_1z in its arrays, and teams that were trained on that play 3s_vs_3z.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 import warnings
@@ -22,6 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from tianshou.algorithm.optim import TorchOptimizerFactory
 
@@ -80,6 +84,7 @@ METHODS = (
     "ATLA training",
     "PA-AD training",
 )
+TEACHERS = {"ATLA": "ATLA training", "PA-AD": "PA-AD training"}  # columns: whose adversary it is
 ABLATED = ("FGSM training", "PGD training", "policy regularisation", "PA-AD training")
 BASELINES = ("random", "untrained")
 FOLDS = ("zeroed", "another's")  # what hides the episode from a team
@@ -89,6 +94,8 @@ SUITES = {
     "noise": evaluation.Suite(name="noise", version=1, entries=evaluation.quick().entries[:1]),
 }
 BUFFER = 1000  # episodes kept for replay
+FIGURES = ("battle_won", "return")
+ATTACKED_BY = ("FGSM", "ATLA", "PA-AD")  # the attacks of the paper
 ATTACKED = 0.5  # share of the training episodes that are attacked
 
 
@@ -108,6 +115,11 @@ def spec_on(name):
     return make.make_engine(1).spec if hasattr(make, "make_engine") else spec_of(make())
 
 
+def ball_of(epsilon):
+    """Return what attacks of a size may change: observations are legal before and after."""
+    return LinfBall(epsilon=epsilon, low=-1.0, high=1.0)
+
+
 def sized(method, epsilon):
     """Return the name of a method that trains with attacks of another size than it meets."""
     return f"{method} @ {epsilon:g}"
@@ -117,7 +129,7 @@ def build(method, name, seed):
     """Return (what to train, the team in it, what perturbs it while it trains)."""
     task, env = TASKS[name], spec_on(name)
     method, _, size = method.partition(" @ ")
-    ball = LinfBall(epsilon=float(size) if size else task.epsilon)
+    ball = ball_of(float(size) if size else task.epsilon)
     settings = {
         "seed": seed,
         "optim": TorchOptimizerFactory(torch.optim.Adam, lr=1e-3, fused=True),
@@ -156,50 +168,66 @@ def tests(name):
     """Return the attacks of the tables: name to attack, the sizes of the grid included."""
     found = {"none": None}
     for epsilon in sorted({*GRID, TASKS[name].epsilon}):
-        ball = LinfBall(epsilon=epsilon)
+        ball = ball_of(epsilon)
         found[f"noise {epsilon:g}"] = attacks.UniformNoise(ball=ball)
         found[f"FGSM {epsilon:g}"] = attacks.PGD.fgsm(ball)
         found[f"PGD {epsilon:g}"] = attacks.PGD(ball=ball)
     return found
 
 
-def run_cell(name, method, seed, plan, place):
-    """Train and test one team; return its raw scores."""
+def folder_of(name, steps, method, seed):
+    """Return where a training is, in the output folder; tests load it from there."""
+    return f"{name.replace(' ', '_')}-{steps}/train/{method.replace(' ', '_')}-{seed}"
+
+
+def train(name, method, seed, plan, place):
+    """Train a team beside what it meets, and keep both; return what it cost."""
+    begun = time.process_time()
+    learner, _, perturb = build(method, name, seed)
+    folder = place.folder_for(plan)
+    history = training.run(
+        learner,
+        maker(name),
+        env_steps=plan["steps"],
+        num_envs=32,
+        seed=seed,
+        perturb=perturb,
+        interval=-(-plan["steps"] // 10),
+        learn=training.OffPolicy(batch_size=TASKS[name].batch, buffer_episodes=BUFFER),
+        log=place.log(f"{name} {method} {seed}"),
+    )
+    training.save_weights(learner, folder / "weights.pt")
+    (folder / "checkpoint.pt").unlink()  # the replay buffer is in it
+    cost = None if history.resumed else round(time.process_time() - begun, 1)
+    return {"cpu_seconds": cost}
+
+
+def trained(name, method, seed, steps, study):
+    """Return (what was trained, the team in it) of a cell."""
+    learner, team, _ = build(method, name, seed)
+    training.load_weights(learner, study / folder_of(name, steps, method, seed) / "weights.pt")
+    return learner, team
+
+
+def test(name, method, seed, plan, place):
+    """Return the raw scores of a team."""
     begun, make_env = time.process_time(), maker(name)
-    resumed = False
     if method == "random":
         team = RandomController(spec_on(name))
     elif method == "untrained":
         team = build("QMIX", name, seed)[1].untrained(seed=seed)
     else:
-        learner, team, perturb = build(method, name, seed)
-        training_plan = {key: plan[key] for key in plan if key not in ("episodes", "suite")}
-        folder = place.folder_for(training_plan)
-        weights = folder / "weights.pt"
-        if weights.exists():
-            training.load_weights(learner, weights)
-            resumed = True
-        else:
-            history = training.run(
-                learner,
-                make_env,
-                env_steps=plan["steps"],
-                num_envs=32,
-                seed=seed,
-                perturb=perturb,
-                interval=-(-plan["steps"] // 10),
-                learn=training.OffPolicy(batch_size=TASKS[name].batch, buffer_episodes=BUFFER),
-                log=place.log(f"{name} {method} {seed}"),
-            )
-            resumed = history.resumed
-            training.save_weights(learner, weights)
-            (folder / "checkpoint.pt").unlink()  # the replay buffer is in it
-    trained = time.process_time() - begun
-    scores, spoken = play(name, method, team, make_env, plan["episodes"])
+        _, team = trained(name, method, seed, plan["steps"], place.study)
+    learned = {
+        column: trained(name, teacher, seed, plan["steps"], place.study)[0].adversaries[0]
+        for column, teacher in TEACHERS.items()
+    }
+    tried = tests(name) | {column: one.deployed() for column, one in learned.items()}
+    scores, spoken = play(tried, team, make_env, plan["episodes"])
     worst, moved = {}, {}
     if name in TRANSFER:
         other = TRANSFER[name]
-        moved, _ = play(other, method, team, maker(other), plan["episodes"])
+        moved, _ = play(tests(other), team, maker(other), plan["episodes"])
     if method not in BASELINES:
         worst, more = suite(name, method, team, make_env, plan["episodes"], plan["suite"])
         spoken += more
@@ -207,7 +235,7 @@ def run_cell(name, method, seed, plan, place):
         "map": name,
         "method": method,
         "seed": seed,
-        "cpu_seconds": None if resumed else round(trained, 1),
+        "test_cpu_seconds": round(time.process_time() - begun, 1),
         "warnings": spoken,
         "scores": scores,
         "worst": worst,
@@ -215,11 +243,11 @@ def run_cell(name, method, seed, plan, place):
     }
 
 
-def play(name, method, team, make_env, episodes):
-    """Return win or not per attack and episode, and what the evaluation warned of."""
+def play(tried, team, make_env, episodes):
+    """Return figures per attack and episode, and what the evaluation warned of."""
     scores, spoken = {}, []
-    for attack_name, attack in tests(name).items():
-        if method == "random" and scores:  # it does not look at observations
+    for attack_name, attack in tried.items():
+        if isinstance(team, RandomController) and scores:  # it does not look at observations
             scores[attack_name] = scores["none"]
             continue
         with warnings.catch_warnings(record=True) as caught:
@@ -229,7 +257,7 @@ def play(name, method, team, make_env, episodes):
             )
         kinds = [w for w in caught if issubclass(w.category, RobustnessWarning)]
         spoken += [f"{attack_name}: {w.message}" for w in kinds]
-        scores[attack_name] = found.figure("battle_won").astype(int).tolist()
+        scores[attack_name] = {f: found.figure(f).round(3).tolist() for f in FIGURES}
     return scores, spoken
 
 
@@ -240,7 +268,7 @@ def suite(name, method, team, make_env, episodes, chosen):
         found = evaluation.worst_case(
             {method: team},
             make_env,
-            LinfBall(epsilon=TASKS[name].epsilon, low=-1.0, high=1.0),
+            ball_of(TASKS[name].epsilon),
             suite=SUITES[chosen],
             episodes=episodes,
             choice_episodes=-(-episodes // 2),
@@ -252,18 +280,70 @@ def suite(name, method, team, make_env, episodes, chosen):
     return {key: cell.scores[0].astype(int).tolist() for key, cell in scores.items()}, told
 
 
-def table_of(cells, columns, title, part="scores"):
+def table_of(cells, columns, title, part="scores", figure="battle_won"):
     """Return victims x attacks of the cells of one map; ``columns`` maps headings to attacks."""
     rows = {}
     for method in methods_of(cells):
         seeds = {c["seed"]: c[part] for c in cells if c["method"] == method}
-        if seeds:
-            rows[method] = {
-                heading: evaluation.Cell({s: scores[attack] for s, scores in seeds.items()})
-                for heading, attack in columns.items()
-            }
+        rows[method] = {
+            heading: evaluation.Cell({s: scores[attack][figure] for s, scores in seeds.items()})
+            for heading, attack in columns.items()
+        }
     baselines = [method for method in BASELINES if method in rows]
-    return evaluation.CrossTable(cells=rows, metric="win rate", baselines=baselines, title=title)
+    metric = "win rate" if figure == "battle_won" else figure
+    return evaluation.CrossTable(cells=rows, metric=metric, baselines=baselines, title=title)
+
+
+def returns_of(cells, columns):
+    """Return the mean and the deviation over episodes of returns, as the paper's group has them."""
+    table = table_of(cells, columns, "", figure="return")
+    lines = [["victim", *columns], ["---"] * (1 + len(columns))]
+    for method in table.victims:
+        each = [
+            np.concatenate([*map(np.asarray, table.cell(method, c).scores.values())])
+            for c in columns
+        ]
+        lines.append([method, *(f"{one.mean():.1f} ± {one.std():.1f}" for one in each)])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def claims(table):
+    """Return what is known of the paper's results, and whether ours are so; see its page."""
+    won = {m: {c: table.mean(m, c) for c in table.attacks} for m in table.victims}
+    average = {m: np.mean([won[m][c] for c in ATTACKED_BY]) for m in METHODS if m in won}
+    lines = [["claim", "here", "held"], ["---"] * 3]
+
+    def judge(claim, method, columns, held):
+        if method in won:
+            told = ", ".join(f"{c} {won[method][c]:.2f}" for c in columns)
+            lines.append([claim, told, "yes" if held(won[method]) else "no"])
+
+    hard = ("FGSM", "ATLA", "PA-AD")
+    judge("plain QMIX falls to about 0", "QMIX", hard, lambda of: max(of[c] for c in hard) < 0.1)
+    kept = ("none", "FGSM")
+    judge(
+        "FGSM training costs no clean wins",
+        "FGSM training",
+        kept,
+        lambda of: "QMIX" in won and of["none"] > won["QMIX"]["none"] - 0.05,
+    )
+    others = ("FGSM", "PA-AD")
+    judge(
+        "ATLA's team withstands no other attack",
+        "ATLA training",
+        others,
+        lambda of: max(of[c] for c in others) < 0.1,
+    )
+    own = "PA-AD training"
+    judge("PA-AD's team withstands PA-AD", own, ("none", "PA-AD"), lambda of: of["PA-AD"] > 0.9)
+    ordered = ("PA-AD training", "FGSM training", "policy regularisation", "ATLA training", "QMIX")
+    known = [m for m in ordered if m in average]
+    if len(known) > 1:
+        told = ", ".join(f"{m} {average[m]:.2f}" for m in known)
+        fall = all(average[a] > average[b] for a, b in itertools.pairwise(known))
+        claim = f"the order by {', '.join(ATTACKED_BY)}: as listed"
+        lines.append([claim, told, "yes" if fall else "no"])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def methods_of(cells):
@@ -309,18 +389,9 @@ def draw_ablation(cells, name, path):
         evaluation.size_curves(panels, path, xlabel=xlabel, bars=True, title=name)
 
 
-def costs_of(cells):
+def costs_of(costs):
     """Return a line on what trainings cost, and how many times a plain one."""
-    known = {
-        method: statistics.median(seconds)
-        for method in methods_of(cells)
-        if method not in BASELINES
-        and (
-            seconds := [
-                c["cpu_seconds"] for c in cells if c["method"] == method and c["cpu_seconds"]
-            ]
-        )
-    }
+    known = {method: statistics.median(costs[method]) for method in costs if costs[method]}
     if not known:
         return ""
     plain = known.get("QMIX")
@@ -347,15 +418,23 @@ def draw_sizes(grid, name, path):
     evaluation.size_curves({"win rate": curves}, path, xlabel=xlabel, bars=True, title=title)
 
 
-def report(name, cells, folder):
-    """Write and return the tables of one map, with their pictures."""
+def report(name, cells, costs, folder):
+    """Write and return the tables of one map, with their pictures.
+
+    Args:
+        name: the map's.
+        cells: what :func:`test` returned.
+        costs: method to CPU seconds of its trainings.
+        folder: for tables and pictures.
+    """
     epsilon = TASKS[name].epsilon
     heads = ("noise", "FGSM", "PGD")
     main_columns = {"none": "none"} | {head: f"{head} {epsilon:g}" for head in heads}
+    main_columns |= {column: column for column in TEACHERS}
     table = table_of(cells, main_columns, f"{name}: win rate under attacks of epsilon {epsilon:g}")
     stem = name.replace(" ", "_")
     table.plot(folder / f"{stem}.png")
-    grid = table_of(cells, {a: a for a in tests(name)}, f"{name}: all sizes")
+    grid = table_of(cells, {a: a for a in [*tests(name), *TEACHERS]}, f"{name}: all sizes")
     grid.to_json(folder / f"{stem}.json")
     draw_sizes(grid, name, folder / f"{stem}-pgd.png")
     moved = ""
@@ -368,20 +447,40 @@ def report(name, cells, folder):
     worst = worst_table(name, cells)
     blind = "" if worst is None else f"### Worst case\n\n{worst.to_markdown()}\n"
     spoken = [f"- {c['method']}, seed {c['seed']}: {w}\n" for c in cells for w in c["warnings"]]
-    text = [f"## {name}\n\n{table.to_markdown()}\n### All sizes\n\n{grid.to_markdown()}\n"]
-    text += [blind, moved, costs_of(cells)]
+    text = [f"## {name}\n\n{table.to_markdown()}\n{claims(table)}\n"]
+    text += [f"### Returns, mean ± deviation of episodes\n\n{returns_of(cells, main_columns)}\n"]
+    text += [f"### All sizes\n\n{grid.to_markdown()}\n", blind, moved, costs_of(costs)]
     return table, "".join([*text, *(["\nWarnings:\n\n", *spoken] if spoken else [])])
 
 
-def cell(name, method, seed, steps, episodes, chosen):
-    """Return what trains and tests a team."""
-    plan = {**asdict(TASKS[name]), "steps": steps, "episodes": episodes, "suite": chosen}
-    return evaluation.Job(
-        key=(name, method, seed),
-        name=f"{name.replace(' ', '_')}-{steps}/{method.replace(' ', '_')}-{seed}",
-        work=partial(run_cell, name, method, seed, plan),
-        settings=plan,
-    )
+def jobs_of(names, methods, seeds, steps, episodes, chosen):
+    """Return trainings and tests, those first that others need."""
+    jobs = {}
+
+    def training_of(name, method, seed):
+        plan = {**asdict(TASKS[name]), "steps": steps or TASKS[name].steps}
+        key = ("train", name, method, seed)
+        work = partial(train, name, method, seed, plan)
+        jobs[key] = evaluation.Job(
+            key=key, name=folder_of(name, plan["steps"], method, seed), work=work, settings=plan
+        )
+        return key
+
+    for seed in seeds:
+        for name in names:
+            for method in (*BASELINES, *methods):
+                needed = [training_of(name, one, seed) for one in TEACHERS.values()]
+                if method not in BASELINES:
+                    needed.append(training_of(name, method, seed))
+                plan = jobs[needed[0]].settings | {"episodes": episodes, "suite": chosen}
+                key = ("test", name, method, seed)
+                stem = folder_of(name, plan["steps"], method, seed).replace("/train/", "/test/")
+                work = partial(test, name, method, seed, plan)
+                after = list(dict.fromkeys(needed))
+                jobs[key] = evaluation.Job(
+                    key=key, name=stem, work=work, settings=plan, after=after
+                )
+    return list(jobs.values())
 
 
 def main():
@@ -397,6 +496,7 @@ def main():
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--episodes", type=int, default=192, help="test episodes per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/robust_qmix"), help="output folder")
+    parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -408,17 +508,20 @@ def main():
 
     sizes = [sized(m, e) for m in args.methods if m in ABLATED for e in args.train_epsilons]
     sizes = sizes[-1:] if args.smoke else sizes
-    rows = (*BASELINES, *args.methods, *sizes)
-    cells = [
-        cell(name, method, seed, args.steps or TASKS[name].steps, args.episodes, args.suite)
-        for seed in seeds
-        for name in names
-        for method in rows
-    ]
-    done = evaluation.run_cells(cells, out, jobs=args.jobs)
+    methods = [*args.methods, *sizes]
+    jobs = jobs_of(names, methods, seeds, args.steps, args.episodes, args.suite)
+    run = evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
+    done = run(jobs, out)
     texts = []
     for name in names:
-        table, text = report(name, [done[key] for key in done if key[0] == name], out)
+        costs = {}
+        for (work, where, method, _), cell in done.items():
+            if (work, where) == ("train", name) and cell["cpu_seconds"] is not None:
+                costs.setdefault(method, []).append(cell["cpu_seconds"])
+        tested = [cell for key, cell in done.items() if key[:2] == ("test", name)]
+        if not tested:
+            continue
+        table, text = report(name, tested, costs, out)
         print(f"\n{table}\n")
         texts.append(text)
     (out / "robust_qmix.md").write_text("\n".join(texts))

@@ -151,3 +151,24 @@ def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
     longer = module.jobs_of(replace(module.TASK, steps=9), [own.key[1]], ["ATSA"], *more, [0])
     same = {job.key[2] for job in jobs if settings(longer)[job.name] == job.settings}
     assert same == ({module.HEAD} if name == "predator_prey" else set())
+
+
+def test_robust_qmix_tests_with_adversaries_of_its_own_trainings(study):
+    robust, _ = study("robust_qmix")
+    jobs = robust.jobs_of(["3m"], ["QMIX"], [4], None, 8, "noise")
+    trained = {key[2] for key in (job.key for job in jobs) if key[0] == "train"}
+    assert trained == {"QMIX", *robust.TEACHERS.values()}
+    (own,) = [job for job in jobs if job.key == ("test", "3m", "QMIX", 4)]
+    assert {key[2] for key in own.after} == trained
+    assert {key[1::2] for key in own.after} == {("3m", 4)}
+    longer = settings(robust.jobs_of(["3m"], ["QMIX"], [4], None, 9, "noise"))
+    same = {job.key[0] for job in jobs if longer[job.name] == job.settings}
+    assert same == {"train"}
+
+
+def test_robust_qmix_keeps_what_is_shown_in_range(study):
+    robust, _ = study("robust_qmix")
+    balls = [attack.ball for attack in robust.tests("3m").values() if attack is not None]
+    for method in ("FGSM training", "PGD training"):
+        balls.append(robust.build(method, "3m", 0)[2].attack.ball)
+    assert {(ball.low, ball.high) for ball in balls} == {(-1.0, 1.0)}
