@@ -1,17 +1,22 @@
 """Tag against mpe2's own; predator-prey by hand, by its rule, and against mpe2's physics."""
 
+import copy
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
+from learners import same_weights
 
 from robustmarl import envs, evaluation
 from robustmarl._seeding import Draws
+from robustmarl.algorithms import MAPPO
 from robustmarl.envs._prey import DIRECTIONS, POINTS, STREAM, flights
 from robustmarl.envs.scenes import stage_of
 from robustmarl.joint import spec_of
 from robustmarl.testing import check_env
+from robustmarl.training import Log, run
 
 
 def theirs(**settings):
@@ -352,3 +357,14 @@ def test_pictures():
 def test_refuses(make, settings, error, text):
     with pytest.raises(error, match=text):
         make(**settings)
+
+
+def test_both_teams_of_tag_learn_in_turns():
+    make = functools.partial(envs.tag, max_cycles=5)
+    teams = {t: MAPPO.for_env(make(), team=t, hidden=(8,)) for t in ("predators", "prey")}
+    quiet = {"env_steps": 60, "num_envs": 3, "log": Log(progress=False)}
+    for mine, other in (("predators", "prey"), ("prey", "predators")):
+        before = {t: copy.deepcopy(team) for t, team in teams.items()}
+        run(teams[mine], make, team=mine, opponents={other: teams[other]}, **quiet)
+        moved = {t: not same_weights(before[t], teams[t]) for t in teams}
+        assert moved == {mine: True, other: False}
