@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from learners import Arena, collected, weights
+from learners import Arena, collected, same_weights, weights
 
 from robustmarl.adversaries import ATSA, PAAD, RAP, ROMANCE, DirectionPAAD, ObsAdversaryPPO, Sample
 from robustmarl.algorithms import QMIX
@@ -20,6 +20,7 @@ from robustmarl.perturbers import (
     stor,
 )
 from robustmarl.testing import check_attack, check_perturber
+from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
 
 SMALL = {"hidden": (8,)}
 LEARNED = {
@@ -186,3 +187,55 @@ def test_a_greedy_director_names_the_same_action_in_the_same_state(recurrent):
     assert torch.equal(one, other)
     output = made.director.network.unroll(torch.ones(2, 1, 3, 3), -torch.ones(2, 1, 3).long())[0]
     assert torch.equal(output[0], output[1])
+
+
+LEARNERS = [
+    *LEARNED,
+    "ROMANCE-p",
+]
+
+
+def adversary(name, epsilon=0.4):
+    if name == "ROMANCE-p":  # forces actions: without attacks in its budget it does nothing
+        budget = 4 if epsilon else 0
+        return ROMANCE.for_env(Arena(), rate=0.7, budget=budget, rounds=3, **SMALL)
+    return LEARNED[name](LinfBall(epsilon=epsilon), None)
+
+
+def trained(made, steps=160, folder=None, *, resume=False, **how):
+    """Return a team, and what was trained: it, or both."""
+    victim = QMIX.for_env(Arena(), seed=1, **SMALL)
+    learner = victim if made is None else AdversarialTraining(victim, made, **how)
+    log = Log(folder, resume=resume, progress=False)
+    off = OffPolicy(batch_size=4, learning_starts=4)
+    learn = off if learner.off_policy else OnPolicy(episodes_per_round=4)
+    run(learner, Arena, env_steps=steps, num_envs=2, learn=learn, log=log)
+    return victim, learner
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_trained_beside_it_without_budget_a_team_is_as_if_alone(name):
+    (alone, _), (beside, _) = trained(None), trained(adversary(name, 0.0))
+    assert same_weights(alone, beside)
+    assert not same_weights(alone, trained(adversary(name))[0])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_team_that_stands_still_does_not_move_and_it_learns(name):
+    made = adversary(name)
+    before = copy.deepcopy(made)
+    victim, _ = trained(made, team_every=None)
+    assert same_weights(victim, QMIX.for_env(Arena(), seed=1, **SMALL))
+    assert not same_weights(made, before)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_run_beside_it_resumes_bit_for_bit(name, tmp_path):
+    trained(adversary(name), 100, tmp_path)
+    _, cut = trained(adversary(name), 220, tmp_path, resume=True)
+    _, through = trained(adversary(name), 220)
+    one, other = cut.state_dict(), through.state_dict()
+    tensors = [key for key, value in one.items() if isinstance(value, torch.Tensor)]
+    assert tensors
+    assert all(torch.equal(one[key], other[key]) for key in tensors)
+    assert same_weights(cut, through)
