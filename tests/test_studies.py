@@ -172,3 +172,64 @@ def test_robust_qmix_keeps_what_is_shown_in_range(study):
     for method in ("FGSM training", "PGD training"):
         balls.append(robust.build(method, "3m", 0)[2].attack.ball)
     assert {(ball.low, ball.high) for ball in balls} == {(-1.0, 1.0)}
+
+
+def test_robust_qmix_reports_wins_and_returns_of_every_cell(study, tmp_path):
+    """Five victims x four attacks x four maps, 32 episodes each."""
+    robust, _ = study("robust_qmix")
+    victims = ["QMIX", "FGSM training", "policy regularisation", "ATLA training", "PA-AD training"]
+    rng = robust.np.random.default_rng(0)
+    columns = {"none": "none", "FGSM": "FGSM 0.1", "ATLA": "ATLA", "PA-AD": "PA-AD"}
+    printed = 0
+    for name in ("2m_vs_1z", "3m", "3s_vs_3z", "2s3z"):
+        cells = [
+            {
+                "method": method,
+                "seed": 0,
+                "scores": {
+                    attack: {
+                        "battle_won": rng.integers(2, size=32).tolist(),
+                        "return": rng.normal(10.0, 2.0, size=32).tolist(),
+                    }
+                    for attack in columns.values()
+                },
+            }
+            for method in victims
+        ]
+        table = robust.table_of(cells, columns, name)
+        assert table.victims == tuple(victims)
+        lines = robust.returns_of(cells, columns).splitlines()[2:]
+        for cell, line in zip(cells, lines, strict=True):
+            texts = line.strip("| ").split(" | ")
+            assert texts[0] == cell["method"]
+            for (column, attack), text in zip(columns.items(), texts[1:], strict=True):
+                scores = cell["scores"][attack]
+                wins, returns = map(robust.np.array, scores.values())
+                assert table.mean(cell["method"], column) == wins.mean()
+                assert table.cell(cell["method"], column).estimate.n_episodes == 32
+                assert text == f"{returns.mean():.1f} ± {returns.std():.1f}"
+                printed += 1
+    assert printed == 80
+
+
+def test_robust_qmix_judges_claims(study):
+    robust, _ = study("robust_qmix")
+    won = {
+        "QMIX": (1.0, 0.0, 0.05, 0.0),
+        "FGSM training": (0.97, 0.6, 0.9, 0.4),
+        "ATLA training": (1.0, 0.0, 1.0, 0.2),
+        "PA-AD training": (1.0, 0.7, 1.0, 0.95),
+    }
+    cells = {
+        method: {
+            column: robust.evaluation.Cell(
+                {0: [1.0] * round(100 * s) + [0.0] * round(100 - 100 * s)}
+            )
+            for column, s in zip(("none", "FGSM", "ATLA", "PA-AD"), shares, strict=True)
+        }
+        for method, shares in won.items()
+    }
+    lines = robust.claims(robust.evaluation.CrossTable(cells=cells, metric="win rate", title=""))
+    held = [line.strip("| ").split(" | ")[-1] for line in lines.splitlines()[2:]]
+    assert held == ["yes", "yes", "no", "yes", "yes"]
+    assert "PA-AD training 0.88, FGSM training 0.63, ATLA training 0.40, QMIX 0.02" in lines
