@@ -2,6 +2,7 @@
 
     python examples/driving.py --jobs 2                    # VDN and QMIX, three seeds
     python examples/driving.py --backbones QMIX --seeds 0 --methods NoAdv FGSM ATSA
+    python examples/driving.py --recurrent                 # with memory, as the paper has it
     python examples/driving.py --report                    # tables of finished cells
     python examples/driving.py --replay                    # a film; trains one team if it must
     python examples/driving.py --smoke                     # seconds, figures mean nothing
@@ -380,12 +381,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=TASK.steps, help="per training")
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/driving"), help="output folder")
+    parser.add_argument("--recurrent", action="store_true", help="networks with memory")
     parser.add_argument("--report", action="store_true", help="run nothing")
     watched = "film the last backbone's undefended team, without attack and crashing; no tables"
     parser.add_argument("--replay", action="store_true", help=watched)
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
-    task, out = replace(TASK, steps=args.steps, episodes=args.episodes), args.out
+    task = replace(TASK, steps=args.steps, episodes=args.episodes, recurrent=args.recurrent)
+    out: Path = args.out / "recurrent" if args.recurrent else args.out
     if args.smoke:
         task, out = atsa.smoke(task), out / "smoke"
         args.backbones, args.seeds, args.methods = ["QMIX"], [0], ["NoAdv", "ATSA"]

@@ -2,6 +2,7 @@
 
     python examples/predator_prey.py --jobs 2          # MADDPG and FACMAC, .02 and .05, three seeds
     python examples/predator_prey.py --backbones MADDPG --epsilon 0.05 --seeds 0
+    python examples/predator_prey.py --recurrent       # with memory, as the paper has it
     python examples/predator_prey.py --report          # tables and figures of finished cells
     python examples/predator_prey.py --smoke           # seconds, figures mean nothing
 
@@ -102,6 +103,7 @@ def build(method: str, group: Group) -> Made:
     optim = adam(task.lr, eps=task.eps)
     shared: dict[str, Any] = {
         "hidden": task.hidden,
+        "recurrent": task.recurrent,
         "gamma": task.gamma,
         "optim": optim,
         "critic_optim": optim,
@@ -137,7 +139,6 @@ def build(method: str, group: Group) -> Made:
         adversary = adversaries.ContinuousATSA.for_env(
             spec,
             stor(task.ball),
-            recurrent=False,
             alpha=Linear(0.5, 0.05, over=task.alpha_steps, unit="env_steps"),
             reward_scale=REWARD_SCALE,
             td_lambda=task.td_lambda,
@@ -510,11 +511,13 @@ def main() -> None:
     )
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/predator_prey"), help="folder")
+    parser.add_argument("--recurrent", action="store_true", help="networks with memory")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
     task = replace(TASK, head=args.head, steps=args.steps, episodes=args.episodes)
-    out: Path = args.out
+    task = replace(task, recurrent=args.recurrent)
+    out: Path = args.out / "recurrent" if args.recurrent else args.out
     if args.smoke:
         task, out, args.seeds, args.epsilon = smoke(task), out / "smoke", [0], [0.05]
         args.backbones, args.methods = ["FACMAC"], ["NoAdv", "ATSA"]
