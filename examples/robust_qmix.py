@@ -185,6 +185,8 @@ def train(name, method, seed, plan, place):
     begun = time.process_time()
     learner, _, perturb = build(method, name, seed)
     folder = place.folder_for(plan)
+    if (folder / "weights.pt").exists():  # killed when all was done
+        return {"cpu_seconds": None}
     history = training.run(
         learner,
         maker(name),
@@ -308,25 +310,30 @@ def returns_of(cells, columns):
 
 
 def claims(table):
-    """Return what is known of the paper's results, and whether ours are so; see its page."""
+    """Return what is known of the paper's results, and whether ours are so.
+
+    The paper prints no table; what is known is of later papers of its authors [Zhou2025]_. A claim
+    is judged where its teams are there and win without attack: who never does loses nothing.
+    """
     won = {m: {c: table.mean(m, c) for c in table.attacks} for m in table.victims}
     average = {m: np.mean([won[m][c] for c in ATTACKED_BY]) for m in METHODS if m in won}
     lines = [["claim", "here", "held"], ["---"] * 3]
 
     def judge(claim, method, columns, held):
-        if method in won:
+        if method in won and won[method]["none"] > 0.5:
             told = ", ".join(f"{c} {won[method][c]:.2f}" for c in columns)
             lines.append([claim, told, "yes" if held(won[method]) else "no"])
 
     hard = ("FGSM", "ATLA", "PA-AD")
     judge("plain QMIX falls to about 0", "QMIX", hard, lambda of: max(of[c] for c in hard) < 0.1)
     kept = ("none", "FGSM")
-    judge(
-        "FGSM training costs no clean wins",
-        "FGSM training",
-        kept,
-        lambda of: "QMIX" in won and of["none"] > won["QMIX"]["none"] - 0.05,
-    )
+    if "QMIX" in won:
+        judge(
+            "FGSM training costs no clean wins",
+            "FGSM training",
+            kept,
+            lambda of: of["none"] > won["QMIX"]["none"] - 0.05,
+        )
     others = ("FGSM", "PA-AD")
     judge(
         "ATLA's team withstands no other attack",
@@ -337,7 +344,7 @@ def claims(table):
     own = "PA-AD training"
     judge("PA-AD's team withstands PA-AD", own, ("none", "PA-AD"), lambda of: of["PA-AD"] > 0.9)
     ordered = ("PA-AD training", "FGSM training", "policy regularisation", "ATLA training", "QMIX")
-    known = [m for m in ordered if m in average]
+    known = [m for m in ordered if m in average and won[m]["none"] > 0.5]
     if len(known) > 1:
         told = ", ".join(f"{m} {average[m]:.2f}" for m in known)
         fall = all(average[a] > average[b] for a, b in itertools.pairwise(known))
@@ -524,6 +531,9 @@ def main():
         table, text = report(name, tested, costs, out)
         print(f"\n{table}\n")
         texts.append(text)
+    if not texts:
+        print(f"Nothing is finished in {out}/.")
+        return
     (out / "robust_qmix.md").write_text("\n".join(texts))
     print(f"Tables, heat maps, curves and raw scores are in {out}/")
 

@@ -3,7 +3,8 @@
     python examples/romfac.py --jobs 2                     # Battle and Pursuit at a quick size
     python examples/romfac.py --tasks battle --seeds 0     # one of them, one training seed
     python examples/romfac.py --tasks "battle 64" --seeds 0 --methods MFAC RoMFAC   # 64 against 64
-    python examples/romfac.py --full                       # that, and Pursuit of 32 and 64; hours
+    python examples/romfac.py --tasks "battle early" "battle self-play"   # other schedules and foes
+    python examples/romfac.py --full                       # as wide as the paper, Pursuit; hours
     python examples/romfac.py --report                     # tables and figures of finished runs
     python examples/romfac.py --director 160 --seeds 0     # and one that learns against each team
     python examples/romfac.py --smoke                      # seconds, figures mean nothing
@@ -576,16 +577,9 @@ def draw_learning(cells: list[dict[str, Any]], task: Task, folder: Path, path: P
         curves = []
         for seed in seeds:
             run = folder / f"{method}-{seed}"
-            if not (run / "rounds.json").exists():
-                continue
-            rounds = {int(k): v for k, v in json.loads((run / "rounds.json").read_text()).items()}
-            told = json.loads((run / "history.json").read_text())
-            points = [
-                (rounds[step], value)
-                for step, value in zip(told["env_steps"], told["train"]["return"], strict=True)
-                if step in rounds and value is not None and np.isfinite(value)
-            ]
-            curves.append(np.array(sorted(points)).T)
+            points = [point for stage in (run / "script", run) for point in learned(stage)]
+            if points:
+                curves.append(np.array(sorted(points)).T)
         if not curves:
             continue
         grid = np.linspace(max(c[0][0] for c in curves), min(c[0][-1] for c in curves), 60)
@@ -604,6 +598,19 @@ def draw_learning(cells: list[dict[str, Any]], task: Task, folder: Path, path: P
     lower.set_xlabel("rounds")
     upper.legend(ncols=3, fontsize="small")
     figure.savefig(path)
+
+
+def learned(run: Path) -> list[tuple[int, float]]:
+    """Return (rounds, return in training) of a run; nothing where there was none."""
+    if not (run / "rounds.json").exists():
+        return []
+    rounds = {int(k): v for k, v in json.loads((run / "rounds.json").read_text()).items()}
+    told = json.loads((run / "history.json").read_text())
+    return [
+        (rounds[step], value)
+        for step, value in zip(told["env_steps"], told["train"]["return"], strict=True)
+        if step in rounds and value is not None and np.isfinite(value)
+    ]
 
 
 def draw_round(task: Task, folder: Path, name: str, seed: int, path: Path) -> None:

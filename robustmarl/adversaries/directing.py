@@ -49,6 +49,9 @@ class Directing(Adversary):
         episodes: float,
     ) -> None:
         super().__init__()
+        rule = "another than 'kl', by which it does not matter what a director draws"
+        loss = getattr(generator, "loss", None)
+        check(loss != "kl", f"{type(self).__name__}.generator.loss", rule, loss)
         self.director = director
         self._generator = generator
         with speaking_for(self, DirectedObsPerturber):

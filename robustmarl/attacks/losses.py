@@ -252,7 +252,8 @@ class TowardPolicy:
     r"""Minus how far the policy is from a wanted one: :math:`-KL(\pi(\hat o) \,\|\, h)`.
 
     The generator's loss as ATSA's paper writes it [Zhou2025]_, for the whole of what a director
-    would draw. With one wanted action in place of h it is the cross entropy towards that.
+    would draw. Wanted probabilities count as 1e-6 at least: what is never wanted is far, and not
+    infinitely.
 
     Args:
         wanted: logits of h, (M, A), ``MASKED`` where unavailable.
@@ -265,24 +266,31 @@ class TowardPolicy:
 
     def __init__(self, wanted: Tensor) -> None:
         check_tensor("TowardPolicy.wanted", wanted)
+        rule = "logits, floats of shape (M, A)"
+        check(wanted.is_floating_point() and wanted.dim() == 2, "TowardPolicy.wanted", rule, wanted)
         self._log_wanted = wanted.softmax(dim=-1).clamp_min(_LEAST).log()
 
     def __call__(self, output: Tensor) -> Tensor:
         """Return one loss per row, (M,), of logits (M, A)."""
-        check_tensor("TowardPolicy.output", output, self._log_wanted)
         return -(output.softmax(dim=-1) * self._ratio(output)).sum(dim=-1)
 
     def gradient(self, output: Tensor) -> Tensor:
         """Return the direction of d loss / d logits, (M, A)."""
-        policy, ratio = output.softmax(dim=-1), self._ratio(output)
-        distance = (policy * ratio).sum(dim=-1, keepdim=True)
-        return _balanced(policy * (distance - ratio), output)
+        ratio = self._ratio(output)
+        distance = (output.softmax(dim=-1) * ratio).sum(dim=-1, keepdim=True)
+        # Of the other actions by their shares of what is left to them, which is nothing but in
+        # exact numbers where the softmax saturates.
+        top = output.argmax(dim=-1, keepdim=True)
+        shares = output.scatter(-1, top, 2.0 * MASKED).softmax(dim=-1)
+        gradient = torch.where(output > MASKED / 2, shares * (distance - ratio), 0.0)
+        return _balanced(gradient, output)
 
     def _ratio(self, output: Tensor) -> Tensor:
+        check_tensor("TowardPolicy.output", output, self._log_wanted)
         return output.log_softmax(dim=-1) - self._log_wanted
 
 
-_LEAST = 1e-6  # of a wanted probability: what is never wanted is infinitely far
+_LEAST = 1e-6  # of a wanted probability; no paper says
 
 
 class ExpectedChange:

@@ -27,7 +27,7 @@ class AttackTerm(ABC):
         weight: >= 0, a number or a schedule.
         max_rows: estimate the term on at most so many rows, >= 1; None takes all.
         epsilon: the attack's radius >= 0, a number or a schedule; None is the attack's own. While
-            it is 0 the term is off.
+            it is 0 the term is off. It is of all coordinates but those that the ball has ``fixed``.
     """
 
     attack: ObsAttack

@@ -23,7 +23,7 @@ class FOPMixer(nn.Module):
               \lambda^i = \sum_j |k_j(s)|\, \sigma(f_{ji}(s))\, \sigma(g_{ji}(s, a)) > 0
 
     With ``attention`` each agent's part weighs as much as the state attends to it, as in Qatten
-    [Yang2020]_ and FOP's later release:
+    [Yang2020]_ and FOP's later release, here by logits that are linear in the state:
 
     .. math:: Q_{tot} = \sum_i w^i(s)\,\bigl(\lambda^i(s, a)\,[Q^i(a^i) - V^i] + V^i\bigr) + v(s),
               \qquad w^i = \sum_j \mathrm{softmax}_i\, e_{ji}(s)
@@ -34,9 +34,9 @@ class FOPMixer(nn.Module):
         num_actions: A, of actions or of their coordinates.
         heads: number of terms j, >= 1.
         hidden: width of v's hidden layer, >= 1.
-        gradient: ``"fop"``: each :math:`Q^i` gets gradient 1 (:math:`w^i` with attention),
-            :math:`V^i` none, and the weights learn from advantages as they are, which is what
-            releases do; ``"exact"``: that of the equation.
+        gradient: ``"fop"``: each :math:`Q^i` gets gradient 1 (:math:`w^i` with attention, which
+            learns by these alone), :math:`V^i` none, and the weights learn from advantages as they
+            are, which is what releases do; ``"exact"``: that of the equation.
         normalize_state: LayerNorm on the state.
         attention: see above; its learner adds :meth:`penalty` to the loss.
 
@@ -96,20 +96,23 @@ class FOPMixer(nn.Module):
         """
         state = self.normalize(state)
         weights, bias = self._weights(act, state), self.v(state).squeeze(-1)
-        if self.gradient == "exact":
-            parts = weights * (q - value) + value
-        else:
-            parts = q + (weights - 1.0) * (q - value).detach()
+        gain = q - value
         if self.attend is not None:
-            attention = self.attend(state).unflatten(-1, self._shape).softmax(dim=-1)
-            parts = parts * attention.sum(dim=-2)
-        return parts.sum(dim=-1) + bias
+            attention = self.attend(state).unflatten(-1, self._shape).softmax(dim=-1).sum(dim=-2)
+            q, value, gain = attention * q, attention * value, attention * gain
+        if self.gradient == "exact":
+            return (weights * gain + value).sum(dim=-1) + bias
+        return (q + (weights - 1.0) * gain.detach()).sum(dim=-1) + bias
 
     def penalty(self, state: Tensor) -> Tensor:
-        """Return what keeps attention soft, (...,): .001 of its mean squared logit in a state."""
+        """Return what keeps attention soft, (...,): .001 of its squared logits, summed over heads.
+
+        Of agents it is the mean, as in FOP's later release.
+        """
         if self.attend is None:
             return torch.zeros_like(state[..., 0])
-        return _SOFTENING * self.attend(self.normalize(state)).square().mean(dim=-1)
+        logits = self.attend(self.normalize(state)).unflatten(-1, self._shape)
+        return _SOFTENING * logits.square().mean(dim=-1).sum(dim=-1)
 
     def _weights(self, act: Tensor, state: Tensor) -> Tensor:
         vectors = act if act.is_floating_point() else F.one_hot(act, self.num_actions)

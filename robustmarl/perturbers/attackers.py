@@ -344,9 +344,8 @@ class AttackerActions(Perturber):
     def bind(self, spec: TeamSpec, policy: Victim | None, place: Place) -> None:
         """Check that the team is the attackers', and has values; see :class:`Perturber`."""
         super().bind(spec, policy, place)
-        rule = "attacking a team with values or logits, of which there is a worst action"
-        remedy = "What these do follows from no values: attack another team."
-        check(policy is not None, type(self).__name__, rule, "a script or a random team", remedy)
+        rule, remedy = "a team with values or logits", "Scripts and random teams have none."
+        check(policy is not None, f"{type(self).__name__}.policy", rule, policy, remedy)
         self._choice.bind(spec, place)
 
     @torch.no_grad()

@@ -55,11 +55,18 @@ def stor(
         loss: ``"margin"`` as above, the release's; ``"cross_entropy"`` raises
             :math:`\log \pi(\hat a \mid \hat o)`, also where the victim takes that action anyway;
             ``"kl"``, the paper's formula, lowers :math:`KL(\pi(\hat o) \| h)` from all that the
-            director h would draw, so that it takes a director with a policy.
+            director h would draw, so that it takes a director with a policy, one that stands
+            still: what it draws changes nothing that is shown. Of continuous actions it is left
+            as it is.
         continuous: whether it is called on victims of continuous actions. What plays a director
             sets this to what the team is.
-        target: the action named: an index, or a vector in [-1, 1]; or a rule from (view, clean
-            observations (M, D)) to (M,) or (M, A) of them. None leaves it to a director.
+        target: the action named: an index, or a vector in [-1, 1], with ``"kl"`` one of logits;
+            or a rule from (view, clean observations (M, D)) to (M,) or (M, A) of them. None leaves
+            it to a director.
+
+    Raises:
+        ValueError: for an unknown loss, another than the margin for continuous actions, or an index
+            with ``"kl"``.
 
     Example:
         >>> from robustmarl.budgets import LinfBall
@@ -72,6 +79,9 @@ def stor(
     """
     boxes = check_flag("stor.continuous", continuous)
     check_choice("stor.loss", loss, get_args(StorLoss))
+    check(not boxes or loss == "margin", "stor.loss", "left out for continuous actions", loss)
+    indexed = loss == "kl" and isinstance(target, int)
+    check(not indexed, "stor.target", "logits, or a rule that returns them, for 'kl'", target)
     if target is None:
         target = _nobodys if boxes or loss == "kl" else 0
     with speaking_for("stor", PGD):
@@ -194,7 +204,7 @@ class DirectedObsPerturber(ObsPerturber):
         draws = context.draws(f"director/{self.place.depth}")
         self.target, self._logp = self.director.select(output, context.mask, draws, self.explore)
         self._last_target = self.target
-        self._wanted = output if self._by_policy else self.target
+        self._wanted = self._policy(output) if self._by_policy else self.target
         self._given = torch.zeros_like(context.observed)
         return super().on_obs(context)
 
@@ -212,6 +222,13 @@ class DirectedObsPerturber(ObsPerturber):
     def _targets_of_rows(self, view: VictimView, obs: Tensor) -> Tensor:
         """Return the targets of the rows that the generator is called on, (M,) or (M, A)."""
         return self._row_targets
+
+    def _policy(self, output: Tensor) -> Tensor:
+        """Return the logits (E, N, A) of what the director would do: one action if it is greedy."""
+        greedy = isinstance(self.director, ActorPolicy) and self.director.deterministic_eval
+        if self.explore or not greedy:
+            return output
+        return torch.full_like(output, MASKED).scatter(-1, self.target.unsqueeze(-1), 0.0)
 
     def _directors(self, context: StepContext) -> StepContext:
         """Return the step as the director lives it: clean, and with its own past."""

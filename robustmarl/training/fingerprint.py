@@ -46,7 +46,12 @@ def fingerprint(**parts: object) -> Fingerprint:
 
 
 def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
-    """Raise ``ValueError`` that names what differs between a run and its continuation."""
+    """Raise ``ValueError`` that names what differs between a run and its continuation.
+
+    What networks were made with, and where gradients are clipped, older runs did not note.
+    """
+    if not any(name.endswith(f".{_NORM}") for name in before):
+        now = {k: v for k, v in now.items() if ".made." not in k and not k.endswith(f".{_NORM}")}
     names = [*now, *(name for name in before if name not in now)]
     differing = [name for name in names if repr(before.get(name)) != repr(now.get(name))]
     if differing:

@@ -36,12 +36,13 @@ def test_it_keeps_the_contract(cls):
     check_adversary(atsa, lambda env: team(env, cls), Arena)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "kl"])
-def test_it_keeps_it_with_the_generators_other_losses(loss):
-    def other(env, epsilon=0.3):
+def test_it_keeps_it_with_the_generators_other_loss():
+    def other(env, loss="cross_entropy", epsilon=0.3):
         return ATSA.for_env(env, stor(LinfBall(epsilon=epsilon), loss=loss), hidden=(8,))
 
     check_adversary(other, team, Arena)
+    with pytest.raises(ValueError, match=r"ATSA\.generator\.loss must be another than 'kl'"):
+        other(Arena(), "kl")
 
 
 def test_other_forms_keep_it_too():

@@ -209,7 +209,8 @@ def trained(made, steps=160, folder=None, *, resume=False, **how):
     log = Log(folder, resume=resume, progress=False)
     off = OffPolicy(batch_size=4, learning_starts=4)
     learn = off if learner.off_policy else OnPolicy(episodes_per_round=4)
-    run(learner, Arena, env_steps=steps, num_envs=2, learn=learn, log=log)
+    told = run(learner, Arena, env_steps=steps, num_envs=2, learn=learn, log=log)
+    assert told.resumed == resume
     return victim, learner
 
 

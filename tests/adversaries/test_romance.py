@@ -642,7 +642,7 @@ def test_bad_input():
     made, other = romance(Arena()), romance(SignalMatching(2))
     with pytest.raises(ValueError, match=r"AttackerActions\.attackers must be of a team with this"):
         collected(team(), perturb=[other.perturber()])
-    with pytest.raises(ValueError, match=r"AttackerActions must be attacking a team with values"):
+    with pytest.raises(ValueError, match=r"AttackerActions\.policy must be a team with values"):
         rollout(RandomController(made.attackers.spec), Arena, perturb=made.perturber(), episodes=2)
     plain = collected(team()).latest(6)
     for sample in (Sample(drawn=plain), Sample(fresh=plain)):

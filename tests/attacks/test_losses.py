@@ -222,6 +222,25 @@ def test_what_is_never_wanted_is_far_and_not_infinitely(logits):
         loss(logits[:, :2])
 
 
+def test_the_way_to_a_policy_is_known_where_softmax_saturates():
+    """In float32 all is lost beyond a lead of 104, whose exponential is the least number."""
+    wanted, logits = torch.tensor([[0.0, 2.0, MASKED]]), torch.tensor([[0.0, -1.0, MASKED]])
+    for lead in (10.0, 104.0, 1000.0):
+        ahead = logits + lead * torch.tensor([[1.0, 0.0, 0.0]])
+        found = TowardPolicy(wanted).gradient(ahead)
+        torch.testing.assert_close(found, torch.tensor([[-1.0, 1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    "wanted", [torch.zeros(3), torch.zeros(2, 3, dtype=torch.int64)], ids=["row", "indices"]
+)
+def test_what_is_no_policy_is_refused(wanted):
+    with pytest.raises(ValueError, match=r"TowardPolicy\.wanted must be logits, floats of shape"):
+        TowardPolicy(wanted)
+    with pytest.raises(ValueError, match=r"TowardPolicy\.output must be of shape \(1, 3\)"):
+        TowardPolicy(torch.zeros(1, 3)).gradient(torch.zeros(4, 3))
+
+
 @pytest.mark.parametrize("kind", [Divergence, ExpectedChange])
 def test_losses_of_policies_keep_their_direction_where_softmax_saturates(kind):
     """In float32 1 - 1 is 0; of two actions what one loses the other gains."""

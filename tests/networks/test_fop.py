@@ -51,7 +51,15 @@ def test_attention_weighs_what_agents_add(gradient):
     torch.testing.assert_close(joint, parts.sum(-1) + mixer.v(normal).squeeze(-1))
     (of_q,) = torch.autograd.grad(joint.sum(), q)
     torch.testing.assert_close(of_q, attention * weights if gradient == "exact" else attention)
-    torch.testing.assert_close(mixer.penalty(state), 1e-3 * logits.square().mean((-1, -2)))
+    of_heads = logits.square().mean(-1)
+    torch.testing.assert_close(mixer.penalty(state), 1e-3 * of_heads.sum(-1))
+    taught = [(weights * (q - value) + value) * attention, q * attention]
+    want = taught[0] if gradient == "exact" else taught[1]
+    found, wanted = (
+        torch.autograd.grad(one.sum(), mixer.attend.weight, retain_graph=True)[0]
+        for one in (mixer(q, value, act, state), want)
+    )
+    torch.testing.assert_close(found, wanted)
     assert not given(gradient)[0].penalty(state).any()
 
 

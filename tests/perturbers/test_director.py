@@ -11,7 +11,7 @@ from torch import nn
 from robustmarl.algorithms import FACMAC, IPPO, MADDPG, MAPPO, QMIX
 from robustmarl.attacks import PGD, FrankWolfe
 from robustmarl.budgets import LinfBall
-from robustmarl.joint import last_actions
+from robustmarl.joint import MASKED, last_actions
 from robustmarl.networks import AgentNetwork
 from robustmarl.perturbers import DirectedObsPerturber, Perturber, stor
 from robustmarl.policies import ActorPolicy, DeterministicPolicy, QPolicy
@@ -83,6 +83,22 @@ def test_only_the_margin_shows_the_truth_where_the_target_is_what_it_does_anyway
     for loss in ("margin", "cross_entropy"):
         found = stor(BALL, loss=loss, target=0)(FunctionVictim(lambda obs: obs).at(), obs)
         assert torch.equal(found, obs) is (loss == "margin"), target
+
+
+def test_a_greedy_policy_is_its_one_action():
+    made = director(ActorPolicy)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    victim, shown = QMIX.for_env(Arena(), hidden=(8,)), {}
+    for greedy in (False, True):
+        made.deterministic_eval = greedy
+        named = DirectedObsPerturber(made, stor(BALL, loss="kl"))
+        shown[greedy] = collected(victim, perturb=[named]).latest(6).obs.seen
+    assert not torch.equal(shown[False], shown[True])
+    obs, one_hot = torch.randn(9, 4), torch.tensor([[0.0, MASKED, MASKED, MASKED]]).expand(9, 4)
+    aimed = stor(BALL, loss="kl", target=lambda view, obs: one_hot)
+    moved = aimed(FunctionVictim(lambda obs: obs).at(), obs)
+    assert bool((moved[:, 0] >= obs[:, 0]).all())
 
 
 @pytest.mark.parametrize("steps", [1, 5])
@@ -209,6 +225,10 @@ def test_other_kinds_are_refused():
         DirectedObsPerturber(director(), stor(BALL, loss="kl"))
     with pytest.raises(ValueError, match=r"stor\.loss must be one of .*'kl'.*got 'dlr'"):
         stor(BALL, loss="dlr")
+    with pytest.raises(ValueError, match=r"stor\.loss must be left out for continuous actions"):
+        stor(BALL, loss="kl", continuous=True)
+    with pytest.raises(ValueError, match=r"stor\.target must be logits, or a rule .*, got 1"):
+        stor(BALL, loss="kl", target=1)
     with pytest.raises(ValueError, match=r"stor\.target must be set by a director, or given"):
         stor(BALL, loss="kl")(FunctionVictim(lambda obs: obs).at(), torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"loss must be a named loss, 'margin' or 'mse'"):

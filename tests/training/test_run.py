@@ -40,7 +40,7 @@ from robustmarl.training import (
     load_checkpoint,
     run,
 )
-from robustmarl.training.fingerprint import fingerprint
+from robustmarl.training.fingerprint import check_same_settings, fingerprint
 from robustmarl.training.resume import RunState
 from robustmarl.training.trainers import EpisodeTrainer
 
@@ -411,6 +411,16 @@ def test_loss_terms_are_settings():
 def test_what_networks_were_made_with_is_a_setting(given):
     plain, other = fingerprint(algorithm=qmix()), fingerprint(algorithm=qmix(**given))
     assert plain != other
+
+
+def test_runs_that_did_not_note_it_go_on():
+    now = fingerprint(algorithm=qmix())
+    new = [name for name in now if ".made." in name or name.endswith("max_grad_norm")]
+    assert new
+    before = {name: value for name, value in now.items() if name not in new}
+    check_same_settings(before, now)
+    with pytest.raises(ValueError, match=r"got algorithm\.gamma=0\.5 \(was 0\.99\)"):
+        check_same_settings(before, fingerprint(algorithm=qmix(gamma=0.5)))
 
 
 def test_of_a_composition_each_part_says_so():
