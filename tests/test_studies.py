@@ -256,3 +256,15 @@ def test_robust_qmix_judges_claims(study):
     held = [line.strip("| ").split(" | ")[-1] for line in lines.splitlines()[2:]]
     assert held == ["yes", "yes", "no", "yes", "yes"]
     assert "PA-AD training 0.88, FGSM training 0.63, ATLA training 0.40, QMIX 0.02" in lines
+
+
+def test_romfacs_early_loops_begin_before_the_usual(study):
+    romfac, _ = study("romfac")
+    usual, early = (romfac.TASKS[name] for name in ("battle", "battle early"))
+    for task, begins, ends in ((usual, 180, 220), (early, 30, 120)):
+        weights = [romfac.loss_of("RoMFAC", task).weight(number) for number in range(task.rounds)]
+        assert weights[begins] == weights[ends] == 0.0 < weights[begins + 1]
+        assert max(weights) == weights[ends - 1] == task.peak
+    assert romfac.plan_of(usual, 1).keys() == romfac.plan_of(early, 1).keys()
+    copied = romfac.plan_of(romfac.TASKS["battle self-play"], 1)
+    assert copied.keys() - romfac.plan_of(usual, 1).keys() == {"copied"}
