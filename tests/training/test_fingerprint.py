@@ -173,6 +173,7 @@ WITHOUT = {
     attacks.ExpectedChange: TENSORS,
     attacks.NegativeValue: TENSORS,
     attacks.SquaredError: TENSORS,
+    attacks.TowardPolicy: TENSORS,
     attacks.AveragedView: TENSORS,
     attacks.Outcomes: TENSORS,
     attacks.PoisonView: TENSORS,
