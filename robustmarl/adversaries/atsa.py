@@ -274,9 +274,7 @@ class ATSA(SoftDirecting):
         losses = []
         for critic, q in zip(self.critics, of_critics, strict=True):
             joint = critic(q, mask, target, state[:, :-1], alpha)
-            error = (joint - y).square()
-            if critic.mixer.attention:
-                error = error + critic.mixer.penalty(state[:, :-1])
+            error = (joint - y).square() + critic.mixer.penalty(state[:, :-1])
             losses.append(masked_mean(error, played))
         loss = losses[0] + losses[1]
         self.critic_optim.step(loss)

@@ -237,9 +237,7 @@ class ContinuousATSA(SoftDirecting):
         loss, of_values = y.new_zeros(()), []
         for critic, known in zip(self.critics, features, strict=True):
             joint = critic(known, target, state[:, :-1], alive)
-            error = (joint - y).square()
-            if critic.mixer.attention:
-                error = error + critic.mixer.penalty(state[:, :-1])
+            error = (joint - y).square() + critic.mixer.penalty(state[:, :-1])
             loss = loss + masked_mean(error, played)
             with torch.no_grad():
                 soft = critic.q(known, drawn[:, :-1]) - alpha * logp[:, :-1]

@@ -28,9 +28,8 @@ from robustmarl.learning.making import remembered
 from robustmarl.learning.optim import adam
 from robustmarl.learning.returns import masked_mean
 from robustmarl.learning.settings import check_settings, take
+from robustmarl.perturbers.attacker_perturbers import AttackerActions, AttackerObs
 from robustmarl.perturbers.attackers import (
-    AttackerActions,
-    AttackerObs,
     Attackers,
     reference_policy,
     soft_backup,

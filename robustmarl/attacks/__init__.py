@@ -15,15 +15,12 @@ from robustmarl.attacks.imitation import (
 from robustmarl.attacks.lipschitz import LipschitzAttack
 from robustmarl.attacks.losses import (
     CrossEntropy,
-    Divergence,
-    ExpectedChange,
     FunctionLoss,
     LabelLoss,
     Margin,
     NegativeValue,
     ScaledMargin,
     SquaredError,
-    TowardPolicy,
 )
 from robustmarl.attacks.momentum import MIFGSM
 from robustmarl.attacks.noise import GaussianNoise, UniformNoise
@@ -35,6 +32,7 @@ from robustmarl.attacks.poison import (
     RandomAttack,
     VarianceAttack,
 )
+from robustmarl.attacks.policy_losses import Divergence, ExpectedChange, TowardPolicy
 from robustmarl.attacks.toward import FrankWolfe
 
 __all__ = [

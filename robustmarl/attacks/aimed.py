@@ -27,15 +27,13 @@ from robustmarl.attacks.averaged import AveragedView
 from robustmarl.attacks.base import draws_of
 from robustmarl.attacks.losses import (
     CrossEntropy,
-    Divergence,
-    ExpectedChange,
     LabelLoss,
     Margin,
     NegativeValue,
     ScaledMargin,
     SquaredError,
-    TowardPolicy,
 )
+from robustmarl.attacks.policy_losses import Divergence, ExpectedChange, TowardPolicy
 from robustmarl.budgets import Coordinates, LinfBall
 from robustmarl.joint import MASKED
 from robustmarl.victims import OutputLoss, VictimView

@@ -6,13 +6,12 @@ import torch
 
 from robustmarl.attacks.losses import (
     CrossEntropy,
-    Divergence,
-    ExpectedChange,
     LabelLoss,
     Margin,
     ScaledMargin,
     SquaredError,
 )
+from robustmarl.attacks.policy_losses import Divergence, ExpectedChange
 from robustmarl.networks.calculus import Formula, Kind
 from robustmarl.victims import OutputLoss
 
@@ -28,7 +27,7 @@ _OF_LABELS: dict[type[OutputLoss], Kind] = {
 def formula_of(loss: OutputLoss, rows: int) -> Formula | None:
     """Return what compiled code has to know of ``loss``, None where it does not know its equation.
 
-    Only the classes of :mod:`robustmarl.attacks.losses` themselves are known: a subclass may raise
+    Only the package's own classes of losses themselves are known: a subclass may raise
     something else.
 
     Args:

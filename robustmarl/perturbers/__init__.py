@@ -1,7 +1,8 @@
 """What changes a step of a team: the cores that collector and wrappers adapt."""
 
 from robustmarl.perturbers.action_poison import ActionPoisonPerturber, PoisonedLearner
-from robustmarl.perturbers.attackers import AttackerActions, AttackerObs, Attackers
+from robustmarl.perturbers.attacker_perturbers import AttackerActions, AttackerObs
+from robustmarl.perturbers.attackers import Attackers
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.blind import OtherEpisodeObs, ZeroedObs
 from robustmarl.perturbers.by_critic import ActionValues, CriticObsPerturber

@@ -8,14 +8,12 @@ from torch.nn import functional as F
 
 from robustmarl.attacks.losses import (
     CrossEntropy,
-    Divergence,
-    ExpectedChange,
     Margin,
     NegativeValue,
     ScaledMargin,
     SquaredError,
-    TowardPolicy,
 )
+from robustmarl.attacks.policy_losses import Divergence, ExpectedChange, TowardPolicy
 from robustmarl.joint import MASKED
 
 

@@ -58,7 +58,7 @@ from robustmarl.attacks import (
 )
 from robustmarl.attacks.base import check_attack
 from robustmarl.attacks.black_box import SPSA, RandomSearch, SquareSearch
-from robustmarl.attacks.losses import Divergence, ExpectedChange, ScaledMargin, TowardPolicy
+from robustmarl.attacks.losses import ScaledMargin
 from robustmarl.attacks.poison import (
     JAttack,
     RandomAttack,
@@ -68,6 +68,7 @@ from robustmarl.attacks.poison import (
     poison,
     shift_direction,
 )
+from robustmarl.attacks.policy_losses import Divergence, ExpectedChange, TowardPolicy
 from robustmarl.budgets import LinfBall
 from robustmarl.certify import certified, certified_return, margin_bounds, possible_actions
 from robustmarl.envs import TwoStepGame

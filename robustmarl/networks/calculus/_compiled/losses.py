@@ -112,7 +112,7 @@ def _scale_margin(z: Flat, size: int, lead: Number, targeted: bool, g: Flat) -> 
 
 @inner
 def of_policy(z: Flat, kind: int, clean: Flat, g: Flat) -> None:
-    """Write the gradient of ``attacks.losses.Divergence`` or ``ExpectedChange``."""
+    """Write the gradient of ``attacks.policy_losses.Divergence`` or ``ExpectedChange``."""
     top, same = largest(z), ZERO
     _softmax(z, g)
     for j in range(len(clean)):
