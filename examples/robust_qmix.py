@@ -152,7 +152,7 @@ def build(method, name, seed):
         return team, team, None
     team = algorithms.QMIX.for_env(env, **settings)
     if method == "ATLA training":
-        adversary = adversaries.ObsAdversaryPPO.for_env(env, ball, seed=seed)
+        adversary = adversaries.ObsAdversaryPPO.for_env(env, ball, episodes=ATTACKED, seed=seed)
         return training.AdversarialTraining(team, adversary), team, None
     if method == "PA-AD training":
         adversary = adversaries.PAAD.for_env(env, stor(ball), episodes=ATTACKED, **settings)

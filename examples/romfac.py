@@ -140,6 +140,10 @@ TASKS = {
     # What loops do to teams that have not learned yet, and to such as play against themselves.
     "battle early": replace(BATTLE, warmup=0.1),
     "battle self-play": replace(BATTLE, rounds=600, copied=0.5),
+    # Whether Pursuit's losses are for want of a good schedule, of rounds or of widths.
+    "pursuit early": replace(PURSUIT, warmup=0.1),
+    "pursuit long": replace(PURSUIT, rounds=900),
+    "pursuit wide": replace(PURSUIT, hidden=(256, 256)),
     # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds; at
     # 5e-4 others forget how to, and at a peak of .2 they strike at nobody, whatever they see.
     "battle 64": replace(

@@ -44,13 +44,15 @@ class GaussianPPO(Adversary):
     .. math:: \hat A = \mathrm{GAE}(-r, \hat V), \qquad
               L_V = \tfrac12 \overline{(\hat V(s) - \hat G)^2}
 
-    with a critic of its own on the state; see :func:`robustmarl.adversaries.ppo.ppo_steps`.
-    Evaluated by its mean, unless ``deployed(greedy=False)`` is asked for.
+    with a critic of its own on the state, over the episodes that it attacked; see
+    :func:`robustmarl.adversaries.ppo.ppo_steps`. Evaluated by its mean,
+    unless ``deployed(greedy=False)`` is asked for.
 
     Args:
         actor: the attack it trains.
         critic: V(s), (..., S) to (...).
         agents: names of the attacked agents; None is all.
+        episodes: share of the episodes in which it attacks while it learns, in [0, 1].
         optim: optimizer factory for both; None is Adam at 3e-4: at 1e-6, the step size of the
             release of [Zhou2025]_, it hardly moves.
         gamma: discount in [0, 1]; this, ``gae_lambda``, ``clip`` and ``epochs`` are that release's.
@@ -70,6 +72,7 @@ class GaussianPPO(Adversary):
         critic: Critic,
         *,
         agents: Collection[str] | None = None,
+        episodes: float = 1.0,
         optim: OptimizerFactory | None = None,
         gamma: float = 0.98,
         gae_lambda: float = 0.9,
@@ -89,7 +92,7 @@ class GaussianPPO(Adversary):
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
         with speaking_for(self, LearnedObsPerturber):
-            self._perturber = LearnedObsPerturber(actor, agents=agents)
+            self._perturber = LearnedObsPerturber(actor, agents=agents, episodes=episodes)
         learned = nn.ModuleList([actor, critic])
         self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
 
@@ -112,6 +115,9 @@ class GaussianPPO(Adversary):
         rows = attacked_rows(batch, record)
         if not bool(rows.any()):
             return {}
+        # What it left alone says nothing of returns under it, but where its agents were dead.
+        exposed = (batch.living & rows.flatten(0, 1).any(dim=0)).flatten(1).any(dim=1)
+        played = batch.valid & (rows.flatten(1).any(dim=1) | ~exposed).unsqueeze(1)
         state = batch.obs.state.flatten(2)  # of all agents, where each has its own
         with torch.no_grad():
             value = self.critic(state)
@@ -122,7 +128,7 @@ class GaussianPPO(Adversary):
 
         def value_loss() -> Tensor:
             error = (self.critic(state[:, :-1]) - returns).square()
-            return 0.5 * masked_mean(error, batch.valid)
+            return 0.5 * masked_mean(error, played)
 
         figures = ppo_steps(
             played_on_obs(self._perturber, batch, record, rows),

@@ -209,6 +209,7 @@ class LearnedObsPerturber(ObsPerturber):
         actor: the network that is asked for samples.
         agents: names of the attacked agents; None is all.
         greedy: play the mean, as it is deployed, where it would draw.
+        episodes: share of the episodes in which it attacks at all, in [0, 1].
 
     Example:
         >>> from robustmarl import algorithms, budgets, envs, evaluation
@@ -222,11 +223,16 @@ class LearnedObsPerturber(ObsPerturber):
     kind = "adversary"
 
     def __init__(
-        self, actor: GaussianActor, *, agents: AttackedAgents = None, greedy: bool = False
+        self,
+        actor: GaussianActor,
+        *,
+        agents: AttackedAgents = None,
+        greedy: bool = False,
+        episodes: float = 1.0,
     ) -> None:
         where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
         check_kind(where, actor, GaussianActor, rule)
-        super().__init__(actor, agents=agents)
+        super().__init__(actor, agents=agents, episodes=episodes)
         self.actor, self.greedy = actor, check_flag(f"{type(self).__name__}.greedy", greedy)
         self._real: Tensor | None = None
 

@@ -1,13 +1,15 @@
 """ATLA's adversary: its density, its loss written out, and a bandit that it must solve."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
-from learners import joint_batch, sgd
+from learners import collected, joint_batch, sgd
 
 from robustmarl._seeding import Draws
 from robustmarl.adversaries import ObsAdversaryPPO, Sample
+from robustmarl.algorithms import QMIX
 from robustmarl.budgets import LinfBall
 from robustmarl.envs import SignalMatching, ToyGame, TwoStepGame
 from robustmarl.learning.optim import adam
@@ -152,6 +154,53 @@ def test_nothing_attacked_is_nothing_learned():
     assert made.learn(Sample(fresh=batch)) == {}
     assert made.learn(Sample()) == {}
     assert all(torch.equal(p, q) for p, q in zip(before, made.parameters(), strict=True))
+
+
+def moved_by(batch):
+    """Return the weights after one epoch on a batch."""
+    made = learner()
+    made.learn(Sample(fresh=batch))
+    return list(made.parameters())
+
+
+def same(one, other):
+    return all(torch.equal(p, q) for p, q in zip(one, other, strict=True))
+
+
+def test_an_episode_that_was_left_alone_teaches_nothing():
+    alone, other = lived(), lived()
+    for batch in (alone, other):
+        batch.record("adversary")["logp"][2] = 0.0
+    other.rew[2] = 100.0
+    other.obs.state[2] = 5.0
+    assert same(moved_by(alone), moved_by(other))
+    attacked = lived()
+    attacked.rew[2] = 100.0
+    assert not same(moved_by(lived()), moved_by(attacked))
+
+
+def test_steps_after_its_agents_died_still_teach_its_critic():
+    """Nothing can be attacked in that piece of an episode; what it earns is still to be known."""
+    left, other = lived(), lived()
+    for batch in (left, other):
+        batch.obs.alive[2, 1:, 0] = False  # agent 0 is the one that is attacked
+        batch.obs.alive[2, 0, 0] = False
+        batch.record("adversary")["logp"][:, :, 1] = 0.0
+        batch.record("adversary")["logp"][2] = 0.0
+    other.rew[2] = 100.0
+    assert not same(moved_by(left), moved_by(other))
+
+
+def test_half_of_the_episodes_are_attacked_and_these_throughout():
+    game = partial(ToyGame, horizon=5)
+    made = ObsAdversaryPPO.for_env(game(), BALL, episodes=0.5, hidden=(4,))
+    team = QMIX.for_env(game(), hidden=(4,))
+    batch = collected(team, 40, perturb=[made.perturber()], make_env=game).latest(40)
+    attacked = batch.record("adversary")["logp"] != 0
+    share = attacked.flatten(1).any(dim=1)
+    assert torch.equal(share, attacked.flatten(1).all(dim=1))
+    assert 10 <= int(share.sum()) <= 30
+    assert made.deployed().episodes == 1.0
 
 
 def test_the_ratio_is_one_on_the_first_epoch():

@@ -483,7 +483,7 @@ SUBJECTS = (
     Subject(
         LearnedObsPerturber,
         lambda: {"actor": noise()},
-        {"actor": instance(ATTACK), "greedy": flag(), **WHO},
+        {"actor": instance(ATTACK), "greedy": flag(), "episodes": number(0.5, 0.0, 1.0), **WHO},
     ),
     Subject(
         as_perturber,

@@ -414,6 +414,7 @@ SUBJECTS = (
                 "ball": instance(0.1),
                 "preset": choice(),
                 "hidden": widths(),
+                "episodes": SHARE,
                 "gamma": SHARE,
                 "gae_lambda": SHARE,
                 "max_grad_norm": POSITIVE,

@@ -110,6 +110,7 @@ OTHERS = {
         "actor": perturbers.DirectionActor(of(BALL), 3, 4, hidden=(4,)),
         "agents": NAMES,
         "greedy": True,
+        "episodes": 0.5,
     },
     perturbers.SparingPerturber: {
         "inner": ObsPerturber(ATTACK, every=2),
