@@ -7,6 +7,7 @@
     python examples/romfac.py --full                       # as wide as the paper, Pursuit; hours
     python examples/romfac.py --report                     # tables and figures of finished runs
     python examples/romfac.py --director 160 --seeds 0     # and one that learns against each team
+    python examples/romfac.py --cells --seeds 0            # and on how many cells decisions hang
     python examples/romfac.py --smoke                      # seconds, figures mean nothing
 
 Trains MFAC, RoMFAC and its relatives on clean rounds. Then PGD perturbs the observations of M
@@ -176,6 +177,7 @@ TASKS = {
         rounds=2_000,
     ),
 }
+VIEWS = {"red": (13, 13, 5), "predator": (10, 10, 5)}  # rows, columns, channels
 QUICK, FULL = ("battle", "pursuit"), ("battle 64 wide", "pursuit 32")
 
 
@@ -358,12 +360,9 @@ def run_cell(
     name: str, task: Task, method: str, seed: int, episodes: int, place: Workplace
 ) -> dict[str, Any]:
     """Train and test one team; return its raw scores."""
-    whole, learnt = False, None
-    if "A2C" in task.foes:
-        learnt = opponent(name, task, replace(place, folder=place.folder.with_name("opponent")))
+    whole, foes = False, foes_of(name, task, place)
     # Teams train against a script: against who flees or hides they never learn what there is.
     scripted = {task.opponent: script(task, task.opponent)}
-    trained = {task.opponent: learnt}
     begun = time.process_time()
     if method == "random":
         team = data.RandomController(spec_of(task.make()).of_team(task.team))
@@ -384,10 +383,9 @@ def run_cell(
             log = place.log(f"{name} {method} {seed}, self-play")
             whole = learn(team, task, own, seed, place, **run, log=log) and whole
     cpu = time.process_time() - begun
-    foes = {"script": scripted, "A2C": trained}
     scores = {
-        foe: attacked(method, team, task, episodes, foes[foe], whole=foe == task.foes[0])
-        for foe in task.foes
+        foe: attacked(method, team, task, episodes, against, whole=foe == task.foes[0])
+        for foe, against in foes.items()
     }
     return {
         "task": name,
@@ -399,17 +397,31 @@ def run_cell(
     }
 
 
+def foes_of(name: str, task: Task, place: Workplace) -> dict[str, dict[str, Any]]:
+    """Return what teams are tested against, by name; the one that learns is trained if need be."""
+    found: dict[str, Any] = {"script": script(task, task.opponent)}
+    if "A2C" in task.foes:
+        folder = place.study / folder_of(name, task) / "opponent"
+        found["A2C"] = opponent(name, task, replace(place, folder=folder))
+    return {foe: {task.opponent: found[foe]} for foe in task.foes}
+
+
+def loaded(name: str, task: Task, method: str, seed: int, place: Workplace) -> Any:
+    """Return a team that was trained."""
+    team = build(method, task, seed)
+    folder = place.study / folder_of(name, task) / f"{method}-{seed}"
+    training.load_weights(team, folder / "weights.pt")
+    return team
+
+
 def direct(
     name: str, task: Task, method: str, seed: int, episodes: int, rounds: int, place: Workplace
 ) -> dict[str, Any]:
     """Return figures of a team under a director that learned against it; it stands still."""
+    opponents = foes_of(name, task, place)[task.foes[0]]
     begun = time.process_time()
-    team = build(method, task, seed)
-    training.load_weights(
-        team, place.study / folder_of(name, task) / f"{method}-{seed}" / "weights.pt"
-    )
-    spec, scripted = team.spec, {task.opponent: script(task, task.opponent)}
-    steps = rounds * spec.horizon
+    team = loaded(name, task, method, seed, place)
+    spec, steps = team.spec, rounds * team.spec.horizon
     adversary = adversaries.PAAD.for_env(
         spec,
         stor(BALL, steps=10),
@@ -427,9 +439,9 @@ def direct(
         make_env=task.make,
         ball=BALL,
         team=task.team,
-        opponents=scripted,
+        opponents=opponents,
     )
-    play = playing(team, task, episodes, scripted)
+    play = playing(team, task, episodes, opponents)
     tried = {
         "none": None,
         "PGD-10": ObsPerturber(attacks.PGD(ball=BALL)),
@@ -440,6 +452,58 @@ def direct(
         played = play(perturb=perturb)
         scores[attack] = {key: played.figure(key).tolist() for key in (*task.figures, "return")}
     return {"scores": scores, "cpu_seconds": round(time.process_time() - begun, 1)}
+
+
+class CellProbe:
+    """Counts on how many cells of its view an agent's decisions hang; changes nothing.
+
+    Of each decision every cell is emptied once; what that does is the distance in total variation
+    to what the agent does with all of them.
+
+    Args:
+        view: rows, columns and channels of what an agent sees.
+    """
+
+    ball = LinfBall(epsilon=1.0)
+
+    def __init__(self, view: tuple[int, int, int]) -> None:
+        self.view = view
+        self.most: list[torch.Tensor] = []
+        self.cells: list[torch.Tensor] = []
+
+    def with_epsilon(self, epsilon: Any) -> "CellProbe":
+        """Return itself: there is no radius."""
+        return self
+
+    @torch.no_grad()
+    def __call__(self, victim: Any, obs: torch.Tensor, draws: Any = None) -> torch.Tensor:
+        """Empty the cells of observations (M, D) one by one, and return these as they are."""
+        rows, columns, channels = self.view
+        whole, moved = victim.logits(obs).softmax(dim=-1), []
+        for cell in range(rows * columns):
+            emptied = obs.clone()
+            emptied[:, cell * channels : (cell + 1) * channels] = 0.0
+            moved.append(0.5 * (victim.logits(emptied).softmax(dim=-1) - whole).abs().sum(dim=-1))
+        distance = torch.stack(moved, dim=-1)
+        self.most.append(distance.amax(dim=-1))
+        # as many cells of equal weight would have the same sum and the same sum of squares
+        summed, squared = distance.sum(dim=-1), distance.square().sum(dim=-1)
+        self.cells.append(summed.square() / squared.clamp_min(1e-12))
+        return obs
+
+
+def probe(
+    name: str, task: Task, method: str, seed: int, episodes: int, place: Workplace
+) -> dict[str, Any]:
+    """Return, of an unattacked team's decisions, on how many cells they hang, and how much."""
+    team = loaded(name, task, method, seed, place)
+    counter = CellProbe(VIEWS[task.team])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that nothing was attacked
+        play = playing(team, task, episodes, foes_of(name, task, place)[task.foes[0]])
+        play(perturb=ObsPerturber(counter, every=10))
+    most, cells = torch.cat(counter.most), torch.cat(counter.cells)
+    return {"decisions": len(most), "most": float(most.mean()), "cells": float(cells.median())}
 
 
 def playing(team: Any, task: Task, episodes: int, opponents: Any) -> Callable[..., Any]:
@@ -738,6 +802,9 @@ def main() -> None:
     parser.add_argument(
         "--director", type=int, metavar="ROUNDS", help="train a director against each team, too"
     )
+    parser.add_argument(
+        "--cells", action="store_true", help="find on how many cells decisions hang, too"
+    )
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
@@ -762,18 +829,16 @@ def main() -> None:
         done = evaluation.read_cells(wanted.values(), out)
     else:
         done = evaluation.run_cells(with_teachers(wanted, tasks, out), out, jobs=args.jobs)
-    texts = []
+    texts, teams = [], [key for key in wanted if key[1] in METHODS]
+    run = evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
     if args.director:
-        directed = [
-            directed_cell(key, tasks[key[0]], args.episodes, args.director)
-            for key in wanted
-            if key[1] in METHODS
-        ]
-        run = (
-            evaluation.read_cells if args.report else partial(evaluation.run_cells, jobs=args.jobs)
-        )
-        texts += report_directors(run(directed, out), tasks)
-        print(f"\n{texts[-1]}")
+        jobs = [after("director", k, tasks[k[0]], args.episodes, args.director) for k in teams]
+        texts += report_directors(run(jobs, out), tasks, out)
+    if args.cells:
+        jobs = [after("cells", k, tasks[k[0]], args.episodes) for k in teams]
+        texts += report_cells(run(jobs, out), tasks, out)
+    for text in texts:
+        print(f"\n{text}")
     for name, task in tasks.items():
         if cells := [done[key] for key in wanted if key in done and key[0] == name]:
             texts.append(report(name, task, cells, out / folder_of(name, task), out))
@@ -782,21 +847,43 @@ def main() -> None:
     print(f"Tables, figures, films and raw scores are in {out}/")
 
 
-def report_directors(cells: dict[Key, dict[str, Any]], tasks: dict[str, Task]) -> list[str]:
+def report_directors(
+    cells: dict[Key, dict[str, Any]], tasks: dict[str, Task], out: Path
+) -> list[str]:
     """Return, as Markdown, what directors that learned leave of each team's return."""
+    title = "return under a director that learned against the team"
+    return _tables(
+        {key: {a: s["return"] for a, s in c["scores"].items()} for key, c in cells.items()},
+        (tasks, out, "director", "return", title),
+    )
+
+
+def report_cells(cells: dict[Key, dict[str, Any]], tasks: dict[str, Task], out: Path) -> list[str]:
+    """Return, as Markdown, on how many cells teams' decisions hang, and how much on the first."""
+    title = "what emptying the weightiest cell changes of a policy, and how many cells weigh"
+    return _tables(
+        {key: {a: [c[a]] for a in ("most", "cells")} for key, c in cells.items()},
+        (tasks, out, "cells", "cells", title),
+    )
+
+
+def _tables(
+    scores: dict[Key, dict[str, list[float]]], about: tuple[dict[str, Task], Path, str, str, str]
+) -> list[str]:
+    """Return a table of methods by columns for each task, as Markdown, and keep its scores."""
+    tasks, out, kind, metric, title = about
     texts = []
-    for name in tasks:
+    for name, task in tasks.items():
         rows: dict[str, dict[str, Cell]] = {}
         for method in METHODS:
-            found = {key[2]: c["scores"] for key, c in cells.items() if key[:2] == (name, method)}
+            found = {key[2]: c for key, c in scores.items() if key[:2] == (name, method)}
             if found:
-                rows[method] = {
-                    attack: Cell({seed: each[attack]["return"] for seed, each in found.items()})
-                    for attack in next(iter(found.values()))
-                }
+                columns = next(iter(found.values()))
+                rows[method] = {a: Cell({s: c[a] for s, c in found.items()}) for a in columns}
         if rows:
-            title = f"{name}: return under a director that learned against the team"
-            texts.append(CrossTable(cells=rows, metric="return", title=title).to_markdown())
+            table = CrossTable(cells=rows, metric=metric, title=f"{name}: {title}")
+            table.to_json(out / f"{stem_of(name, task)}-{task.foes[0]}-{kind}.json")
+            texts.append(f"### {table.title}\n\n{table.to_markdown()}\n")
     return texts
 
 
@@ -821,14 +908,18 @@ def cell(name: str, task: Task, method: str, seed: int, episodes: int) -> Job[Ke
     )
 
 
-def directed_cell(key: Key, task: Task, episodes: int, rounds: int) -> Job[Key]:
-    """Return what trains a director against a team that was trained."""
+def after(kind: str, key: Key, task: Task, episodes: int, rounds: int = 0) -> Job[Key]:
+    """Return what is found out about a team once it is trained: ``"director"`` or ``"cells"``."""
     name, method, seed = key
+    if kind == "director":
+        work = partial(direct, name, task, method, seed, episodes, rounds)
+    else:
+        work = partial(probe, name, task, method, seed, episodes)
     return Job(
         key=key,
-        name=f"{folder_of(name, task)}/director/{method}-{seed}",
-        work=partial(direct, name, task, method, seed, episodes, rounds),
-        settings=plan_of(task, episodes) | {"director": rounds},
+        name=f"{folder_of(name, task)}/{kind}/{method}-{seed}",
+        work=work,
+        settings=plan_of(task, episodes) | ({kind: rounds} if rounds else {}),
     )
 
 
