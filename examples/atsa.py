@@ -75,6 +75,7 @@ class Task:
         epsilon: of all attacks, in training and tests.
         steps: environment steps per training.
         attacked: share of the training episodes that are attacked.
+        ramp: share of the training over which the radius of attacks rises, from 0.
         explore: steps over which exploration falls from 1 to .05.
         envs: environments side by side.
         batch: episodes per update, of which there is one per episode played.
@@ -95,6 +96,7 @@ class Task:
     epsilon: float
     steps: int
     attacked: float = 0.5
+    ramp: float = 0.0
     explore: int = 30_000
     envs: int = 16
     batch: int = 16
@@ -117,9 +119,17 @@ class Task:
         return LinfBall(epsilon=self.epsilon, low=-1.0, high=1.0)
 
     @property
+    def radius(self) -> Linear | None:
+        """The radius of attacks in training over time; None is always ``epsilon``."""
+        if self.ramp == 0.0:
+            return None
+        return Linear(0.0, self.epsilon, over=round(self.ramp * self.steps), unit="env_steps")
+
+    @property
     def label(self) -> str:
         """What it is known by in folders."""
-        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}"
+        rising = f"-r{self.ramp:g}" if self.ramp else ""
+        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}"
 
 
 _RELEASE = {
@@ -228,7 +238,7 @@ def build(method: str, group: Group) -> Made:
         "FGSM": attacks.PGD.fgsm(ball),
     }
     if method in attacks_of:
-        perturb = ObsPerturber(attacks_of[method], episodes=task.attacked)
+        perturb = ObsPerturber(attacks_of[method], episodes=task.attacked, epsilon=task.radius)
         return Made(team, team, perturb=perturb)
     if method in ("NoAdv", BLIND):
         return Made(team, team, perturb=ZeroedObs() if method == BLIND else None)
@@ -243,11 +253,17 @@ def _adversary(
     task, mixer = group.task, group.backbone.lower()
     one, seed = stor(task.ball), group.seed
     generator = stor(task.ball, steps=10) if method.endswith("-10") else one
+    rising = task.radius
     if method == "ATLA":
-        return adversaries.ObsAdversaryPPO.for_env(spec, task.ball, preset=task.atla, seed=seed)
+        return adversaries.ObsAdversaryPPO.for_env(
+            spec, task.ball, preset=task.atla, epsilon=rising, seed=seed
+        )
     if method.startswith("ROMANCE"):
-        pushed = one if method == "ROMANCE-s" else None  # else actions are forced
-        return adversaries.ROMANCE.for_env(spec, pushed, episodes=task.attacked, seed=seed)
+        if method == "ROMANCE-p":  # forces actions, which have no radius
+            return adversaries.ROMANCE.for_env(spec, episodes=task.attacked, seed=seed)
+        return adversaries.ROMANCE.for_env(
+            spec, one, episodes=task.attacked, epsilon=rising, seed=seed
+        )
     if method == "RAP":
         number = 5  # the paper does not say; each counts the steps that it played itself
         explores = Linear(1.0, 0.05, over=-(-task.explore // number), unit="env_steps")
@@ -257,11 +273,12 @@ def _adversary(
             number=number,
             mixer=mixer,
             episodes=task.attacked,
+            epsilon=rising,
             **settings | {"exploration": explores},
         )
     if method.startswith("PAAD"):
         return adversaries.PAAD.for_env(
-            spec, generator, mixer=mixer, episodes=task.attacked, **settings
+            spec, generator, mixer=mixer, episodes=task.attacked, epsilon=rising, **settings
         )
     hot = 0.001 if method == "ATSA, alpha 0" else 0.5
     return adversaries.ATSA.for_env(
@@ -271,6 +288,7 @@ def _adversary(
         kappa=0.0 if method == "ATSA, kappa 0" else 0.005,
         critic_optim=adam(task.lr),
         episodes=task.attacked,
+        epsilon=rising,
         seed=seed,
         **shared,
     )
@@ -790,6 +808,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--epsilon", type=float, help="of all attacks")
     parser.add_argument("--attacked", type=float, help="share of training episodes attacked")
+    parser.add_argument("--ramp", type=float, help="share of it over which radii rise, from 0")
     parser.add_argument("--episodes", type=int, help="per cell (default: 500)")
     directors = "take the worst case over directors and PGD alone: half of the tests' time"
     parser.add_argument("--no-suite", action="store_true", help=directors)
@@ -799,7 +818,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     tasks, out = PRESETS[args.preset], args.out / args.preset
-    given = {key: getattr(args, key) for key in ("steps", "epsilon", "attacked", "episodes")}
+    given = {
+        key: getattr(args, key) for key in ("steps", "epsilon", "attacked", "ramp", "episodes")
+    }
     given = {key: value for key, value in given.items() if value is not None}
     given |= {"suite": False} if args.no_suite else {}
     tasks = {name: replace(task, **given) for name, task in tasks.items()}

@@ -20,6 +20,7 @@ from robustmarl.learning.settings import NetworkSettings, take
 from robustmarl.networks import Agents
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import TeamPolicy
+from robustmarl.schedules import Schedule
 
 __all__ = ["Directing", "LaggedDirecting", "director_network"]
 
@@ -35,6 +36,8 @@ class Directing(Adversary):
         generator: pushes victims towards the actions named.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks while it learns, in [0, 1].
+        epsilon: the generator's radius >= 0 over the training of the team, a schedule; None is the
+            generator's own, as of attacks of what is :meth:`deployed`.
     """
 
     needs = frozenset({"drawn"})
@@ -47,6 +50,7 @@ class Directing(Adversary):
         *,
         agents: Collection[str] | None,
         episodes: float,
+        epsilon: float | Schedule | None,
     ) -> None:
         super().__init__()
         rule = "another than 'kl', by which it does not matter what a director draws"
@@ -56,7 +60,12 @@ class Directing(Adversary):
         self._generator = generator
         with speaking_for(self, DirectedObsPerturber):
             self._perturber = DirectedObsPerturber(
-                director, generator, explore=True, agents=agents, episodes=episodes
+                director,
+                generator,
+                explore=True,
+                agents=agents,
+                episodes=episodes,
+                epsilon=epsilon,
             )
 
     @abstractmethod
@@ -113,6 +122,7 @@ class LaggedDirecting(Directing):
         online: networks that learn, of which a lagged copy gives targets.
         agents: as of :class:`Directing`.
         episodes: likewise.
+        epsilon: likewise.
         gamma: discount in [0, 1].
         td_lambda: in [0, 1]; 0 for one-step targets.
         target_update: copy online to lagged networks every so many units, >= 1.
@@ -129,12 +139,13 @@ class LaggedDirecting(Directing):
         *,
         agents: Collection[str] | None,
         episodes: float,
+        epsilon: float | Schedule | None,
         gamma: float,
         td_lambda: float,
         target_update: int,
         target_unit: Literal["episodes", "updates"],
     ) -> None:
-        super().__init__(director, generator, agents=agents, episodes=episodes)
+        super().__init__(director, generator, agents=agents, episodes=episodes, epsilon=epsilon)
         name = type(self).__name__
         self.gamma = check_number(f"{name}.gamma", gamma, 0.0, 1.0)
         self.td_lambda = check_number(f"{name}.td_lambda", td_lambda, 0.0, 1.0)

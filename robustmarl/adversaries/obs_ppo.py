@@ -30,6 +30,7 @@ from robustmarl.learning.returns import gae, masked_mean, normalize
 from robustmarl.learning.settings import check_settings
 from robustmarl.networks import Critic
 from robustmarl.perturbers.learned import GaussianActor, GaussianObsAdversary, LearnedObsPerturber
+from robustmarl.schedules import Schedule
 from robustmarl.typing import Env
 
 __all__ = ["GaussianPPO", "ObsAdversaryPPO", "value_critic"]
@@ -53,6 +54,7 @@ class GaussianPPO(Adversary):
         critic: V(s), (..., S) to (...).
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks while it learns, in [0, 1].
+        epsilon: the actor's radius >= 0 over the training of the team; None is its own.
         optim: optimizer factory for both; None is Adam at 3e-4: at 1e-6, the step size of the
             release of [Zhou2025]_, it hardly moves.
         gamma: discount in [0, 1]; this, ``gae_lambda``, ``clip`` and ``epochs`` are that release's.
@@ -73,6 +75,7 @@ class GaussianPPO(Adversary):
         *,
         agents: Collection[str] | None = None,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
         optim: OptimizerFactory | None = None,
         gamma: float = 0.98,
         gae_lambda: float = 0.9,
@@ -92,7 +95,9 @@ class GaussianPPO(Adversary):
         self.entropy_coef = check_number(f"{name}.entropy_coef", entropy_coef, 0.0)
         self.epochs = check_int(f"{name}.epochs", epochs, 1)
         with speaking_for(self, LearnedObsPerturber):
-            self._perturber = LearnedObsPerturber(actor, agents=agents, episodes=episodes)
+            self._perturber = LearnedObsPerturber(
+                actor, agents=agents, episodes=episodes, epsilon=epsilon
+            )
         learned = nn.ModuleList([actor, critic])
         self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
 

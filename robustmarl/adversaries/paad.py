@@ -55,6 +55,7 @@ class PAAD(LaggedDirecting):
         mixer: of its own, from the agents' values to the team's.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks while it learns, in [0, 1].
+        epsilon: the generator's radius >= 0 over the training of the team; None is its own.
         optim: optimizer factory; None is Adam at 5e-4: all defaults are those of a team's own
             Q-learning, :class:`~robustmarl.algorithms.value_based.ValueBased`.
         gamma: discount in [0, 1].
@@ -85,6 +86,7 @@ class PAAD(LaggedDirecting):
         *,
         agents: Collection[str] | None = None,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
         optim: OptimizerFactory | None = None,
         gamma: float = 0.99,
         td_lambda: float = 0.0,
@@ -104,6 +106,7 @@ class PAAD(LaggedDirecting):
             online,
             agents=agents,
             episodes=episodes,
+            epsilon=epsilon,
             gamma=gamma,
             td_lambda=td_lambda,
             target_update=target_update,

@@ -34,7 +34,7 @@ from robustmarl.perturbers.attackers import (
     reference_policy,
     soft_backup,
 )
-from robustmarl.schedules import Linear
+from robustmarl.schedules import Linear, Schedule
 from robustmarl.typing import Env
 
 __all__ = ["ROMANCE"]
@@ -75,6 +75,8 @@ class ROMANCE(Adversary):
         generator: pushes victims towards their worst actions, ``perturbers.stor(ball)``: ROMANCE-s
             of ATSA's tables; None forces the actions, the source's attack, their ROMANCE-p.
         episodes: share of the episodes in which there are attacks while they learn, in [0, 1].
+        epsilon: the generator's radius >= 0 over the training of the team; None is its own, as
+            it must be where there is none.
         archive: how many attackers are kept, >= 1; this and the following are the release's.
         generations: in which they learn, >= 0.
         rounds: of new episodes in a generation, >= 1.
@@ -109,6 +111,7 @@ class ROMANCE(Adversary):
         generator: GradientAttack | None = None,
         *,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
         archive: int = 15,
         generations: int = 500,
         rounds: int = 6,
@@ -132,8 +135,11 @@ class ROMANCE(Adversary):
         self.target_rate = check_number(f"{name}.target_rate", target_rate, 0.0, 1.0, open_low=True)
         self.lagged = copy.deepcopy(attackers).requires_grad_(False)
         self.archive = Archive(attackers, check_int(f"{name}.archive", archive))
-        episodes = self.episodes
-        self._perturber = self._playing(attackers, explore=True, greedy=False, episodes=episodes)
+        rule = "None where actions are forced: these have no radius"
+        check(generator is not None or epsilon is None, f"{name}.epsilon", rule, epsilon)
+        self._perturber = self._playing(
+            attackers, explore=True, greedy=False, episodes=self.episodes, epsilon=epsilon
+        )
         number, most = attackers.number, self.archive.most
         for counter in ("round", "generation"):
             self.register_buffer(counter, torch.zeros((), dtype=torch.int64))
@@ -194,7 +200,7 @@ class ROMANCE(Adversary):
         It attacks in every episode, whatever share of them it learned from.
         """
         copied = copy.deepcopy(self.attackers).requires_grad_(False)
-        return self._playing(copied, explore=False, greedy=bool(greedy), episodes=1.0)
+        return self._playing(copied, explore=False, greedy=bool(greedy))
 
     def can_learn(self, sample: Sample) -> bool:
         """Return whether there are any episodes: new ones are a round even if none was drawn."""
@@ -218,7 +224,13 @@ class ROMANCE(Adversary):
         return figures | {"generation": float(self.generation), "archive": float(len(self.archive))}
 
     def _playing(
-        self, attackers: Attackers, *, explore: bool, greedy: bool, episodes: float
+        self,
+        attackers: Attackers,
+        *,
+        explore: bool,
+        greedy: bool,
+        episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> AttackerActions | AttackerObs:
         """Return what attacks by ``attackers`` in a share of the episodes."""
         if self._generator is None:
@@ -230,6 +242,7 @@ class ROMANCE(Adversary):
                 explore=explore,
                 greedy=greedy,
                 episodes=episodes,
+                epsilon=epsilon,
             )
 
     def _update(self, batch: JointBatch) -> dict[str, float]:

@@ -40,6 +40,7 @@ class SoftDirecting(LaggedDirecting):
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks while it learns, in [0, 1].
+        epsilon: the generator's radius >= 0 over the training of the team; None is its own.
         optim: optimizer factory of the director; None is Adam at 5e-4, the paper's step size.
         critic_optim: of the critics; None is Adam at 5e-4, likewise.
         gamma: discount in [0, 1]; .99 is the release's, as is .8 of ``td_lambda``.
@@ -67,6 +68,7 @@ class SoftDirecting(LaggedDirecting):
         *,
         agents: Collection[str] | None = None,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
         optim: OptimizerFactory | None = None,
         critic_optim: OptimizerFactory | None = None,
         gamma: float = 0.99,
@@ -91,6 +93,7 @@ class SoftDirecting(LaggedDirecting):
             online,
             agents=agents,
             episodes=episodes,
+            epsilon=epsilon,
             gamma=gamma,
             td_lambda=td_lambda,
             target_update=target_update,

@@ -15,6 +15,7 @@ from robustmarl.learning import OffPolicyTeam
 from robustmarl.learning.making import remembered
 from robustmarl.perturbers.director import DirectedObsPerturber
 from robustmarl.policies import ActorPolicy
+from robustmarl.schedules import Schedule
 from robustmarl.typing import Env
 
 __all__ = ["TeamPAAD"]
@@ -44,6 +45,7 @@ class TeamPAAD(Directing):
         generator: pushes victims towards the actions named: ``perturbers.stor(ball)``.
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks while it learns, in [0, 1].
+        epsilon: the generator's radius >= 0 over the training of the team; None is its own.
 
     Raises:
         TypeError: for a learner that is on-policy, or none.
@@ -66,11 +68,14 @@ class TeamPAAD(Directing):
         *,
         agents: Collection[str] | None = None,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
         rule = "an off-policy team of this package, such as MADDPG.for_env(env)"
         check_kind(f"{name}.learner", learner, OffPolicyTeam, rule)
-        super().__init__(learner.policy, generator, agents=agents, episodes=episodes)
+        super().__init__(
+            learner.policy, generator, agents=agents, episodes=episodes, epsilon=epsilon
+        )
         # Of Tianshou's algorithms the state dict has optimizers among the weights, which torch
         # would look for here: its parts are taken over one by one, its optimizers with ours.
         self._learner = (learner,)
@@ -89,6 +94,7 @@ class TeamPAAD(Directing):
         kind: type[OffPolicyTeam],
         agents: Collection[str] | None = None,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
         **settings: Any,
     ) -> Self:
         """Return the adversary with a learner of the right sizes for ``env``'s team.
@@ -99,13 +105,14 @@ class TeamPAAD(Directing):
             kind: the learner's class, the victim's own as a rule: ``algorithms.MADDPG``.
             agents: as of the class.
             episodes: likewise.
+            epsilon: likewise.
             settings: of ``kind.for_env``, ``team``, ``device`` and ``seed`` among them;
                 ``last_action`` is True unless given.
         """
         if not (isinstance(kind, type) and issubclass(kind, OffPolicyTeam)):
             raise TypeError(f"{cls.__name__}.kind must be {_RULE}, got {kind!r}.")
         learner = kind.for_env(env, **({"last_action": True} | settings))
-        return cls(learner, generator, agents=agents, episodes=episodes)
+        return cls(learner, generator, agents=agents, episodes=episodes, epsilon=epsilon)
 
     @property
     def learner(self) -> OffPolicyTeam:

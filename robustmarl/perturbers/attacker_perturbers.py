@@ -16,6 +16,7 @@ from robustmarl.joint import StepContext, TeamSpec
 from robustmarl.perturbers.attackers import Attackers
 from robustmarl.perturbers.base import Perturber, Place
 from robustmarl.perturbers.obs import ObsPerturber
+from robustmarl.schedules import Schedule
 from robustmarl.victims import Victim, VictimView
 
 __all__ = ["AttackerActions", "AttackerObs"]
@@ -181,6 +182,8 @@ class AttackerObs(ObsPerturber):
         explore: whether attackers are smoothed, as in training.
         greedy: take their likeliest choice, or draw.
         episodes: share of the episodes in which there are attacks, in [0, 1].
+        epsilon: the generator's radius >= 0 over the training of the acting policy; None is its
+            own.
 
     Raises:
         TypeError: for attackers or a generator of another kind.
@@ -206,6 +209,7 @@ class AttackerObs(ObsPerturber):
         explore: bool = False,
         greedy: bool = False,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
         choice = self._choice = _Choice(name, attackers, explore, greedy, episodes)
@@ -214,7 +218,8 @@ class AttackerObs(ObsPerturber):
         named = generator.loss in (None, "margin", "cross_entropy")
         rule = "a named loss, 'margin' or 'cross_entropy', which takes a target action"
         check(named, f"{name}.generator.loss", rule, generator.loss)
-        super().__init__(replace(generator, target=_worst_of_view), agents=attackers.agents)
+        aimed = replace(generator, target=_worst_of_view)
+        super().__init__(aimed, agents=attackers.agents, epsilon=epsilon)
         self.attackers, self.explore = attackers, choice.explore
         self.greedy, self.episodes = choice.greedy, choice.episodes
 

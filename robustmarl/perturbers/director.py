@@ -19,6 +19,7 @@ from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.policies import ActorPolicy, TeamPolicy
+from robustmarl.schedules import Schedule
 from robustmarl.victims import Victim, VictimLike, VictimView
 
 __all__ = ["DirectedObsPerturber", "stor"]
@@ -121,6 +122,7 @@ class DirectedObsPerturber(ObsPerturber):
         every: as of :class:`ObsPerturber`.
         probability: likewise.
         episodes: likewise.
+        epsilon: likewise, the generator's radius over the training of the acting policy.
 
     Raises:
         TypeError: for a director or generator of another kind.
@@ -149,6 +151,7 @@ class DirectedObsPerturber(ObsPerturber):
         every: int = 1,
         probability: float = 1.0,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> None:
         name = type(self).__name__
         check_kind(f"{name}.director", director, TeamPolicy, "a TeamPolicy")
@@ -173,6 +176,7 @@ class DirectedObsPerturber(ObsPerturber):
             every=every,
             probability=probability,
             episodes=episodes,
+            epsilon=epsilon,
         )
         kind = torch.float32 if boxes else torch.int64
         self.target = torch.zeros(0, *director.spec.action_shape(), dtype=kind)

@@ -22,6 +22,7 @@ from robustmarl.networks.layers import check_widths
 from robustmarl.perturbers.base import Place
 from robustmarl.perturbers.drawn import AttackedAgents
 from robustmarl.perturbers.obs import ObsPerturber
+from robustmarl.schedules import Schedule
 from robustmarl.victims import Victim, VictimView
 
 __all__ = ["GaussianActor", "GaussianObsAdversary", "LearnedObsPerturber"]
@@ -210,6 +211,7 @@ class LearnedObsPerturber(ObsPerturber):
         agents: names of the attacked agents; None is all.
         greedy: play the mean, as it is deployed, where it would draw.
         episodes: share of the episodes in which it attacks at all, in [0, 1].
+        epsilon: the actor's radius >= 0 over the training of the acting policy; None is its own.
 
     Example:
         >>> from robustmarl import algorithms, budgets, envs, evaluation
@@ -229,10 +231,11 @@ class LearnedObsPerturber(ObsPerturber):
         agents: AttackedAgents = None,
         greedy: bool = False,
         episodes: float = 1.0,
+        epsilon: float | Schedule | None = None,
     ) -> None:
         where, rule = f"{type(self).__name__}.actor", "a GaussianObsAdversary"
         check_kind(where, actor, GaussianActor, rule)
-        super().__init__(actor, agents=agents, episodes=episodes)
+        super().__init__(actor, agents=agents, episodes=episodes, epsilon=epsilon)
         self.actor, self.greedy = actor, check_flag(f"{type(self).__name__}.greedy", greedy)
         self._real: Tensor | None = None
 
@@ -260,7 +263,9 @@ class LearnedObsPerturber(ObsPerturber):
             u, logp = actor.sample(clean, draws, real)
         self._sample = self.rows.spread(u, self._sample)
         self._logp = self.rows.spread(logp, self._logp)
-        return actor.moved(obs, u, view, draws)
+        present = self._present
+        assert isinstance(present, GaussianActor)
+        return present.moved(obs, u, view, draws)
 
     def real_rows(self, agents: Tensor) -> Tensor | None:
         """Return which numbers of the agents' samples count, bool (M, U); None if all do."""

@@ -19,18 +19,19 @@ from robustmarl.perturbers import (
     ObsPerturber,
     stor,
 )
+from robustmarl.schedules import Linear
 from robustmarl.testing import check_attack, check_perturber
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
 
 SMALL = {"hidden": (8,)}
 LEARNED = {
-    "ATLA": lambda ball, who: ObsAdversaryPPO.for_env(Arena(), ball, agents=who, **SMALL),
-    "PAAD": lambda ball, who: PAAD.for_env(Arena(), stor(ball), agents=who, **SMALL),
-    "RAP": lambda ball, who: RAP.for_env(Arena(), stor(ball), number=2, agents=who, **SMALL),
-    "ATSA": lambda ball, who: ATSA.for_env(Arena(), stor(ball), agents=who, **SMALL),
-    "directions": lambda ball, who: DirectionPAAD.for_env(Arena(), stor(ball), agents=who, **SMALL),
-    "ROMANCE-s": lambda ball, who: ROMANCE.for_env(
-        Arena(), stor(ball), agents=who, rate=0.7, budget=4, **SMALL
+    "ATLA": lambda ball, **how: ObsAdversaryPPO.for_env(Arena(), ball, **how, **SMALL),
+    "PAAD": lambda ball, **how: PAAD.for_env(Arena(), stor(ball), **how, **SMALL),
+    "RAP": lambda ball, **how: RAP.for_env(Arena(), stor(ball), number=2, **how, **SMALL),
+    "ATSA": lambda ball, **how: ATSA.for_env(Arena(), stor(ball), **how, **SMALL),
+    "directions": lambda ball, **how: DirectionPAAD.for_env(Arena(), stor(ball), **how, **SMALL),
+    "ROMANCE-s": lambda ball, **how: ROMANCE.for_env(
+        Arena(), stor(ball), rate=0.7, budget=4, **how, **SMALL
     ),
 }
 FIXED = {
@@ -44,7 +45,7 @@ EVERY = [*FIXED, *LEARNED]
 def attack(name, epsilon=0.4, who=None, **bounds):
     """Return what plays: as it does in training where it learns."""
     ball = LinfBall(epsilon=epsilon, **bounds)
-    return FIXED[name](ball, who) if name in FIXED else LEARNED[name](ball, who).perturber()
+    return FIXED[name](ball, who) if name in FIXED else LEARNED[name](ball, agents=who).perturber()
 
 
 def team(recurrent=True):
@@ -132,7 +133,7 @@ def test_shapes_and_kinds_stay_whatever_is_played_beside(name):
 @pytest.mark.parametrize("name", LEARNED)
 def test_it_learns_from_the_truth_and_not_from_what_was_shown(name):
     """What agents saw is no part of its update; ATSA's tie to its victim is left out here."""
-    made = LEARNED[name](LinfBall(epsilon=0.4), None)
+    made = LEARNED[name](LinfBall(epsilon=0.4))
     if name == "ATSA":
         made.kappa = 0.0
     batch = collected(team(), 8, perturb=[made.perturber()]).latest(8)
@@ -189,6 +190,37 @@ def test_a_greedy_director_names_the_same_action_in_the_same_state(recurrent):
     assert torch.equal(output[0], output[1])
 
 
+@pytest.mark.parametrize("name", LEARNED)
+def test_the_radius_follows_what_the_team_has_trained(name):
+    """Of 100 steps 30: .12 in place of .4; deployed it is .4, whatever the team has counted."""
+    rising = Linear(0.0, 0.4, over=100, unit="env_steps")
+    made = LEARNED[name](LinfBall(epsilon=0.4), epsilon=rising)
+    victim = team()
+    victim.policy.count("env_steps", 30)
+
+    def largest(perturber):
+        batch = collected(victim, 4, perturb=[perturber]).latest(4)
+        return float((batch.obs.seen - batch.obs.obs).abs().max())
+
+    assert largest(made.perturber()) == pytest.approx(0.12, rel=1e-4)
+    greedy = None if name in ("PAAD", "RAP") else False  # these two never draw
+    assert largest(made.deployed(greedy)) == pytest.approx(0.4, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_without_a_radius_yet_a_team_trains_as_if_alone(name):
+    late = Linear(0.0, 0.4, over=100, begin=1_000, unit="env_steps")
+    (alone, _), (beside, _) = (
+        trained(made) for made in (None, LEARNED[name](LinfBall(epsilon=0.4), epsilon=late))
+    )
+    assert same_weights(alone, beside)
+
+
+def test_forced_actions_have_no_radius():
+    with pytest.raises(ValueError, match=r"ROMANCE\.epsilon must be None where actions are forced"):
+        ROMANCE.for_env(Arena(), epsilon=0.1, **SMALL)
+
+
 LEARNERS = [
     *LEARNED,
     "ROMANCE-p",
@@ -199,7 +231,7 @@ def adversary(name, epsilon=0.4):
     if name == "ROMANCE-p":  # forces actions: without attacks in its budget it does nothing
         budget = 4 if epsilon else 0
         return ROMANCE.for_env(Arena(), rate=0.7, budget=budget, rounds=3, **SMALL)
-    return LEARNED[name](LinfBall(epsilon=epsilon), None)
+    return LEARNED[name](LinfBall(epsilon=epsilon))
 
 
 def trained(made, steps=160, folder=None, *, resume=False, **how):

@@ -163,6 +163,7 @@ WHEN = {
     "probability": number(0.5, 0.0, 1.0),
     "episodes": number(0.5, 0.0, 1.0),
 }
+RADIUS = {"epsilon": schedule(0.0, optional=True)}
 CRITICAL = {"when": instance(ATTACK, optional=True)}
 POISON = {
     "attack": instance(RandomAttack),
@@ -392,7 +393,7 @@ SUBJECTS = (
     Subject(
         ObsPerturber,
         lambda: {"attack": ATTACK},
-        {"attack": instance(PGD, BALL), "victim": VICTIMS, **WHEN, **CRITICAL},
+        {"attack": instance(PGD, BALL), "victim": VICTIMS, **WHEN, **CRITICAL, **RADIUS},
     ),
     Subject(
         DirectedObsPerturber,
@@ -403,6 +404,7 @@ SUBJECTS = (
             "explore": flag(),
             "victim": VICTIMS,
             **WHEN,
+            **RADIUS,
         },
     ),
     Subject(
@@ -429,7 +431,7 @@ SUBJECTS = (
                 "explore": flag(),
                 "greedy": flag(),
                 "episodes": number(0.5, 0.0, 1.0),
-                **({"generator": instance(BALL)} if more else {}),
+                **({"generator": instance(BALL), **RADIUS} if more else {}),
             },
         )
         for kind, more in ((AttackerActions, {}), (AttackerObs, {"generator": stor(BALL)}))
@@ -483,7 +485,13 @@ SUBJECTS = (
     Subject(
         LearnedObsPerturber,
         lambda: {"actor": noise()},
-        {"actor": instance(ATTACK), "greedy": flag(), "episodes": number(0.5, 0.0, 1.0), **WHO},
+        {
+            "actor": instance(ATTACK),
+            "greedy": flag(),
+            "episodes": number(0.5, 0.0, 1.0),
+            **WHO,
+            **RADIUS,
+        },
     ),
     Subject(
         as_perturber,

@@ -181,7 +181,7 @@ def function(*, optional: bool = False) -> Domain:
     return Domain((3, "text") + (() if optional else (None,)))
 
 
-def schedule(low: float = -math.inf, high: float = math.inf) -> Domain:
+def schedule(low: float = -math.inf, high: float = math.inf, *, optional: bool = False) -> Domain:
     """A number, or one over time."""
     from robustmarl.schedules import Constant, Linear
 
@@ -192,7 +192,7 @@ def schedule(low: float = -math.inf, high: float = math.inf) -> Domain:
         values += (high + 1.0, Linear(high, high + 1.0, over=5))
     good = min(max(low, 0.0) + 0.5, high)
     pairs = (Pair(np.float64(good), good), Pair(np.array(good), good), Pair(Constant(good), good))
-    return Domain(("1", None, True, [0.5]), values, pairs)
+    return Domain(("1", True, [0.5]) + (() if optional else (None,)), values, pairs)
 
 
 def text(*, optional: bool = False) -> Domain:

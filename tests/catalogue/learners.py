@@ -182,6 +182,7 @@ BELIEVING = {
     "adversary_entropy_coef": number(0.5, 0.0, optional=True),
     "victim_interval": integer(2),
 }
+RADIUS = schedule(0.0, optional=True)
 WHO = {"agents": names(*NAMES)}
 ATTACKING = {
     **WHO,
@@ -415,6 +416,7 @@ SUBJECTS = (
                 "preset": choice(),
                 "hidden": widths(),
                 "episodes": SHARE,
+                "epsilon": RADIUS,
                 "gamma": SHARE,
                 "gae_lambda": SHARE,
                 "max_grad_norm": POSITIVE,
@@ -433,6 +435,7 @@ SUBJECTS = (
                 "generator": instance(BALL),
                 "mixer": choice(),
                 "episodes": SHARE,
+                "epsilon": RADIUS,
                 "optim": OPTIM,
                 "gamma": SHARE,
                 "td_lambda": SHARE,
@@ -463,6 +466,7 @@ SUBJECTS = (
                 "gradient": choice(),
                 "attention": flag(),
                 "episodes": SHARE,
+                "epsilon": RADIUS,
                 "optim": OPTIM,
                 "critic_optim": OPTIM,
                 "gamma": SHARE,
@@ -488,6 +492,7 @@ SUBJECTS = (
                 "gradient": choice(),
                 "attention": flag(),
                 "episodes": SHARE,
+                "epsilon": RADIUS,
                 "optim": OPTIM,
                 "critic_optim": OPTIM,
                 "gamma": SHARE,
@@ -527,6 +532,7 @@ SUBJECTS = (
                 "generator": instance(BALL),
                 "kind": Domain((3, None, "MADDPG", MAPPO)),
                 "episodes": SHARE,
+                "epsilon": RADIUS,
             }
         ),
     ),
@@ -537,6 +543,7 @@ SUBJECTS = (
             "learner": Domain((3, None, Made(mappo, "MAPPO"), MADDPG)),
             "generator": instance(BALL),
             "episodes": SHARE,
+            "epsilon": RADIUS,
             **WHO,
         },
     ),
@@ -567,7 +574,7 @@ SUBJECTS = (
     ),
     Subject(
         ROMANCE.for_env,
-        lambda: {"env": SPEC, "hidden": (4,)},
+        lambda: {"env": SPEC, "generator": stor(BALL), "hidden": (4,)},
         briefly(
             WHERE
             | WHO
@@ -579,6 +586,7 @@ SUBJECTS = (
                 "soft": POSITIVE,
                 "floor": number(0.1, 0.0, 0.25, optional=True),
                 "episodes": SHARE,
+                "epsilon": RADIUS,
                 "archive": integer(2),
                 "generations": integer(2, 0),
                 "rounds": integer(2),

@@ -104,6 +104,7 @@ OTHERS = {
         "explore": True,
         "victim": vdn(),
         **WHEN,
+        "epsilon": 0.5,
     },
     perturbers.CriticObsPerturber: {"attack": replace(ATTACK, steps=9), **WHEN},
     perturbers.LearnedObsPerturber: {
@@ -111,6 +112,7 @@ OTHERS = {
         "agents": NAMES,
         "greedy": True,
         "episodes": 0.5,
+        "epsilon": 0.5,
     },
     perturbers.SparingPerturber: {
         "inner": ObsPerturber(ATTACK, every=2),
@@ -130,7 +132,12 @@ OTHERS = {
         "floor": 0.1,
     },
     perturbers.AttackerActions: {"attackers": attackers(budget=3), **CHOICE},
-    perturbers.AttackerObs: {"attackers": attackers(budget=3), "generator": of(WIDE), **CHOICE},
+    perturbers.AttackerObs: {
+        "attackers": attackers(budget=3),
+        "generator": of(WIDE),
+        "epsilon": 0.5,
+        **CHOICE,
+    },
     perturbers.DirectionActor: {
         "generator": of(WIDE),
         "obs_size": 5,
