@@ -1,5 +1,8 @@
 """Attacks trained in a learned model: what they find there must be true."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +11,10 @@ from learners import same_weights, weights
 from pettingzoo import ParallelEnv
 
 from robustmarl.adversaries import PAAD, ContinuousATSA, TeamPAAD
-from robustmarl.algorithms import MADDPG, MAPPO
+from robustmarl.algorithms import FACMAC, IPPO, MADDPG, MAPPO
 from robustmarl.attacks import FrankWolfe
 from robustmarl.budgets import LinfBall
-from robustmarl.envs import SignalMatching, TwoStepGame
+from robustmarl.envs import SignalMatching, TwoStepGame, predator_prey
 from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
 from robustmarl.learning import WorldModel, adam
@@ -140,6 +143,33 @@ def test_a_cart_is_led_as_far_astray_as_its_controller_lets(kind):
     worst = 10 * -(0.5**2)  # at rest there in all of ten steps, which it has to reach first
     assert clean > -0.1
     assert worst < attacked < 0.6 * worst
+
+
+@pytest.mark.parametrize("kind", [MADDPG, FACMAC, IPPO, MAPPO])
+def test_continuous_teams_of_every_kind_are_attacked_in_a_model(kind):
+    """On predator and prey: the team stays as it is, the attack learns, within its ball."""
+    make = partial(predator_prey, horizon=5)
+    team, ball = kind.for_env(make(), hidden=(8,), seed=0), LinfBall(epsilon=0.1)
+    made = ContinuousATSA.for_env(make(), stor(ball, continuous=True), hidden=(8,), seed=1)
+    kept, before = weights(team), copy.deepcopy(made)
+    rounds = attack_in_model(
+        team,
+        made,
+        make,
+        WorldModel(team.spec, members=2, hidden=(8,)),
+        real_steps=40,
+        imagined_steps=80,
+        rounds=2,
+        updates=5,
+        num_envs=2,
+        learn=OffPolicy(batch_size=4, learning_starts=4),
+    )
+    assert [one.real_steps for one in rounds] == [20, 40]
+    assert all(torch.equal(kept[key], p) for key, p in weights(team).items())
+    assert not same_weights(made, before)
+    told = rollout(team, make, episodes=2, perturb=made.deployed()).counters
+    assert told["0/attacked"] == 2 * 5 * 3
+    assert told["0/unchanged"] == 0
 
 
 def test_the_same_seed_is_the_same_attack():
