@@ -75,7 +75,8 @@ class Task:
         epsilon: of all attacks, in training and tests.
         steps: environment steps per training.
         attacked: share of the training episodes that are attacked.
-        ramp: share of the training over which the radius of attacks rises, from 0.
+        ramp: share of the training over which the radius of attacks in training rises, from 0; not
+            that of PR, PR-REP and ERNIE, whose weights do as it is, nor of actions that are forced.
         explore: steps over which exploration falls from 1 to .05.
         envs: environments side by side.
         batch: episodes per update, of which there is one per episode played.
@@ -123,7 +124,14 @@ class Task:
         """The radius of attacks in training over time; None is always ``epsilon``."""
         if self.ramp == 0.0:
             return None
-        return Linear(0.0, self.epsilon, over=round(self.ramp * self.steps), unit="env_steps")
+        return Linear(
+            0.0, self.epsilon, over=max(1, round(self.ramp * self.steps)), unit="env_steps"
+        )
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All of it as plain data; finished cells know of no ramp."""
+        return {key: value for key, value in asdict(self).items() if value or key != "ramp"}
 
     @property
     def label(self) -> str:
@@ -185,7 +193,7 @@ class Group(NamedTuple):
     def plan(self) -> dict[str, Any]:
         """What a cell's scores depend on, as plain data."""
         return json.loads(
-            json.dumps({"map": self.name, "backbone": self.backbone, **asdict(self.task)})
+            json.dumps({"map": self.name, "backbone": self.backbone, **self.task.plan})
         )
 
 
@@ -815,7 +823,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="environment steps per training")
     parser.add_argument("--epsilon", type=float, help="of all attacks")
     parser.add_argument("--attacked", type=float, help="share of training episodes attacked")
-    parser.add_argument("--ramp", type=float, help="share of it over which radii rise, from 0")
+    parser.add_argument("--ramp", type=float, help="share of it over which radii rise, at most 1")
     parser.add_argument("--episodes", type=int, help="per cell (default: 500)")
     directors = "take the worst case over directors and PGD alone: half of the tests' time"
     parser.add_argument("--no-suite", action="store_true", help=directors)
@@ -824,6 +832,8 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    if args.ramp is not None and not 0.0 <= args.ramp <= 1.0:
+        parser.error(f"--ramp must be in [0, 1], got {args.ramp:g}")
     tasks, out = PRESETS[args.preset], args.out / args.preset
     given = {
         key: getattr(args, key) for key in ("steps", "epsilon", "attacked", "ramp", "episodes")

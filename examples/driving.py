@@ -19,7 +19,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def jobs_of(
                             work=partial(
                                 function, method=method, backbone=backbone, seed=seed, task=task
                             ),
-                            settings={"task": asdict(task)},
+                            settings={"task": task.plan},
                             after=[("train", backbone, name, seed) for name in needed],
                         )
                     )

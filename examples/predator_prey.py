@@ -21,7 +21,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,7 +180,7 @@ def jobs_of(
                 key=key,
                 name=f"{folder}/{method.replace(' ', '_')}-{seed}",
                 work=partial(function, method=method, backbone=backbone, seed=seed, task=at),
-                settings={"task": asdict(own)},
+                settings={"task": own.plan},
                 after=needed,
             ),
         )

@@ -82,6 +82,7 @@ class Task:
         foes: against whom teams are tested.
         start: the smaller task whose MFAC team of the same seed all begin from; None is none.
         copied: share of the rounds, the last ones, against a slow copy of the team itself.
+        foe_hidden: widths of an opponent that learns, where they are not the team's.
     """
 
     make: Callable[[], Any]
@@ -102,6 +103,7 @@ class Task:
     foes: tuple[str, ...] = ("A2C",)
     start: "Task | None" = None
     copied: float = 0.0
+    foe_hidden: tuple[int, ...] | None = None
 
     @property
     def first(self) -> "Task":
@@ -144,7 +146,7 @@ TASKS = {
     # Whether Pursuit's losses are for want of a good schedule, of rounds or of widths.
     "pursuit early": replace(PURSUIT, warmup=0.1),
     "pursuit long": replace(PURSUIT, rounds=900),
-    "pursuit wide": replace(PURSUIT, hidden=(256, 256)),
+    "pursuit wide": replace(PURSUIT, hidden=(256, 256), foe_hidden=PURSUIT.hidden),
     # From scratch most learn within twenty rounds never to strike, and keep to it for hundreds; at
     # 5e-4 others forget how to, and at a peak of .2 they strike at nobody, whatever they see.
     "battle 64": replace(
@@ -288,6 +290,7 @@ def opponent(name: str, task: Task, place: Workplace) -> Any:
     In Battle against the script; in Pursuit prey learn to flee from predators that have learnt
     to catch prey that do not.
     """
+    task = replace(task, hidden=task.foe_hidden or task.hidden, foe_hidden=None)
     against: Any = script(task, task.team)
     if name.startswith("pursuit"):
         against = build("MFAC", task, seed=1_000)
@@ -458,7 +461,9 @@ class CellProbe:
     """Counts on how many cells of its view an agent's decisions hang; changes nothing.
 
     Of each decision every cell is emptied once; what that does is the distance in total variation
-    to what the agent does with all of them.
+    to what the agent does with all of them. Means over the agents of a step are kept: of the
+    largest distance; of how many cells of equal weight would have the same sum of distances and
+    of their squares, where any cell matters; and of how many are not empty.
 
     Args:
         view: rows, columns and channels of what an agent sees.
@@ -468,8 +473,7 @@ class CellProbe:
 
     def __init__(self, view: tuple[int, int, int]) -> None:
         self.view = view
-        self.most: list[torch.Tensor] = []
-        self.cells: list[torch.Tensor] = []
+        self.found: dict[str, list[float]] = {"most": [], "weighing": [], "occupied": []}
 
     def with_epsilon(self, epsilon: Any) -> "CellProbe":
         """Return itself: there is no radius."""
@@ -485,10 +489,14 @@ class CellProbe:
             emptied[:, cell * channels : (cell + 1) * channels] = 0.0
             moved.append(0.5 * (victim.logits(emptied).softmax(dim=-1) - whole).abs().sum(dim=-1))
         distance = torch.stack(moved, dim=-1)
-        self.most.append(distance.amax(dim=-1))
-        # as many cells of equal weight would have the same sum and the same sum of squares
-        summed, squared = distance.sum(dim=-1), distance.square().sum(dim=-1)
-        self.cells.append(summed.square() / squared.clamp_min(1e-12))
+        most = distance.amax(dim=-1)
+        seen = obs[:, : rows * columns * channels].unflatten(-1, (-1, channels))
+        self.found["most"].append(float(most.mean()))
+        self.found["occupied"].append(float((seen != 0).any(dim=-1).sum(dim=-1).float().mean()))
+        if bool((matters := most > 0.01).any()):  # of policies that are sure of one action: none
+            distance = distance[matters]
+            cells = distance.sum(dim=-1).square() / distance.square().sum(dim=-1)
+            self.found["weighing"].append(float(cells.mean()))
         return obs
 
 
@@ -501,9 +509,8 @@ def probe(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that nothing was attacked
         play = playing(team, task, episodes, foes_of(name, task, place)[task.foes[0]])
-        play(perturb=ObsPerturber(counter, every=10))
-    most, cells = torch.cat(counter.most), torch.cat(counter.cells)
-    return {"decisions": len(most), "most": float(most.mean()), "cells": float(cells.median())}
+        play(perturb=ObsPerturber(counter, every=9))  # no time limit is a multiple of 9
+    return {figure: found or [0.0] for figure, found in counter.found.items()}  # 0: none weighs
 
 
 def playing(team: Any, task: Task, episodes: int, opponents: Any) -> Callable[..., Any]:
@@ -860,9 +867,9 @@ def report_directors(
 
 def report_cells(cells: dict[Key, dict[str, Any]], tasks: dict[str, Task], out: Path) -> list[str]:
     """Return, as Markdown, on how many cells teams' decisions hang, and how much on the first."""
-    title = "what emptying the weightiest cell changes of a policy, and how many cells weigh"
+    title = "what the weightiest cell changes of a policy, how many weigh, how many are occupied"
     return _tables(
-        {key: {a: [c[a]] for a in ("most", "cells")} for key, c in cells.items()},
+        {key: {a: c[a] for a in ("most", "weighing", "occupied")} for key, c in cells.items()},
         (tasks, out, "cells", "cells", title),
     )
 
@@ -955,7 +962,7 @@ def with_teachers(wanted: dict[Key, Job[Key]], tasks: dict[str, Task], out: Path
 
 def plan_of(task: Task, episodes: int) -> dict[str, Any]:
     """Return what a cell's scores depend on, as plain data."""
-    left_out = ("make", "start", *(() if task.copied else ("copied",)))
+    left_out = ("make", "start", *(k for k in ("copied", "foe_hidden") if not getattr(task, k)))
     plain = {key: value for key, value in asdict(task).items() if key not in left_out}
     if task.start is not None:  # finished cells know of none
         plain["start"] = plan_of(task.start, 0)

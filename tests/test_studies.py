@@ -6,8 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from robustmarl.evaluation import Workplace
+from robustmarl.victims import FunctionVictim, Rows
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -80,11 +82,41 @@ def test_romfac_trains_directors_anew_against_other_teams(study):
     (name, task), *_ = romfac.TASKS.items()
 
     def told(task, rounds):
-        return romfac.directed_cell((name, "MFAC", 0), task, 4, rounds).settings
+        return romfac.after("director", (name, "MFAC", 0), task, 4, rounds).settings
 
     usual = told(task, 9)
     assert told(replace(task, lr=2 * task.lr), 9) != usual
     assert told(task, 8) != usual
+
+
+@pytest.mark.parametrize("read", [1, 2, 4])
+def test_romfac_counts_the_cells_on_which_decisions_hang(study, read):
+    """A policy that adds up some cells of nine hangs on these alike, on none that is empty."""
+    romfac, _ = study("romfac")
+    weights = torch.zeros(18, 2)
+    weights[: 2 * read, 0] = 0.05  # small: changes in probability are nearly linear
+    counter = romfac.CellProbe((3, 3, 2))
+    obs = torch.ones(5, 18)
+    obs[:, -4:] = 0.0
+    shown = counter(FunctionVictim(lambda o: o @ weights).at(Rows()), obs)
+    assert torch.equal(shown, obs)
+    assert counter.found["weighing"] == pytest.approx([read], rel=1e-3)
+    assert counter.found["most"] == pytest.approx([0.5 * 0.05], rel=0.05)
+    assert counter.found["occupied"] == [7.0]
+    blind = romfac.CellProbe((3, 3, 2))
+    blind(FunctionVictim(lambda o: 0.0 * o @ weights).at(Rows()), obs)
+    assert blind.found == {"most": [0.0], "weighing": [], "occupied": [7.0]}
+
+
+def test_atsas_finished_cells_stay_valid_without_a_ramp(study):
+    atsa, _ = study("atsa")
+    task = atsa.PRESETS["quick"]["3m"]
+    assert task.plan.keys() == asdict(task).keys() - {"ramp"}
+    assert task.radius is None
+    rising = replace(task, ramp=0.5)
+    assert rising.plan["ramp"] == 0.5
+    assert rising.label != task.label
+    assert rising.radius(task.steps // 4) == pytest.approx(task.epsilon / 2)
 
 
 def test_certified_finds_no_weights_of_another_task(study, tmp_path, monkeypatch):

@@ -37,7 +37,8 @@ class Directing(Adversary):
         agents: names of the attacked agents; None is all.
         episodes: share of the episodes in which it attacks while it learns, in [0, 1].
         epsilon: the generator's radius >= 0 over the training of the team, a schedule; None is the
-            generator's own, as of attacks of what is :meth:`deployed`.
+            generator's own, as of attacks of what is :meth:`deployed`. The director's own schedules
+            go by what it played, attacked or not.
     """
 
     needs = frozenset({"drawn"})
@@ -67,6 +68,7 @@ class Directing(Adversary):
                 episodes=episodes,
                 epsilon=epsilon,
             )
+        self.epsilon = self._perturber.epsilon
 
     @abstractmethod
     def update(self, batch: JointBatch, target: Tensor, played: Tensor) -> dict[str, float]:

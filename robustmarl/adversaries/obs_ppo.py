@@ -45,9 +45,9 @@ class GaussianPPO(Adversary):
     .. math:: \hat A = \mathrm{GAE}(-r, \hat V), \qquad
               L_V = \tfrac12 \overline{(\hat V(s) - \hat G)^2}
 
-    with a critic of its own on the state, over the episodes that it attacked; see
-    :func:`robustmarl.adversaries.ppo.ppo_steps`. Evaluated by its mean,
-    unless ``deployed(greedy=False)`` is asked for.
+    with a critic of its own on the state, over the episodes that it attacked, and pieces in which
+    none of its agents lived; see :func:`robustmarl.adversaries.ppo.ppo_steps`. Evaluated by its
+    mean, unless ``deployed(greedy=False)`` is asked for.
 
     Args:
         actor: the attack it trains.
@@ -98,6 +98,7 @@ class GaussianPPO(Adversary):
             self._perturber = LearnedObsPerturber(
                 actor, agents=agents, episodes=episodes, epsilon=epsilon
             )
+        self.epsilon = self._perturber.epsilon
         learned = nn.ModuleList([actor, critic])
         self.optim = self.create_optimizer(learned, optim or adam(3e-4), max_grad_norm)
 

@@ -34,7 +34,7 @@ from robustmarl.perturbers.attackers import (
     reference_policy,
     soft_backup,
 )
-from robustmarl.schedules import Linear, Schedule
+from robustmarl.schedules import Linear, Schedule, as_schedule
 from robustmarl.typing import Env
 
 __all__ = ["ROMANCE"]
@@ -137,6 +137,7 @@ class ROMANCE(Adversary):
         self.archive = Archive(attackers, check_int(f"{name}.archive", archive))
         rule = "None where actions are forced: these have no radius"
         check(generator is not None or epsilon is None, f"{name}.epsilon", rule, epsilon)
+        self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon, 0.0)
         self._perturber = self._playing(
             attackers, explore=True, greedy=False, episodes=self.episodes, epsilon=epsilon
         )

@@ -53,8 +53,8 @@ class _Choice:
         self._place, self._used = place, torch.zeros(0, dtype=torch.int64)
         self._attacks = torch.zeros((), dtype=torch.int64)
 
-    def of_step(self, context: StepContext) -> Tensor:
-        """Return whose step is attacked, bool (E, N): one agent's at most."""
+    def of_step(self, context: StepContext, *, off: bool = False) -> Tensor:
+        """Return whose step is attacked, bool (E, N): one agent's at most, nobody's while off."""
         playing, num_agents = context.live & ~context.terminal, context.alive.shape[1]
         if self._used.shape != context.step.shape:
             self._used = torch.zeros_like(context.step)
@@ -71,7 +71,7 @@ class _Choice:
         else:
             step = Draws(context.keys).at(context.step, self._stream("step"))
             drawn = inverse(own, step.uniform(1)[:, 0])
-        attacks = playing & (whether < self.episodes)
+        attacks = playing & (whether < self.episodes) & (not off)
         self.agent = torch.where(attacks, drawn, num_agents)
         chosen = self.agent[:, None] == torch.arange(num_agents, device=used.device)
         chosen = chosen & able[:, :-1]  # a draw that rounding put beyond the last is nobody's
@@ -183,7 +183,7 @@ class AttackerObs(ObsPerturber):
         greedy: take their likeliest choice, or draw.
         episodes: share of the episodes in which there are attacks, in [0, 1].
         epsilon: the generator's radius >= 0 over the training of the acting policy; None is its
-            own.
+            own. While it is 0 nobody is attacked.
 
     Raises:
         TypeError: for attackers or a generator of another kind.
@@ -231,7 +231,8 @@ class AttackerObs(ObsPerturber):
     @torch.no_grad()
     def on_obs(self, context: StepContext) -> Tensor:
         """Choose whom to attack, and return observations (E, N, D) with that agent's moved."""
-        self._chosen_agents = self._choice.of_step(context)
+        off = self._present_attack().ball.is_zero  # what cannot move anything shall cost nothing
+        self._chosen_agents = self._choice.of_step(context, off=off)
         return super().on_obs(context)
 
     def _chosen(self, context: StepContext, draws: Draws) -> Tensor:

@@ -60,7 +60,8 @@ class ObsPerturber(Perturber):
         episodes: share of the episodes in which it attacks at all, drawn per episode, in [0, 1].
         when: attack an agent only in steps that its policy calls critical; None is in all.
         epsilon: the attack's radius >= 0 over the training of the acting policy, a schedule;
-            None is the attack's own. Once trained, a team is attacked at the last radius.
+            None is the attack's own. Once trained, a team is attacked at the last radius. It is of
+            all coordinates but those that the ball has ``fixed``.
 
     Raises:
         ValueError: at construction for bad numbers or no agents; at ``bind`` for unknown agents,
@@ -102,6 +103,10 @@ class ObsPerturber(Perturber):
         self.victim = None if victim is None else as_victim(f"{name}.victim", victim)
         self._adapted = self.victim is not victim
         self.epsilon = None if epsilon is None else as_schedule(f"{name}.epsilon", epsilon, 0.0)
+        one = epsilon is None or not isinstance(attack.ball.epsilon, tuple)
+        check(
+            one, f"{name}.epsilon", "None where the ball has a radius for each coordinate", epsilon
+        )
         self._counted: Callable[[Unit], int] | None = None
         self.agents: tuple[str, ...] | RandomAgents | None = None
         if isinstance(agents, RandomAgents):
@@ -153,11 +158,7 @@ class ObsPerturber(Perturber):
     def on_obs(self, context: StepContext) -> Tensor:
         """Return perturbed observations (E, N, D); clean rows keep their bits."""
         self.size = context.seen.new_zeros(context.seen.shape[:2])
-        if self.epsilon is not None and self._counted is not None:
-            epsilon = self.epsilon(self._counted(self.epsilon.unit))
-            if self._present.ball.epsilon != epsilon:
-                self._present = self.attack.with_epsilon(epsilon)
-        if self._present.ball.is_zero or self.probability == 0.0:
+        if self._present_attack().ball.is_zero or self.probability == 0.0:
             self.rows = self._rows(torch.zeros_like(context.alive))
             return context.seen
         self._move(context.seen.device)
@@ -179,6 +180,14 @@ class ObsPerturber(Perturber):
     def perturbed(self, view: VictimView, obs: Tensor, draws: Draws) -> Tensor:
         """Return what the attack makes of the attacked rows ``obs``, (M, D)."""
         return self._present(view, obs, draws)
+
+    def _present_attack(self) -> ObsAttack:
+        """Return the attack at the radius that it has by now."""
+        if self.epsilon is not None and self._counted is not None:
+            epsilon = self.epsilon(self._counted(self.epsilon.unit))
+            if self._present.ball.epsilon != epsilon:
+                self._present = self.attack.with_epsilon(epsilon)
+        return self._present
 
     @torch.no_grad()
     def shown(self, context: StepContext) -> None:

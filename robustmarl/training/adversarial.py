@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,13 +17,16 @@ from torch import Tensor
 from robustmarl._checks import check, check_int
 from robustmarl.adversaries import Adversary, Sample
 from robustmarl.adversaries.base import check_adversaries
+from robustmarl.adversaries.population import PopulationPerturber
 from robustmarl.algorithms.ppo_based import PPOBased
 from robustmarl.data import EpisodeBuffer
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning import TeamAlgorithm, TeamTrainingStats
 from robustmarl.learning.optim import own_state_dict
 from robustmarl.perturbers.base import Perturber
+from robustmarl.perturbers.obs import ObsPerturber
 from robustmarl.policies import FrozenPolicy, TeamPolicy
+from robustmarl.schedules import Schedule
 from robustmarl.victims import NetworkVictim
 
 __all__ = ["AdversarialTraining"]
@@ -152,9 +155,20 @@ class AdversarialTraining(Algorithm[Any, Any]):
         return self.policy.victim()
 
     def perturbers(self) -> list[Perturber]:
-        """Return what ``training.run`` adds to the perturbations: the team's own, and these."""
+        """Return what ``training.run`` adds to the perturbations: the team's own, and these.
+
+        Raises:
+            ValueError: for a radius that is zero as long as the team stands still.
+        """
         of_team = [] if self.team is None else self.team.perturbers()
-        return [*of_team, *(adversary.perturber() for adversary in self.adversaries)]
+        found = [adversary.perturber() for adversary in self.adversaries]
+        if isinstance(self.policy, FrozenPolicy):
+            for schedule in _radii(found):
+                radius = schedule(self.policy.copied.counted(schedule.unit))
+                where = f"{type(self).__name__}.adversaries.epsilon"
+                rule = "> 0 against a team that stands still, which counts no further"
+                check(radius > 0.0, where, rule, radius, "Leave epsilon out.")
+        return [*of_team, *found]
 
     def update(self, buffer: EpisodeBuffer, **how: Any) -> TrainingStats:
         """Let the team and its adversaries learn, each in its rounds.
@@ -255,3 +269,12 @@ class _Drawn:
     def latest(self, episodes: int) -> JointBatch:
         """Return the newest episodes of the buffer, as DOP asks for."""
         return self.buffer.latest(episodes)
+
+
+def _radii(perturbers: Sequence[Perturber]) -> Iterator[Schedule]:
+    """Yield the radii over time that perturbers have, those of populations, too."""
+    for one in perturbers:
+        if isinstance(one, PopulationPerturber):
+            yield from _radii(one.members)
+        elif isinstance(one, ObsPerturber) and one.epsilon is not None:
+            yield one.epsilon

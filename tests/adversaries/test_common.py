@@ -22,6 +22,7 @@ from robustmarl.perturbers import (
 from robustmarl.schedules import Linear
 from robustmarl.testing import check_attack, check_perturber
 from robustmarl.training import AdversarialTraining, Log, OffPolicy, OnPolicy, run
+from robustmarl.training.fingerprint import fingerprint
 
 SMALL = {"hidden": (8,)}
 LEARNED = {
@@ -214,6 +215,45 @@ def test_without_a_radius_yet_a_team_trains_as_if_alone(name):
         trained(made) for made in (None, LEARNED[name](LinfBall(epsilon=0.4), epsilon=late))
     )
     assert same_weights(alone, beside)
+
+
+def test_attackers_without_a_radius_yet_spend_nothing():
+    """Neither their budget nor what attacks cost: they are told that nobody was attacked."""
+    late = Linear(0.0, 0.4, over=100, begin=1_000, unit="env_steps")
+    made = LEARNED["ROMANCE-s"](LinfBall(epsilon=0.4), epsilon=late)
+    now = LEARNED["ROMANCE-s"](LinfBall(epsilon=0.4))
+    for one, spent in ((made, False), (now, True)):
+        batch = collected(team(), 4, perturb=[one.perturber()]).latest(4)
+        record = one.recorded(batch)
+        assert bool((record["agent"][batch.valid] < 3).any()) == spent
+        assert bool(record["used"][batch.valid].any()) == spent
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_against_a_team_that_stands_still_a_radius_must_not_wait(name):
+    """Its counts stand still, too: an attack would be without radius for ever."""
+    made = LEARNED[name](LinfBall(epsilon=0.4), epsilon=Linear(0.0, 0.4, over=50, unit="env_steps"))
+    rule = r"AdversarialTraining\.adversaries\.epsilon must be > 0 against a team that stands still"
+    with pytest.raises(ValueError, match=rule):
+        trained(made, team_every=None)
+    victim = QMIX.for_env(Arena(), seed=1, **SMALL)
+    victim.policy.count("env_steps", 60)
+    assert len(AdversarialTraining(victim, made, team_every=None).perturbers()) == 1
+
+
+def test_radii_by_coordinate_cannot_rise_together():
+    ball = LinfBall(epsilon=(0.4, *[0.0] * 5))
+    rule = r"DirectedObsPerturber\.epsilon|PAAD\.epsilon must be None where the ball has a radius"
+    with pytest.raises(ValueError, match=rule):
+        LEARNED["PAAD"](ball, epsilon=Linear(0.0, 0.4, over=50))
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_radius_that_rises_is_a_setting_of_the_run(name):
+    rising = Linear(0.0, 0.4, over=50, unit="env_steps")
+    one, other = (LEARNED[name](LinfBall(epsilon=0.4), epsilon=e) for e in (None, rising))
+    assert any("epsilon.stop" in key for key in fingerprint(adversary=other))
+    assert not any("epsilon.stop" in key for key in fingerprint(adversary=one))
 
 
 def test_forced_actions_have_no_radius():

@@ -600,6 +600,11 @@ SUBJECTS = (
         ),
     ),
     Subject(
+        ROMANCE.for_env,
+        lambda: {"env": SPEC, "hidden": (4,)},
+        {"episodes": SHARE, "rounds": integer(2)},  # of forced actions
+    ),
+    Subject(
         ROMANCE,
         lambda: {"attackers": Attackers(SPEC, hidden=(4,))},
         {"attackers": instance(network()), "generator": instance(BALL, optional=True)},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from learners import same_weights, weights
+from learners import collected, same_weights, weights
 from pettingzoo import ParallelEnv
 
 from robustmarl.adversaries import PAAD, ContinuousATSA, TeamPAAD
@@ -147,7 +147,7 @@ def test_a_cart_is_led_as_far_astray_as_its_controller_lets(kind):
 
 @pytest.mark.parametrize("kind", [MADDPG, FACMAC, IPPO, MAPPO])
 def test_continuous_teams_of_every_kind_are_attacked_in_a_model(kind):
-    """On predator and prey: the team stays as it is, the attack learns, within its ball."""
+    """On predator and prey: the team stays as it is, the attack learns and keeps to its ball."""
     make = partial(predator_prey, horizon=5)
     team, ball = kind.for_env(make(), hidden=(8,), seed=0), LinfBall(epsilon=0.1)
     made = ContinuousATSA.for_env(make(), stor(ball, continuous=True), hidden=(8,), seed=1)
@@ -170,6 +170,8 @@ def test_continuous_teams_of_every_kind_are_attacked_in_a_model(kind):
     told = rollout(team, make, episodes=2, perturb=made.deployed()).counters
     assert told["0/attacked"] == 2 * 5 * 3
     assert told["0/unchanged"] == 0
+    shown = collected(team, 2, make_env=make, perturb=[made.deployed()]).latest(2).obs
+    assert 0 < float((shown.seen - shown.obs).abs().max()) <= 0.1 * (1 + 1e-5)
 
 
 def test_the_same_seed_is_the_same_attack():
