@@ -132,6 +132,32 @@ def romfac(stem, figure, row, column):
     return crosstable(f"romfac/{stem}-{figure}").cell(row, f"M={number}")
 
 
+def pursuit(row, column):
+    """Look up a team of Pursuit trained anew, or in another way, which its name says."""
+    method, _, way = row.rpartition(", ")
+    stems = {"early loops": "early", "256 wide": "wide", "900 rounds": "long"}
+    method, stem = (method, f"pursuit_{stems[way]}") if way in stems else (row, "pursuit_anew")
+    if column == "director":
+        name = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(row, row)
+        return crosstable(f"romfac/{stem}-A2C-director").cell(name, column)
+    return romfac(f"{stem}-A2C", "return", method, column)
+
+
+def in_battle(row, column):
+    return crosstable("romfac/battle_anew-script-director").cell(row, column)
+
+
+def weighing(row, column):
+    stem = {"Battle": "battle_anew-script", "Pursuit": "pursuit_anew-A2C"}[row.split(": ")[0]]
+    method = row.split(": ")[1]
+    if method.endswith(", early loops"):
+        stem = stem.replace("anew", "early")
+        method = method.removesuffix(", early loops")
+    method = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(method, method)
+    names = {"the weightiest": "most", "weigh": "weighing", "occupied": "occupied"}
+    return crosstable(f"romfac/{stem}-cells").cell(method, names[column])
+
+
 def poisoned(**wanted):
     wanted = {"attack_frequency": 1, "kl_budget": 6, "deployed": False} | wanted
     return [one for one in raw("tram") if wanted.items() <= one.items()]
