@@ -151,8 +151,7 @@ def weighing(row, column):
     stem = {"Battle": "battle_anew-script", "Pursuit": "pursuit_anew-A2C"}[row.split(": ")[0]]
     method = row.split(": ")[1]
     if method.endswith(", early loops"):
-        stem = stem.replace("anew", "early")
-        method = method.removesuffix(", early loops")
+        stem, method = stem.replace("anew", "early"), method.removesuffix(", early loops")
     method = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(method, method)
     names = {"the weightiest": "most", "weigh": "weighing", "occupied": "occupied"}
     return crosstable(f"romfac/{stem}-cells").cell(method, names[column])
@@ -318,7 +317,10 @@ TABLES = [
     (ROMFAC, "### Battle, 64 against 64, as", partial(romfac, "battle_64_wide-script", "red_won")),
     (ROMFAC, "| kills | M = 0 | 8 |", partial(romfac, "battle_64_wide-script", "red_kills")),
     (ROMFAC, "Returns, with those of teams", partial(romfac, "battle_64_wide-script", "return")),
-    (ROMFAC, "### Pursuit", partial(romfac, "pursuit-A2C", "return")),
+    (ROMFAC, "### Pursuit, 8 predators", partial(romfac, "pursuit-A2C", "return")),
+    (ROMFAC, "### Pursuit, loops from the beginning", pursuit),
+    (ROMFAC, "**Why keeping an action costs", weighing),
+    (ROMFAC, "| against a director |", in_battle),
     (TRAM, "### Results", tram),
     (TRAM, "**DOP, by task**", partial(likelihood, "DOP", "task")),
     (TRAM, "**COMA, by task**", partial(likelihood, "COMA", "task")),
