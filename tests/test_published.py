@@ -319,7 +319,7 @@ TABLES = [
     (ROMFAC, "Returns, with those of teams", partial(romfac, "battle_64_wide-script", "return")),
     (ROMFAC, "### Pursuit, 8 predators", partial(romfac, "pursuit-A2C", "return")),
     (ROMFAC, "### Pursuit, loops from the beginning", pursuit),
-    (ROMFAC, "**Why keeping an action costs", weighing),
+    (ROMFAC, "**What decisions hang on.**", weighing),
     (ROMFAC, "| against a director |", in_battle),
     (TRAM, "### Results", tram),
     (TRAM, "**DOP, by task**", partial(likelihood, "DOP", "task")),
