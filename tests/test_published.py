@@ -135,7 +135,7 @@ def romfac(stem, figure, row, column):
 def pursuit(row, column):
     """Look up a team of Pursuit trained anew, or in another way, which its name says."""
     method, _, way = row.rpartition(", ")
-    stems = {"early loops": "early", "256 wide": "wide", "900 rounds": "long"}
+    stems = {"early loops": "early", "early loops at .12": "dose"}
     method, stem = (method, f"pursuit_{stems[way]}") if way in stems else (row, "pursuit_anew")
     if column == "director":
         name = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(row, row)
