@@ -125,6 +125,8 @@ def byzantine(task, team, column):
 
 
 def romfac(stem, figure, row, column):
+    if row.endswith(" at .12"):
+        stem, row = stem.replace("early", "dose"), row.removesuffix(" at .12")
     row = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(row, row)
     if column == "worst of the suite":
         return crosstable(f"romfac/{stem}-suite").cell(row, "worst")
