@@ -124,10 +124,13 @@ def byzantine(task, team, column):
     return Cell(scores, limits=(0.0, most))
 
 
+SHORT = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}
+
+
 def romfac(stem, figure, row, column):
     if row.endswith(" at .12"):
         stem, row = stem.replace("early", "dose"), row.removesuffix(" at .12")
-    row = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(row, row)
+    row = SHORT.get(row, row)
     if column == "worst of the suite":
         return crosstable(f"romfac/{stem}-suite").cell(row, "worst")
     number = column.removeprefix("M = ")
@@ -140,8 +143,7 @@ def pursuit(row, column):
     stems = {"early loops": "early", "early loops at .12": "dose"}
     method, stem = (method, f"pursuit_{stems[way]}") if way in stems else (row, "pursuit_anew")
     if column == "director":
-        name = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(row, row)
-        return crosstable(f"romfac/{stem}-A2C-director").cell(name, column)
+        return crosstable(f"romfac/{stem}-A2C-director").cell(SHORT.get(row, row), column)
     return romfac(f"{stem}-A2C", "return", method, column)
 
 
@@ -154,9 +156,8 @@ def weighing(row, column):
     method = row.split(": ")[1]
     if method.endswith(", early loops"):
         stem, method = stem.replace("anew", "early"), method.removesuffix(", early loops")
-    method = {"SA-MFAC, three loops": "SA-MFAC3", "RoMFAC, one loop": "RoMFAC1"}.get(method, method)
     names = {"the weightiest": "most", "weigh": "weighing", "occupied": "occupied"}
-    return crosstable(f"romfac/{stem}-cells").cell(method, names[column])
+    return crosstable(f"romfac/{stem}-cells").cell(SHORT.get(method, method), names[column])
 
 
 def poisoned(**wanted):
