@@ -1,17 +1,19 @@
 """Attacks on a team of continuous actions that stands still, by critic, director and model.
 
-    python examples/continuous.py                    # two seeds, three CPU-minutes each
+    python examples/continuous.py                    # three seeds, four CPU-minutes each
     python examples/continuous.py --seeds 0 --smoke  # seconds, figures mean nothing
 
 For each seed it trains MADDPG on two particles that spread over two landmarks, then attacks it:
 by noise, by steps away from its own action and down its critic's value, by ATLA, by PA-AD and ATSA
 for continuous actions, and by PA-AD on a fifth of the steps, in truth and in a learned model. The
-table has mean returns, beside an untrained team's. They are kept in the output folder, a file per
+table has mean returns, beside those of random and untrained teams, of the team without eyes, and
+of one that was trained without. Returns of all episodes are kept in the output folder, a file per
 seed, and are not played again.
 """
 
 import argparse
 import json
+import statistics
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +21,10 @@ import torch
 
 from robustmarl import adversaries, algorithms, attacks, envs, evaluation, training
 from robustmarl.budgets import LinfBall
+from robustmarl.data import RandomController
 from robustmarl.joint import spec_of
 from robustmarl.learning import WorldModel, adam
-from robustmarl.perturbers import CriticObsPerturber, stor
+from robustmarl.perturbers import CriticObsPerturber, ZeroedObs, stor
 from robustmarl.schedules import Linear
 
 QUIET = training.Log(progress=False)
@@ -81,18 +84,28 @@ def learned(team, make, ball, args, seed):
 
 
 def play_seed(args, seed):
-    """Return mean returns under each attack, after training the team on ``seed``."""
+    """Return the returns of all episodes under each attack, after training the team on ``seed``."""
     make = partial(envs.spread, 2, continuous_actions=True, max_cycles=20)
-    team = algorithms.MADDPG.for_env(spec_of(make()), seed=seed, **FAST)
+    spec = spec_of(make())
+    team, blind = (algorithms.MADDPG.for_env(spec, seed=seed, **FAST) for _ in range(2))
     learn = training.OffPolicy(learning_starts=32, updates_per_episode=3, **ROUND)
     run = partial(training.run, num_envs=8, seed=seed, learn=learn, log=QUIET)
     run(team, make, env_steps=args.team_steps)
+    run(blind, make, env_steps=args.team_steps, perturb=ZeroedObs())
 
-    def score(perturb, policy=team):
+    def play(perturb, policy=team):
         given = {"episodes": args.episodes, "num_envs": 16, "seed": 10_000}
-        return float(evaluation.rollout(policy, make, perturb=perturb, **given).returns.mean())
+        found = evaluation.rollout(policy, make, perturb=perturb, **given)
+        return found.returns.round(3).tolist()
 
-    scores = {"untrained": score(None, team.untrained(seed)), "clean": score(None)}
+    scores = {
+        "random": play(None, RandomController(spec)),
+        "untrained": play(None, team.untrained(seed)),
+        "trained blind": play(ZeroedObs(), blind),
+    }
+    hidden = evaluation.blindfolds(team.policy, make, spec, num_envs=16)
+    scores |= {name: play(one) for name, one in hidden.items()}
+    scores["clean"] = play(None)
     for epsilon in args.epsilon:
         ball = LinfBall(epsilon=epsilon)
         directed, last = learned(team, make, ball, args, seed)
@@ -104,8 +117,8 @@ def play_seed(args, seed):
             "PGD-10 by the critic": CriticObsPerturber(attacks.PGD(ball=ball), team),
             **directed,
         }
-        scores |= {f"{name} @ {epsilon}": score(one) for name, one in columns.items()}
-        scores[f"(in the model) @ {epsilon}"] = last.imagined_return
+        scores |= {f"{name} @ {epsilon}": play(one) for name, one in columns.items()}
+        scores[f"(in the model) @ {epsilon}"] = [last.imagined_return]
     return scores
 
 
@@ -116,7 +129,7 @@ def main() -> None:
     parser.add_argument("--team-steps", type=int, default=40_000)
     parser.add_argument("--attack-steps", type=int, default=8_000)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/continuous"), help="output folder")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
@@ -137,7 +150,7 @@ def main() -> None:
             part.write_text(json.dumps(kept) + "\n")
             part.replace(path)
         for name, value in kept["scores"].items():
-            found.setdefault(name, []).append(value)
+            found.setdefault(name, []).append(statistics.fmean(value))
     for name, values in found.items():
         print(f"{name:<36}", *(f"{value:7.1f}" for value in values))
 

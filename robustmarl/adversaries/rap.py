@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from robustmarl._checks import check_int
+from robustmarl._checks import check_int, speaking_for
 from robustmarl._seeding import stream_seed
 from robustmarl.adversaries.paad import PAAD
 from robustmarl.adversaries.population import Population
@@ -55,4 +55,6 @@ class RAP(Population):
         number = check_int("RAP.number", number)
         seed = check_int("RAP.seed", seed, 0)
         seeds = [seed, *(stream_seed(seed, "rap", k) for k in range(1, number))]
-        return cls([PAAD.for_env(env, generator, seed=one, **settings) for one in seeds])
+        with speaking_for(cls.__name__, PAAD):
+            members = [PAAD.for_env(env, generator, seed=one, **settings) for one in seeds]
+        return cls(members)

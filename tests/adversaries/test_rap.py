@@ -89,3 +89,16 @@ def test_episodes_are_shared_out_evenly():
     keys = torch.randint(-(2**62), 2**62, (10_000,), generator=torch.Generator().manual_seed(0))
     shares = torch.bincount(perturber.drawn(keys), minlength=5) / 10_000
     assert float((shares - 0.2).abs().max()) < 3.0 * (0.2 * 0.8 / 10_000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"number": 0}, "RAP.number must be an int >= 1, got 0"),
+        ({"gamma": 3.0}, r"RAP.gamma must be a number in \[0, 1\], got 3.0"),
+        ({"mixer": "sum"}, r"RAP.for_env.mixer must be one of \['qmix', 'vdn'\], got 'sum'"),
+    ],
+)
+def test_errors_name_what_the_user_made(bad, message):
+    with pytest.raises(ValueError, match=message):
+        rap(Arena(), **bad)
