@@ -191,10 +191,16 @@ def test_driving_says_what_the_papers_own_figures_say(study):
 @pytest.mark.parametrize("name", ["driving", "predator_prey"])
 def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
     module, _ = study(name)
-    more = [[0.05]] if name == "predator_prey" else []
-    jobs = module.jobs_of(
-        module.TASK, ["QMIX" if name == "driving" else "MADDPG"], ["ATSA"], *more, [0]
-    )
+    backbone, more = ("MADDPG", [[0.05]]) if name == "predator_prey" else ("QMIX", [])
+
+    def jobs_of(**how):
+        if name == "driving":
+            tasks = replace(module.TASK, **how)
+        else:
+            tasks = {backbone: replace(module.TASKS[backbone], **how)}
+        return module.jobs_of(tasks, [backbone], ["ATSA"], *more, [0])
+
+    jobs = jobs_of()
     seen = set()
     for job in jobs:
         assert seen.issuperset(job.after)
@@ -203,7 +209,7 @@ def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
     assert {job.key[2] for job in tests} == {"ATSA", module.BLIND}
     (own,) = [job for job in tests if job.key[2] == "ATSA"]
     assert {key[2] for key in own.after} >= {"ATSA", "ATLA", "PAAD"}
-    longer = module.jobs_of(replace(module.TASK, steps=9), [own.key[1]], ["ATSA"], *more, [0])
+    longer = jobs_of(steps=9)
     same = {job.key[2] for job in jobs if settings(longer)[job.name] == job.settings}
     assert same == ({module.HEAD} if name == "predator_prey" else set())
 
