@@ -63,16 +63,13 @@ class StateAdversarialGame:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        reward = _numbers(f"{name}.reward", self.reward)
-        transition = _numbers(f"{name}.transition", self.transition)
+        reward = numbers(f"{name}.reward", self.reward)
+        transition = numbers(f"{name}.transition", self.transition)
         sets = np.asarray(self.sets, np.bool_)
         agents, states = len(reward), len(transition)
         fits = reward.ndim == agents + 2 and reward.shape[1:] == transition.shape[:-1]
         check(fits, f"{name}.reward", "(N, S, A_1, ..., A_N)", reward.shape)
-        sums = np.abs(transition.sum(axis=-1) - 1.0).max(initial=0.0)
-        good = transition.shape[-1] == states and (transition >= 0.0).all() and sums < 1e-9
-        rule = "probabilities (S, A_1, ..., A_N, S), which add up to 1 over the last axis"
-        check(bool(good), f"{name}.transition", rule, transition.shape)
+        check_play(name, transition)
         fits = sets.ndim == 3 and sets.shape[1:] == (states, states) and len(sets) <= agents
         fits = fits and bool(sets.diagonal(axis1=1, axis2=2).all())
         check(fits, f"{name}.sets", "(M, S, S) with M <= N, each state among its own", sets.shape)
@@ -164,10 +161,10 @@ class StateAdversarialGame:
         """
         attacked = self._moved("backup", agent, moved)
         where, size = f"{type(self).__name__}.backup.value", (len(self._arrays[1]),)
-        numbers = _numbers(where, value)
-        check(numbers.shape == size, where, f"of shape {size}", numbers.shape)
+        known = numbers(where, value)
+        check(known.shape == size, where, f"of shape {size}", known.shape)
         probabilities, views = self._policy("backup", policy), self._views("backup", shown)
-        return self._backup(numbers, probabilities, agent, attacked, views)
+        return self._backup(known, probabilities, agent, attacked, views)
 
     def _backup(
         self,
@@ -240,15 +237,8 @@ class StateAdversarialGame:
     def _policy(self, method: str, policy: Policy) -> list[Values]:
         """Return the agents' probabilities, checked."""
         reward, transition, _ = self._arrays
-        where = f"{type(self).__name__}.{method}.policy"
-        probabilities = [_numbers(where, one) for one in policy]
         sizes = [(len(transition), size) for size in reward.shape[2:]]
-        shapes = [one.shape for one in probabilities]
-        check(shapes == sizes, where, f"of shapes {sizes}", shapes)
-        for own in probabilities:
-            good = (own >= 0.0).all() and np.abs(own.sum(axis=-1) - 1.0).max(initial=0.0) < 1e-6
-            check(bool(good), where, "probabilities, which add up to 1 in each state", own.tolist())
-        return probabilities
+        return check_policy(f"{type(self).__name__}.{method}.policy", policy, sizes)
 
     def _views(self, method: str, shown: ArrayLike | None) -> NDArray[np.int64]:
         """Return what is shown to attacked agents in each state, checked; None is the truth."""
@@ -275,7 +265,27 @@ class StateAdversarialGame:
         return attacked
 
 
-def _numbers(where: str, given: ArrayLike) -> Values:
-    numbers: Values = np.array(given, np.float64)
-    check(bool(np.isfinite(numbers).all()), where, "finite numbers", given)
-    return numbers
+def numbers(where: str, given: ArrayLike) -> Values:
+    """Return an array of finite numbers."""
+    found: Values = np.array(given, np.float64)
+    check(bool(np.isfinite(found).all()), where, "finite numbers", given)
+    return found
+
+
+def check_play(name: str, transition: Values) -> None:
+    """Raise ``ValueError`` for what are no transitions (S, A_1, ..., A_N, S)."""
+    sums = np.abs(transition.sum(axis=-1) - 1.0).max(initial=0.0)
+    good = transition.shape[-1] == len(transition) and (transition >= 0.0).all() and sums < 1e-9
+    rule = "probabilities (S, A_1, ..., A_N, S), which add up to 1 over the last axis"
+    check(bool(good), f"{name}.transition", rule, transition.shape)
+
+
+def check_policy(where: str, policy: Policy, sizes: list[tuple[int, int]]) -> list[Values]:
+    """Return the agents' probabilities, of these shapes."""
+    found = [numbers(where, one) for one in policy]
+    shapes = [one.shape for one in found]
+    check(shapes == sizes, where, f"of shapes {sizes}", shapes)
+    for own in found:
+        good = (own >= 0.0).all() and np.abs(own.sum(axis=-1) - 1.0).max(initial=0.0) < 1e-6
+        check(bool(good), where, "probabilities, which add up to 1 in each state", own.tolist())
+    return found

@@ -85,6 +85,7 @@ EXCEPTIONS = {
     "robustmarl.envs.skirmish.rules": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.skirmish.tables": "a part of SkirmishEngine, which is checked",
     "robustmarl.envs.smac.smac": "needs StarCraft II; tests of its own, with a double of it",
+    "robustmarl.certify.directed": _ELSEWHERE,
     "robustmarl.certify.returns.CertifiedReturn": _FIGURES,
     "robustmarl.certify.sasg": _ELSEWHERE,
     "robustmarl.evaluation.adaptation.Adaptation": _FIGURES,
