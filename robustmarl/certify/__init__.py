@@ -1,6 +1,6 @@
 """What no attack in a ball can change, proved."""
 
-from robustmarl.certify.directed import Directed, DirectedGame
+from robustmarl.certify.directed import DirectedGame, SoftValues
 from robustmarl.certify.margins import BoundMethod, certified, margin_bounds, possible_actions
 from robustmarl.certify.returns import CertifiedReturn, ListedGame, certified_return
 from robustmarl.certify.sasg import StateAdversarialGame, WorstCase
@@ -8,9 +8,9 @@ from robustmarl.certify.sasg import StateAdversarialGame, WorstCase
 __all__ = [
     "BoundMethod",
     "CertifiedReturn",
-    "Directed",
     "DirectedGame",
     "ListedGame",
+    "SoftValues",
     "StateAdversarialGame",
     "WorstCase",
     "certified",

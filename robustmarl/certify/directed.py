@@ -3,7 +3,7 @@ r"""Directed attacks in games of a few states, solved exactly: what ATSA's theor
 A director names an action :math:`\hat a^j` for each agent of a team that stands still, and a
 generator shows the agent what makes it do :math:`d^j(s, \hat a^j)`: the action that was named,
 where observations may be moved that far. The director earns the team's reward, turned, and the
-entropy of what it names [Zhou2025]_,
+entropy of what it names [Zhou2025]_, which is discounted here,
 
 .. math:: J = E \sum_t \gamma^t \Bigl(-r\bigl(s_t, d(s_t, \hat a_t)\bigr)
           + \alpha\, H\bigl(h(\cdot \mid s_t)\bigr)\Bigr) .
@@ -19,7 +19,16 @@ from typing import NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl._checks import check, check_int, check_kind, check_number, keep
+from robustmarl._checks import (
+    check,
+    check_each,
+    check_flag,
+    check_index,
+    check_int,
+    check_kind,
+    check_number,
+    keep,
+)
 from robustmarl.certify.sasg import (
     Policy,
     StateAdversarialGame,
@@ -29,18 +38,18 @@ from robustmarl.certify.sasg import (
     numbers,
 )
 
-__all__ = ["Directed", "DirectedGame"]
+__all__ = ["DirectedGame", "SoftValues"]
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
-class Directed(NamedTuple):
-    """What a director names, its soft values of names, and of states.
+class SoftValues(NamedTuple):
+    """A director's joint policy, and what it earns, entropy included.
 
     Attributes:
         policy: probabilities of joint names, (S, A_1, ..., A_N).
-        q: soft values of joint names, likewise.
-        value: soft values, (S,).
+        q: soft values of joint names, likewise; also of those that may not be named.
+        value: soft values of states, (S,).
     """
 
     policy: Values
@@ -52,17 +61,19 @@ class Directed(NamedTuple):
 class DirectedGame:
     """A team that stands still, and all that a director can have it do.
 
+    The director sees the state, and draws for each agent, or for all of them together.
+
     Args:
         reward: the team's, (S, A_1, ..., A_N), expected over the next state.
         transition: probabilities of the next state, (S, A_1, ..., A_N, S).
-        done: what each agent does in a state where an action is named, one int (S, A_j) per agent;
-            of an agent that nobody attacks its own action, whatever is named.
+        does: what each agent does in a state where an action is named, one int (S, A_j) per agent.
         gamma: discount, in [0, 1).
         alpha: the director's temperature, >= 0.
         names: what may be named, one bool (S, A_j) per agent, in each state at least one; None is
-            everything.
+            everything. For an agent that nobody attacks leave one, as its entropy is earned, too.
 
     Raises:
+        TypeError: for what are no arrays of these kinds.
         ValueError: for arrays that do not fit each other, or a number out of range.
 
     Example:
@@ -75,7 +86,7 @@ class DirectedGame:
 
     reward: ArrayLike
     transition: ArrayLike
-    done: Sequence[ArrayLike]
+    does: Sequence[ArrayLike]
     gamma: float
     alpha: float
     names: Sequence[ArrayLike] | None = None
@@ -83,34 +94,29 @@ class DirectedGame:
     def __post_init__(self) -> None:
         name = type(self).__name__
         reward = numbers(f"{name}.reward", self.reward)
-        rule = "the team's, (S, A_1, ..., A_N)"
-        check(reward.ndim > 1, f"{name}.reward", rule, reward.shape)
+        several = reward.ndim > 1 and reward.size > 0
+        check(several, f"{name}.reward", "the team's, (S, A_1, ..., A_N)", reward.shape)
         transition = numbers(f"{name}.transition", self.transition)
-        fits = reward.shape == transition.shape[:-1]
-        check(fits, f"{name}.reward", rule, reward.shape)
+        size = (*reward.shape, len(reward))
+        check(transition.shape == size, f"{name}.transition", f"of shape {size}", transition.shape)
         check_play(name, transition)
-        sizes = [(len(reward), size) for size in reward.shape[1:]]
-        done = [np.asarray(one) for one in self.done]
-        good = [one.shape for one in done] == sizes
-        good = good and all(np.issubdtype(one.dtype, np.integer) for one in done)
-        good = good and all(
-            bool(((one >= 0) & (one < size)).all())
-            for one, (_, size) in zip(done, sizes, strict=True)
-        )
-        rule = f"whole numbers of shapes {sizes}, actions of each agent"
-        check(good, f"{name}.done", rule, [one.tolist() for one in done])
-        named = [np.ones(size, np.bool_) for size in sizes]
+        sizes = [(len(reward), actions) for actions in reward.shape[1:]]
+        does = _arrays(f"{name}.does", self.does, sizes, "whole numbers")
+        known = all(bool(((one >= 0) & (one < one.shape[1])).all()) for one in does)
+        check(known, f"{name}.does", "actions of each agent", [one.tolist() for one in does])
+        names = [np.ones(size, np.int64) for size in sizes]
         if self.names is not None:
-            named = [np.asarray(one, np.bool_) for one in self.names]
-            good = [one.shape for one in named] == sizes
-            good = good and all(bool(one.any(axis=-1).all()) for one in named)
-            rule = f"of shapes {sizes}, in each state at least one"
-            check(good, f"{name}.names", rule, [one.tolist() for one in named])
+            names = _arrays(f"{name}.names", self.names, sizes, "bools")
+        some = all(bool((((one == 0) | (one == 1)).all()) & one.any(axis=1).all()) for one in names)
+        rule = "bools, true in each state for at least one"
+        check(some, f"{name}.names", rule, [one.tolist() for one in names])
         gamma = check_number(f"{name}.gamma", self.gamma, 0.0, 1.0)
         check(gamma < 1.0, f"{name}.gamma", "below 1: episodes have no end", gamma)
         alpha = check_number(f"{name}.alpha", self.alpha, 0.0)
-        whole = [one.astype(np.int64) for one in done]
-        keep(self, reward=reward, transition=transition, done=whole, names=named)
+        allowed = [one.astype(np.bool_) for one in names]
+        for array in (reward, transition, *does, *allowed):
+            array.flags.writeable = False  # what is computed of them is kept
+        keep(self, reward=reward, transition=transition, does=does, names=allowed)
         keep(self, gamma=gamma, alpha=alpha)
 
     @classmethod
@@ -118,7 +124,7 @@ class DirectedGame:
         """Return the game of a director whose generator finds what makes an agent do as named.
 
         It is among the states that the agent may be shown; where none does, the agent sees the
-        truth.
+        truth. For agents that are not attacked their own action alone is named.
 
         Args:
             game: of a team, whose agents all earn the same.
@@ -126,56 +132,56 @@ class DirectedGame:
             alpha: the director's temperature, >= 0.
 
         Raises:
+            TypeError: for another kind of game, or what is no policy.
             ValueError: for agents with rewards of their own, or a policy that draws.
         """
-        name = cls.__name__
-        check_kind(f"{name}.against.game", game, StateAdversarialGame, "a StateAdversarialGame")
-        reward = np.asarray(game.reward)
+        where = f"{cls.__name__}.against"
+        check_kind(f"{where}.game", game, StateAdversarialGame, "a StateAdversarialGame")
+        reward, sets = np.asarray(game.reward), np.asarray(game.sets)
         same = bool((reward == reward[0]).all())
-        check(same, f"{name}.against.game.reward", "the same for all agents", reward.tolist())
+        check(same, f"{where}.game.reward", "the same for all agents", reward.tolist())
         sizes = [(reward.shape[1], size) for size in reward.shape[2:]]
-        probabilities = check_policy(f"{name}.against.policy", policy, sizes)
-        sharp = all(bool((one.max(axis=-1) == 1.0).all()) for one in probabilities)
+        probabilities = check_policy(f"{where}.policy", policy, sizes)
+        sharp = all(bool((one.max(axis=1) == 1.0).all()) for one in probabilities)
         rule = "deterministic, one action of probability 1 in each state"
-        told = [one.tolist() for one in probabilities]
-        check(sharp, f"{name}.against.policy", rule, told)
-        sets, done = np.asarray(game.sets), []
+        check(sharp, f"{where}.policy", rule, [one.tolist() for one in probabilities])
+        does, names = [], []
         for agent, own in enumerate(probabilities):
-            plays = own.argmax(axis=-1)
-            reach = np.tile(plays[:, None], own.shape[1])
-            if agent < len(sets):
-                can = (sets[agent][:, :, None] & (own[None] == 1.0)).any(axis=1)
-                reach = np.where(can, np.arange(own.shape[1]), reach)
-            done.append(reach)
-        return cls(reward[0], game.transition, done, game.gamma, alpha)
+            plays, actions = own == 1.0, np.arange(own.shape[1])
+            attacked = agent < len(sets)
+            reach = (sets[agent][:, :, None] & plays).any(axis=1) if attacked else plays
+            does.append(np.where(reach, actions, own.argmax(axis=1)[:, None]))
+            names.append(np.ones_like(plays) if attacked else plays)
+        return cls(reward[0], game.transition, does, game.gamma, alpha, names)
+
+    @cached_property
+    def _done(self) -> tuple[NDArray[np.int64], ...]:
+        """Where in rewards and transitions joint names lead, for each axis."""
+        axes = np.ndim(self.reward)
+        does = [_along(np.asarray(one, np.int64), j, axes) for j, one in enumerate(self.does)]
+        return np.arange(len(does[0])).reshape(-1, *[1] * (axes - 1)), *does
 
     @cached_property
     def _directed(self) -> tuple[Values, Values, NDArray[np.bool_]]:
         """The director's reward and transitions by what it names, and what it may name."""
         reward, transition = np.asarray(self.reward), np.asarray(self.transition)
-        done = [
-            _along(np.asarray(one, np.int64), j, reward.ndim) for j, one in enumerate(self.done)
-        ]
-        states = np.arange(len(reward)).reshape(-1, *[1] * (reward.ndim - 1))
-        where = (states, *done)
-        allowed = [
-            _along(np.asarray(one, np.bool_), j, reward.ndim) for j, one in enumerate(self._names)
-        ]
-        return -reward[where], transition[where], reduce(np.logical_and, allowed)
+        allowed = [_along(one, j, reward.ndim) for j, one in enumerate(self._names)]
+        return -reward[self._done], transition[self._done], reduce(np.logical_and, allowed)
 
     @property
-    def _names(self) -> Sequence[ArrayLike]:
+    def _names(self) -> list[NDArray[np.bool_]]:
         assert self.names is not None  # filled in when it was made
-        return self.names
+        return [np.asarray(one, np.bool_) for one in self.names]
 
     def together(self, own: Policy) -> Values:
-        """Return the joint policy of agents whose names are drawn apart: ATSA, Eq. (3).
+        """Return the joint policy, (S, A_1, ..., A_N), of names that are drawn apart: Eq. (3).
 
         Args:
             own: the probabilities of each agent's names, (S, A_j).
 
         Raises:
-            ValueError: for what is none of these.
+            TypeError: for what is no policy.
+            ValueError: for what is none of these agents', or names what may not be named.
         """
         return self._together(self._own("together", own))
 
@@ -183,7 +189,7 @@ class DirectedGame:
         spread = [_along(one, j, len(own) + 1) for j, one in enumerate(own)]
         return np.asarray(reduce(np.multiply, spread), np.float64)
 
-    def evaluate(self, policy: ArrayLike) -> Directed:
+    def evaluate(self, policy: ArrayLike) -> SoftValues:
         r"""Return a joint policy's soft values: the fixed point of ATSA's Lemma E.1.
 
         .. math:: Q(s, \hat a) = \hat r + \gamma \sum_{s'} \hat p(s' \mid s, \hat a)\, V(s'),
@@ -194,14 +200,15 @@ class DirectedGame:
             policy: probabilities of joint names, (S, A_1, ..., A_N).
 
         Raises:
+            TypeError: for what is no array.
             ValueError: for what is no policy, or names what may not be named.
         """
         return self._evaluate(self._joint("evaluate", policy))
 
-    def _evaluate(self, policy: Values) -> Directed:
+    def _evaluate(self, policy: Values) -> SoftValues:
         reward, transition, _ = self._directed
         value = self._total(policy, reward - self.alpha * _log(policy))
-        return Directed(policy, reward + self.gamma * transition @ value, value)
+        return SoftValues(policy, reward + self.gamma * transition @ value, value)
 
     def _total(self, policy: Values, reward: Values) -> Values:
         """Return what ``reward`` adds up to under a policy, discounted, (S,)."""
@@ -209,9 +216,12 @@ class DirectedGame:
         axes = tuple(range(1, policy.ndim))
         step = (policy[..., None] * transition).sum(axis=axes)
         earned = (policy * reward).sum(axis=axes)
-        return np.asarray(np.linalg.solve(np.eye(len(step)) - self.gamma * step, earned))
+        found = np.linalg.solve(np.eye(len(step)) - self.gamma * step, earned)
+        where, rule = f"{type(self).__name__}.reward", "so small that returns are finite numbers"
+        check(bool(np.isfinite(found).all()), where, rule, np.asarray(self.reward).tolist())
+        return np.asarray(found)
 
-    def optimal(self) -> Directed:
+    def optimal(self) -> SoftValues:
         r"""Return the best joint policy: ATSA's Proposition 3.2.
 
         .. math:: h(\hat a \mid s) = e^{(Q(s, \hat a) - V(s)) / \alpha}, \qquad
@@ -224,12 +234,14 @@ class DirectedGame:
         found = self._evaluate(self._soft(reward, allowed))
         while True:
             trial = self._evaluate(self._soft(found.q, allowed))
-            if not _rises(trial, found):
+            # A step raises some value and lowers none; where rounding says otherwise, tied names
+            # would take turns for ever. The last step is the nearer one, by its square.
+            if not (_rises(trial, found) and trial.value.sum() > found.value.sum()):
                 return trial
             found = trial
 
     def improved(self, own: Policy, agents: Sequence[int] | None = None) -> list[Values]:
-        r"""Return individual policies after a step of ATSA's Lemma E.2: soft policy improvement.
+        r"""Return individual policies, (S, A_j) each, after a step of ATSA's Lemma E.2.
 
         .. math:: h^j(\hat a^j \mid s) \propto e^{Q^j(s, \hat a^j) / \alpha}, \qquad
                   Q^j(s, \hat a^j) = \sum_{\hat a^{-j}} h^{-j}(\hat a^{-j} \mid s)\, Q(s, \hat a)
@@ -242,23 +254,31 @@ class DirectedGame:
             agents: who improves, all on the former policies of the others; None is everybody.
 
         Raises:
-            ValueError: for what is none of these.
+            TypeError: for what is no policy, or no agents.
+            ValueError: for what is none of these agents', or names what may not be named.
         """
-        return self._improved(self._own("improved", own), self._chosen("improved", agents))
+        count, where = len(self.does), f"{type(self).__name__}.improved.agents"
+        rule = f"agents below {count}, at least one"
+        chosen = tuple(range(count))
+        if agents is not None:
+            chosen = check_each(where, agents, check_index, rule)
+        check(bool(chosen) and all(0 <= one < count for one in chosen), where, rule, agents)
+        return self._improved(self._own("improved", own), chosen)
 
     def _improved(self, own: list[Values], agents: Sequence[int]) -> list[Values]:
         q, after = self._evaluate(self._together(own)).q, list(own)
         for j in agents:
             others = [np.ones_like(one) if k == j else one for k, one in enumerate(own)]
             axes = tuple(axis for axis in range(1, q.ndim) if axis != j + 1)
-            mine = (self._together(others) * q).sum(axis=axes)
-            after[j] = self._soft(mine, np.asarray(self._names[j], np.bool_))
+            after[j] = self._soft((self._together(others) * q).sum(axis=axes), self._names[j])
         return after
 
-    def settled(self, own: Policy, *, at_once: bool = False, rounds: int = 1000) -> list[Directed]:
-        """Return the policies that factorised soft policy iteration goes through, the first first.
+    def settled(
+        self, own: Policy, *, at_once: bool = False, rounds: int = 1000
+    ) -> list[SoftValues]:
+        """Return what factorised soft policy iteration goes through, what it begins with first.
 
-        Rounds go on until no value moves any more, or there were so many.
+        Rounds go on until no probability moves any more, or there were so many.
 
         Args:
             own: the probabilities of each agent's names that it begins with, (S, A_j).
@@ -267,18 +287,22 @@ class DirectedGame:
             rounds: at most, >= 1.
 
         Raises:
-            ValueError: for what is none of these.
+            TypeError: for what is no policy, or no number.
+            ValueError: for what is none of these agents', or names what may not be named.
         """
-        policies = self._own("settled", own)
-        rounds = check_int(f"{type(self).__name__}.settled.rounds", rounds)
+        policies, name = self._own("settled", own), f"{type(self).__name__}.settled"
+        rounds = check_int(f"{name}.rounds", rounds)
         everybody = range(len(policies))
-        turns = [list(everybody)] if at_once else [[agent] for agent in everybody]
+        together = check_flag(f"{name}.at_once", at_once)
+        turns = [list(everybody)] if together else [[agent] for agent in everybody]
         found = [self._evaluate(self._together(policies))]
         for _ in range(rounds):
+            before = policies
             for turn in turns:
                 policies = self._improved(policies, turn)
             found.append(self._evaluate(self._together(policies)))
-            if not (_rises(found[-1], found[-2]) or _rises(found[-2], found[-1])):
+            moved = (np.abs(a - b).max() for a, b in zip(policies, before, strict=True))
+            if max(moved) < 1e-12:  # rounding
                 break
         return found
 
@@ -289,13 +313,12 @@ class DirectedGame:
             policy: probabilities of joint names, likewise.
 
         Raises:
+            TypeError: for what is no array.
             ValueError: for what is no policy, or names what may not be named.
         """
         named = self._joint("played", policy)
         found = np.zeros_like(named)
-        done = [_along(np.asarray(one, np.int64), j, named.ndim) for j, one in enumerate(self.done)]
-        states = np.arange(len(named)).reshape(-1, *[1] * (named.ndim - 1))
-        np.add.at(found, (states, *done), named)
+        np.add.at(found, self._done, named)
         return found
 
     def left(self, policy: ArrayLike) -> Values:
@@ -305,37 +328,34 @@ class DirectedGame:
             policy: probabilities of joint names, (S, A_1, ..., A_N).
 
         Raises:
+            TypeError: for what is no array.
             ValueError: for what is no policy, or names what may not be named.
         """
         return self._total(self._joint("left", policy), -self._directed[0])
 
     def realised(self) -> DirectedGame:
-        """Return the game in which only what is done may be named: the observation adversary's.
+        """Return the observation adversary's own game, whose names are what agents do.
 
-        Names and actions are then the same, so that it is the entropy of actions that is earned.
-
-        Raises:
-            ValueError: where an agent does nothing that is named.
+        It is the same attack, but that the entropy of what is done is earned, not that of names.
         """
-        pairs = zip(self.done, self._names, strict=True)
-        kept = [
-            np.asarray(names, np.bool_) & (np.asarray(one) == np.arange(np.shape(one)[1]))
-            for one, names in pairs
-        ]
-        rule = "such that in each state each agent does something that can be named"
-        good = all(bool(one.any(axis=-1).all()) for one in kept)
-        check(good, f"{type(self).__name__}.done", rule, [one.tolist() for one in kept])
-        return replace(self, names=kept)
+        does, names = [], []
+        for one, named in zip(self.does, self._names, strict=True):
+            done = np.zeros_like(named)
+            states, actions = np.nonzero(named)
+            done[states, np.asarray(one)[states, actions]] = True
+            does.append(np.tile(np.arange(named.shape[1]), (len(named), 1)))
+            names.append(done)
+        return replace(self, does=does, names=names)
 
     def _soft(self, q: Values, allowed: NDArray[np.bool_]) -> Values:
         """Return softmax(q / alpha) over what is allowed, in each state."""
         flat = np.where(allowed, q, -np.inf).reshape(len(q), -1)
         if self.alpha == 0.0:
             best = np.zeros_like(flat)
-            best[np.arange(len(flat)), flat.argmax(axis=-1)] = 1.0
+            best[np.arange(len(flat)), flat.argmax(axis=1)] = 1.0
             return best.reshape(q.shape)
-        weight = np.exp((flat - flat.max(axis=-1, keepdims=True)) / self.alpha)
-        return np.asarray((weight / weight.sum(axis=-1, keepdims=True)).reshape(q.shape))
+        weight = np.exp((flat - flat.max(axis=1, keepdims=True)) / self.alpha)
+        return np.asarray((weight / weight.sum(axis=1, keepdims=True)).reshape(q.shape))
 
     def _joint(self, method: str, policy: ArrayLike) -> Values:
         """Return a joint policy, checked."""
@@ -343,30 +363,30 @@ class DirectedGame:
         where = f"{type(self).__name__}.{method}.policy"
         given = numbers(where, policy)
         check(given.shape == reward.shape, where, f"of shape {reward.shape}", given.shape)
-        sums = np.abs(given.reshape(len(given), -1).sum(axis=-1) - 1.0).max(initial=0.0)
-        good = bool((given >= 0.0).all()) and sums < 1e-6 and not given[~allowed].any()
-        rule = "probabilities of what may be named, which add up to 1 in each state"
-        check(good, where, rule, given.tolist())
-        return given
+        flat = given.reshape(len(given), -1)
+        rows = check_policy(where, [flat], [flat.shape])[0].reshape(given.shape)
+        check(not rows[~allowed].any(), where, "of what may be named", given.tolist())
+        return rows
 
     def _own(self, method: str, own: Policy) -> list[Values]:
         """Return the agents' own policies, checked."""
         where = f"{type(self).__name__}.{method}.own"
-        shapes = [np.shape(one) for one in self.done]
-        given = check_policy(where, own, [(states, size) for states, size in shapes])
-        for one, names in zip(given, self._names, strict=True):
-            good = not one[~np.asarray(names, np.bool_)].any()
-            check(good, where, "of names that may be named", one.tolist())
+        sizes = [(len(one), one.shape[1]) for one in self._names]
+        given = check_policy(where, own, sizes)
+        good = not any(one[~names].any() for one, names in zip(given, self._names, strict=True))
+        check(good, where, "of what may be named", [one.tolist() for one in given])
         return given
 
-    def _chosen(self, method: str, agents: Sequence[int] | None) -> list[int]:
-        """Return who improves, checked."""
-        count = len(self.done)
-        chosen = list(range(count)) if agents is None else list(agents)
-        good = bool(chosen) and all(0 <= one < count for one in chosen)
-        where = f"{type(self).__name__}.{method}.agents"
-        check(good, where, f"agents below {count}", chosen)
-        return chosen
+
+def _arrays(
+    where: str, given: object, sizes: list[tuple[int, int]], kind: str
+) -> list[NDArray[np.int64]]:
+    """Return an array of whole numbers for each agent, copied, checked for kind and shape."""
+    rule = f"{kind} of shapes {sizes}"
+    told = [numbers(where, one) for one in check_each(where, given, lambda _, one: one, rule)]
+    good = [one.shape for one in told] == sizes and all((one % 1.0 == 0.0).all() for one in told)
+    check(good, where, rule, [one.tolist() for one in told])
+    return [one.astype(np.int64) for one in told]
 
 
 def _along(own: NDArray[_Scalar], agent: int, axes: int) -> NDArray[_Scalar]:
@@ -377,11 +397,11 @@ def _along(own: NDArray[_Scalar], agent: int, axes: int) -> NDArray[_Scalar]:
 
 
 def _log(policy: Values) -> Values:
-    """Return log-probabilities; of what never is named 0."""
+    """Return log-probabilities; of what is never named 0."""
     return np.log(np.where(policy > 0.0, policy, 1.0))
 
 
-def _rises(trial: Directed, found: Directed) -> bool:
+def _rises(trial: SoftValues, found: SoftValues) -> bool:
     """Return whether a value rose by more than rounding."""
-    scale = max(np.abs(found.value).max(initial=0.0), np.abs(found.q).max(initial=0.0))
+    scale = max(np.abs(found.value).max(), np.abs(found.q).max())
     return bool((trial.value > found.value + 1e-12 * scale).any())

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from robustmarl._checks import check, check_index, check_number, keep
+from robustmarl._checks import check, check_each, check_index, check_number, keep
 
 __all__ = ["StateAdversarialGame", "WorstCase"]
 
@@ -265,9 +265,12 @@ class StateAdversarialGame:
         return attacked
 
 
-def numbers(where: str, given: ArrayLike) -> Values:
-    """Return an array of finite numbers."""
-    found: Values = np.array(given, np.float64)
+def numbers(where: str, given: object) -> Values:
+    """Return an array of finite numbers of its own."""
+    try:
+        found: Values = np.array(given, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where} must be an array of numbers, got {given!r}.") from None
     check(bool(np.isfinite(found).all()), where, "finite numbers", given)
     return found
 
@@ -280,12 +283,13 @@ def check_play(name: str, transition: Values) -> None:
     check(bool(good), f"{name}.transition", rule, transition.shape)
 
 
-def check_policy(where: str, policy: Policy, sizes: list[tuple[int, int]]) -> list[Values]:
-    """Return the agents' probabilities, of these shapes."""
-    found = [numbers(where, one) for one in policy]
+def check_policy(where: str, policy: object, sizes: list[tuple[int, int]]) -> list[Values]:
+    """Return the agents' probabilities, of these shapes, with rows that add up to 1."""
+    rule = f"one array of probabilities for each agent, of shapes {sizes}"
+    found = check_each(where, policy, numbers, rule)
     shapes = [one.shape for one in found]
     check(shapes == sizes, where, f"of shapes {sizes}", shapes)
     for own in found:
         good = (own >= 0.0).all() and np.abs(own.sum(axis=-1) - 1.0).max(initial=0.0) < 1e-6
         check(bool(good), where, "probabilities, which add up to 1 in each state", own.tolist())
-    return found
+    return [own / own.sum(axis=-1, keepdims=True) for own in found]
