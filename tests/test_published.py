@@ -245,14 +245,14 @@ def atsa(part, row, column):
     return table.cell(row, column)
 
 
-def driving(part, row, column):
-    table = crosstable(f"driving/QMIX-{part}")
+def driving(backbone, part, row, column):
+    table = crosstable(f"driving/{backbone}-{part}")
     figure = "crashed" if part == "crashed" else "return"
     if column == "AVG":
         found = table.average(row)
         return found.mean if part == "crashed" else [found.mean, found.deviation]
     if column == "the paper's":
-        printed = raw("atsa_cav_paper")["QMIX"][row][figure]
+        printed = raw("atsa_cav_paper")[backbone][row][figure]
         return sum(printed) / len(printed)
     return table.cell(row, column)
 
@@ -332,9 +332,12 @@ TABLES = [
     (TRAM, "### Which orderings held", ordering),
     (TRAM, "**Dense rewards on mpe2", variation),
     ("docs/methods/qplex.md", "## Figures", matrix_games),
-    (MERGE, "## ATSA's table", partial(driving, "return")),
-    (MERGE, "| crash rate | NoAdv |", partial(driving, "crashed")),
-    (MERGE, "What the paper has not:", partial(driving, "ours")),
+    (MERGE, "## ATSA's table", partial(driving, "QMIX", "return")),
+    (MERGE, "Returns as a heat map", partial(driving, "QMIX", "crashed")),
+    (MERGE, "What the paper has not:", partial(driving, "QMIX", "ours")),
+    (MERGE, "**VDN, returns**", partial(driving, "VDN", "return")),
+    (MERGE, "**VDN, crash rates**", partial(driving, "VDN", "crashed")),
+    (MERGE, "**VDN, what the paper has not**", partial(driving, "VDN", "ours")),
     (CHASE, "### At .05: FACMAC on three", partial(chase, "")),
     (CHASE, "What the paper has not:", partial(chase, "-ours")),
     (CHASE, "The paper's figures (", atsa_mpe),
