@@ -10,6 +10,7 @@ from functools import cache, partial
 from itertools import takewhile
 from math import inf
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -93,6 +94,7 @@ def directors(row, column):
 def continuous(row, column):
     name = {
         "none": "clean",
+        "random team": "random",
         "untrained team": "untrained",
         "PA-AD, generator of ten steps": "PA-AD, 10 steps",
         "8,000 real steps": "PA-AD",
@@ -101,8 +103,9 @@ def continuous(row, column):
         "what the team earned in the model": "(in the model)",
     }.get(row, row)
     size = column.strip("$").removeprefix(r"\epsilon = ")
-    key = name if name in ("clean", "untrained") else f"{name} @ 0{size}"
-    return [one["mean_returns"][key] for one in raw("continuous")["seeds"].values()]
+    baselines = ("clean", "random", "untrained", "trained blind", "zeroed", "another's")
+    key = name if name in baselines else f"{name} @ 0{size}"
+    return [fmean(one["scores"][key]) for one in raw("continuous")["seeds"].values()]
 
 
 def byzantine(task, team, column):
