@@ -137,7 +137,8 @@ class Task:
     def label(self) -> str:
         """What it is known by in folders."""
         rising = f"-r{self.ramp:g}" if self.ramp else ""
-        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}"
+        rate = f"-lr{self.lr:g}" if self.lr != type(self).lr else ""
+        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}{rate}"
 
 
 _RELEASE = {

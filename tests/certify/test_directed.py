@@ -320,6 +320,16 @@ def test_theorem_3_5_holds_where_all_actions_have_as_many_names():
     assert game.played(game.optimal().policy) == pytest.approx(game.realised().optimal().policy)
 
 
+def test_theorem_3_5_does_not_hold_where_states_differ_in_how_many_names_come_to_the_same():
+    """The director is paid to go where the agent can be moved least: by what it names there."""
+    ways = np.zeros((3, 2, 3))
+    ways[0, 0, 1] = ways[0, 1, 2] = ways[1:, :, 0] = 1.0
+    game = DirectedGame(np.zeros((3, 2)), ways, [[[0, 1], [0, 0], [0, 1]]], 0.9, 1.0)
+    named, own = game.optimal(), game.realised().optimal()
+    assert named.policy[0] == pytest.approx([0.5, 0.5])
+    assert own.policy[0, 1] > 0.6
+
+
 def test_what_is_done_under_another_name_can_still_be_done():
     game = DirectedGame([[1.0, 0.0, 0.5]], np.ones((1, 3, 1)), [[[1, 2, 2]]], 0.0, 0.0)
     assert game.left(game.optimal().policy)[0] == 0.0
