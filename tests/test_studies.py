@@ -214,6 +214,27 @@ def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
     assert same == ({module.HEAD} if name == "predator_prey" else set())
 
 
+def test_cells_and_folders_tell_what_a_backbone_is_trained_with(study, tmp_path):
+    driving, _ = study("driving")
+    rates, folders = {}, set()
+    for backbone in driving.BACKBONES:
+        (job, *_) = driving.jobs_of(driving.TASK, [backbone], ["NoAdv"], [0])
+        rates[backbone] = job.settings["task"]["lr"]
+        folders.add(driving._group(tmp_path, backbone, 0, driving.TASK).folder)
+    assert rates == {"VDN": 3e-3, "QMIX": 1e-3}
+    assert {folder.name.partition("a0.5")[2] for folder in folders} == {"-lr0.003", ""}
+    chase, _ = study("predator_prey")
+    jobs = chase.jobs_of(chase.TASKS, list(chase.BACKBONES), ["NoAdv"], [0.05], [0])
+    normed = {job.key[1]: job.settings["task"]["layer_norm"] for job in jobs}
+    assert normed == {"MADDPG": True, "FACMAC": False}
+    labels = {chase.TASKS[name].label[-2:] for name in chase.BACKBONES}
+    assert labels == {"-n", "01"}
+    for name, wanted in normed.items():
+        group = chase.group_of(tmp_path, name, 0, chase.TASKS[name], "NoAdv")
+        parts = chase.build("NoAdv", group).team.policy.network.modules()
+        assert any("LayerNorm" in type(part).__name__ for part in parts) == wanted
+
+
 def test_robust_qmix_tests_with_adversaries_of_its_own_trainings(study):
     robust, _ = study("robust_qmix")
     jobs = robust.jobs_of(["3m"], ["QMIX"], [4], None, 8, "noise")
