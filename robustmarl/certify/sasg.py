@@ -45,6 +45,7 @@ class StateAdversarialGame:
         gamma: discount, in [0, 1).
 
     Raises:
+        TypeError: for what are no arrays of numbers.
         ValueError: for arrays that do not fit each other, or a number out of range.
 
     Example:
