@@ -194,10 +194,7 @@ def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
     backbone, more = ("MADDPG", [[0.05]]) if name == "predator_prey" else ("QMIX", [])
 
     def jobs_of(**how):
-        if name == "driving":
-            tasks = replace(module.TASK, **how)
-        else:
-            tasks = {backbone: replace(module.TASKS[backbone], **how)}
+        tasks = {backbone: replace(module.TASKS[backbone], **how)}
         return module.jobs_of(tasks, [backbone], ["ATSA"], *more, [0])
 
     jobs = jobs_of()
@@ -218,9 +215,9 @@ def test_cells_and_folders_tell_what_a_backbone_is_trained_with(study, tmp_path)
     driving, _ = study("driving")
     rates, folders = {}, set()
     for backbone in driving.BACKBONES:
-        (job, *_) = driving.jobs_of(driving.TASK, [backbone], ["NoAdv"], [0])
+        (job, *_) = driving.jobs_of(driving.TASKS, [backbone], ["NoAdv"], [0])
         rates[backbone] = job.settings["task"]["lr"]
-        folders.add(driving._group(tmp_path, backbone, 0, driving.TASK).folder)
+        folders.add(driving._group(tmp_path, backbone, 0, driving.TASKS[backbone]).folder)
     assert rates == {"VDN": 3e-3, "QMIX": 1e-3}
     assert {folder.name.partition("a0.5")[2] for folder in folders} == {"-lr0.003", ""}
     chase, _ = study("predator_prey")
