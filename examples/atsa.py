@@ -218,7 +218,8 @@ def maker(name: str) -> Callable[[], Env]:
     """Return what makes an environment: a skirmish map, or the task of another example."""
     others: dict[str, Callable[[], Env]] = {
         "merge": envs.merge,
-        "predator_prey": envs.predator_prey,
+        "predator_prey": partial(envs.predator_prey, integrator="semi-implicit"),
+        "predator_prey, explicit": envs.predator_prey,
     }
     return others.get(name, partial(envs.skirmish, name))
 

@@ -3,6 +3,7 @@
     python examples/predator_prey.py --jobs 2          # MADDPG and FACMAC, .02 and .05, three seeds
     python examples/predator_prey.py --backbones MADDPG --epsilon 0.05 --seeds 0
     python examples/predator_prey.py --recurrent       # with memory, as the paper has it
+    python examples/predator_prey.py --integrator explicit     # in mpe2's world
     python examples/predator_prey.py --report          # tables and figures of finished cells
     python examples/predator_prey.py --smoke           # seconds, figures mean nothing
 
@@ -30,7 +31,7 @@ import atsa
 import numpy as np
 from atsa import BLIND, COLUMNS, TEACHERS, Group, Made, Task
 
-from robustmarl import adversaries, algorithms, attacks, envs, evaluation, training
+from robustmarl import adversaries, algorithms, attacks, evaluation, training
 from robustmarl.evaluation import Case, Cell, CrossTable, Entry, Job, Suite, Workplace
 from robustmarl.joint import spec_of
 from robustmarl.learning import adam
@@ -60,8 +61,9 @@ class Chase(Task):
         updates: per episode played.
         tau: share of the weights that targets take over per update.
         eps: Adam's; small ones blow up the noise of critics that have hardly seen a contact.
-        layer_norm: of actors. Without it MADDPG's tanh came to its ends in two teams of four, which
-            then did not hunt.
+        layer_norm: of actors. Without it the tanh of MADDPG's came to its ends in two teams of four
+            in mpe2's world, and FACMAC learned nothing in the release's.
+        integrator: of the world: the release's, or mpe2's, in which contacts do not last.
     """
 
     head: int
@@ -69,11 +71,29 @@ class Chase(Task):
     tau: float = 0.01
     eps: float = 1e-2
     layer_norm: bool = False
+    integrator: str = "semi-implicit"
 
     @property
     def label(self) -> str:
         """What it is known by in folders."""
-        return f"{self.head}-{super().label}{'-n' if self.layer_norm else ''}"
+        world = "" if self.explicit else "-s"
+        return f"{self.head}-{super().label}{'-n' if self.layer_norm else ''}{world}"
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """All of it as plain data; finished cells of mpe2's world know of no other."""
+        plan = super().plan
+        return {key: plan[key] for key in plan if key != "integrator" or not self.explicit}
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the world is mpe2's."""
+        return self.integrator == "explicit"
+
+    @property
+    def world(self) -> str:
+        """What the world is called in groups."""
+        return "predator_prey, explicit" if self.explicit else "predator_prey"
 
     def of(self, method: str) -> "Chase":
         """Return what a training depends on: without attack, on no radius."""
@@ -95,14 +115,15 @@ TASK = Chase(
     lr=1e-2,
     gamma=0.85,
     alpha_steps=100_000,
+    layer_norm=True,
 )
-TASKS = {"MADDPG": replace(TASK, head=1_000_000, layer_norm=True), "FACMAC": TASK}
+TASKS = {"MADDPG": replace(TASK, head=1_000_000), "FACMAC": TASK}
 """By backbone: on other seeds MADDPG took longer to hunt."""
 
 
 def build(method: str, group: Group) -> Made:
     """Return what a method trains."""
-    task, spec = group.task, spec_of(envs.predator_prey())
+    task, spec = group.task, spec_of(atsa.maker(group.name)())
     assert isinstance(task, Chase)
     kind = {"MADDPG": algorithms.MADDPG, "FACMAC": algorithms.FACMAC}[group.backbone]
     optim = adam(task.lr, eps=task.eps)
@@ -156,7 +177,7 @@ def build(method: str, group: Group) -> Made:
 def group_of(study: Path, backbone: str, seed: int, task: Chase, method: str) -> Group:
     """Return a group whose trainings are in the folder of all cells."""
     own = task.of(method)
-    return Group("predator_prey", backbone, seed, own, study / f"teams/{backbone}-{own.label}")
+    return Group(own.world, backbone, seed, own, study / f"teams/{backbone}-{own.label}")
 
 
 def jobs_of(
@@ -253,11 +274,12 @@ def test(
         return atsa.trained(name, group_of(place.study, backbone, seed, task, name), build)
 
     begun, team = time.process_time(), trained(method).team
+    make_env = atsa.maker(task.world)
 
     def play(perturb: Any) -> list[float]:
         found = evaluation.rollout(
             team,
-            envs.predator_prey,
+            make_env,
             perturb=perturb,
             episodes=task.episodes,
             num_envs=50,
@@ -277,7 +299,7 @@ def test(
         warnings.simplefilter("always", RobustnessWarning)  # the cell keeps them
         worst = evaluation.worst_case(
             {method: team},
-            envs.predator_prey,
+            make_env,
             task.ball,
             suite=suite(task, team, teachers),
             metric="return",
@@ -523,6 +545,9 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/predator_prey"), help="folder")
     parser.add_argument("--recurrent", action="store_true", help="networks with memory")
+    parser.add_argument(
+        "--integrator", choices=("semi-implicit", "explicit"), default=TASK.integrator
+    )
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
@@ -533,10 +558,12 @@ def main() -> None:
             steps=args.steps,
             episodes=args.episodes,
             recurrent=args.recurrent,
+            integrator=args.integrator,
         )
         for backbone, task in TASKS.items()
     }
     out: Path = args.out / "recurrent" if args.recurrent else args.out
+    out = out if args.integrator == TASK.integrator else out / args.integrator
     if args.smoke:
         tasks = {backbone: smoke(task) for backbone, task in tasks.items()}
         out, args.seeds, args.epsilon = out / "smoke", [0], [0.05]

@@ -220,16 +220,28 @@ def test_cells_and_folders_tell_what_a_backbone_is_trained_with(study, tmp_path)
         folders.add(driving._group(tmp_path, backbone, 0, driving.TASKS[backbone]).folder)
     assert rates == {"VDN": 3e-3, "QMIX": 1e-3}
     assert {folder.name.partition("a0.5")[2] for folder in folders} == {"-lr0.003", ""}
+
+
+@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize("integrator", ["explicit", "semi-implicit"])
+def test_predator_prey_trains_with_what_its_cells_and_folders_tell(
+    study, tmp_path, normed, integrator
+):
     chase, _ = study("predator_prey")
-    jobs = chase.jobs_of(chase.TASKS, list(chase.BACKBONES), ["NoAdv"], [0.05], [0])
-    normed = {job.key[1]: job.settings["task"]["layer_norm"] for job in jobs}
-    assert normed == {"MADDPG": True, "FACMAC": False}
-    labels = {chase.TASKS[name].label[-2:] for name in chase.BACKBONES}
-    assert labels == {"-n", "01"}
-    for name, wanted in normed.items():
-        group = chase.group_of(tmp_path, name, 0, chase.TASKS[name], "NoAdv")
+    wanted = {"layer_norm": normed, "integrator": integrator}
+    tasks = {backbone: replace(task, **wanted) for backbone, task in chase.TASKS.items()}
+    jobs = chase.jobs_of(tasks, list(chase.BACKBONES), ["NoAdv"], [0.05], [0])
+    told = [job.settings["task"] for job in jobs]
+    assert {one["layer_norm"] for one in told} == {normed}
+    assert {one.get("integrator", "explicit") for one in told} == {integrator}
+    ending = ("-n" if normed else "") + ("-s" if integrator == "semi-implicit" else "")
+    for name, task in tasks.items():
+        assert task.label.endswith(f"-a0.5-lr0.01{ending}")
+        group = chase.group_of(tmp_path, name, 0, task, "NoAdv")
         parts = chase.build("NoAdv", group).team.policy.network.modules()
-        assert any("LayerNorm" in type(part).__name__ for part in parts) == wanted
+        assert any("LayerNorm" in type(part).__name__ for part in parts) == normed
+        engine = chase.atsa.maker(group.name)().make_engine(1)
+        assert engine.rules.implicit == (integrator == "semi-implicit")
 
 
 def test_robust_qmix_tests_with_adversaries_of_its_own_trainings(study):

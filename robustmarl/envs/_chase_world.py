@@ -90,6 +90,7 @@ class PredatorPreyRawEnv(SimpleEnv, EzPickle):
         prey_accel: what a step that prey takes with all its might is multiplied by.
         horizon: steps.
         continuous_actions: two motors in [-1, 1] in place of five indices.
+        implicit: whether bodies move by the velocity that they have after a step, not before it.
         render_mode: ``"rgb_array"``, ``"human"`` or None.
     """
 
@@ -103,6 +104,7 @@ class PredatorPreyRawEnv(SimpleEnv, EzPickle):
         prey_accel: float,
         horizon: int,
         continuous_actions: bool,
+        implicit: bool,
         render_mode: str | None,
     ) -> None:
         EzPickle.__init__(
@@ -114,8 +116,10 @@ class PredatorPreyRawEnv(SimpleEnv, EzPickle):
             prey_accel=prey_accel,
             horizon=horizon,
             continuous_actions=continuous_actions,
+            implicit=implicit,
             render_mode=render_mode,
         )
+        self.implicit = implicit
         scenario = _PredatorPrey(sight, prey_accel)
         super().__init__(
             scenario=scenario,
@@ -141,7 +145,11 @@ class PredatorPreyRawEnv(SimpleEnv, EzPickle):
         for agent, action in zip(self.world.policy_agents, self.current_actions, strict=True):
             motors = action if self.continuous_actions else MOVES[action]
             agent.action.u = np.asarray(motors, np.float64) * agent.accel
+        before = [agent.state.p_pos.copy() for agent in self.world.agents]
         self.world.step()
+        if self.implicit:
+            for agent, place in zip(self.world.agents, before, strict=True):
+                agent.state.p_pos = place + agent.state.p_vel * self.world.dt
         self.scenario.steps += 1
         reward = _CONTACT * self.scenario.contacts(self.world)
         self.rewards = dict.fromkeys(self.possible_agents, reward)

@@ -37,7 +37,7 @@ RULES = np.dtype(
         *((name, np.int64) for name in ("golden", "first_factor", "second_factor", "stream")),
         *((name, np.float64) for name in ("dt", "damping", "strength", "margin", "ratio", "sight")),
         *((name, np.float32) for name in ("low", "high")),
-        *((name, np.bool_) for name in ("discrete",)),
+        *((name, np.bool_) for name in ("discrete", "implicit")),
     ],
     align=True,
 )
@@ -198,11 +198,12 @@ def _push(w: World, k: int) -> None:
 
 @inner
 def _move(w: World, k: int) -> None:
-    """``World.integrate_state``."""
+    """``World.integrate_state``, and the release's order where ``implicit``."""
     rules, velocity = w.rules, w.velocity
     for i in range(rules.agents):
         for axis in range(2):
-            w.places[k, i, axis] += velocity[k, i, axis] * rules.dt
+            if not rules.implicit:
+                w.places[k, i, axis] += velocity[k, i, axis] * rules.dt
             velocity[k, i, axis] *= 1 - rules.damping
             velocity[k, i, axis] += w.force[i, axis] / w.trait[MASS, i] * rules.dt
         x, y = velocity[k, i, 0], velocity[k, i, 1]
@@ -210,6 +211,9 @@ def _move(w: World, k: int) -> None:
         if speed > w.trait[FASTEST, i]:
             velocity[k, i, 0] = x / speed * w.trait[FASTEST, i]
             velocity[k, i, 1] = y / speed * w.trait[FASTEST, i]
+        if rules.implicit:
+            for axis in range(2):
+                w.places[k, i, axis] += velocity[k, i, axis] * rules.dt
 
 
 @inner

@@ -45,6 +45,7 @@ class WorldRules:
         ratio: weight of what agents earn on their own, in spread.
         sight: how far agents see.
         silence: zeros at the end of an observation.
+        implicit: whether bodies move by the velocity that they have after a step, not before it.
     """
 
     task: str
@@ -55,6 +56,7 @@ class WorldRules:
     ratio: float = 0.0
     sight: float = math.inf
     silence: int = 0
+    implicit: bool = False
 
 
 class WorldEngine:
@@ -211,6 +213,7 @@ def _record(kernel: Kernel, rules: WorldRules) -> NDArray[np.void]:
         "low": spec.action_low[0][0] if spec.continuous else 0.0,
         "high": spec.action_high[0][0] if spec.continuous else 0.0,
         "discrete": not spec.continuous,
+        "implicit": rules.implicit,
     }
     return np.array([tuple(named[name] for name in kernel.RULES.names)], kernel.RULES)
 

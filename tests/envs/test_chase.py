@@ -222,6 +222,29 @@ def test_the_physics_is_mpe2s(continuous):
                 assert a.state.p_vel.tobytes() == b.state.p_vel.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("integrator", "places"), [("explicit", [0.0, 0.03, 0.0825]), ("semi-implicit", [0.03, 0.0825])]
+)
+def test_bodies_move_by_the_velocity_of_before_or_after_a_step(integrator, places):
+    env = placed([(0, 0), (9, 9), (9, -9)], (-9, 9), integrator=integrator)
+    for place in places:  # full thrust of 3 for .1 a step, of whose velocity .75 is left: .3, .525
+        env.step({agent: np.array([1.0, 0.0], np.float32) for agent in env.agents})
+        assert env.raw.world.agents[0].state.p_pos.tolist() == pytest.approx([place, 0.0])
+
+
+@pytest.mark.parametrize("integrator", ["explicit", "semi-implicit"])
+def test_who_pushes_comes_to_rest_in_the_releases_world_only(integrator):
+    """Against an obstacle of radius .2, which a radius of .075 touches from x = .075 on."""
+    still = ((0.35, 0.0), (-9, -9))
+    env = placed([(0, 0), (9, 9), (9, -9)], (-9, 9), still, integrator=integrator)
+    body, touched = env.raw.world.agents[0], 0
+    while env.agents:
+        env.step({agent: np.array([1.0, 0.0], np.float32) for agent in env.agents})
+        touched += body.state.p_pos[0] > 0.075
+    speed = np.abs(body.state.p_vel[0])
+    assert (touched >= 20, speed < 0.1) == ((integrator == "semi-implicit",) * 2)
+
+
 # -- prey ---------------------------------------------------------------------------------
 
 
@@ -351,6 +374,7 @@ def test_pictures():
             r"\.prey_accel must be a number",
         ),
         (envs.predator_prey, {"continuous_actions": 1}, TypeError, r"must be a bool, got 1"),
+        (envs.predator_prey, {"integrator": "rk4"}, ValueError, r"_prey\.integrator must be one"),
         (envs.predator_prey, {"render_mode": "ansi"}, ValueError, r"\.render_mode must be one"),
     ],
 )
