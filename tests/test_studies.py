@@ -222,24 +222,32 @@ def test_cells_and_folders_tell_what_a_backbone_is_trained_with(study, tmp_path)
     assert {folder.name.partition("a0.5")[2] for folder in folders} == {"-lr0.003", ""}
 
 
-@pytest.mark.parametrize("normed", [True, False])
+@pytest.mark.parametrize(("normed", "rate"), [(True, None), (False, 0.5)])
 @pytest.mark.parametrize("integrator", ["explicit", "semi-implicit"])
 def test_predator_prey_trains_with_what_its_cells_and_folders_tell(
-    study, tmp_path, normed, integrator
+    study, tmp_path, normed, rate, integrator
 ):
     chase, _ = study("predator_prey")
-    wanted = {"layer_norm": normed, "integrator": integrator}
+    wanted = {"layer_norm": normed, "actor_lr": rate, "integrator": integrator}
     tasks = {backbone: replace(task, **wanted) for backbone, task in chase.TASKS.items()}
     jobs = chase.jobs_of(tasks, list(chase.BACKBONES), ["NoAdv"], [0.05], [0])
     told = [job.settings["task"] for job in jobs]
     assert {one["layer_norm"] for one in told} == {normed}
     assert {one.get("integrator", "explicit") for one in told} == {integrator}
-    ending = ("-n" if normed else "") + ("-s" if integrator == "semi-implicit" else "")
+    assert {one.get("actor_lr") for one in told} == {rate}
+    ending = (
+        ("-0.5" if rate else "")
+        + ("-n" if normed else "")
+        + ("-s" if integrator == "semi-implicit" else "")
+    )
     for name, task in tasks.items():
         assert task.label.endswith(f"-a0.5-lr0.01{ending}")
         group = chase.group_of(tmp_path, name, 0, task, "NoAdv")
-        parts = chase.build("NoAdv", group).team.policy.network.modules()
+        team = chase.build("NoAdv", group).team
+        parts = team.policy.network.modules()
         assert any("LayerNorm" in type(part).__name__ for part in parts) == normed
+        rates = [one._optim.param_groups[0]["lr"] for one in (team.optim, team.critic_optim)]
+        assert rates == [rate or task.lr, task.lr]
         engine = chase.atsa.maker(group.name)().make_engine(1)
         assert engine.rules.implicit == (integrator == "semi-implicit")
 
