@@ -194,7 +194,8 @@ def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
     backbone, more = ("MADDPG", [[0.05]]) if name == "predator_prey" else ("QMIX", [])
 
     def jobs_of(**how):
-        tasks = {backbone: replace(module.TASKS[backbone], **how)}
+        of = module.TASKS if name == "driving" else module.TASKS["explicit"]
+        tasks = {backbone: replace(of[backbone], **how)}
         return module.jobs_of(tasks, [backbone], ["ATSA"], *more, [0])
 
     jobs = jobs_of()
@@ -228,8 +229,9 @@ def test_predator_prey_trains_with_what_its_cells_and_folders_tell(
     study, tmp_path, normed, rate, integrator
 ):
     chase, _ = study("predator_prey")
-    wanted = {"layer_norm": normed, "actor_lr": rate, "integrator": integrator}
-    tasks = {backbone: replace(task, **wanted) for backbone, task in chase.TASKS.items()}
+    wanted = {"layer_norm": normed, "actor_lr": rate}
+    of = chase.TASKS[integrator]
+    tasks = {backbone: replace(task, **wanted) for backbone, task in of.items()}
     jobs = chase.jobs_of(tasks, list(chase.BACKBONES), ["NoAdv"], [0.05], [0])
     told = [job.settings["task"] for job in jobs]
     assert {one["layer_norm"] for one in told} == {normed}
