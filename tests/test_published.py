@@ -260,11 +260,11 @@ def driving(backbone, part, row, column):
     return table.cell(row, column)
 
 
-def chase(part, row, column):
+def chase(name, part, row, column):
     backbone, _, method = row.partition(", ")
     if not method:
         backbone, method = "MADDPG", row  # random and untrained teams: alike in both
-    table = crosstable(f"predator_prey/{backbone}-0.05{part}")
+    table = crosstable(f"predator_prey/{name.format(backbone)}{part}")
     if column == "AVG":
         found = table.average(method)
         return [found.mean, found.deviation]
@@ -341,8 +341,8 @@ TABLES = [
     (MERGE, "**VDN, returns**", partial(driving, "VDN", "return")),
     (MERGE, "**VDN, crash rates**", partial(driving, "VDN", "crashed")),
     (MERGE, "**VDN, what the paper has not**", partial(driving, "VDN", "ours")),
-    (CHASE, "### At .05: three training seeds", partial(chase, "")),
-    (CHASE, "What the paper has not:", partial(chase, "-ours")),
+    (CHASE, "### At .05: three training seeds", partial(chase, "explicit/{}-0.05", "")),
+    (CHASE, "What the paper has not:", partial(chase, "explicit/{}-0.05", "-ours")),
     (CHASE, "The paper's figures (", atsa_mpe),
 ]
 
