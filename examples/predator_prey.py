@@ -94,6 +94,11 @@ class Chase(Task):
         return self.integrator == "explicit"
 
     @property
+    def told(self) -> str:
+        """What titles say of the world."""
+        return ", mpe2's world" if self.explicit else ""
+
+    @property
     def world(self) -> str:
         """What the world is called in groups."""
         return "predator_prey, explicit" if self.explicit else "predator_prey"
@@ -338,15 +343,20 @@ class Results:
         backbone: MADDPG or FACMAC.
         epsilon: the radius.
         tests: method to training seed to what :func:`test` returned.
+        world: what titles say of it.
     """
 
     def __init__(
-        self, backbone: str, epsilon: float, tests: Mapping[str, Mapping[int, Any]]
+        self,
+        backbone: str,
+        epsilon: float,
+        tests: Mapping[str, Mapping[int, Any]],
+        world: str = "",
     ) -> None:
         self.backbone, self.epsilon, self.tests = backbone, epsilon, tests
         self.known = [method for method in METHODS if method in tests]
         self.paper = json.loads(PRINTED.read_text("utf-8"))[backbone]
-        self.title = f"{backbone}, epsilon {epsilon:g}"
+        self.title = f"{backbone}, epsilon {epsilon:g}{world}"
 
     def cells(self, method: str, pick: Callable[[Any], Mapping[str, Any]]) -> dict[str, Cell]:
         """Return cells over training seeds, by column."""
@@ -489,7 +499,7 @@ def draw_learning(
                 costs.setdefault(method, []).extend([seconds] if seconds is not None else [])
     curves = atsa.learned(runs, "return", begun)
     if curves:
-        title = f"{backbone}, epsilon {size:g}: return in training"
+        title = f"{backbone}, epsilon {size:g}{task.told}: return in training"
         path = out / f"{backbone}-{size:g}-learning.png"
         evaluation.learning_curves(curves, path, title=title)
     return costs
@@ -521,7 +531,7 @@ def report(
             if work == "test" and (radius == size or method == BLIND):
                 found.setdefault(backbone, {}).setdefault(method, {})[seed] = cell
         results = {
-            backbone: Results(backbone, size, tests)
+            backbone: Results(backbone, size, tests, tasks[backbone].told)
             for backbone, tests in found.items()
             if any(method in tests for method in METHODS)
         }

@@ -250,8 +250,9 @@ def test_predator_prey_trains_with_what_its_cells_and_folders_tell(
         assert any("LayerNorm" in type(part).__name__ for part in parts) == normed
         rates = [one._optim.param_groups[0]["lr"] for one in (team.optim, team.critic_optim)]
         assert rates == [rate or task.lr, task.lr]
-        engine = chase.atsa.maker(group.name)().make_engine(1)
-        assert engine.rules.implicit == (integrator == "semi-implicit")
+        for world in (group.name, task.world):  # what is trained in, and tested
+            engine = chase.atsa.maker(world)().make_engine(1)
+            assert engine.rules.implicit == (integrator == "semi-implicit")
 
 
 def test_robust_qmix_tests_with_adversaries_of_its_own_trainings(study):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustmarl._seeding import Draws
 from robustmarl.attacks.gradient import GradientAttack, Walk
-from robustmarl.victims import OutputLoss, VictimView
 
 __all__ = ["APGD"]
 
@@ -46,11 +45,12 @@ class APGD(GradientAttack):
     """
 
     steps: int = 20
+    _reads_value: ClassVar[bool] = True
 
     def step(self, walk: Walk) -> None:
         """Judge the point reached, choose the step size of each row, and move."""
         kept, count = walk.memory, walk.iteration
-        gradient, value = walk.gradient, _value(walk)
+        gradient, value = walk.gradient, self._value(walk)
         if count == 0:
             one, nothing = torch.ones_like(value), torch.zeros_like(value)
             kept |= {"size": one, "raised": nothing, "value": value, "before": walk.found.clone()}
@@ -72,10 +72,6 @@ class APGD(GradientAttack):
         walk.found = ahead.clamp_(walk.low, walk.high)
         kept["before"] = reached
 
-    def climb(self, view: VictimView, obs: Tensor, loss: OutputLoss, draws: Draws | None) -> Tensor:
-        """Return the best point of one run, (M, D)."""
-        return super().climb(view, obs, _Noted(loss), draws)
-
     def end(self, walk: Walk) -> Tensor:
         """Return the best point of the run, (M, D)."""
         self._remember(walk, walk.loss(walk.view.output(walk.found)), walk.gradient)
@@ -86,6 +82,10 @@ class APGD(GradientAttack):
         if self.step_size is not None or self.steps == 1:
             return super()._base_length(obs)
         return 2.0 * self.ball.radius(obs)
+
+    def _value(self, walk: Walk) -> Tensor:
+        """Return the loss at the point reached, (M,)."""
+        return walk.loss(walk.view.output(walk.found)) if walk.value is None else walk.value
 
     def _remember(self, walk: Walk, value: Tensor, gradient: Tensor) -> None:
         kept = walk.memory
@@ -105,31 +105,6 @@ class APGD(GradientAttack):
         back = halve.unsqueeze(-1)
         walk.found = torch.where(back, kept["best"], walk.found)
         return torch.where(back, kept["best_gradient"], gradient)
-
-
-class _Noted:
-    """A loss that keeps its value where its gradient is asked for, which saves a forward pass."""
-
-    def __init__(self, loss: OutputLoss) -> None:
-        self._loss, self._values = loss, list[Tensor]()
-
-    def __call__(self, output: Tensor) -> Tensor:
-        return self._loss(output)
-
-    def gradient(self, output: Tensor) -> Tensor:
-        self._values.append(self._loss(output))
-        return self._loss.gradient(output)
-
-    def taken(self) -> Tensor | None:
-        """Return the value since this was asked last; None where views asked more than once."""
-        values, self._values = self._values, []
-        return values[0] if len(values) == 1 else None
-
-
-def _value(walk: Walk) -> Tensor:
-    """Return the loss at the point reached, (M,)."""
-    known = walk.loss.taken() if isinstance(walk.loss, _Noted) else None
-    return walk.loss(walk.view.output(walk.found)) if known is None else known
 
 
 @lru_cache

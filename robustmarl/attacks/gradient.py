@@ -34,6 +34,8 @@ class Walk:
         length: the settings' step size, one number or (D,).
         found: where the run is, (M, D); the default step moves it in place.
         gradient: d loss / d obs at ``found``, (M, D), up to a positive factor per row.
+        value: the loss there, (M,), of an attack that reads it; None where the view asked for the
+            loss' gradient not just once, and ``loss(view.output(found))`` has to tell.
         iteration: steps done.
         memory: what hooks keep from one step to the next, by a name of their choice.
     """
@@ -46,6 +48,7 @@ class Walk:
     length: float | Tensor
     found: Tensor
     gradient: Tensor
+    value: Tensor | None = None
     iteration: int = 0
     memory: dict[str, Tensor] = field(default_factory=dict)
 
@@ -90,6 +93,8 @@ class GradientAttack(AimedAttack):
     # 2.5 epsilon / steps: long enough to reach the ball's border from anywhere in it, and to walk
     # along it afterwards (Madry et al., 2018).
     reach: ClassVar[float] = 2.5
+    _reads_value: ClassVar[bool] = False
+    """Whether steps go by the loss, too, which is noted where its gradient is asked for."""
 
     steps: int = 10
     step_size: Coordinates | None = None
@@ -161,7 +166,12 @@ class GradientAttack(AimedAttack):
             gradient=found,
         )
         for walk.iteration in range(self.steps):
-            walk.gradient = view.input_gradient(walk.found, loss)
+            if self._reads_value:
+                noted = _Noted(loss)
+                walk.gradient = view.input_gradient(walk.found, noted)
+                walk.value = noted.value(walk.found)
+            else:
+                walk.gradient = view.input_gradient(walk.found, loss)
             self.step(walk)
         self._check_finite(all_finite(walk.gradient))
         return self.end(walk)
@@ -199,6 +209,24 @@ class GradientAttack(AimedAttack):
         """Whether a run begins at the clean observation: its first output is the clean one."""
         clean = not self.random_start and type(self).start is GradientAttack.start
         return clean and self.samples == 1  # of several answers the first one names no action
+
+
+class _Noted:
+    """A loss that keeps its values wherever its gradient is asked for."""
+
+    def __init__(self, loss: OutputLoss) -> None:
+        self._loss, self._values = loss, list[Tensor]()
+
+    def __call__(self, output: Tensor) -> Tensor:
+        return self._loss(output)
+
+    def gradient(self, output: Tensor) -> Tensor:
+        self._values.append(self._loss(output))
+        return self._loss.gradient(output)
+
+    def value(self, obs: Tensor) -> Tensor | None:
+        """Return the value in the type of ``obs``; None unless it was asked for exactly once."""
+        return self._values[0].to(obs.dtype) if len(self._values) == 1 else None
 
 
 @cache

@@ -169,7 +169,7 @@ def predator_prey(
         integrator: ``"explicit"`` moves bodies by the velocity they had, as mpe2 does;
             ``"semi-implicit"`` by the one they have now, as the release does. Under the first
             every contact throws bodies apart faster than they met, and teams come to a third to
-            a half of the returns that are published.
+            three fifths of the returns that are published.
         continuous_actions: two motors in [-1, 1] in place of five indices.
         render_mode: ``"rgb_array"``, ``"human"`` or None.
 

@@ -115,6 +115,35 @@ def test_random_answers_are_averaged():
     assert attack(Told(), torch.zeros(1, 1)).item() == -0.5
 
 
+def test_the_loss_is_that_of_the_point_reached_however_often_views_ask_for_its_gradient():
+    class Asking:
+        continuous, mask, agents = True, None, None
+
+        def __init__(self, before):
+            self.view, self.before = mlp(), before
+
+        def input_gradient(self, obs, loss):
+            for decoy in self.before:
+                loss.gradient(decoy * self.view.output(obs))
+            return self.view.input_gradient(obs, loss)
+
+        def output(self, obs):
+            return self.view.output(obs)
+
+    obs, attack = normal(50, 6), APGD(ball=BALL, loss=NEAR)
+    once, often = (attack(Asking(before), obs) for before in ([], [-1.0, 5.0]))
+    assert torch.equal(once, often)
+    assert torch.equal(once, attack(mlp(), obs))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
+def test_observations_keep_their_type(loss):
+    obs, attack = normal(50, 6), APGD(ball=BALL, loss=loss)
+    exact = attack(FunctionVictim(network().double()).at(), obs)
+    assert exact.dtype == torch.float32
+    assert torch.isclose(exact, attack(mlp(), obs)).float().mean() > 0.9
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, {"random_start": True, "restarts": 2}, {"target": 1, "loss": "dlr"}, {"samples": 2}],

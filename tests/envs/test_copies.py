@@ -35,6 +35,7 @@ ENVS = {
     "spread by mpe2": lambda: envs.spread(num_agent_neighbors=1),
     "tag": lambda: envs.tag(2, 2, 1),
     "predator_prey": envs.predator_prey,
+    "predator_prey, semi-implicit": lambda: envs.predator_prey(integrator="semi-implicit"),
     "spread continuous": lambda: envs.spread(continuous_actions=True),
     "foraging": lambda: envs.foraging(5, players=2, foods=2),
     "merge": lambda: envs.merge(horizon=20),

@@ -30,6 +30,9 @@ WORLDS = {
     "predator_prey of many": lambda: envs.predator_prey(
         6, 2, 2, sight=0.8, continuous_actions=False, horizon=40
     ),
+    "predator_prey of many, of the release": lambda: envs.predator_prey(
+        4, 2, 3, integrator="semi-implicit", continuous_actions=False
+    ),
     "predator_prey of the release": lambda: envs.predator_prey(integrator="semi-implicit"),
 }
 E = 5
