@@ -16,6 +16,7 @@ made of the cells alone, beside the paper's figures.
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ from robustmarl.typing import RobustnessWarning
 PRINTED = Path(__file__).parents[1] / "docs" / "data" / "atsa_cav_paper.json"
 BACKBONES = ("VDN", "QMIX")
 HARD = ("FGSM", "PAAD", "ATSA")  # columns
+RETURNS = (-math.inf, math.inf)  # of which 0 and 1 are no shares
 REWARD_SCALE = 20.0  # a crash costs 200: what the rewards of ATSA's critics are divided by
 FILMED = 30  # episodes of which the one that is filmed is chosen
 
@@ -224,7 +226,8 @@ class Results:
     def cell(self, method: str, column: str, figure: str) -> Cell:
         """Return a cell over training seeds."""
         by_seed = self.tests[method]
-        return Cell({s: found["columns"][column][figure] for s, found in by_seed.items()})
+        scores = {s: found["columns"][column][figure] for s, found in by_seed.items()}
+        return Cell(scores, limits=RETURNS if figure == "return" else None)
 
     def table(self, figure: str) -> CrossTable:
         """Return protagonists x the paper's columns."""
@@ -233,7 +236,7 @@ class Results:
             found = self.tests[self.known[0]]
             for name in ("random", "untrained"):
                 by_seed = {s: one["worst"][name]["none"]["return"] for s, one in found.items()}
-                rows[name] = {"NoAdv": Cell(by_seed)}
+                rows[name] = {"NoAdv": Cell(by_seed, limits=RETURNS)}
         baselines = [*rows, *([BLIND] if BLIND in self.tests else [])]
         for method in (BLIND, *self.known):
             if method in self.tests:
@@ -250,9 +253,8 @@ class Results:
             by_seed = self.tests[method]
 
             def worst(row: str, name: str, by_seed: Mapping[int, Any] = by_seed) -> Cell:
-                return Cell(
-                    {s: found["worst"][row][name]["return"] for s, found in by_seed.items()}
-                )
+                scores = {s: found["worst"][row][name]["return"] for s, found in by_seed.items()}
+                return Cell(scores, limits=RETURNS)
 
             kept = ("PGD-10", "PAAD, 10 steps", "ATSA, 10 steps", "br-10", "worst")
             rows[method] = {

@@ -19,6 +19,7 @@ where they were. Tables and figures are made of the cells alone, beside the pape
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -47,6 +48,7 @@ BACKBONES = ("MADDPG", "FACMAC")
 METHODS = ("NoAdv", "FGSM", "ATLA", "PAAD", "ATSA")
 EPSILONS = (0.02, 0.05)  # the paper does not say; the group's configuration has .02
 HEAD = "head start"
+RETURNS = (-math.inf, math.inf)  # of which 0 and 1 are no shares
 REWARD_SCALE = 10.0  # of a contact: what the rewards of ATSA's critics are divided by
 KEPT = ("PGD-10 by the critic", "PAAD, 10 steps", "ATSA, 10 steps", "director", "worst")
 
@@ -362,7 +364,10 @@ class Results:
         """Return cells over training seeds, by column."""
         by_seed = {seed: pick(found) for seed, found in self.tests[method].items()}
         names = next(iter(by_seed.values()))
-        return {name: Cell({s: found[name] for s, found in by_seed.items()}) for name in names}
+        return {
+            name: Cell({s: found[name] for s, found in by_seed.items()}, limits=RETURNS)
+            for name in names
+        }
 
     def table(self) -> CrossTable:
         """Return teams x the paper's columns."""
@@ -555,7 +560,8 @@ def main() -> None:
     parser.add_argument("--epsilon", type=float, nargs="+", default=list(EPSILONS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time (default: 1)")
-    told = f"steps of all before the attack (default: {TASK.head}; FACMAC in mpe2's world 600000)"
+    fewer = TASKS["explicit"]["FACMAC"].head
+    told = f"steps of all before the attack (default: {TASK.head}; FACMAC in mpe2's world {fewer})"
     parser.add_argument("--head", type=int, help=told)
     parser.add_argument(
         "--steps", type=int, default=TASK.steps, help="of each training from then on"

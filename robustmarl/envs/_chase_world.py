@@ -145,11 +145,11 @@ class PredatorPreyRawEnv(SimpleEnv, EzPickle):
         for agent, action in zip(self.world.policy_agents, self.current_actions, strict=True):
             motors = action if self.continuous_actions else MOVES[action]
             agent.action.u = np.asarray(motors, np.float64) * agent.accel
-        before = [agent.state.p_pos.copy() for agent in self.world.agents]
+        moved = self.world.agents if self.implicit else []
+        before = [agent.state.p_pos.copy() for agent in moved]
         self.world.step()
-        if self.implicit:
-            for agent, place in zip(self.world.agents, before, strict=True):
-                agent.state.p_pos = place + agent.state.p_vel * self.world.dt
+        for agent, place in zip(moved, before, strict=True):
+            agent.state.p_pos = place + agent.state.p_vel * self.world.dt
         self.scenario.steps += 1
         reward = _CONTACT * self.scenario.contacts(self.world)
         self.rewards = dict.fromkeys(self.possible_agents, reward)
