@@ -156,7 +156,8 @@ def build(method: str, group: Group) -> Made:
         own["optim"] = adam(task.actor_lr, eps=task.eps)
     settings = shared | {"tau": task.tau, "layer_norm": task.layer_norm, **own}
     fades = partial(Linear, 1.0, 0.1, unit="env_steps")
-    team = kind.for_env(spec, exploration=fades(over=task.explore), **settings)
+    fading = fades(over=task.explore)
+    team = kind.for_env(spec, last_action=task.recurrent, exploration=fading, **settings)
     if method == BLIND:
         return Made(team, team, perturb=ZeroedObs())
     if method in (HEAD, "NoAdv"):

@@ -141,6 +141,23 @@ def same_weights(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+def stepped(network, batch):
+    """Return what agents answer to every observation, (B, T+1, N, A): one step after another."""
+    answers, acted, hidden = [], None, None
+    for t in range(batch.obs.seen.shape[1]):
+        if network.last_table is not None:
+            act = batch.act[:, max(t - 1, 0)]
+            nothing = torch.zeros_like(act) if act.is_floating_point() else -torch.ones_like(act)
+            acted = act if t else nothing
+        extra = network.extra(network.team, acted)
+        answer, hidden = network.step(batch.obs.seen[:, t], extra, hidden)
+        answers.append(answer)
+    return torch.stack(answers, 1)
+
+
+MEMORY = {"recurrent": True, "last_action": True}
+
+
 def copy_batch(batch):
     """Return a deep copy of a batch of episodes."""
     twin = copy.deepcopy(batch)  # which keeps that `seen` may be `obs`

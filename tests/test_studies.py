@@ -255,6 +255,28 @@ def test_predator_prey_trains_with_what_its_cells_and_folders_tell(
             assert engine.rules.implicit == (integrator == "semi-implicit")
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("backbone", ["MADDPG", "FACMAC", "VDN", "QMIX"])
+def test_teams_with_memory_are_told_their_last_actions(study, tmp_path, backbone, recurrent):
+    """Their directors always are; those of skirmish maps as the teams themselves."""
+    chasing = backbone in ("MADDPG", "FACMAC")
+    of, _ = study("predator_prey" if chasing else "driving")
+    task = (of.TASKS["semi-implicit"] if chasing else of.TASKS)[backbone]
+    task = replace(of.atsa.smoke(task), recurrent=recurrent)
+    name = task.world if chasing else "merge"
+    group = of.Group(name, backbone, 0, task, tmp_path)
+    for method in ("NoAdv", "FGSM", "ATLA", "PAAD", "ATSA"):
+        made = of.build(method, group)
+        network = made.team.policy.network
+        assert (
+            any(isinstance(one, torch.nn.GRU | torch.nn.GRUCell) for one in network.modules())
+            is recurrent
+        )
+        assert (network.last_table is not None) is recurrent
+        if method in ("PAAD", "ATSA") and chasing:
+            assert made.adversary.director.network.last_table is not None
+
+
 def test_robust_qmix_tests_with_adversaries_of_its_own_trainings(study):
     robust, _ = study("robust_qmix")
     jobs = robust.jobs_of(["3m"], ["QMIX"], [4], None, 8, "noise")

@@ -2,10 +2,11 @@
 
 import copy
 import math
+from functools import partial
 
 import pytest
 import torch
-from learners import Arena, arena_spec, collected, same_weights, sgd, weights
+from learners import MEMORY, Arena, arena_spec, collected, same_weights, sgd, weights
 
 from robustmarl.adversaries import (
     ATSA,
@@ -61,7 +62,7 @@ def atla(env=None, epsilon=0.3, **settings):
     return ObsAdversaryPPO.for_env(env, ball, hidden=(8,), epochs=2, **settings)
 
 
-EVERY = {"ATSA": atsa, "PA-AD": paad, "ATLA": atla}
+EVERY = {"ATSA": atsa, "PA-AD": paad, "FACMAC's PA-AD": partial(paad, cls=FACMAC), "ATLA": atla}
 
 
 def team(env=None, cls=MADDPG, **settings):
@@ -89,7 +90,7 @@ def test_other_forms_keep_it_too():
         return atsa(env, recurrent=False, target_update=1, kappa=0.0, **forms)
 
     def memory(env):
-        return team(env, recurrent=True, last_action=True)
+        return team(env, **MEMORY)
 
     check_adversary(other, memory, boxes)
     for cls in (M3DDPG, FACMAC):
@@ -448,14 +449,16 @@ def test_teams_learn_beside_it_and_without_budget_as_if_alone(name, cls):
     assert not same_weights(plain, attacked)
 
 
-@pytest.mark.parametrize("cls", LEARNERS)
-@pytest.mark.parametrize("make", [atsa, paad])
-def test_a_killed_run_goes_on_bit_for_bit(make, cls, tmp_path):
+@pytest.mark.parametrize("memory", [{}, MEMORY])
+@pytest.mark.parametrize("cls", TEAMS)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_killed_run_goes_on_bit_for_bit(name, cls, memory, tmp_path):
     def trained_both(steps, folder, resume=False):
-        victim, made = team(cls=cls, seed=1), make()
+        victim, made = team(cls=cls, seed=1, **memory), EVERY[name]()
         log = Log(logdir=folder, resume=resume, progress=False)
         attack = AdversarialTraining(victim, made)
-        run(attack, boxes, env_steps=steps, num_envs=2, interval=60, learn=LEARN, log=log)
+        learn = LEARN if attack.off_policy else None
+        run(attack, boxes, env_steps=steps, num_envs=2, interval=60, learn=learn, log=log)
         return attack
 
     trained_both(60, tmp_path / "one")

@@ -6,7 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from learners import Arena, Recorded, collected, copy_batch, same_weights, sgd, update
+from learners import (
+    MEMORY,
+    Arena,
+    Recorded,
+    collected,
+    copy_batch,
+    same_weights,
+    sgd,
+    stepped,
+    update,
+)
 from torch.nn import functional as F
 
 from robustmarl._seeding import Draws
@@ -23,7 +33,7 @@ from robustmarl.testing import check_algorithm
 
 VARIANTS = {
     "mlp": {},
-    "gru-last": {"recurrent": True, "last_action": True},
+    "gru-last": MEMORY,
     "separate-gru": {"shared": False, "recurrent": True},
     "n-step": {"n_step": 3, "layer_norm": True, "embed": 4, "hyper_hidden": 4},
     "raw states": {"normalize_state": False, "init_gain": 1.0},
@@ -133,12 +143,12 @@ def test_the_mixture_is_monotone():
 # -- targets ------------------------------------------------------------------------------
 
 
-def hand_target(algorithm, batch, b, t):
+def hand_target(algorithm, batch, answers, b, t):
     """Return the one-step target of step ``t`` of episode ``b``."""
-    actors, target = algorithm._target.module
+    target = algorithm._target.module[1]
     if bool(batch.terminated[b, t]):
         return batch.rew[b, t]  # G5
-    output = actors.unroll(batch.obs.seen[b : b + 1, t + 1 : t + 2], None)[0][0, 0]
+    output = answers[b, t + 1]
     if algorithm.spec.continuous:
         act = output * batch.obs.alive[b, t + 1].unsqueeze(-1)
     else:
@@ -149,15 +159,17 @@ def hand_target(algorithm, batch, b, t):
 
 
 @pytest.mark.parametrize("make_env", [Arena, boxes])
-def test_targets_by_hand(make_env):
-    algorithm = build(make_env(), gamma=0.8)
+@pytest.mark.parametrize("memory", [{}, MEMORY])
+def test_targets_by_hand(make_env, memory):
+    algorithm = build(make_env(), gamma=0.8, **memory)
     shake(algorithm._target.module)
     batch = everything(algorithm, make_env)
     assert bool(batch.terminated.any())
     found = algorithm.targets(batch)
     with torch.no_grad():
+        answers = stepped(algorithm._target.module[0], batch)
         for b, t in batch.valid.nonzero().tolist():
-            expected = torch.as_tensor(hand_target(algorithm, batch, b, t))
+            expected = torch.as_tensor(hand_target(algorithm, batch, answers, b, t))
             torch.testing.assert_close(found[b, t, 0], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -180,8 +192,9 @@ def test_targets_follow_slowly():
 
 
 @pytest.mark.parametrize("make_env", [Arena, boxes])
-def test_one_update_is_one_sgd_step_on_each_written_loss(make_env):
-    algorithm = build(make_env(), output_coef=0.1, temperature=0.6)
+@pytest.mark.parametrize("memory", [{}, MEMORY])
+def test_one_update_is_one_sgd_step_on_each_written_loss(make_env, memory):
+    algorithm = build(make_env(), output_coef=0.1, temperature=0.6, **memory)
     shake(algorithm._target.module)
     shake(algorithm.policy.network, 2)
     shake(algorithm.critic, 3)
@@ -201,7 +214,7 @@ def test_one_update_is_one_sgd_step_on_each_written_loss(make_env):
     noise = algorithm._noise()
     stats = update(algorithm, Recorded(batch))
 
-    output = network.unroll(batch.obs.seen[:, :-1], None)[0][valid]
+    output = stepped(network, batch)[:, :-1][valid]
     mask = batch.obs.mask[:, :-1][valid]
     if continuous:
         chosen, counted = output * alive.unsqueeze(-1), alive.unsqueeze(-1).expand_as(output)
@@ -260,7 +273,7 @@ def test_values_of_several_joint_actions_where_the_dead_do_nothing(cls):
         torch.testing.assert_close(found[:, k], algorithm.critic(reading, joint[:, k]))
 
 
-@pytest.mark.parametrize("variant", [{}, {"recurrent": True, "last_action": True}])
+@pytest.mark.parametrize("variant", [{}, MEMORY])
 def test_padding_does_not_matter(variant):
     one, other = (build(n_step=2, **variant) for _ in range(2))
     batch = everything(one)

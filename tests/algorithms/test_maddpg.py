@@ -6,12 +6,14 @@ import functools
 import pytest
 import torch
 from learners import (
+    MEMORY,
     Arena,
     Recorded,
     collected,
     copy_batch,
     same_weights,
     sgd,
+    stepped,
     update,
 )
 from torch.nn import functional as F
@@ -128,15 +130,15 @@ def test_gumbel_gradient_is_that_of_the_soft_sample():
 # -- targets ------------------------------------------------------------------------------
 
 
-def hand_target(algorithm, batch, b, t):
+def hand_target(algorithm, batch, answers, b, t):
     """Return MADDPG's target of step ``t`` of episode ``b``, reward by reward."""
-    actors, critic = algorithm._target.module
+    critic = algorithm._target.module[1]
     length = int(batch.valid[b].sum())
     last = min(t + algorithm.n_step, length)
     total = sum(algorithm.gamma ** (k - t) * batch.rew[b, k] for k in range(t, last))
     if last == length and bool(batch.terminated[b, length - 1]):
         return total
-    output = actors.unroll(batch.obs.seen[b : b + 1, last : last + 1], None)[0][0, 0]
+    output = answers[b, last]
     if algorithm.spec.continuous:
         act = output * batch.obs.alive[b, last].unsqueeze(-1)
     else:
@@ -148,8 +150,9 @@ def hand_target(algorithm, batch, b, t):
 
 @pytest.mark.parametrize("n_step", [1, 2, 9])
 @pytest.mark.parametrize("make_env", [Arena, boxes])
-def test_n_step_targets_by_hand(n_step, make_env):
-    algorithm = build(env=make_env(), n_step=n_step, gamma=0.8)
+@pytest.mark.parametrize("memory", [{}, MEMORY])
+def test_n_step_targets_by_hand(n_step, make_env, memory):
+    algorithm = build(env=make_env(), n_step=n_step, gamma=0.8, **memory)
     shake(algorithm._target.module)
     batch = everything(algorithm, make_env)
     ends = batch.terminated.any(1)
@@ -158,8 +161,9 @@ def test_n_step_targets_by_hand(n_step, make_env):
     found = algorithm.targets(batch)
     assert found.shape == (*batch.valid.shape, 1)
     with torch.no_grad():
+        answers = stepped(algorithm._target.module[0], batch)
         for b, t in batch.valid.nonzero().tolist():
-            expected = hand_target(algorithm, batch, b, t)
+            expected = hand_target(algorithm, batch, answers, b, t)
             torch.testing.assert_close(
                 found[b, t, 0], torch.as_tensor(expected), rtol=1e-4, atol=1e-5
             )
@@ -184,7 +188,7 @@ def test_polyak(cls):
 def hand_losses(algorithm, batch, network, critic, noise):
     """Return the losses of critic and actor, agent by agent; ``critic`` has made its step."""
     valid, n = batch.valid, algorithm.spec.num_agents
-    output = network.unroll(batch.obs.seen[:, :-1], None)[0][valid]
+    output = stepped(network, batch)[:, :-1][valid]
     mask, alive = batch.obs.mask[:, :-1][valid], batch.obs.alive[:, :-1][valid]
     state, act = batch.obs.state[:, :-1][valid], batch.act[valid]
     if algorithm.spec.continuous:
@@ -210,7 +214,9 @@ def hand_losses(algorithm, batch, network, critic, noise):
 
 
 @pytest.mark.parametrize("make_env", [Arena, boxes])
-@pytest.mark.parametrize(("cls", "more"), [(MADDPG, {}), (M3DDPG, {"epsilon": 0.5})])
+@pytest.mark.parametrize(
+    ("cls", "more"), [(MADDPG, {}), (MADDPG, MEMORY), (M3DDPG, {"epsilon": 0.5})]
+)
 def test_one_update_is_one_sgd_step_on_each_written_loss(cls, more, make_env):
     algorithm = build(cls, make_env(), output_coef=0.1, temperature=0.6, **more)
     shake(algorithm._target.module)
@@ -242,7 +248,7 @@ def test_one_update_is_one_sgd_step_on_each_written_loss(cls, more, make_env):
 
 
 @pytest.mark.parametrize("cls", BOTH)
-@pytest.mark.parametrize("variant", [{}, {"recurrent": True, "last_action": True}])
+@pytest.mark.parametrize("variant", [{}, MEMORY])
 def test_padding_does_not_matter(cls, variant):
     one, other = (build(cls, n_step=2, **variant) for _ in range(2))
     batch = everything(one)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from learners import Arena, arena_spec, collected
+from learners import MEMORY, Arena, arena_spec, collected, same_weights
 
 from robustmarl.algorithms import FACMAC, IPPO, MADDPG, MAPPO
 from robustmarl.attacks import PGD
@@ -13,6 +13,7 @@ from robustmarl.envs import spread
 from robustmarl.evaluation import rollout
 from robustmarl.perturbers import CriticObsPerturber, ObsPerturber, stor
 from robustmarl.testing import check_perturber
+from robustmarl.training import Log, OffPolicy, run
 
 BALL = LinfBall(epsilon=0.25)
 
@@ -150,6 +151,37 @@ def test_no_budget_is_no_attack_bit_for_bit(cls):
     one, other = played([none]), played([])
     assert torch.equal(one.obs.seen, other.obs.obs)
     assert torch.equal(one.act, other.act)
+
+
+def trained(cls, size, memory, env_steps=120, folder=None, resume=False):
+    """Return a team that learned under FGSM by its own critic in half of its episodes, or alone."""
+    team = cls.for_env(boxes(), hidden=(8,), seed=1, **memory)
+    attack = None
+    if size is not None:
+        fgsm = PGD.fgsm(LinfBall(epsilon=size))
+        attack = CriticObsPerturber(fgsm, team, episodes=0.5)
+    run(
+        team,
+        boxes,
+        env_steps=env_steps,
+        num_envs=2,
+        interval=60,
+        learn=OffPolicy(batch_size=4, learning_starts=4),
+        perturb=attack,
+        log=Log(logdir=folder, resume=resume, progress=False),
+    )
+    return team
+
+
+@pytest.mark.parametrize("memory", [{}, MEMORY])
+@pytest.mark.parametrize("cls", [MADDPG, FACMAC])
+def test_teams_learn_under_it_and_a_killed_run_goes_on_bit_for_bit(cls, memory, tmp_path):
+    trained(cls, 0.25, memory, 60, tmp_path / "one")
+    again = trained(cls, 0.25, memory, 120, tmp_path / "one", resume=True)
+    assert same_weights(again, trained(cls, 0.25, memory, folder=tmp_path / "two"))
+    alone = trained(cls, None, memory)
+    assert same_weights(alone, trained(cls, 0.0, memory))
+    assert not same_weights(alone, again)
 
 
 def test_it_keeps_the_contract_of_perturbers():

@@ -20,7 +20,7 @@ from tianshou.algorithm.optim import LRSchedulerFactoryLinear
 from tianshou.utils import LazyLogger
 
 from robustmarl.adversaries import PAAD, ObsAdversaryPPO
-from robustmarl.algorithms import COMA, DOP, IPPO, QMIX
+from robustmarl.algorithms import COMA, DOP, FACMAC, IPPO, MADDPG, QMIX
 from robustmarl.attacks import PGD, JAttack, UniformNoise
 from robustmarl.budgets import LinfBall
 from robustmarl.data import RandomController
@@ -103,6 +103,10 @@ MAKERS = {
     "recurrent qmix": lambda seed=0: qmix(seed, recurrent=True, last_action=True),
     "ippo": ippo,
     "recurrent ippo": lambda seed=0: ippo(seed, recurrent=True, last_action=True),
+    "maddpg": lambda seed=0: MADDPG.for_env(game(), hidden=(8,), seed=seed),
+    "recurrent facmac": lambda seed=0: FACMAC.for_env(
+        game(), hidden=(8,), recurrent=True, last_action=True, seed=seed
+    ),
     "loss mixin": lambda seed=0: qmix(
         seed, RobustQMIX, action_loss=ActionLoss(attack=ATTACK, weight=0.5, max_rows=9)
     ),
