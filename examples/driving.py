@@ -181,6 +181,9 @@ def said(figures: Mapping[str, Mapping[str, list[float]]]) -> dict[str, tuple[st
     falling = [m for m in rows if least[m] < clean[m] - abs(clean[m]) / 2]
     lost = ", ".join(f"{m} {clean[m]:.1f} to {least[m]:.1f}" for m in falling)
     found["who loses most of the return under FGSM, PAAD or ATSA"] = lost or "nobody", set(falling)
+    holding = [m for m in rows if m not in falling]
+    held = ", ".join(f"{m} {clean[m]:.1f} to {least[m]:.1f}" for m in holding)
+    found["who keeps more than half under all three"] = held or "nobody", set(holding)
     left = {c: float(np.mean([row[c] for row in rows.values()])) for c in COLUMNS}
     order = sorted(left, key=left.__getitem__)
     strength = ", ".join(f"{c} {left[c]:.1f}" for c in order)
@@ -269,7 +272,8 @@ class Results:
         """Return crash rates and the paper's.
 
         Their intervals are those of all tables here: of one seed exact over its episodes, else over
-        seeds. Wilson's over the episodes of all seeds would take these for independent.
+        seeds. Wilson's over the episodes of all seeds would take these for independent; those of
+        single teams are in :meth:`of_single_teams`.
         """
         lines = [["protagonist", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
         for method in self.known:
@@ -277,6 +281,16 @@ class Results:
             found = [self.cell(method, column, "crashed").estimate for column in COLUMNS]
             cells = (f"{one} / {other:.2f}" for one, other in zip(found, printed, strict=True))
             lines.append([method, *cells])
+        return _markdown(lines)
+
+    def of_single_teams(self) -> str:
+        """Return crash rates of each seed's team, with Wilson's intervals."""
+        lines = [["protagonist", "seed", *COLUMNS], ["---"] * (2 + len(COLUMNS))]
+        for method in self.known:
+            for seed, found in sorted(self.tests[method].items()):
+                crashed = [found["columns"][column]["crashed"] for column in COLUMNS]
+                rates = (str(evaluation.wilson(sum(one), len(one))) for one in crashed)
+                lines.append([method, str(seed), *rates])
         return _markdown(lines)
 
     def beside(self) -> str:
@@ -311,6 +325,7 @@ class Results:
             text.append(f"## {table.title}\n\n{table.to_markdown()}")
         text.append(f"### Returns, ours / the paper's\n\n{self.beside()}")
         text.append(f"### Crash rates / the paper's\n\n{self.crashes()}")
+        text.append(f"### Crash rates of single teams, Wilson\n\n{self.of_single_teams()}")
         text.append(self.claims())
         if (ours := self.ours()) is not None:
             ours.to_json(out / f"{self.backbone}-ours.json")

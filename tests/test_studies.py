@@ -148,6 +148,8 @@ def test_driving_judges_the_papers_claims_by_one_rule_for_both(study):
     assert found["the best average"] == ("ATSA 61.0, PAAD 60.0, NoAdv 54.8", "ATSA")
     lost = "who loses most of the return under FGSM, PAAD or ATSA"
     assert found[lost] == ("NoAdv 60.0 to 29.0", {"NoAdv"})
+    held = "who keeps more than half under all three"
+    assert found[held] == ("PAAD 60.0 to 60.0, ATSA 60.0 to 60.0", {"PAAD", "ATSA"})
     assert found["who keeps most under the attack it trained beside"][1] == {"PAAD", "ATSA"}
     assert found["the strongest attack, by what is left on average"][1] == "PAAD"
     assert found["what hardly harms the undefended team"][1] == {"RN", "ATLA"}

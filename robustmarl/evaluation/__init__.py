@@ -21,7 +21,7 @@ from robustmarl.evaluation.recipes import Defence, Learned, Recipe
 from robustmarl.evaluation.recordings import Recording, record
 from robustmarl.evaluation.resampling import bootstrap, iqm
 from robustmarl.evaluation.rollouts import Rollouts, rollout
-from robustmarl.evaluation.statistics import Estimate, clopper_pearson, interval
+from robustmarl.evaluation.statistics import Estimate, clopper_pearson, interval, wilson
 from robustmarl.evaluation.suite import Case, Entry, Suite, quick, standard
 from robustmarl.evaluation.suites import byzantine_attacks
 from robustmarl.evaluation.sweep import Sweep, sweep
@@ -90,5 +90,6 @@ __all__ = [
     "sweep",
     "task_iqm",
     "train_blind",
+    "wilson",
     "worst_case",
 ]

@@ -41,6 +41,7 @@ __all__ = [
     "per_seed",
     "side_by_side",
     "t_band",
+    "wilson",
 ]
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -199,6 +200,42 @@ def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> Estimate:
         n_episodes=n,
         level=level,
         method="Clopper-Pearson",
+    )
+
+
+def wilson(successes: int, n: int, level: float = LEVEL) -> Estimate:
+    r"""Return Wilson's interval of a share: one trained team, ``n`` episodes.
+
+    Its ends are the rates p that the share :math:`\hat p` is z standard errors away from,
+    :math:`|\hat p - p| = z \sqrt{p(1-p)/n}`: it covers as often as it says on average over rates,
+    and is narrower than :func:`clopper_pearson`, which does at every rate. Of the episodes of
+    several trained teams it would say nothing, as these are not alike: there is
+    :func:`interval`.
+
+    Args:
+        successes: episodes won, in [0, n].
+        n: episodes played, >= 1.
+        level: nominal coverage, in (0, 1).
+
+    Example:
+        >>> print(wilson(9, 10))
+        0.90 [0.60, 0.98]
+    """
+    level = check_level("wilson.level", level)
+    n = check_int("wilson.n", n, 1)
+    successes = check_int("wilson.successes", successes, 0, n)
+    share = successes / n
+    square = float(special.ndtri((1.0 + level) / 2.0)) ** 2 / n
+    middle = (share + square / 2.0) / (1.0 + square)
+    half = math.sqrt(square * (share * (1.0 - share) + square / 4.0)) / (1.0 + square)
+    return Estimate(
+        mean=share,
+        low=middle - half if successes else 0.0,  # exact, where rounding is not
+        high=middle + half if successes < n else 1.0,
+        n_seeds=1,
+        n_episodes=n,
+        level=level,
+        method="Wilson",
     )
 
 

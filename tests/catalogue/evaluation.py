@@ -45,6 +45,7 @@ from robustmarl.evaluation import (
     rollout,
     signed_rank,
     train_blind,
+    wilson,
 )
 from robustmarl.perturbers import ObsPerturber
 from robustmarl.testing import (
@@ -420,14 +421,17 @@ SUBJECTS = (
             "statistic": choice(),
         },
     ),
-    Subject(
-        clopper_pearson,
-        lambda: {"successes": 3, "n": 5},
-        {
-            "successes": Domain(("3", 2.5, None, True), (-1, 6), (Pair(np.int64(2), 2),)),
-            "n": Domain(("5", 5.5, None, True), (0,), (Pair(np.int64(5), 5),)),
-            "level": LEVEL,
-        },
+    *(
+        Subject(
+            share,
+            lambda: {"successes": 3, "n": 5},
+            {
+                "successes": Domain(("3", 2.5, None, True), (-1, 6), (Pair(np.int64(2), 2),)),
+                "n": Domain(("5", 5.5, None, True), (0,), (Pair(np.int64(5), 5),)),
+                "level": LEVEL,
+            },
+        )
+        for share in (clopper_pearson, wilson)
     ),
     Subject(
         iqm,

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustmarl.evaluation import Estimate, bootstrap, clopper_pearson, interval, iqm
+from robustmarl.evaluation import Estimate, bootstrap, clopper_pearson, interval, iqm, wilson
 
 SEEDS = st.dictionaries(
     st.integers(0, 99),
@@ -282,6 +282,29 @@ class TestClopperPearson:
             ValueError, match=r"clopper_pearson\.successes must be .* \[0, 3\], got 4"
         ):
             clopper_pearson(4, 3)
+
+
+class TestWilson:
+    @settings(deadline=None)
+    @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+    def test_ends_are_z_standard_errors_away(self, case):
+        k, n = case
+        found = wilson(k, n)
+        for end in (found.low, found.high):
+            away = n * (k / n - end) ** 2
+            assert away == pytest.approx(1.959963984540054**2 * end * (1 - end), abs=1e-9)
+        assert 0.0 <= found.low <= k / n <= found.high <= 1.0
+
+    def test_all_and_nothing(self):
+        """All won: n / (n + z^2)."""
+        square = 1.959963984540054**2
+        assert wilson(10, 10).low == pytest.approx(10 / (10 + square))
+        assert wilson(0, 10).high == pytest.approx(square / (10 + square))
+        assert (wilson(0, 10).low, wilson(10, 10).high) == (0.0, 1.0)
+
+    def test_refuses_more_wins_than_games(self):
+        with pytest.raises(ValueError, match=r"wilson\.successes must be .* \[0, 3\], got 4"):
+            wilson(4, 3)
 
 
 class TestIqm:
