@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias, cast
 
 from robustmarl import adversaries, attacks, training, zoo
 from robustmarl._checks import check, check_known
@@ -13,13 +15,16 @@ from robustmarl.cli.parser import ATTACKS
 from robustmarl.cli.teams import check_file
 from robustmarl.evaluation.directors import director, gaussian
 from robustmarl.joint import TeamSpec
-from robustmarl.learning import adam
-from robustmarl.perturbers import Perturber, stor
+from robustmarl.learning import TeamAlgorithm, adam
+from robustmarl.perturbers import CriticObsPerturber, ObsPerturber, Perturber, stor
+from robustmarl.perturbers.by_critic import ActionValues
 from robustmarl.schedules import Linear
 
 __all__ = ["CLEAN", "adversary_of", "fixed", "is_learned", "named"]
 
-FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
+Build: TypeAlias = Callable[[LinfBall], ObsAttack]
+
+FIXED: Mapping[str, Build] = {
     "noise": lambda ball: attacks.UniformNoise(ball=ball),
     "fgsm": attacks.PGD.fgsm,
     "pgd": lambda ball: attacks.PGD(ball=ball),
@@ -27,6 +32,18 @@ FIXED: Mapping[str, Callable[[LinfBall], ObsAttack]] = {
     "square": lambda ball: attacks.SquareSearch(ball=ball, loss="margin"),
 }
 """What names stand for."""
+
+CONTINUOUS: Mapping[str, Build] = {
+    "noise": FIXED["noise"],
+    "fgsm": partial(attacks.PGD.fgsm, random_start=True),
+    "pgd": lambda ball: attacks.PGD(ball=ball, random_start=True),
+    "apgd": lambda ball: attacks.APGD(ball=ball, random_start=True),
+    "square": lambda ball: attacks.SquareSearch(ball=ball),
+}
+"""The same of continuous actions, whose squared error has no slope where nothing is moved yet."""
+
+CRITIC = "critic"
+"""PGD down the value that the team's own critic gives to continuous actions."""
 
 CLEAN = "none"
 """The name of the column without attack."""
@@ -40,19 +57,35 @@ def is_learned(name: str) -> bool:
     return name.endswith(".pt") or name.startswith(ZOO)
 
 
-def fixed(name: str, ball: LinfBall) -> ObsAttack:
-    """Return the attack of a name, in capitals or not.
+def fixed(name: str, ball: LinfBall, team: TeamAlgorithm, *, episodes: float = 1.0) -> ObsPerturber:
+    """Return the attack of a name, in capitals or not, on a team.
+
+    Args:
+        name: one of ``ATTACKS``.
+        ball: what it may change.
+        team: the attacked one.
+        episodes: the share of episodes in which it attacks.
 
     Raises:
-        ValueError: for an unknown one.
+        ValueError: for an unknown one, or the critic's on a team without one.
     """
-    check_known("--attack", name.lower(), ATTACKS, "A saved adversary is a file, ADVERSARY.pt.")
-    return FIXED[name.lower()](ball)
+    name = name.lower()
+    check_known("--attack", name, ATTACKS, "A saved adversary is a file, ADVERSARY.pt.")
+    continuous = team.spec.continuous
+    if name != CRITIC:
+        attack = (CONTINUOUS if continuous else FIXED)[name](ball)
+        return ObsPerturber(attack, episodes=episodes)
+    kind = f"{type(team).__name__} of {'continuous' if continuous else 'discrete'} actions"
+    rule = "of a team with a critic of continuous actions, MADDPG or FACMAC"
+    valued = continuous and hasattr(team, "action_values")
+    check(valued, f"--attack {CRITIC}", rule, kind, "Take pgd or apgd.")
+    critic = cast(ActionValues, team)
+    return CriticObsPerturber(attacks.PGD(ball=ball), critic, episodes=episodes)
 
 
 def named(
-    words: Sequence[str], ball: Callable[[], LinfBall], spec: TeamSpec, program: str
-) -> dict[str, ObsAttack | Perturber]:
+    words: Sequence[str], ball: Callable[[], LinfBall], team: TeamAlgorithm, program: str
+) -> dict[str, Perturber]:
     """Return attacks by their names in tables.
 
     A file is named by its stem, and as it was typed where that name is another's: the clean
@@ -61,19 +94,19 @@ def named(
     Args:
         words: names, files of saved adversaries, or the zoo's.
         ball: says what attacks with a name may change; asked only if there is one.
-        spec: the attacked team's.
+        team: the attacked one.
         program: what is typed before commands.
 
     Raises:
         ValueError: for what is neither, an adversary of other teams, or a word that is there twice.
     """
-    found: dict[str, ObsAttack | Perturber] = {}
+    found: dict[str, Perturber] = {}
     stems = [CLEAN, *map(_stem, words)]
     for word in words:
         learned = is_learned(word)
         name = word if learned and stems.count(_stem(word)) > 1 else _stem(word)
         check(name not in found, "--attack", "given each once", word)
-        found[name] = _saved(word, spec, program) if learned else fixed(word, ball())
+        found[name] = _saved(word, team.spec, program) if learned else fixed(word, ball(), team)
     return found
 
 
@@ -101,7 +134,9 @@ def adversary_of(
         return gaussian(spec, ball, seed=seed)
     if kind == "paad":
         return director(spec, ball, steps=steps, seed=seed, episodes=episodes)
-    return adversaries.ATSA.for_env(
+    soft: type[adversaries.ATSA | adversaries.ContinuousATSA]
+    soft = adversaries.ContinuousATSA if spec.continuous else adversaries.ATSA
+    return soft.for_env(
         spec,
         stor(ball, steps=10),
         alpha=Linear(0.5, 0.05, over=max(1, 2 * steps // 5), unit="env_steps"),

@@ -9,7 +9,6 @@ from functools import partial
 
 from robustmarl import evaluation
 from robustmarl._checks import check, check_choice
-from robustmarl.attacks import ObsAttack
 from robustmarl.cli.attacks import CLEAN, fixed, is_learned, named
 from robustmarl.cli.films import films, worst_of
 from robustmarl.cli.parser import EVERY_AGENT
@@ -84,7 +83,7 @@ def _attacks(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     check(alone, "--epsilon", "given with attacks by name", args.epsilon, remedy)
     which = "attacks" if len(sized) == len(words) else ", ".join(sized)
     size = f", {which} of {ball().epsilon:g}" if sized else ""
-    attacks = named(words, ball, team.learner.spec, args.program) | _traitors(args, team)
+    attacks = named(words, ball, team.learner, args.program) | _traitors(args, team)
     found = evaluation.crossplay(
         {team.name: team.learner},
         {CLEAN: None, **attacks},
@@ -130,8 +129,7 @@ def _sizes(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     saved = [word for word in words if is_learned(word)]
     check(not saved, "--attack", "attacks by name, for several sizes", saved)
     sizes = sorted({0.0, *args.epsilon})
-    largest = ball_of(team.world, sizes[-1])
-    attacks: dict[str, ObsAttack] = {word.lower(): fixed(word, largest) for word in words}
+    attacks = {word.lower(): partial(_of_size, word, team) for word in words}
     found = {
         name: evaluation.sweep(
             {team.name: team.learner},
@@ -150,8 +148,13 @@ def _sizes(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
         worst = min(found, key=lambda name: found[name].scores.mean(team.name, column))
         table = _beside_none(found[worst], team.name, column)
         under = f"{worst} of {column}"
-        film = films(team, table, column, attacks[worst], seed=args.seed, under=under)
+        film = films(team, table, column, attacks[worst](sizes[-1]), seed=args.seed, under=under)
         _write(args, [], film, list(found.values()))
+
+
+def _of_size(word: str, team: Team, size: float) -> Perturber:
+    """Return an attack by name, of a size."""
+    return fixed(word, ball_of(team.world, size), team.learner)
 
 
 def _beside_none(found: Sweep, team: str, column: str) -> CrossTable:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 __all__ = ["ADVERSARIES", "ATTACKS", "EVERY_AGENT", "SUITES", "parser_of"]
 
-ATTACKS = ("noise", "fgsm", "pgd", "apgd", "square")
-"""Attacks that have a name here, weak ones first."""
+ATTACKS = ("noise", "fgsm", "pgd", "apgd", "square", "critic")
+"""Attacks that have a name here, weak ones first; the last is of continuous actions alone."""
 
 ADVERSARIES = ("paad", "atsa", "atla")
 """Attacks that learn."""

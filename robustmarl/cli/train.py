@@ -17,13 +17,12 @@ from robustmarl._checks import check, check_known
 from robustmarl.adversaries import Adversary
 from robustmarl.budgets import LinfBall
 from robustmarl.cli.attacks import adversary_of, fixed
-from robustmarl.cli.parser import ADVERSARIES
+from robustmarl.cli.parser import ADVERSARIES, ATTACKS
 from robustmarl.cli.paths import output
 from robustmarl.cli.teams import ball_of, told_world, world_spec
 from robustmarl.evaluation import Defence, Recipe
 from robustmarl.joint import TeamSpec
 from robustmarl.learning import TeamAlgorithm
-from robustmarl.perturbers import ObsPerturber
 from robustmarl.training.files import locked
 from robustmarl.training.resume import CHECKPOINT, HISTORY
 from robustmarl.zoo import World
@@ -48,14 +47,17 @@ def train(args: argparse.Namespace) -> int:
     if world is None:
         raise ValueError("train must be told a world, such as 3m, or --env MODULE:FUNCTION.")
     spec = world_spec(world)
-    recipe, defence, told = _recipe(args, kind, world, spec)
+    recipe, defence, told = _recipe(args, kind, world)
+    team, adversary = learners(recipe, defence, spec, args.seed)
+    if args.under in ATTACKS and defence.is_none:
+        ball = ball_of(world, args.epsilon)
+        defence = Defence(perturb=fixed(args.under, ball, team, episodes=ATTACKED))
     folder = out.parent / "runs" / out.stem
     begun = _begun(folder, _settings(args, kind, spec), out, fresh=args.fresh)
     sys.stdout.write(f"{told}; {recipe.env_steps:,} steps in {recipe.num_envs} environments.\n")
     if begun is not None:
         sys.stdout.write(f"Resumed from {folder / CHECKPOINT} at step {begun:,}.\n")
     sys.stdout.flush()  # before the bar, which is written elsewhere
-    team, adversary = learners(recipe, defence, spec, args.seed)
     _run(team, adversary, recipe, defence, world, folder, args)
     training.save_weights(
         team, out, make_env=world.make_env if args.env is None else None, about=_about(args, world)
@@ -77,7 +79,7 @@ def _algorithm(name: str) -> type[TeamAlgorithm]:
 
 
 def _recipe(
-    args: argparse.Namespace, kind: type[TeamAlgorithm], world: World, spec: TeamSpec
+    args: argparse.Namespace, kind: type[TeamAlgorithm], world: World
 ) -> tuple[Recipe, Defence, str]:
     """Return how the team is trained, and the same in words."""
     ball = None if args.under is None and world.ball is None else ball_of(world, args.epsilon)
@@ -94,17 +96,16 @@ def _recipe(
     num_envs = NUM_ENVS if args.num_envs is None else args.num_envs
     recipe = Recipe(algorithm=kind, env_steps=steps, num_envs=num_envs)
     how = f"{kind.__name__} with its defaults, under {args.under or 'no attack'}"
-    return recipe, _defence(args.under, ball, spec, steps), how
+    return recipe, _beside(args.under, ball, steps), how
 
 
-def _defence(under: str | None, ball: LinfBall | None, spec: TeamSpec, steps: int) -> Defence:
-    """Return what is trained under where there is no recipe."""
-    if under is None or ball is None:
+def _beside(under: str | None, ball: LinfBall | None, steps: int) -> Defence:
+    """Return what learns beside a team where there is no recipe; nothing if nothing does."""
+    if ball is None or under not in ADVERSARIES:
         return Defence()
-    if under in ADVERSARIES:
-        make = partial(adversary_of, under, ball=ball, steps=steps, episodes=ATTACKED)
-        return Defence(adversary=make)
-    return Defence(perturb=ObsPerturber(fixed(under, ball), episodes=ATTACKED))
+    return Defence(
+        adversary=partial(adversary_of, under, ball=ball, steps=steps, episodes=ATTACKED)
+    )
 
 
 def _settings(args: argparse.Namespace, kind: type[TeamAlgorithm], spec: TeamSpec) -> Settings:

@@ -45,7 +45,10 @@ TRAINED_BLIND = "trained blind"
 RECORDED = 32  # episodes to draw from: an episode shown twice among 200 does no harm
 
 BLIND_KEEPS = 0.5
-"""Of what a team gains over a random one; above it a warning says that it need not look."""
+"""Of what a team gains over one that looks at nothing; above it a warning says it need not look."""
+
+TOLD = 0.1
+"""Of what a team gains over a random one: with less over an untrained one that is no measure."""
 
 
 def check_unlike_blind(where: str, victims: Collection[str]) -> None:
@@ -199,12 +202,12 @@ def train_blind(
 
 
 def keeps_blind(clean: float, blind: float, floor: float) -> bool:
-    """Return whether a blind team keeps most of what a team gains over a random one.
+    """Return whether a blind team keeps most of what a team gains over one that looks at nothing.
 
     Args:
         clean: mean score of the team that sees.
         blind: of the same team, blindfolded.
-        floor: of the random team.
+        floor: of the random or the untrained team.
     """
     return clean > floor and blind - floor > BLIND_KEEPS * (clean - floor)
 
@@ -213,20 +216,30 @@ def kept_blind(table: CrossTable, team: str, clean: str) -> Iterator[str]:
     """Yield what says, of each blind row of a table, that a team hardly needs its eyes.
 
     Args:
-        table: with the row ``random``.
+        table: with the row ``random``, and perhaps ``untrained``.
         team: whose figure is to be doubted.
         clean: the column without attack.
     """
-    score, floor = table.mean(team, clean), table.mean("random", clean)
+    score = table.mean(team, clean)
+    floors = {
+        name: table.mean(name, clean) for name in ("random", "untrained") if name in table.cells
+    }
+    random = floors["random"]
+    # what eyes are for is what training adds, unless an untrained team has nearly all there is
+    told = score - floors.get("untrained", random) > TOLD * (score - random)
+    compared = floors.values() if told else [random]
+    beside = ", ".join(f"{name} {mean:.2f}" for name, mean in floors.items())
     said = {f"{team}, {fold}": f"with {fold} observations it has" for fold in FOLDS}
     said[TRAINED_BLIND] = "a team trained blind has"
     needs = dict.fromkeys(said, "it") | {TRAINED_BLIND: "the task"}
     for row, text in said.items():
-        if row in table.cells and keeps_blind(score, table.mean(row, clean), floor):
+        if row not in table.cells:
+            continue
+        blind = table.mean(row, clean)
+        if all(keeps_blind(score, blind, floor) for floor in compared):
             yield (
-                f"{text} {table.metric} {table.mean(row, clean):.2f}, itself {score:.2f} (random "
-                f"{floor:.2f}): {needs[row]} hardly needs what is attacked, so withstanding "
-                "attacks on it says little."
+                f"{text} {table.metric} {blind:.2f}, itself {score:.2f} ({beside}): {needs[row]} "
+                "hardly needs what is attacked, so withstanding attacks on it says little."
             )
 
 

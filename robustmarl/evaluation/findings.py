@@ -49,7 +49,7 @@ class Finding:
     helps           an attack leaves more than there is without one
     unlearned       without attack it has no more than a random team
     blind           it withstands attacks, and without eyes the team, or one trained blind,
-                    has most of what it gains over a random one
+                    has most of what it gains over a random one, and over an untrained one
     ==============  =====================================================================
 
     Attributes:

@@ -37,7 +37,10 @@ class ImaginedEngine:
         self.tensors = {key: values for key, values in empty.items() if key != "act"}
         for key in ("terminated", "truncated"):
             self.tensors[key] = torch.zeros(num_envs, dtype=torch.bool, device=device)
-        self.tensors["metrics"] = torch.zeros(num_envs, len(self.spec.metrics), device=device)
+        # the environment's own figures are not foretold
+        self.tensors["metrics"] = torch.full(
+            (num_envs, len(self.spec.metrics)), torch.nan, device=device
+        )
         self.tensors["alive"].fill_(True)
         real = self.spec.action_mask(device)
         self.tensors["mask"].copy_(torch.ones_like(self.tensors["mask"]) if real is None else real)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +37,8 @@ class Fitted:
     It is the mean of its members that is measured.
 
     Attributes:
-        obs: of what observations and states become, less what they were.
-        reward: of rewards; 1 where they are always the same.
+        obs: of what observations and states become, less what they were; nan where they stay.
+        reward: of rewards; nan where those held out are all the same, and tell nothing.
         ended: share of steps foretold right, whether they end their episode for good.
         steps: real steps that it was fitted to.
         held_out: steps on which it was measured.
@@ -373,6 +374,6 @@ def _nonzero(spread: Tensor) -> Tensor:
 
 
 def _explained(left: Tensor, whole: Tensor) -> float:
-    """Return the share of the spread of ``whole`` (R, K) that is not ``left``."""
+    """Return the share of the spread of ``whole`` (R, K) that is not ``left``; nan without any."""
     spread = (whole - whole.mean(dim=0)).square().sum()
-    return 1.0 if float(spread) <= _TINY else float(1.0 - left.square().sum() / spread)
+    return math.nan if float(spread) <= _TINY else float(1.0 - left.square().sum() / spread)

@@ -130,15 +130,16 @@ def attack_in_model(
             attack.policy.counts.copy_(counted)  # the attack's schedules go by what it learns from
             played += int(stats.n_collected_steps)
             fitted = model.fit(kept.latest(len(kept)), updates=updates)
-            history = run(
-                attack,
-                model,
-                env_steps=-(-imagined_steps // rounds),
-                num_envs=num_envs,
-                seed=_stream(seed, f"imagined/{number}"),
-                learn=learn,
-                log=Log(progress=False),
-            )
+            with speaking_for(name, run):
+                history = run(
+                    attack,
+                    model,
+                    env_steps=-(-imagined_steps // rounds),
+                    num_envs=num_envs,
+                    seed=_stream(seed, f"imagined/{number}"),
+                    learn=learn,
+                    log=Log(progress=False),
+                )
             imagined = history.curve("return")[1][-1]
             found.append(ModelRound(played, fitted, float(stats.returns.mean()), float(imagined)))
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -35,8 +36,10 @@ from robustmarl.training.trainers import (
     EpisodeOnPolicyTrainer,
     EpisodeTrainer,
     Trainable,
+    TrainerCounters,
     check_trainable,
 )
+from robustmarl.typing import RobustnessWarning
 
 __all__ = ["Callback", "run"]
 
@@ -95,6 +98,9 @@ def run(
         log: where figures and checkpoints go, and what is shown; None shows a bar only.
         callback: called with the history at the end of every interval, when it is tested and
             checkpointed; the run stops if it returns True.
+
+    Warns:
+        RobustnessWarning: if an off-policy run ends before its first update: nothing was learned.
 
     Raises:
         ValueError: for bad numbers, a ``logdir`` that holds another run or that another process
@@ -205,7 +211,21 @@ def run(
                 state.save(log.folder)
             if callback is not None and bool(callback(history)):
                 break
+        _warn_of_nothing(learn, trainer.counters())
     return history
+
+
+def _warn_of_nothing(learn: OffPolicy | OnPolicy, counted: TrainerCounters) -> None:
+    """Say so where a run was over before its first update."""
+    if isinstance(learn, OffPolicy) and counted["update_step"] == 0:
+        warnings.warn(
+            f"run: nothing was learned: it ended after {counted['episodes']} episodes, of which "
+            f"OffPolicy.learning_starts={learn.learning_starts} come before the first update, and "
+            f"updates_per_episode={learn.updates_per_episode:g} for each further one. Play longer, "
+            "or begin earlier.",
+            RobustnessWarning,
+            stacklevel=3,
+        )
 
 
 def _learn_of(algorithm: Trainable, learn: OffPolicy | OnPolicy | None) -> OffPolicy | OnPolicy:

@@ -144,9 +144,11 @@ WORLDS: Mapping[str, World] = {
 
 
 def world(name: str) -> World:
-    """Return a world of the zoo, or that of any of skirmish's maps, or of ``spread``.
+    """Return a world of the zoo, or that of any of skirmish's maps, or of another task here.
 
     What is not the zoo's has attacks of .1 on observations, on skirmish's maps within [-1, 1].
+    ``merge`` and ``predator_prey``, in the world of FACMAC's release, have ATSA's: .05, within
+    [-1, 1].
 
     Raises:
         ValueError: for another name, with those that are known.
@@ -155,11 +157,15 @@ def world(name: str) -> World:
         >>> world("3s_vs_3z").metric, world("3s_vs_3z").ball.epsilon
         ('battle_won', 0.1)
     """
-    others = {"spread": (envs.spread, "return")}
-    others |= {one: (partial(envs.skirmish, one), "battle_won") for one in MAPS}
+    chase = partial(envs.predator_prey, integrator="semi-implicit")
+    others: dict[str, tuple[Callable[[], Env], str, LinfBall]] = {
+        "spread": (envs.spread, "return", LinfBall(epsilon=0.1)),
+        "merge": (envs.merge, "return", _signed(0.05)),
+        "predator_prey": (chase, "return", _signed(0.05)),
+    }
+    others |= {one: (partial(envs.skirmish, one), "battle_won", _signed(0.1)) for one in MAPS}
     check_known("world.name", check_text("world.name", name), [*WORLDS, *(others.keys() - WORLDS)])
     if name in WORLDS:
         return WORLDS[name]
-    make_env, metric = others[name]
-    ball = _signed(0.1) if name in MAPS else LinfBall(epsilon=0.1)
+    make_env, metric, ball = others[name]
     return World(make_env=make_env, metric=metric, ball=ball)

@@ -16,6 +16,8 @@ from robustmarl.budgets import LinfBall
 from robustmarl.data import ScriptedController
 from robustmarl.envs import SignalMatching
 from robustmarl.evaluation import (
+    Cell,
+    CrossTable,
     Suite,
     crossplay,
     quick,
@@ -24,6 +26,7 @@ from robustmarl.evaluation import (
     train_blind,
     worst_case,
 )
+from robustmarl.evaluation.blind import kept_blind
 from robustmarl.joint import spec_of
 from robustmarl.perturbers import ByzantinePerturber, TypeDistribution, ZeroedObs
 from robustmarl.training import AdversarialTraining, Log, OnPolicy
@@ -143,6 +146,31 @@ def test_a_team_is_warned_of_if_the_task_needs_no_eyes(of_the_mask, of_the_signa
         if doubted:
             assert told[0].startswith("reader: a team trained blind has return 10.00, itself 10.00")
             assert "the task hardly needs what is attacked" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("clean", "zeroed", "untrained", "doubted"),
+    [
+        (10.0, 6.0, None, True),
+        (10.0, 4.0, None, False),
+        (10.0, 6.0, 1.0, True),
+        (10.0, 6.0, 6.5, False),  # eyes are what training added
+        (10.0, 9.5, 9.2, True),  # to an untrained team hardly anything was added
+        (10.0, 9.5, 11.0, True),
+    ],
+)
+def test_eyes_are_missed_if_without_them_a_team_is_no_better_than_untrained(
+    clean, zeroed, untrained, doubted
+):
+    """A random team earns 0."""
+    rows = {"it": clean, "it, zeroed": zeroed, "random": 0.0, "untrained": untrained}
+    cells = {
+        name: {"none": Cell({0: [mean, mean]})} for name, mean in rows.items() if mean is not None
+    }
+    told = list(kept_blind(CrossTable(cells=cells, metric="return"), "it", "none"))
+    assert len(told) == doubted
+    if doubted and untrained is not None:
+        assert f"(random 0.00, untrained {untrained:.2f})" in told[0]
 
 
 def test_the_worst_case_has_it_among_its_findings(of_the_mask):
