@@ -69,7 +69,8 @@ class DirectionPAAD(GaussianPPO):
         device = check_usable(f"{name}.device", device)
         seed, spec = check_int(f"{name}.seed", seed, 0), team_spec(name, env, team)
         rule = "discrete: a director moves the probabilities of actions"
-        check(not spec.continuous, f"{name}.for_env.env", rule, "a Box of actions")
+        remedy = "Take TeamPAAD or ContinuousATSA."
+        check(not spec.continuous, f"{name}.for_env.env", rule, "a Box of actions", remedy)
         sizes = spec.obs_size, spec.num_actions
         with speaking_for(name, DirectionActor):
             actor = DirectionActor(generator, *sizes, hidden=hidden, seed=seed)

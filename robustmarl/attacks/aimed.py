@@ -239,7 +239,8 @@ class AimedAttack(ABC):
     def _loss_of_means(self, view: VictimView, obs: Tensor) -> OutputLoss:
         name = f"{type(self).__name__}.loss"
         rule = "'mse', a critic or your own for a continuous victim"
-        check(self.loss in (None, "mse"), name, rule, self.loss)
+        remedy = "Leave it out; STor is stor(ball, continuous=True, target=...)."
+        check(self.loss in (None, "mse"), name, rule, self.loss, remedy)
         if self.target is not None:
             rule = "a vector, or a rule that returns rows of them, for a continuous victim"
             fits = not isinstance(self.target, int)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Protocol
 
 import numpy as np
@@ -27,8 +28,8 @@ __all__ = [
     "Packed",
     "RawEnv",
     "World",
-    "checked_options",
     "close_window",
+    "made_of",
     "packed",
     "prepare_display",
     "unpacked",
@@ -61,10 +62,32 @@ class _Agent(_Entity, Protocol):
     mass: float
 
 
-def checked_options(name: str, options: Mapping[str, object]) -> dict[str, object]:
-    """Return the options of an environment of mpe2 that the function ``name`` passes on."""
+def made_of(
+    name: str,
+    make: Callable[..., RawEnv],
+    own: Mapping[str, object],
+    options: Mapping[str, object],
+) -> RawEnv:
+    """Return an environment of mpe2 for the function ``name``, which passes options on.
+
+    Args:
+        name: for error messages.
+        make: mpe2's.
+        own: its arguments that have a name of their own here.
+        options: the others, as the user gave them.
+
+    Raises:
+        TypeError: for an option that there is not, or a neighbour's number of a wrong kind.
+        ValueError: for no neighbours.
+    """
+    known = sorted(signature(make).parameters.keys() - own)
+    strange = sorted(set(options).difference(known))
+    if strange:
+        raise TypeError(f"{name} must be given options among {known}, got {strange}.")
     few = {key: options[key] for key in NEIGHBORS if options.get(key) is not None}
-    return {**options, **{key: check_int(f"{name}.{key}", n, 1) for key, n in few.items()}}
+    few = {key: check_int(f"{name}.{key}", n, 1) for key, n in few.items()}
+    prepare_display()
+    return make(**own, **{**options, **few})
 
 
 class World(Protocol):

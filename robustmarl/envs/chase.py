@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from robustmarl._checks import check_choice, check_flag, check_int, check_number
 from robustmarl.envs._extras import require
-from robustmarl.envs._mpe2 import NEIGHBORS, RawEnv, checked_options, prepare_display
+from robustmarl.envs._mpe2 import NEIGHBORS, RawEnv, made_of, prepare_display
 from robustmarl.envs._worlds import WorldRules, worlds_of
 from robustmarl.envs.mpe import Action, MPEParallelEnv
 from robustmarl.joint import VectorEngine, spec_of
@@ -118,17 +118,15 @@ def tag(
     predators, prey, obstacles, horizon, continuous_actions = _checked(
         "tag", predators, prey, obstacles, max_cycles, continuous_actions, render_mode, "max_cycles"
     )
-    options = checked_options("tag", options)
-    prepare_display()
-    raw = require("mpe2.simple_tag_v3", "mpe").raw_env(
-        num_good=prey,
-        num_adversaries=predators,
-        num_obstacles=obstacles,
-        max_cycles=horizon,
-        continuous_actions=continuous_actions,
-        render_mode=render_mode,
-        **options,
-    )
+    own = {
+        "num_good": prey,
+        "num_adversaries": predators,
+        "num_obstacles": obstacles,
+        "max_cycles": horizon,
+        "continuous_actions": continuous_actions,
+        "render_mode": render_mode,
+    }
+    raw = made_of("tag", require("mpe2.simple_tag_v3", "mpe").raw_env, own, options)
     agents = tuple(raw.possible_agents)
     teams = {"predators": agents[:predators], "prey": agents[predators:]}
     plain = not any(value for key, value in options.items() if key != "dynamic_rescaling")

@@ -28,10 +28,9 @@ from robustmarl.envs._mpe2 import (
     MOVES,
     RawEnv,
     World,
-    checked_options,
     close_window,
+    made_of,
     packed,
-    prepare_display,
     unpacked,
 )
 from robustmarl.envs._particle_stage import ParticleStage, Places, bodies_of
@@ -415,16 +414,14 @@ def spread(
     max_cycles = check_int("spread.max_cycles", max_cycles, 1)
     continuous_actions = check_flag("spread.continuous_actions", continuous_actions)
     check_choice("spread.render_mode", render_mode, (None, "rgb_array", "human"))
-    options = checked_options("spread", options)
-    prepare_display()
-    raw = require("mpe2.simple_spread_v3", "mpe").raw_env(
-        N=agents,
-        local_ratio=local_ratio,
-        max_cycles=max_cycles,
-        continuous_actions=continuous_actions,
-        render_mode=render_mode,
-        **options,
-    )
+    own = {
+        "N": agents,
+        "local_ratio": local_ratio,
+        "max_cycles": max_cycles,
+        "continuous_actions": continuous_actions,
+        "render_mode": render_mode,
+    }
+    raw = made_of("spread", require("mpe2.simple_spread_v3", "mpe").raw_env, own, options)
     if any(value for key, value in options.items() if key != "dynamic_rescaling"):
         return MPEParallelEnv(raw, name="simple_spread_v3")
     return SpreadEnv(raw)

@@ -189,7 +189,10 @@ def sweep(
         progress=progress,
     )
     if not callable(attack):
-        raise TypeError(f"sweep.attack must be an attack or a function of epsilon, got {attack!r}.")
+        raise TypeError(
+            f"sweep.attack must be an attack or a function of epsilon, got {attack!r}. "
+            "Of a perturber write the function that makes it of a size."
+        )
     baselines = check_flag("sweep.baselines", baselines)
     blind = check_flag("sweep.blind", blind)
     limits = check_limits("sweep.limits", limits)

@@ -114,8 +114,8 @@ def read_checkpoint(
     device = check_usable(f"{name}.device", device)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{where} must be a file, got {str(path)!r}.") from error
     except _UNREADABLE as error:
         raise ValueError(
             f"{where} must be a whole robustmarl checkpoint, got {str(path)!r}, which does not "

@@ -36,7 +36,6 @@ from robustmarl.training.trainers import (
     EpisodeOnPolicyTrainer,
     EpisodeTrainer,
     Trainable,
-    TrainerCounters,
     check_trainable,
 )
 from robustmarl.typing import RobustnessWarning
@@ -211,18 +210,17 @@ def run(
                 state.save(log.folder)
             if callback is not None and bool(callback(history)):
                 break
-        _warn_of_nothing(learn, trainer.counters())
+        _warn_of_nothing(learn, trainer.counters()["episodes"])
     return history
 
 
-def _warn_of_nothing(learn: OffPolicy | OnPolicy, counted: TrainerCounters) -> None:
+def _warn_of_nothing(learn: OffPolicy | OnPolicy, episodes: int) -> None:
     """Say so where a run was over before its first update."""
-    if isinstance(learn, OffPolicy) and counted["update_step"] == 0:
+    if isinstance(learn, OffPolicy) and episodes < learn.learning_starts:
         warnings.warn(
-            f"run: nothing was learned: it ended after {counted['episodes']} episodes, of which "
-            f"OffPolicy.learning_starts={learn.learning_starts} come before the first update, and "
-            f"updates_per_episode={learn.updates_per_episode:g} for each further one. Play longer, "
-            "or begin earlier.",
+            f"run: nothing was learned: it ended after {episodes} episodes, and the first update "
+            f"comes after OffPolicy.learning_starts={learn.learning_starts}. Play longer, or begin "
+            "earlier.",
             RobustnessWarning,
             stacklevel=3,
         )

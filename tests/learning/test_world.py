@@ -1,6 +1,8 @@
 """A learned model of an environment: on games whose every transition is known."""
 
 import dataclasses
+import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from pettingzoo import ParallelEnv
 
 from robustmarl.algorithms import MADDPG, MAPPO, VDN
 from robustmarl.data import EpisodeBuffer, JointCollector, RandomController
-from robustmarl.envs import SignalMatching, ToyGame, TwoStepGame
+from robustmarl.envs import SignalMatching, ToyGame, TwoStepGame, predator_prey
 from robustmarl.envs.vector import vector_env
+from robustmarl.evaluation import rollout
 from robustmarl.joint import spec_of
 from robustmarl.learning import WorldModel, adam
 from robustmarl.testing import check_engine
@@ -67,6 +70,18 @@ def played(make_env, episodes=40, seed=0, engine=None):
 
 def model(make_env, **settings):
     return WorldModel(spec_of(make_env()), **{"hidden": (32, 32), "members": 2} | settings)
+
+
+def test_of_what_it_does_not_foretell_it_says_so():
+    """Nobody is caught, so that rewards are all the same; the environment has a metric."""
+    make = partial(predator_prey, horizon=3)
+    made, batch = model(make), played(make, 24)
+    fitted = made.fit(batch.select(~batch.rew.any(dim=1)), updates=5)
+    assert math.isnan(fitted.reward)
+    assert not math.isnan(fitted.obs)
+    found = rollout(MADDPG.for_env(make(), hidden=(8,)), made, episodes=3, num_envs=3)
+    assert np.isnan(found.metrics["caught"]).all()
+    assert np.isfinite(found.returns).all()
 
 
 def test_it_finds_linear_dynamics_and_what_never_changes():

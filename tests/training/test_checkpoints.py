@@ -208,7 +208,9 @@ def test_a_foreign_file_is_refused(tmp_path):
     path.write_text("hello")
     with pytest.raises(ValueError, match="whole robustmarl checkpoint"):
         load_checkpoint(path)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(
+        FileNotFoundError, match=r"load_checkpoint\.path must be a file, got '.*absent"
+    ):
         load_checkpoint(tmp_path / "absent.pt")
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from robustmarl.training import (
 from robustmarl.training.fingerprint import check_same_settings, fingerprint
 from robustmarl.training.resume import RunState
 from robustmarl.training.trainers import EpisodeTrainer
+from robustmarl.typing import RobustnessWarning
 
 module = importlib.import_module("robustmarl.training.run")  # `run` the function hides it
 
@@ -655,7 +657,8 @@ def test_bad_numbers(name, value):
 
 def test_numbers_of_numpy_are_numbers():
     one, two = qmix(), qmix()
-    run(one, game, env_steps=40, num_envs=3, seed=2, interval=20, log=QUIET)
+    early = OffPolicy(learning_starts=4, batch_size=4)
+    run(one, game, env_steps=40, num_envs=3, seed=2, interval=20, learn=early, log=QUIET)
     seed, steps = np.uint8(2), np.int64(40)
     run(
         two,
@@ -664,6 +667,7 @@ def test_numbers_of_numpy_are_numbers():
         num_envs=np.int32(3),
         seed=seed,
         interval=np.int16(20),
+        learn=early,
         log=QUIET,
     )
     assert_equal(weights(one), weights(two))
@@ -776,7 +780,8 @@ def test_a_team_trains_against_another():
 
 
 def test_the_bar_shows_name_and_steps(capsys):
-    run(qmix(), game, **SETTINGS, log=Log(progress="my team"))
+    early = OffPolicy(learning_starts=4)
+    run(qmix(), game, **SETTINGS, learn=early, log=Log(progress="my team"))
     shown = capsys.readouterr().err
     assert "my team" in shown
     assert "120" in shown
@@ -796,3 +801,20 @@ def test_a_finished_run_gives_back_the_memory_of_its_buffer(monkeypatch):
     (buffer,) = made
     assert len(buffer) > 0
     assert not buffer.data
+
+
+@pytest.mark.parametrize("learning_starts", [4, 1_000])
+def test_a_run_that_ends_before_its_first_update_says_so(learning_starts):
+    team, kept = qmix(), weights(qmix())
+    learn = OffPolicy(learning_starts=learning_starts, batch_size=4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RobustnessWarning)
+        history = run(team, game, **SETTINGS, learn=learn, log=QUIET)
+    told = [str(one.message) for one in caught if issubclass(one.category, RobustnessWarning)]
+    found = weights(team)
+    same = all(torch.equal(kept[name], found[name]) for name in found if "network" in name)
+    assert same is (learning_starts == 1_000)
+    assert len(told) == same
+    if same:
+        told_of = f"{history.episodes} episodes, and .* OffPolicy.learning_starts=1000"
+        assert re.search(told_of, told[0])

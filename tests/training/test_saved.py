@@ -133,6 +133,7 @@ def test_a_runs_checkpoint_gives_its_team_also_out_of_adversarial_training(tmp_p
             MATCHING,
             env_steps=64,
             num_envs=4,
+            learn=training.OffPolicy(learning_starts=4, batch_size=4),
             log=training.Log(tmp_path / folder, progress=False),
         )
 
