@@ -85,6 +85,7 @@ class Task:
         gamma: discount.
         td_lambda: of the team and PA-AD; ATSA's critics have .8.
         targets: updates between copies to target networks.
+        scale: of Q-values, by which weights and margins of PR, PR-REP and ERNIE are multiplied.
         hidden: widths of all networks.
         recurrent: whether they are, and are told their last actions.
         atla: preset of ATLA's adversary.
@@ -106,6 +107,7 @@ class Task:
     gamma: float = 0.97
     td_lambda: float = 0.8
     targets: int = 50
+    scale: float = 1.0
     hidden: tuple[int, ...] = (64, 64)
     recurrent: bool = False
     atla: Literal["paper"] | None = None
@@ -130,15 +132,17 @@ class Task:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """All of it as plain data; finished cells know of no ramp."""
-        return {key: value for key, value in asdict(self).items() if value or key != "ramp"}
+        """All of it as plain data; finished cells know of no ramp, nor of a scale."""
+        plain = {"ramp": 0.0, "scale": 1.0}
+        return {k: v for k, v in asdict(self).items() if k not in plain or v != plain[k]}
 
     @property
     def label(self) -> str:
         """What it is known by in folders."""
         rising = f"-r{self.ramp:g}" if self.ramp else ""
         rate = f"-lr{self.lr:g}" if self.lr != type(self).lr else ""
-        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}{rate}"
+        scaled = f"-q{self.scale:g}" if self.scale != 1.0 else ""
+        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}{rate}{scaled}"
 
 
 _RELEASE = {
@@ -306,12 +310,13 @@ def _adversary(
 
 def _regularised(method: str, kind: Any, task: Task, spec: Any, settings: dict[str, Any]) -> Made:
     """Return a team that learns on clean observations, with a term for perturbed ones."""
+    weight = 0.1 * task.scale
     if method == "ERNIE":
 
         class Smooth(losses.LipschitzRegularizer, kind):  # type: ignore[misc]
             """ERNIE's."""
 
-        smooth = losses.LipschitzLoss(attack=attacks.LipschitzAttack(ball=task.ball), weight=0.1)
+        smooth = losses.LipschitzLoss(attack=attacks.LipschitzAttack(ball=task.ball), weight=weight)
         team = Smooth.for_env(spec, lipschitz_loss=smooth, **settings)
         return Made(team, team)
 
@@ -319,12 +324,12 @@ def _regularised(method: str, kind: Any, task: Task, spec: Any, settings: dict[s
         """Robust QMIX's."""
 
     fgsm = attacks.PGD.fgsm(task.ball)
-    held = losses.PolicyLoss.repetitive(fgsm, task.steps)
+    held = losses.PolicyLoss.repetitive(fgsm, task.steps, peak=weight, margin=task.scale)
     if method == "PR":
         # late and slowly: from the start the term keeps teams from learning at all
         quarter = max(1, task.steps // 4)
-        ramp = Linear(0.0, 0.1, over=quarter, begin=quarter, unit="env_steps")
-        held = losses.PolicyLoss(attack=fgsm, weight=ramp)
+        ramp = Linear(0.0, weight, over=quarter, begin=quarter, unit="env_steps")
+        held = losses.PolicyLoss(attack=fgsm, weight=ramp, margin=task.scale)
     team = Held.for_env(spec, policy_loss=held, **settings)
     return Made(team, team)
 

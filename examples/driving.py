@@ -403,12 +403,15 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/driving"), help="output folder")
     parser.add_argument("--recurrent", action="store_true", help="networks with memory")
+    scaled = "weights and margins of PR, PR-REP and ERNIE, as multiples of skirmish's (default: 1)"
+    parser.add_argument("--scale", type=float, default=TASK.scale, help=scaled)
     parser.add_argument("--report", action="store_true", help="run nothing")
     watched = "film the last backbone's undefended team, without attack and crashing; no tables"
     parser.add_argument("--replay", action="store_true", help=watched)
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
     own = {"steps": args.steps, "episodes": args.episodes, "recurrent": args.recurrent}
+    own["scale"] = args.scale
     tasks = {backbone: replace(task, **own) for backbone, task in TASKS.items()}
     out: Path = args.out / "recurrent" if args.recurrent else args.out
     if args.smoke:

@@ -111,12 +111,31 @@ def test_romfac_counts_the_cells_on_which_decisions_hang(study, read):
 def test_atsas_finished_cells_stay_valid_without_a_ramp(study):
     atsa, _ = study("atsa")
     task = atsa.PRESETS["quick"]["3m"]
-    assert task.plan.keys() == asdict(task).keys() - {"ramp"}
+    assert task.plan.keys() == asdict(task).keys() - {"ramp", "scale"}
     assert task.radius is None
     rising = replace(task, ramp=0.5)
     assert rising.plan["ramp"] == 0.5
     assert rising.label != task.label
     assert rising.radius(task.steps // 4) == pytest.approx(task.epsilon / 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "term"),
+    [("PR", "policy_loss"), ("PR-REP", "policy_loss"), ("ERNIE", "lipschitz_loss")],
+)
+def test_atsas_terms_are_of_the_size_of_q_values(study, tmp_path, method, term):
+    atsa, _ = study("atsa")
+    task = replace(atsa.PRESETS["quick"]["3m"], scale=20.0)
+    assert task.plan["scale"] == 20.0
+    assert task.label.endswith("-q20")
+    made = {}
+    for scale in (1.0, 20.0):
+        group = atsa.Group("3m", "VDN", 0, replace(task, scale=scale), tmp_path)
+        made[scale] = atsa.build(method, group).team._terms[term]
+    weights = [made[scale].weight(task.steps - 1) for scale in made]
+    assert weights == pytest.approx([0.1, 2.0], rel=1e-3)
+    if term == "policy_loss":
+        assert [made[scale].margin for scale in made] == [1.0, 20.0]
 
 
 def test_certified_finds_no_weights_of_another_task(study, tmp_path, monkeypatch):
