@@ -197,7 +197,14 @@ def test_actions_of_another_kind_or_shape_are_refused_before_anything_is_stepped
 def test_training_and_evaluation_ask_for_the_teams_own_device():
     maker = Housed()
     team = QMIX.for_env(SkirmishEngine("3m").spec, hidden=(8,))
-    training.run(team, maker, env_steps=60, num_envs=4, tests=training.Tests({"clean": None}))
+    training.run(
+        team,
+        maker,
+        env_steps=60,
+        num_envs=4,
+        learn=training.OffPolicy(learning_starts=4),
+        tests=training.Tests({"clean": None}),
+    )
     evaluation.rollout(team, maker, episodes=2, num_envs=2)
     evaluation.rollout(team.policy, maker, episodes=2, num_envs=2)
     assert len(maker.asked) == 4
