@@ -414,6 +414,8 @@ def main() -> None:
     own["scale"] = args.scale
     tasks = {backbone: replace(task, **own) for backbone, task in TASKS.items()}
     out: Path = args.out / "recurrent" if args.recurrent else args.out
+    if args.scale != TASK.scale:
+        out = out / f"scale-{args.scale:g}"
     if args.smoke:
         tasks = {backbone: atsa.smoke(task) for backbone, task in tasks.items()}
         out = out / "smoke"

@@ -57,7 +57,14 @@ def is_learned(name: str) -> bool:
     return name.endswith(".pt") or name.startswith(ZOO)
 
 
-def fixed(name: str, ball: LinfBall, team: TeamAlgorithm, *, episodes: float = 1.0) -> ObsPerturber:
+def fixed(
+    name: str,
+    ball: LinfBall,
+    team: TeamAlgorithm,
+    *,
+    episodes: float = 1.0,
+    option: str = "--attack",
+) -> ObsPerturber:
     """Return the attack of a name, in capitals or not, on a team.
 
     Args:
@@ -65,20 +72,21 @@ def fixed(name: str, ball: LinfBall, team: TeamAlgorithm, *, episodes: float = 1
         ball: what it may change.
         team: the attacked one.
         episodes: the share of episodes in which it attacks.
+        option: where it was typed.
 
     Raises:
         ValueError: for an unknown one, or the critic's on a team without one.
     """
     name = name.lower()
-    check_known("--attack", name, ATTACKS, "A saved adversary is a file, ADVERSARY.pt.")
+    check_known(option, name, ATTACKS, "A saved adversary is a file, ADVERSARY.pt.")
     continuous = team.spec.continuous
     if name != CRITIC:
         attack = (CONTINUOUS if continuous else FIXED)[name](ball)
         return ObsPerturber(attack, episodes=episodes)
     kind = f"{type(team).__name__} of {'continuous' if continuous else 'discrete'} actions"
-    rule = "of a team with a critic of continuous actions, MADDPG or FACMAC"
+    rule = "of a team with a critic of continuous actions, such as MADDPG or FACMAC"
     valued = continuous and hasattr(team, "action_values")
-    check(valued, f"--attack {CRITIC}", rule, kind, "Take pgd or apgd.")
+    check(valued, f"{option} {CRITIC}", rule, kind, "Take pgd or apgd.")
     critic = cast(ActionValues, team)
     return CriticObsPerturber(attacks.PGD(ball=ball), critic, episodes=episodes)
 

@@ -130,6 +130,8 @@ def _sizes(args: argparse.Namespace, team: Team, how: OpenSettings) -> None:
     check(not saved, "--attack", "attacks by name, for several sizes", saved)
     sizes = sorted({0.0, *args.epsilon})
     attacks = {word.lower(): partial(_of_size, word, team) for word in words}
+    for attack in attacks.values():
+        attack(sizes[-1])  # what is refused is refused before any work
     found = {
         name: evaluation.sweep(
             {team.name: team.learner},

@@ -50,7 +50,9 @@ def parser_of(program: str) -> argparse.ArgumentParser:
 def _train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("algorithm", help="a name of robustmarl.algorithms: QMIX, MAPPO, ...")
     parser.add_argument(
-        "world", nargs="?", help="a world of the zoo, or a skirmish map: 3m, foraging, ..."
+        "world",
+        nargs="?",
+        help="a world of the zoo, a skirmish map, or a task: foraging, 3m, predator_prey, ...",
     )
     parser.add_argument(
         "--under",

@@ -51,7 +51,9 @@ def train(args: argparse.Namespace) -> int:
     team, adversary = learners(recipe, defence, spec, args.seed)
     if args.under in ATTACKS and defence.is_none:
         ball = ball_of(world, args.epsilon)
-        defence = Defence(perturb=fixed(args.under, ball, team, episodes=ATTACKED))
+        defence = Defence(
+            perturb=fixed(args.under, ball, team, episodes=ATTACKED, option="--under")
+        )
     folder = out.parent / "runs" / out.stem
     begun = _begun(folder, _settings(args, kind, spec), out, fresh=args.fresh)
     sys.stdout.write(f"{told}; {recipe.env_steps:,} steps in {recipe.num_envs} environments.\n")

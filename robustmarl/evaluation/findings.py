@@ -50,6 +50,7 @@ class Finding:
     unlearned       without attack it has no more than a random team
     blind           it withstands attacks, and without eyes the team, or one trained blind,
                     has most of what it gains over a random one, and over an untrained one
+                    unless that has nearly all of it
     ==============  =====================================================================
 
     Attributes:

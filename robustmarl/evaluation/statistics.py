@@ -208,9 +208,8 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Estimate:
 
     Its ends are the rates p that the share :math:`\hat p` is z standard errors away from,
     :math:`|\hat p - p| = z \sqrt{p(1-p)/n}`: it covers as often as it says on average over rates,
-    and is narrower than :func:`clopper_pearson`, which does at every rate. Of the episodes of
-    several trained teams it would say nothing, as these are not alike: there is
-    :func:`interval`.
+    where :func:`clopper_pearson`, mostly wider, does at every rate. Of the episodes of several
+    trained teams it would say nothing, as these are not alike: there is :func:`interval`.
 
     Args:
         successes: episodes won, in [0, n].
@@ -226,6 +225,8 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Estimate:
     successes = check_int("wilson.successes", successes, 0, n)
     share = successes / n
     square = float(special.ndtri((1.0 + level) / 2.0)) ** 2 / n
+    if math.isinf(square):  # of a level next to 1
+        square = np.finfo(np.float64).max / 4.0
     middle = (share + square / 2.0) / (1.0 + square)
     half = math.sqrt(square * (share * (1.0 - share) + square / 4.0)) / (1.0 + square)
     return Estimate(

@@ -222,7 +222,7 @@ def _warn_of_nothing(learn: OffPolicy | OnPolicy, episodes: int) -> None:
             f"comes after OffPolicy.learning_starts={learn.learning_starts}. Play longer, or begin "
             "earlier.",
             RobustnessWarning,
-            stacklevel=3,
+            stacklevel=4,  # run is wrapped
         )
 
 

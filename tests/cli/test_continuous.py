@@ -2,7 +2,8 @@
 
 import pytest
 
-from robustmarl import training
+from robustmarl import evaluation, training
+from robustmarl.adversaries import Adversary, ContinuousATSA, ObsAdversaryPPO, TeamPAAD
 from robustmarl.cli import main
 from robustmarl.cli.attacks import CONTINUOUS, CRITIC, FIXED
 from robustmarl.cli.parser import ADVERSARIES, ATTACKS
@@ -58,8 +59,8 @@ def test_the_critics_has_a_curve(own, reported):
 
 def test_a_team_without_a_critic_of_actions_is_told_so(own, capsys):
     assert trained("IPPO", ["critic"]) == 2
-    told = "--attack critic must be of a team with a critic of continuous actions, MADDPG or FACMAC"
-    assert f"{told}, got 'IPPO of continuous actions'. Take pgd" in capsys.readouterr().err
+    told = "critic must be of a team with a critic of continuous actions, such as MADDPG or FACMAC"
+    assert f"--under {told}, got 'IPPO of continuous actions'. Take pgd" in capsys.readouterr().err
     assert not (own / "runs").exists()
     words = ["evaluate", "zoo:3s_vs_3z/qmix-plain/0", "--attack", "critic", *FEW]
     assert main(words) == 2
@@ -75,16 +76,27 @@ def test_they_train_under_every_attack(own, under):
     assert any(not one.equal(other) for one, other in pairs)
 
 
-@pytest.mark.parametrize("kind", ADVERSARIES)
-def test_what_learns_against_them_is_of_their_kind(own, capsys, kind):
+@pytest.mark.parametrize(
+    ("kind", "cls"), [("paad", TeamPAAD), ("atsa", ContinuousATSA), ("atla", ObsAdversaryPPO)]
+)
+def test_what_learns_against_them_is_of_their_kind(own, reported, kind, cls):
+    assert kind in ADVERSARIES
     assert trained() == 0
-    words = ["attack", "team.pt", *PLACE, "--adversary", kind, "--out", "it.pt", *FEW]
+    words = ["attack", "team.pt", *PLACE, "--adversary", kind, "--out", "learned.pt", *FEW]
     assert main([*words, "--env-steps", "200"]) == 0
-    capsys.readouterr()
-    words = ["evaluate", "team.pt", *PLACE, "--attack", "pgd", "it.pt", *FEW]
-    assert main(words) == 0
-    assert "it" in capsys.readouterr().out
+    assert type(training.load("learned.pt", Adversary).learner) is cls
+    words = ["evaluate", "team.pt", *PLACE, "--attack", "pgd", "learned.pt", *FEW]
+    assert main([*words, "--report", "f.html"]) == 0
+    assert len(reported["found"].cell("team", "learned").scores[0]) == 4
     assert trained(under=[kind], out="other.pt") == 0
+
+
+@pytest.mark.parametrize("attacks", [["noise", "nonsense"], ["noise", "critic"]])
+def test_of_several_sizes_what_is_refused_is_refused_before_any_play(own, monkeypatch, attacks):
+    assert trained("IPPO") == 0
+    monkeypatch.setattr(evaluation, "sweep", None)  # nothing is played
+    words = ["evaluate", "team.pt", "--env", "my_envs:make", "--attack", *attacks, *FEW]
+    assert main([*words, "--epsilon", "0.1", "0.2"]) == 2
 
 
 def test_the_critic_that_attacks_in_training_is_the_teams_own(own, monkeypatch):

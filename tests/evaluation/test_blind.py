@@ -157,6 +157,9 @@ def test_a_team_is_warned_of_if_the_task_needs_no_eyes(of_the_mask, of_the_signa
         (10.0, 6.0, 6.5, False),  # eyes are what training added
         (10.0, 9.5, 9.2, True),  # to an untrained team hardly anything was added
         (10.0, 9.5, 11.0, True),
+        (10.0, 9.4, 8.9, True),  # nearly all is kept
+        (10.0, 8.3, 6.5, True),
+        (10.0, 8.2, 6.5, False),
     ],
 )
 def test_eyes_are_missed_if_without_them_a_team_is_no_better_than_untrained(

@@ -816,5 +816,6 @@ def test_a_run_that_ends_before_its_first_update_says_so(learning_starts):
     assert same is (learning_starts == 1_000)
     assert len(told) == same
     if same:
+        assert caught[0].filename == __file__
         told_of = f"{history.episodes} episodes, and .* OffPolicy.learning_starts=1000"
         assert re.search(told_of, told[0])
