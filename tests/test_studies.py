@@ -276,6 +276,22 @@ def test_predator_prey_trains_with_what_its_cells_and_folders_tell(
             assert engine.rules.implicit == (integrator == "semi-implicit")
 
 
+def test_predator_prey_says_of_the_papers_own_figures_that_its_claims_hold(study):
+    chase, _ = study("predator_prey")
+    of = {}
+    for backbone in chase.BACKBONES:
+        of[backbone] = chase.Results(backbone, 0.05, {})
+        of[backbone].known = list(chase.METHODS)
+        paper = of[backbone].paper
+        of[backbone].means = lambda method, paper=paper: paper[method]["return"]
+    lines = [line for one in of.values() for line in one.claims(of).splitlines()[2:]]
+    assert len(lines) == 6
+    assert all(line.endswith("| yes |") for line in lines)
+    of["MADDPG"].means = lambda method: [70.0] if method == "ATSA" else [80.0, 10.0]
+    judged = [line.rpartition("| ")[2] for line in of["MADDPG"].claims(of).splitlines()[2:]]
+    assert judged == ["yes |", "no |", "no |"]
+
+
 @pytest.mark.parametrize("recurrent", [False, True])
 @pytest.mark.parametrize("backbone", ["MADDPG", "FACMAC", "VDN", "QMIX"])
 def test_teams_with_memory_are_told_their_last_actions(study, tmp_path, backbone, recurrent):
