@@ -255,7 +255,7 @@ def driving(backbone, part, row, column):
         found = table.average(row)
         return found.mean if part == "crashed" else [found.mean, found.deviation]
     if column == "the paper's":
-        printed = raw("atsa_cav_paper")[backbone][row][figure]
+        printed = raw("atsa_cav_paper")[backbone.rpartition("/")[2]][row][figure]
         return sum(printed) / len(printed)
     return table.cell(row, column)
 
@@ -341,6 +341,9 @@ TABLES = [
     (MERGE, "**VDN, returns**", partial(driving, "VDN", "return")),
     (MERGE, "**VDN, crash rates**", partial(driving, "VDN", "crashed")),
     (MERGE, "**VDN, what the paper has not**", partial(driving, "VDN", "ours")),
+    (MERGE, "**With memory, returns**", partial(driving, "recurrent/QMIX", "return")),
+    (MERGE, "**With memory, crash rates**", partial(driving, "recurrent/QMIX", "crashed")),
+    (MERGE, "**With memory, what the paper has not**", partial(driving, "recurrent/QMIX", "ours")),
     (CHASE, "### At .05: three training seeds", partial(chase, "{}-0.05", "")),
     (CHASE, "Columns that the paper has not:", partial(chase, "{}-0.05", "-ours")),
     (CHASE, "### At .02:", partial(chase, "{}-0.02", "")),
