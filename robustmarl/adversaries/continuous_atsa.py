@@ -110,7 +110,10 @@ class ContinuousATSA(SoftDirecting):
         >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.1), continuous=True)
         >>> adversary = ContinuousATSA.for_env(make(), generator, seed=1)
         >>> both = training.AdversarialTraining(team, adversary)
-        >>> training.run(both, make, env_steps=250, log=training.Log(progress=False)).episodes
+        >>> few = training.OffPolicy(batch_size=8, learning_starts=8)
+        >>> quiet = training.Log(progress=False)
+        >>> settings = {"env_steps": 250, "learn": few, "log": quiet}
+        >>> training.run(both, make, **settings).episodes
         10
     """
 

@@ -72,7 +72,9 @@ class PAAD(LaggedDirecting):
         >>> adversary = PAAD.for_env(envs.SignalMatching(), generator, seed=1)
         >>> both = training.AdversarialTraining(team, adversary)
         >>> quiet = training.Log(progress=False)
-        >>> training.run(both, envs.SignalMatching, env_steps=100, log=quiet).episodes
+        >>> few = training.OffPolicy(batch_size=8, learning_starts=8)
+        >>> settings = {"env_steps": 100, "learn": few, "log": quiet}
+        >>> training.run(both, envs.SignalMatching, **settings).episodes
         10
     """
 

@@ -93,7 +93,9 @@ class ROMANCE(Adversary):
         >>> adversary = ROMANCE.for_env(envs.ToyGame(horizon=5), attackers=2, seed=1)
         >>> both = training.AdversarialTraining(team, adversary)
         >>> quiet = training.Log(progress=False)
-        >>> training.run(both, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet).episodes
+        >>> few = training.OffPolicy(batch_size=8, learning_starts=8)
+        >>> settings = {"env_steps": 100, "learn": few, "log": quiet}
+        >>> training.run(both, lambda: envs.ToyGame(horizon=5), **settings).episodes
         20
     """
 

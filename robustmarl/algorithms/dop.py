@@ -153,8 +153,9 @@ class DOP(ActionCritics, OffPolicyTeam, LaggedNetworkFullUpdateAlgorithmMixin):
     Example:
         >>> from robustmarl import envs, training
         >>> team = DOP.for_env(envs.ToyGame(horizon=5), seed=0)
-        >>> quiet = training.Log(progress=False)
-        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), env_steps=100, log=quiet)
+        >>> few = training.OffPolicy(batch_size=8, learning_starts=8)
+        >>> settings = {"env_steps": 100, "learn": few, "log": training.Log(progress=False)}
+        >>> history = training.run(team, lambda: envs.ToyGame(horizon=5), **settings)
         >>> history.episodes, history.env_steps[-1]
         (20, 100)
     """

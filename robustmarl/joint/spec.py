@@ -222,9 +222,6 @@ def spec_of(env: Env) -> TeamSpec:
         for agent, box in zip(agents, boxes, strict=True):
             flat = len(box.shape) == 1 and bool(np.isfinite([box.low, box.high]).all())
             check(flat, f"env.action_space({agent!r})", "a bounded Box of one axis", box)
-            real = np.issubdtype(box.dtype, np.floating)
-            remedy = "Take Discrete, or floats that the environment rounds itself."
-            check(real, f"env.action_space({agent!r})", "a Box of floats", box, remedy)
         low = tuple(tuple(box.low.tolist()) for box in boxes)
         high = tuple(tuple(box.high.tolist()) for box in boxes)
         sizes = tuple(int(box.shape[0]) for box in boxes)

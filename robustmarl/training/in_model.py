@@ -84,14 +84,15 @@ def attack_in_model(
     Example:
         >>> from functools import partial
         >>> from robustmarl import adversaries, algorithms, budgets, envs, learning, perturbers
+        >>> from robustmarl.training import OffPolicy
         >>> make = partial(envs.SignalMatching, agents=2, horizon=4, noise=0.1)
         >>> team = algorithms.QMIX.for_env(make(), hidden=(8,), seed=0)
         >>> generator = perturbers.stor(budgets.LinfBall(epsilon=0.5))
         >>> adversary = adversaries.PAAD.for_env(make(), generator, hidden=(8,), seed=1)
         >>> model = learning.WorldModel(team.spec, members=2, hidden=(8,), seed=0)
-        >>> rounds = attack_in_model(
-        ...     team, adversary, make, model, real_steps=80, imagined_steps=80, rounds=1, updates=10
-        ... )
+        >>> steps = {"real_steps": 80, "imagined_steps": 80, "rounds": 1, "updates": 10}
+        >>> few = OffPolicy(batch_size=8, learning_starts=8)
+        >>> rounds = attack_in_model(team, adversary, make, model, learn=few, **steps)
         >>> rounds[0].real_steps
         80
     """

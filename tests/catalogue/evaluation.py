@@ -74,6 +74,7 @@ from robustmarl.training.trainers import check_trainable
 
 FOLDER = tempfile.TemporaryDirectory()
 HERE = Path(FOLDER.name)
+AT_ONCE = OffPolicy(batch_size=1, learning_starts=1)
 ROUNDS = {"episodes_per_round": integer(2, optional=True)}
 SCORES = Domain(
     (3.0, None, "high", [1.0, 2.0], {0: ["a"]}),
@@ -137,6 +138,7 @@ def training():
         "make_env": game,
         "env_steps": 4,
         "num_envs": 1,
+        "learn": AT_ONCE,
         "log": Log(progress=False),
     }
 
@@ -361,6 +363,7 @@ SUBJECTS = (
             "make_env": game,
             "env_steps": 4,
             "num_envs": 1,
+            "learn": AT_ONCE,
             "log": Log(progress=False),
         },
         {

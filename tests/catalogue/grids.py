@@ -42,6 +42,7 @@ from robustmarl.training import OffPolicy
 FOLDER = tempfile.TemporaryDirectory()
 HERE = Path(FOLDER.name)
 WORK = partial(draw, 2)
+AT_ONCE = OffPolicy(batch_size=1, learning_starts=1)
 NAMED = Domain((3, None, [1]), ({},))
 LEARN = Domain((3, "off-policy", OffPolicy))
 MAKER = function() | Domain(([],))
@@ -69,7 +70,7 @@ def study():
     """Return the folder of a study that was run."""
     folder = fresh()
     grid = Grid(
-        victims={"IQL": Recipe(algorithm=IQL, env_steps=2, num_envs=1)},
+        victims={"IQL": Recipe(algorithm=IQL, env_steps=2, num_envs=1, learn=AT_ONCE)},
         attacks={"none": None},
         environments={"game": game},
         episodes=1,

@@ -141,11 +141,6 @@ def test_split_obs():
             ValueError,
             r"a bounded Box of one axis",
         ),
-        (
-            lambda: stated(Fake(actions=(spaces.Box(-5, 5, (2,), np.int32),) * 2)),
-            ValueError,
-            r"a Box of floats, got Box\(-5, 5.*Take Discrete, or floats",
-        ),
         (lambda: stated(Fake(actions=(2, spaces.Discrete(3, start=1)))), ValueError, r"start"),
         (lambda: describe(Fake(), horizon=3), ValueError, r"describe\(env, team_reward='sum'\)"),
         (lambda: describe(Fake(), team_reward="sum"), ValueError, r"describe\(env, horizon=100\)"),
