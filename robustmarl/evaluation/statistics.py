@@ -188,19 +188,9 @@ def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> Estimate:
         >>> print(clopper_pearson(9, 10))
         0.90 [0.55, 1.00]
     """
-    level = check_level("clopper_pearson.level", level)
-    n = check_int("clopper_pearson.n", n, 1)
-    successes = check_int("clopper_pearson.successes", successes, 0, n)
-    low, high = _exact(successes, n - successes, level)
-    return Estimate(
-        mean=successes / n,
-        low=low,
-        high=high,
-        n_seeds=1,
-        n_episodes=n,
-        level=level,
-        method="Clopper-Pearson",
-    )
+    successes, n, level = _counted("clopper_pearson", successes, n, level)
+    ends = _exact(successes, n - successes, level)
+    return _of_one_team(successes, n, level, ends, "Clopper-Pearson")
 
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> Estimate:
@@ -220,23 +210,35 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Estimate:
         >>> print(wilson(9, 10))
         0.90 [0.60, 0.98]
     """
-    level = check_level("wilson.level", level)
-    n = check_int("wilson.n", n, 1)
-    successes = check_int("wilson.successes", successes, 0, n)
-    share = successes / n
-    square = float(special.ndtri((1.0 + level) / 2.0)) ** 2 / n
-    if math.isinf(square):  # of a level next to 1
-        square = np.finfo(np.float64).max / 4.0
-    middle = (share + square / 2.0) / (1.0 + square)
-    half = math.sqrt(square * (share * (1.0 - share) + square / 4.0)) / (1.0 + square)
+    successes, n, level = _counted("wilson", successes, n, level)
+    share, square = successes / n, float(special.ndtri((1.0 + level) / 2.0)) ** 2
+    # of one half, towards which the share is drawn
+    weight = square / (n + square) if math.isfinite(square) else 1.0
+    middle = (1.0 - weight) * share + weight / 2.0
+    half = math.sqrt(weight * (1.0 - weight) * share * (1.0 - share) + weight**2 / 4.0)
+    low = middle - half if successes else 0.0  # exact, where rounding is not
+    high = middle + half if successes < n else 1.0
+    return _of_one_team(successes, n, level, (low, high), "Wilson")
+
+
+def _counted(name: str, successes: int, n: int, level: float) -> tuple[int, int, float]:
+    """Return a function's arguments, checked."""
+    level, n = check_level(f"{name}.level", level), check_int(f"{name}.n", n, 1)
+    return check_int(f"{name}.successes", successes, 0, n), n, level
+
+
+def _of_one_team(
+    successes: int, n: int, level: float, ends: tuple[float, float], method: str
+) -> Estimate:
+    low, high = ends
     return Estimate(
-        mean=share,
-        low=middle - half if successes else 0.0,  # exact, where rounding is not
-        high=middle + half if successes < n else 1.0,
+        mean=successes / n,
+        low=low,
+        high=high,
         n_seeds=1,
         n_episodes=n,
         level=level,
-        method="Wilson",
+        method=method,
     )
 
 

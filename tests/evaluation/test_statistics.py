@@ -302,6 +302,13 @@ class TestWilson:
         assert wilson(0, 10).high == pytest.approx(square / (10 + square))
         assert (wilson(0, 10).low, wilson(10, 10).high) == (0.0, 1.0)
 
+    @pytest.mark.parametrize(
+        ("level", "ends"), [(1.0 - 2.0**-53, (0.0, 1.0)), (2.0**-99, (0.3, 0.3))]
+    )
+    def test_levels_next_to_one_and_to_nothing(self, level, ends):
+        found = wilson(3, 10, level)
+        assert (found.low, found.high) == pytest.approx(ends)
+
     def test_refuses_more_wins_than_games(self):
         with pytest.raises(ValueError, match=r"wilson\.successes must be .* \[0, 3\], got 4"):
             wilson(4, 3)
