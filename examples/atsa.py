@@ -81,7 +81,9 @@ class Task:
         envs: environments side by side.
         batch: episodes per update, of which there is one per episode played.
         buffer: episodes kept.
-        lr: learning rate of teams, directors and critics.
+        lr: learning rate of teams, directors and critics; ATLA's and ROMANCE's adversaries have
+            their own.
+        falls: share of the training after which it falls, to 0 at the end; 1 is never.
         gamma: discount.
         td_lambda: of the team and PA-AD; ATSA's critics have .8.
         targets: updates between copies to target networks.
@@ -104,6 +106,7 @@ class Task:
     batch: int = 16
     buffer: int = 1_000
     lr: float = 1e-3
+    falls: float = 1.0
     gamma: float = 0.97
     td_lambda: float = 0.8
     targets: int = 50
@@ -130,10 +133,21 @@ class Task:
             0.0, self.epsilon, over=max(1, round(self.ramp * self.steps)), unit="env_steps"
         )
 
+    def optim(self, share: float = 1.0) -> Any:
+        """Return Adam at this learning rate over time.
+
+        Args:
+            share: of the training's steps that what learns plays, and counts, itself.
+        """
+        begin, end = round(share * self.falls * self.steps), round(share * self.steps)
+        if begin == end:
+            return adam(self.lr)
+        return adam(Linear(self.lr, 0.0, over=end - begin, begin=begin, unit="env_steps"))
+
     @property
     def plan(self) -> dict[str, Any]:
-        """All of it as plain data; finished cells know of no ramp, nor of a scale."""
-        plain = {"ramp": 0.0, "scale": 1.0}
+        """All of it as plain data; finished cells know of no ramp, no scale, and no fall."""
+        plain = {"ramp": 0.0, "scale": 1.0, "falls": 1.0}
         return {k: v for k, v in asdict(self).items() if k not in plain or v != plain[k]}
 
     @property
@@ -141,8 +155,9 @@ class Task:
         """What it is known by in folders."""
         rising = f"-r{self.ramp:g}" if self.ramp else ""
         rate = f"-lr{self.lr:g}" if self.lr != type(self).lr else ""
+        falling = f"-f{self.falls:g}" if self.falls != 1.0 else ""
         scaled = f"-q{self.scale:g}" if self.scale != 1.0 else ""
-        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}{rate}{scaled}"
+        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}{rate}{falling}{scaled}"
 
 
 _RELEASE = {
@@ -236,7 +251,7 @@ def build(method: str, group: Group) -> Made:
         "hidden": task.hidden,
         "recurrent": task.recurrent,
         "last_action": task.recurrent,
-        "optim": adam(task.lr),
+        "optim": task.optim(),
         "gamma": task.gamma,
         "target_update": task.targets,
         "target_unit": "updates",
@@ -288,7 +303,7 @@ def _adversary(
             mixer=mixer,
             episodes=task.attacked,
             epsilon=rising,
-            **settings | {"exploration": explores},
+            **settings | {"exploration": explores, "optim": task.optim(1 / number)},
         )
     if method.startswith("PAAD"):
         return adversaries.PAAD.for_env(
@@ -300,7 +315,7 @@ def _adversary(
         generator,
         alpha=Linear(hot, min(hot, 0.05), over=task.alpha_steps, unit="env_steps"),
         kappa=0.0 if method == "ATSA, kappa 0" else 0.005,
-        critic_optim=adam(task.lr),
+        critic_optim=task.optim(),
         episodes=task.attacked,
         epsilon=rising,
         seed=seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,8 +17,9 @@ from robustmarl._checks import check
 from robustmarl.joint import JointBatch
 from robustmarl.learning.making import Making
 from robustmarl.learning.modes import is_training
-from robustmarl.learning.optim import check_factory, check_max_grad_norm
+from robustmarl.learning.optim import check_factory, check_max_grad_norm, follow
 from robustmarl.perturbers.base import Perturber
+from robustmarl.typing import Unit
 
 __all__ = ["Adversary", "Needs", "Sample", "check_adversaries"]
 
@@ -108,7 +109,11 @@ class Adversary(nn.Module, ABC):
         return batch.record(self.perturber().place.name)
 
     def create_optimizer(
-        self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None
+        self,
+        module: nn.Module,
+        factory: OptimizerFactory,
+        max_grad_norm: float | None,
+        counted: Callable[[Unit], int] | None = None,
     ) -> Algorithm.Optimizer:
         """Return an optimizer of ``module`` whose state travels with the weights.
 
@@ -116,6 +121,8 @@ class Adversary(nn.Module, ABC):
             module: whose parameters it changes.
             factory: makes it, and its scheduler if any.
             max_grad_norm: global norm at which gradients are clipped, > 0, or None.
+            counted: what a schedule of its learning rate goes by; None counts calls of
+                :meth:`learn`.
         """
         name = type(self).__name__
         check_factory(f"{name}.optim", factory)
@@ -123,6 +130,7 @@ class Adversary(nn.Module, ABC):
         made, scheduler = factory.create_instances(module)
         if scheduler is not None:
             self.lr_schedulers.append(scheduler)
+            follow([scheduler], counted)
         optimizer = Algorithm.Optimizer(made, module, max_grad_norm=max_grad_norm)
         self.optimizers.append(optimizer)
         return optimizer

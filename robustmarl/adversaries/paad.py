@@ -115,7 +115,9 @@ class PAAD(LaggedDirecting):
             target_unit=target_unit,
         )
         self.mixer, self.double_q = mixer, double_q
-        self.optim = self.create_optimizer(online, optim or adam(5e-4), max_grad_norm)
+        self.optim = self.create_optimizer(
+            online, optim or adam(5e-4), max_grad_norm, director.counted
+        )
 
     @classmethod
     @remembered

@@ -106,8 +106,12 @@ class SoftDirecting(LaggedDirecting):
         check_choice(f"{name}.target", target, get_args(TargetForm))
         self.target = target
         self._critics = online
-        self.optim = self.create_optimizer(director.network, optim or adam(5e-4), max_grad_norm)
-        self.critic_optim = self.create_optimizer(online, critic_optim or adam(5e-4), max_grad_norm)
+        self.optim = self.create_optimizer(
+            director.network, optim or adam(5e-4), max_grad_norm, director.counted
+        )
+        self.critic_optim = self.create_optimizer(
+            online, critic_optim or adam(5e-4), max_grad_norm, director.counted
+        )
 
     @property
     def alpha(self) -> float:

@@ -22,7 +22,7 @@ from robustmarl._seeding import seeded
 from robustmarl.joint import JointBatch, TeamSpec, last_actions
 from robustmarl.learning.making import Making, team_spec
 from robustmarl.learning.modes import is_training
-from robustmarl.learning.optim import check_max_grad_norm, own_state_dict
+from robustmarl.learning.optim import check_max_grad_norm, follow, own_state_dict
 from robustmarl.learning.settings import (
     MadeForSettings,
     NetworkSettings,
@@ -164,7 +164,9 @@ class TeamAlgorithm(Algorithm[Any, Any]):
         self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
     ) -> Algorithm.Optimizer:
         check_max_grad_norm(f"{type(self).__name__}.max_grad_norm", max_grad_norm)
-        return super()._create_optimizer(module, factory, max_grad_norm)
+        made = super()._create_optimizer(module, factory, max_grad_norm)
+        follow(self.lr_schedulers, self.policy.counted)
+        return made
 
     def victim(self) -> NetworkVictim:
         """Return the live view of its policy that attacks query."""

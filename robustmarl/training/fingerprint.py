@@ -98,7 +98,8 @@ def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scala
         for key, one in vars(value).items():
             if key in _PROGRESS or key.startswith("_"):
                 continue
-            if isinstance(one, bool | int | float | str | np.generic | list | tuple):
+            over_time = callable(one) and hasattr(one, "unit")
+            if over_time or isinstance(one, bool | int | float | str | np.generic | list | tuple):
                 yield from _walk(f"{name}.{key}", one, seen)
     elif isinstance(value, partial):
         yield from _walk(name, value.func, seen)

@@ -19,6 +19,7 @@ from tianshou.algorithm import optim as factories
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 
 from robustmarl._checks import check, check_kind, check_known
+from robustmarl.learning.optim import torch_factory
 from robustmarl.training.fingerprint import fingerprint
 
 __all__ = ["Spelled", "made_of", "public_name", "spelled", "spelled_class"]
@@ -189,7 +190,7 @@ def _named(where: str, name: Spelled) -> Any:
     room, _, one = cast(str, name).partition(".")
     if room == "torch":
         check_known(where, one, _OPTIMIZERS)
-        return partial(TorchOptimizerFactory, getattr(torch.optim, one))
+        return partial(torch_factory, getattr(torch.optim, one))
     if room == "tianshou":
         check_known(where, one, _FACTORIES)
         return getattr(factories, one)
@@ -209,7 +210,8 @@ _FACTORIES = ("AdamOptimizerFactory", "RMSpropOptimizerFactory")
 
 def _optimizer(where: str, factory: OptimizerFactory) -> Spelled:
     plain = factory.lr_scheduler_factory is None
-    if plain and isinstance(factory, TorchOptimizerFactory):
+    scheduled = callable(getattr(factory, "kwargs", {}).get("lr"))
+    if (plain or scheduled) and isinstance(factory, TorchOptimizerFactory):
         cls = factory.optim_class
         if getattr(torch.optim, getattr(cls, "__name__", ""), None) is cls:
             name = f"torch.{cls.__name__}"

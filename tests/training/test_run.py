@@ -52,6 +52,7 @@ BALL = LinfBall(epsilon=0.25)
 ATTACK = PGD(ball=BALL, steps=2)
 SETTINGS = {"env_steps": 120, "interval": 30, "num_envs": 3}
 QUIET = Log(progress=False)
+FALLING = Linear(1e-2, 1e-3, over=60, begin=30, unit="env_steps")
 
 
 class RobustQMIX(ActionLossRegularizer, QMIX):
@@ -111,6 +112,11 @@ MAKERS = {
     ),
     "loss mixin": lambda seed=0: qmix(
         seed, RobustQMIX, action_loss=ActionLoss(attack=ATTACK, weight=0.5, max_rows=9)
+    ),
+    "falling rate": lambda seed=0: qmix(seed, optim=adam(FALLING)),
+    "falling rates": lambda seed=0: AdversarialTraining(
+        qmix(seed, optim=adam(FALLING)),
+        PAAD.for_env(game(), stor(BALL), hidden=(8,), optim=adam(FALLING), seed=seed),
     ),
     "adversarial": adversarial,
     "adversarial qmix": lambda seed=0: adversarial(seed, team=qmix),

@@ -272,7 +272,8 @@ def test_values_are_spelled_and_made_again(value):
 
 def test_optimizer_factories_are_spelled():
     factories = training.spelling.factories
-    for factory in (adam(1e-3), factories.AdamOptimizerFactory(lr=0.1, betas=(0.5, 0.9))):
+    falling = adam(Linear(1e-3, 0.0, over=10, unit="env_steps"))
+    for factory in (adam(1e-3), falling, factories.AdamOptimizerFactory(betas=(0.5, 0.9))):
         module = torch.nn.Linear(2, 2)
         groups = [
             one.create_instances(module)[0].param_groups[0]
