@@ -48,8 +48,11 @@ def fingerprint(**parts: object) -> Fingerprint:
 def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar]) -> None:
     """Raise ``ValueError`` that names what differs between a run and its continuation.
 
-    What networks were made with, and where gradients are clipped, older runs did not note.
+    What networks were made with, where gradients are clipped, and how adversaries play, older runs
+    did not note.
     """
+    if not any(_plays(name) for name in before):
+        now = {k: v for k, v in now.items() if not _plays(k)}
     if not any(name.endswith(f".{_NORM}") for name in before):
         now = {k: v for k, v in now.items() if ".made." not in k and not k.endswith(f".{_NORM}")}
     names = [*now, *(name for name in before if name not in now)]
@@ -62,6 +65,10 @@ def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar])
             "run.log must be Log(resume=True) with the settings of the run to resume, got "
             f"{', '.join(shown)}{more}. Give it the former ones, or another logdir."
         )
+
+
+def _plays(name: str) -> bool:
+    return name.startswith(("plays.", "plays[")) or name == "plays"
 
 
 def _walk(name: str, value: object, seen: set[int]) -> Iterator[tuple[str, Scalar]]:

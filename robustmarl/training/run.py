@@ -137,6 +137,7 @@ def run(
         team=team,
         opponents=dict(opponents or {}),
         perturb=given,
+        plays=algorithm.perturbers(),
         # a run may be made longer, by steps or by rounds
         learn=replace(learn, rounds=None) if isinstance(learn, OnPolicy) else learn,
         algorithm=algorithm,

@@ -407,6 +407,27 @@ def test_settings_that_differ_are_named(tmp_path):
         train(qmix(optim=linear(5e-4)), **more)
 
 
+def test_a_learning_rate_over_time_is_a_setting(tmp_path):
+    train(qmix(optim=adam(FALLING)), logdir=tmp_path)
+    later = Linear(1e-2, 1e-3, over=60, begin=40, unit="env_steps")
+    for other in (later, 1e-2):
+        with pytest.raises(ValueError, match=r"schedules"):
+            train(qmix(optim=adam(other)), logdir=tmp_path, resume=True)
+
+
+def test_how_an_adversary_plays_is_a_setting_also_of_one_made_by_its_class(tmp_path):
+    def of(episodes):
+        made = PAAD.for_env(game(), stor(BALL), hidden=(8,), seed=0)
+        adversary = PAAD(made.director, stor(BALL), made.mixer, episodes=episodes)
+        return AdversarialTraining(qmix(), adversary)
+
+    train(of(0.5), logdir=tmp_path)
+    with pytest.raises(ValueError, match=r"plays\.episodes=0\.25 \(was 0\.5\)"):
+        train(of(0.25), logdir=tmp_path, resume=True)
+    settings = fingerprint(plays=of(0.5).perturbers(), seed=0)
+    check_same_settings({"seed": 0}, settings)  # of an older run
+
+
 def test_loss_terms_are_settings():
     def of(weight):
         return qmix(kind=RobustQMIX, action_loss=ActionLoss(attack=ATTACK, weight=weight))
