@@ -75,6 +75,7 @@ class Task:
         epsilon: of all attacks, in training and tests.
         steps: environment steps per training.
         attacked: share of the training episodes that are attacked.
+        attacked_by_atla: that share beside ATLA's adversary, which attacks all in its paper.
         ramp: share of the training over which the radius of attacks in training rises, from 0; not
             that of PR, PR-REP and ERNIE, whose weights do as it is, nor of actions that are forced.
         explore: steps over which exploration falls from 1 to .05.
@@ -100,6 +101,7 @@ class Task:
     epsilon: float
     steps: int
     attacked: float = 0.5
+    attacked_by_atla: float = 1.0
     ramp: float = 0.0
     explore: int = 30_000
     envs: int = 16
@@ -146,8 +148,8 @@ class Task:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """All of it as plain data; finished cells know of no ramp, no scale, and no fall."""
-        plain = {"ramp": 0.0, "scale": 1.0, "falls": 1.0}
+        """All of it as plain data; finished cells know nothing of what came later."""
+        plain = {"attacked_by_atla": 1.0, "ramp": 0.0, "scale": 1.0, "falls": 1.0}
         return {k: v for k, v in asdict(self).items() if k not in plain or v != plain[k]}
 
     @property
@@ -285,7 +287,12 @@ def _adversary(
     rising = task.radius
     if method == "ATLA":
         return adversaries.ObsAdversaryPPO.for_env(
-            spec, task.ball, preset=task.atla, epsilon=rising, seed=seed
+            spec,
+            task.ball,
+            preset=task.atla,
+            episodes=task.attacked_by_atla,
+            epsilon=rising,
+            seed=seed,
         )
     if method.startswith("ROMANCE"):
         if method == "ROMANCE-p":  # forces actions, which have no radius
