@@ -157,9 +157,11 @@ class Task:
         """What it is known by in folders."""
         rising = f"-r{self.ramp:g}" if self.ramp else ""
         rate = f"-lr{self.lr:g}" if self.lr != type(self).lr else ""
+        by_atla = f"-atla{self.attacked_by_atla:g}" if self.attacked_by_atla != 1.0 else ""
         falling = f"-f{self.falls:g}" if self.falls != 1.0 else ""
         scaled = f"-q{self.scale:g}" if self.scale != 1.0 else ""
-        return f"{self.steps}-e{self.epsilon:g}-a{self.attacked:g}{rising}{rate}{falling}{scaled}"
+        attacks = f"-e{self.epsilon:g}-a{self.attacked:g}{by_atla}{rising}"
+        return f"{self.steps}{attacks}{rate}{falling}{scaled}"
 
 
 _RELEASE = {

@@ -3,16 +3,18 @@
     python examples/driving.py --jobs 2                    # VDN and QMIX, three seeds
     python examples/driving.py --backbones QMIX --seeds 0 --methods NoAdv FGSM ATSA
     python examples/driving.py --recurrent                 # with memory, as the paper has it
-    python examples/driving.py --steps 400000 --falls 1    # half as long, at one learning rate
+    python examples/driving.py --steps 400000 --falls 1 --scale 1 --atla 1    # as atsa.py has it
     python examples/driving.py --report                    # tables of finished cells
     python examples/driving.py --replay                    # a film; trains one team if it must
     python examples/driving.py --smoke                     # seconds, figures mean nothing
 
-What trains and attacks is what ``atsa.py`` has on skirmish maps, with the task's radius of .05;
-scores are the return and whether any agent crashed. Every training is a cell, and every test is
-one, which comes after the trainings that it needs: its own, and those whose adversaries it meets.
-What is finished is not run again, and interrupted trainings continue where they were. Tables are
-made of the cells alone, beside the paper's figures.
+What trains and attacks is what ``atsa.py`` has on skirmish maps, but that learning rates fall,
+that ATLA's adversary attacks half of the episodes, as the others do, and that PR, PR-REP and ERNIE
+have weights for larger Q-values; the radius is the task's, .05. Scores are the return and whether
+any agent crashed. Every training is a cell, and every test is one, which comes after the trainings
+that it needs: its own, and those whose adversaries it meets. What is finished is not run again, and
+interrupted trainings continue where they were. Tables are made of the cells alone, beside the
+paper's figures.
 """
 
 import argparse
@@ -52,11 +54,12 @@ TASK = Task(
     attacked_by_atla=0.5,
     explore=50_000,
     gamma=0.97,
+    alpha_steps=300_000,
     director_steps=100_000,
 )
-COOLING = 0.375  # share of a training over which ATSA's temperature falls
+COOLING = TASK.alpha_steps / TASK.steps  # share over which ATSA's temperature falls
 TASKS = {"VDN": replace(TASK, lr=3e-3, scale=5.0), "QMIX": replace(TASK, scale=100.0)}
-"""By backbone: VDN learns slowly at QMIX's step size; the best scale of four on seed 10."""
+"""By backbone: VDN learns slowly at QMIX's step size; the best scales of those tried on seed 10."""
 
 
 def jobs_of(
@@ -408,15 +411,22 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=TASK.episodes, help="per cell")
     parser.add_argument("--out", type=Path, default=Path("runs/driving"), help="output folder")
     parser.add_argument("--recurrent", action="store_true", help="networks with memory")
-    scaled = "weights and margins of PR, PR-REP and ERNIE, as multiples of skirmish's"
-    parser.add_argument("--scale", type=float, help=scaled)
+    scaled = "weights and margins of PR, PR-REP and ERNIE, as multiples of skirmish's (default: "
+    scaled += ", ".join(f"{task.scale:g} with {backbone}" for backbone, task in TASKS.items())
+    parser.add_argument("--scale", type=float, help=f"{scaled})")
+    share = "share of the episodes in which ATLA's adversary attacks (default: %(default)s)"
+    parser.add_argument("--atla", type=float, default=TASK.attacked_by_atla, help=share)
     parser.add_argument("--report", action="store_true", help="run nothing")
     watched = "film the last backbone's undefended team, without attack and crashing; no tables"
     parser.add_argument("--replay", action="store_true", help=watched)
     parser.add_argument("--smoke", action="store_true", help="seconds, figures mean nothing")
     args = parser.parse_args()
+    for name in ("falls", "atla"):
+        if not 0.0 <= getattr(args, name) <= 1.0:
+            parser.error(f"--{name} must be in [0, 1], got {getattr(args, name)}.")
     own = {"steps": args.steps, "episodes": args.episodes, "recurrent": args.recurrent}
-    own |= {"falls": args.falls, "alpha_steps": round(COOLING * args.steps)}
+    own |= {"alpha_steps": round(COOLING * args.steps)}
+    own |= {"falls": args.falls, "attacked_by_atla": args.atla}
     own |= {} if args.scale is None else {"scale": args.scale}
     tasks = {backbone: replace(task, **own) for backbone, task in TASKS.items()}
     out: Path = args.out / "recurrent" if args.recurrent else args.out

@@ -1,4 +1,4 @@
-r"""Weights and radii over time: constant, linear and repetitive.
+r"""Weights, radii and rates over time: constant, linear and repetitive.
 
 A schedule is a value object that maps a count to a number and says what it counts: updates,
 episodes or environment steps.

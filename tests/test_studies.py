@@ -235,13 +235,32 @@ def test_tests_of_the_directed_studies_come_after_what_they_need(study, name):
 
 def test_cells_and_folders_tell_what_a_backbone_is_trained_with(study, tmp_path):
     driving, _ = study("driving")
-    rates, folders = {}, set()
+    told, folders = {}, {}
     for backbone in driving.BACKBONES:
         (job, *_) = driving.jobs_of(driving.TASKS, [backbone], ["NoAdv"], [0])
-        rates[backbone] = job.settings["task"]["lr"]
-        folders.add(driving._group(tmp_path, backbone, 0, driving.TASKS[backbone]).folder)
-    assert rates == {"VDN": 3e-3, "QMIX": 1e-3}
-    assert {folder.name.partition("a0.5")[2] for folder in folders} == {"-lr0.003", ""}
+        task = job.settings["task"]
+        told[backbone] = [task[key] for key in ("lr", "falls", "scale", "attacked_by_atla")]
+        folders[backbone] = driving._group(tmp_path, backbone, 0, driving.TASKS[backbone]).folder
+    assert told == {"VDN": [3e-3, 0.5, 5.0, 0.5], "QMIX": [1e-3, 0.5, 100.0, 0.5]}
+    endings = {name: folder.name.partition("-a0.5")[2] for name, folder in folders.items()}
+    assert endings == {"VDN": "-atla0.5-lr0.003-f0.5-q5", "QMIX": "-atla0.5-f0.5-q100"}
+
+
+def test_the_settings_of_before_are_options(study, monkeypatch, tmp_path):
+    driving, _ = study("driving")
+    seen = []
+    monkeypatch.setattr(driving, "jobs_of", lambda tasks, *rest: seen.append(tasks) or [])
+    options = "--steps 400000 --falls 1 --scale 1 --atla 1 --report"
+    argv = ["driving.py", *options.split(), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
+    (tmp_path / "scale-1").mkdir()
+    driving.main()
+    plan = seen[0]["QMIX"].plan
+    assert not {"falls", "scale", "attacked_by_atla"} & plan.keys()
+    assert (plan["steps"], plan["alpha_steps"]) == (400_000, 150_000)
+    monkeypatch.setattr("sys.argv", ["driving.py", "--falls", "1.5"])
+    with pytest.raises(SystemExit):
+        driving.main()
 
 
 @pytest.mark.parametrize(("normed", "rate"), [(True, None), (False, 0.5)])

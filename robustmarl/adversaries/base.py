@@ -113,6 +113,7 @@ class Adversary(nn.Module, ABC):
         module: nn.Module,
         factory: OptimizerFactory,
         max_grad_norm: float | None,
+        *,
         counted: Callable[[Unit], int] | None = None,
     ) -> Algorithm.Optimizer:
         """Return an optimizer of ``module`` whose state travels with the weights.
@@ -130,7 +131,7 @@ class Adversary(nn.Module, ABC):
         made, scheduler = factory.create_instances(module)
         if scheduler is not None:
             self.lr_schedulers.append(scheduler)
-            follow([scheduler], counted)
+            follow([scheduler], counted, name)
         optimizer = Algorithm.Optimizer(made, module, max_grad_norm=max_grad_norm)
         self.optimizers.append(optimizer)
         return optimizer
@@ -152,8 +153,10 @@ class Adversary(nn.Module, ABC):
         copied = copy.deepcopy(state)  # torch's optimizers keep the tensors that they are given
         for optimizer, values in zip(self.optimizers, copied["optimizers"], strict=True):
             optimizer.load_state_dict(values)
-        for scheduler, values in zip(self.lr_schedulers, copied["schedulers"], strict=True):
-            scheduler.load_state_dict(values)
+        known = copied["schedulers"]
+        if len(known) == len(self.lr_schedulers):  # else one of both learned at a fixed rate
+            for scheduler, values in zip(self.lr_schedulers, known, strict=True):
+                scheduler.load_state_dict(values)
 
 
 def check_adversaries(where: str, adversaries: object) -> list[Adversary]:

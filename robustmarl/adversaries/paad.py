@@ -116,7 +116,7 @@ class PAAD(LaggedDirecting):
         )
         self.mixer, self.double_q = mixer, double_q
         self.optim = self.create_optimizer(
-            online, optim or adam(5e-4), max_grad_norm, director.counted
+            online, optim or adam(5e-4), max_grad_norm, counted=director.counted
         )
 
     @classmethod

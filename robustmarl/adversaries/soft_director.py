@@ -107,10 +107,10 @@ class SoftDirecting(LaggedDirecting):
         self.target = target
         self._critics = online
         self.optim = self.create_optimizer(
-            director.network, optim or adam(5e-4), max_grad_norm, director.counted
+            director.network, optim or adam(5e-4), max_grad_norm, counted=director.counted
         )
         self.critic_optim = self.create_optimizer(
-            online, critic_optim or adam(5e-4), max_grad_norm, director.counted
+            online, critic_optim or adam(5e-4), max_grad_norm, counted=director.counted
         )
 
     @property

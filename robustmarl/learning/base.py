@@ -165,7 +165,7 @@ class TeamAlgorithm(Algorithm[Any, Any]):
     ) -> Algorithm.Optimizer:
         check_max_grad_norm(f"{type(self).__name__}.max_grad_norm", max_grad_norm)
         made = super()._create_optimizer(module, factory, max_grad_norm)
-        follow(self.lr_schedulers, self.policy.counted)
+        follow(self.lr_schedulers, self.policy.counted, type(self).__name__)
         return made
 
     def victim(self) -> NetworkVictim:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
 
 import torch
 from tianshou.algorithm.algorithm_base import Algorithm
@@ -14,17 +15,20 @@ from tianshou.algorithm.optim import (
     ParamsType,
     TorchOptimizerFactory,
 )
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from robustmarl._checks import check, check_kind, check_number
-from robustmarl.schedules import Constant, Schedule, as_schedule
+from robustmarl.schedules import Schedule, as_schedule
 from robustmarl.typing import Unit
 
 __all__ = [
+    "ScheduledFactory",
     "adam",
     "check_factory",
     "check_max_grad_norm",
     "follow",
+    "keeping_rates",
     "own_state_dict",
     "torch_factory",
 ]
@@ -34,9 +38,9 @@ def adam(lr: float | Schedule, eps: float = 1e-8) -> OptimizerFactory:
     """Return Adam with fused kernels: for small networks the loop over tensors is the cost.
 
     Args:
-        lr: step size, > 0; or a schedule, >= 0, of what the learner has counted when it begins an
-            update. Teams and directors count updates, episodes and environment steps, other
-            learners updates alone.
+        lr: step size, > 0; or a schedule, >= 0, of what the learner had counted at the end of its
+            last update: the first one has the value at 0. Teams and directors count updates,
+            episodes and environment steps, other learners updates alone.
         eps: added to the denominator, > 0; torch's default, PPO's learners take 1e-5.
 
     Raises:
@@ -52,28 +56,47 @@ def adam(lr: float | Schedule, eps: float = 1e-8) -> OptimizerFactory:
         >>> falling = Linear(1e-3, 0.0, over=50_000, begin=50_000, unit="env_steps")
         >>> team = algorithms.VDN.for_env(envs.climbing(), optim=adam(falling), seed=0)
     """
-    rate = as_schedule("adam.lr", lr, 0.0, open_low=not callable(lr))
     eps = check_number("adam.eps", eps, 0.0, open_low=True)
-    told = rate.value if isinstance(rate, Constant) else rate
-    return torch_factory(torch.optim.Adam, lr=told, eps=eps, fused=True)
+    if callable(lr):
+        return torch_factory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
+    lr = check_number("adam.lr", as_schedule("adam.lr", lr)(0), 0.0, open_low=True)
+    return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
 
 
 def torch_factory(cls: type[torch.optim.Optimizer], **settings: Any) -> OptimizerFactory:
     """Return a factory of one of torch's optimizers, whose ``lr`` may be a schedule."""
-    scheduled = callable(settings.get("lr"))
-    return (_ScheduledFactory if scheduled else TorchOptimizerFactory)(cls, **settings)
+    lr = settings.get("lr")
+    if not callable(lr):
+        return TorchOptimizerFactory(cls, **settings)
+    rule = f"a number, or a schedule that counts one of {list(get_args(Unit))}"
+    counts = not isinstance(lr, type) and getattr(lr, "unit", None) in get_args(Unit)
+    if not counts:
+        raise TypeError(f"{_name(cls)}.lr must be {rule}, got {lr!r}.")
+    return ScheduledFactory(cls, as_schedule(f"{_name(cls)}.lr", lr, 0.0), **settings)
 
 
-class _ScheduledFactory(TorchOptimizerFactory):
-    """Makes optimizers whose learning rate follows a schedule, which is its ``lr``."""
+def _name(cls: type[torch.optim.Optimizer]) -> str:
+    return cls.__name__.lower()
 
-    def __init__(self, cls: type[torch.optim.Optimizer], *, lr: Schedule, **settings: Any) -> None:
-        super().__init__(cls, lr=lr, **settings)
-        self.with_lr_scheduler_factory(_Following(lr))
-        self.schedule = lr
+
+class ScheduledFactory(TorchOptimizerFactory):
+    """Makes optimizers whose learning rate follows a schedule, which is their ``lr``."""
+
+    def __init__(
+        self, cls: type[torch.optim.Optimizer], schedule: Schedule, **settings: Any
+    ) -> None:
+        super().__init__(cls, **settings)
+        self.schedule = schedule
+        self._first = check_number(f"{_name(cls)}.lr", schedule(0), 0.0)
+        self.with_lr_scheduler_factory(_Following(schedule))
+
+    @property
+    def plain(self) -> bool:
+        """Whether this schedule is what its optimizers follow: another may have been put on it."""
+        return isinstance(self.lr_scheduler_factory, _Following)
 
     def _create_optimizer_for_params(self, params: ParamsType) -> torch.optim.Optimizer:
-        return self.optim_class(params, **self.kwargs | {"lr": self.schedule(0)})
+        return self.optim_class(params, **self.kwargs | {"lr": self._first})
 
 
 class _Following(LRSchedulerFactory):
@@ -92,19 +115,24 @@ class _ScheduledRate(LRScheduler):
         self._counted: Callable[[Unit], int] | None = None
         super().__init__(optim)
 
-    def follow(self, counted: Callable[[Unit], int] | None) -> None:
+    def follow(self, counted: Callable[[Unit], int] | None, owner: str) -> None:
         """Go by what ``counted`` says from now on, None by steps."""
         self._counted = counted
-        self._check_unit()
+        self._check_unit(owner)
 
-    def _check_unit(self) -> None:
+    def _check_unit(self, owner: str) -> None:
+        rule = f"counting 'updates', as {owner} counts nothing else"
         knows = self._counted is not None or self.schedule.unit == "updates"
-        rule = "counting 'updates' for what counts nothing else"
-        check(knows, "adam.lr", rule, self.schedule)
+        where = f"{_name(type(self.optimizer))}.lr"
+        check(knows, where, rule, self.schedule, "Write unit='updates'.")
 
     def step(self, epoch: int | None = None) -> None:
         """Set the rate of the next update; torch's own would ask for optimizer steps before it."""
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self.renew()
+
+    def renew(self) -> None:
+        """Set the rate that belongs to what is counted now."""
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
@@ -112,10 +140,10 @@ class _ScheduledRate(LRScheduler):
     def get_lr(self) -> list[float | torch.Tensor]:
         """Return the rate of each group of parameters."""
         if self.last_epoch > 0:  # before that nobody has been able to say
-            self._check_unit()
+            self._check_unit("what it learns for")
         unit, counted = self.schedule.unit, self._counted
         count = self.last_epoch if counted is None else counted(unit)
-        rate = check_number("adam.lr", self.schedule(count), 0.0)
+        rate = check_number(f"{_name(type(self.optimizer))}.lr", self.schedule(count), 0.0)
         return [rate for _ in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,15 +152,51 @@ class _ScheduledRate(LRScheduler):
         return {key: one for key, one in told.items() if key not in ("schedule", "_counted")}
 
 
-def follow(schedulers: Sequence[LRScheduler], counted: Callable[[Unit], int] | None) -> None:
+def follow(
+    schedulers: Sequence[LRScheduler], counted: Callable[[Unit], int] | None, owner: str
+) -> None:
     """Let those of :func:`adam` go by what ``counted`` says; others step as they are made to.
 
+    Args:
+        schedulers: of learning rates.
+        counted: number of updates, episodes or environment steps so far; None is their own steps.
+        owner: whose they are, for messages.
+
     Raises:
-        ValueError: if it is None, and one of them counts something else than updates.
+        ValueError: if ``counted`` is None, and one of them counts something else than updates.
     """
     for one in schedulers:
         if isinstance(one, _ScheduledRate):
-            one.follow(counted)
+            one.follow(counted, owner)
+
+
+@contextmanager
+def keeping_rates(learner: nn.Module) -> Iterator[None]:
+    """Let optimizers that are loaded meanwhile learn on at rates of their own.
+
+    What follows a schedule is set to where that is now. What has a number keeps it where the
+    weights come from optimizers that followed one, whose last rate may be 0.
+
+    Args:
+        learner: an algorithm, an adversary, or what has such among its modules.
+    """
+    schedulers: list[LRScheduler] = []
+    optimizers: dict[int, torch.optim.Optimizer] = {}
+    for part in learner.modules():
+        schedulers += getattr(part, "lr_schedulers", [])
+        for name in ("_optimizers", "optimizers"):
+            optimizers |= {id(one._optim): one._optim for one in getattr(part, name, [])}
+    for scheduler in schedulers:
+        optimizers.pop(id(scheduler.optimizer), None)
+    own = {key: [group["lr"] for group in one.param_groups] for key, one in optimizers.items()}
+    yield
+    for key, one in optimizers.items():
+        for group, rate in zip(one.param_groups, own[key], strict=True):
+            if group.pop("initial_lr", None) is not None:
+                group["lr"] = rate
+    for scheduler in schedulers:
+        if isinstance(scheduler, _ScheduledRate):
+            scheduler.renew()
 
 
 def check_factory(where: str, factory: object) -> None:

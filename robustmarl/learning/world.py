@@ -14,7 +14,7 @@ from robustmarl._checks import check, check_flag, check_int, check_kind, check_n
 from robustmarl._seeding import Draws, episode_keys, generator, seeded, stream_seed
 from robustmarl.joint import JointBatch, TeamSpec
 from robustmarl.learning.imagined import ImaginedEngine
-from robustmarl.learning.optim import adam
+from robustmarl.learning.optim import adam, follow
 from robustmarl.networks.layers import check_widths, feed_forward
 
 __all__ = ["Fitted", "Foretold", "WorldModel"]
@@ -198,7 +198,9 @@ class WorldModel(nn.Module):
         test, train = (rows.nonzero()[:, 0].to(self.device) for rows in (kept, ~kept))
         self._standardise(given[train], change[train], reward[train])
         self.ends = bool(ended.any())
-        made, _ = (optim or adam(1e-3)).create_instances(self.members)
+        made, scheduler = (optim or adam(1e-3)).create_instances(self.members)
+        schedulers = [] if scheduler is None else [scheduler]
+        follow(schedulers, None, type(self).__name__)
         goal = self._standardised(change, reward)
         draws = generator(stream_seed(self.seed, "world"), len(given), "world/batches")
         inputs = self._normal_input(given)
@@ -215,6 +217,8 @@ class WorldModel(nn.Module):
             made.zero_grad()
             loss.backward()
             made.step()
+            for one in schedulers:
+                one.step()
         return self._measured(given, change, reward, ended, train, test, batch)
 
     @torch.no_grad()

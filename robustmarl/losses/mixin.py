@@ -211,6 +211,10 @@ class LossMixin(AnyAlgorithm):
         self, module: nn.Module, factory: OptimizerFactory, max_grad_norm: float | None = None
     ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
+        for scheduler in self.lr_schedulers:
+            rate = getattr(scheduler, "schedule", None)  # of learning.adam
+            if rate is not None:
+                self._schedule(f"{type(self).__name__}.optim.lr", rate)
         policy = {id(weight) for weight in self.policy.parameters()}
         is_critics = policy.isdisjoint(id(weight) for weight in module.parameters())
         if is_critics or self._steps_by_door():

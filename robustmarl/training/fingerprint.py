@@ -55,6 +55,10 @@ def check_same_settings(before: Mapping[str, Scalar], now: Mapping[str, Scalar])
         now = {k: v for k, v in now.items() if not _plays(k)}
     if not any(name.endswith(f".{_NORM}") for name in before):
         now = {k: v for k, v in now.items() if ".made." not in k and not k.endswith(f".{_NORM}")}
+    # of ATSA's temperature they noted the present value
+    for name in [k for k, v in before.items() if k.endswith(".alpha") and isinstance(v, float)]:
+        before = {k: v for k, v in before.items() if k != name}
+        now = {k: v for k, v in now.items() if k != name and not k.startswith(f"{name}.")}
     names = [*now, *(name for name in before if name not in now)]
     differing = [name for name in names if repr(before.get(name)) != repr(now.get(name))]
     if differing:
@@ -137,9 +141,13 @@ def _told(group: Mapping[str, object]) -> dict[str, object]:
 
 
 def _kept(value: object, argument: str) -> object:
-    """Return what an object keeps under an argument's name, None if that cannot be asked yet."""
+    """Return what an object keeps under an argument's name, None if that cannot be asked yet.
+
+    Of what is a schedule, whose present value has the name, that is the schedule.
+    """
     try:
-        return getattr(value, argument, None)
+        over_time: object = getattr(value, f"{argument}_schedule", None)
+        return getattr(value, argument, None) if over_time is None else over_time
     except Exception:  # a property of somebody else's, before its time
         return None
 

@@ -22,6 +22,7 @@ from robustmarl._checks import (
 from robustmarl.adversaries import Adversary
 from robustmarl.learning import TeamAlgorithm
 from robustmarl.learning.making import Making
+from robustmarl.learning.optim import keeping_rates
 from robustmarl.training.adversarial import AdversarialTraining
 from robustmarl.training.checkpoints import check_finite, read_checkpoint, save_checkpoint
 from robustmarl.training.spelling import Spelled, made_of, spelled, spelled_class
@@ -242,7 +243,8 @@ def _fill(
     """Give a learner the weights of a file; optimizers that are not in it stay fresh."""
     fresh = {key: one for key, one in learner.state_dict().items() if key.endswith(_OPTIMIZERS)}
     try:
-        learner.load_state_dict({**fresh, **state})
+        with keeping_rates(learner):
+            learner.load_state_dict({**fresh, **state})
     except (RuntimeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{name}.path must hold weights of {type(learner).__name__} with these sizes, "

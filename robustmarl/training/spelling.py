@@ -19,7 +19,7 @@ from tianshou.algorithm import optim as factories
 from tianshou.algorithm.optim import OptimizerFactory, TorchOptimizerFactory
 
 from robustmarl._checks import check, check_kind, check_known
-from robustmarl.learning.optim import torch_factory
+from robustmarl.learning.optim import ScheduledFactory, torch_factory
 from robustmarl.training.fingerprint import fingerprint
 
 __all__ = ["Spelled", "made_of", "public_name", "spelled", "spelled_class"]
@@ -210,12 +210,13 @@ _FACTORIES = ("AdamOptimizerFactory", "RMSpropOptimizerFactory")
 
 def _optimizer(where: str, factory: OptimizerFactory) -> Spelled:
     plain = factory.lr_scheduler_factory is None
-    scheduled = callable(getattr(factory, "kwargs", {}).get("lr"))
+    scheduled = isinstance(factory, ScheduledFactory) and factory.plain
     if (plain or scheduled) and isinstance(factory, TorchOptimizerFactory):
         cls = factory.optim_class
         if getattr(torch.optim, getattr(cls, "__name__", ""), None) is cls:
             name = f"torch.{cls.__name__}"
-            return {"call": name, "with": _mapping(where, factory.kwargs)}
+            over_time = {"lr": factory.schedule} if isinstance(factory, ScheduledFactory) else {}
+            return {"call": name, "with": _mapping(where, factory.kwargs | over_time)}
     if plain and type(factory).__name__ in _FACTORIES:
         told = _mapping(where, _told(where, factory))
         return {"call": f"tianshou.{type(factory).__name__}", "with": told}

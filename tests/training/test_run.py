@@ -20,7 +20,7 @@ from doubles import Scripted, armies
 from tianshou.algorithm.optim import LRSchedulerFactoryLinear
 from tianshou.utils import LazyLogger
 
-from robustmarl.adversaries import PAAD, ObsAdversaryPPO
+from robustmarl.adversaries import ATSA, PAAD, ObsAdversaryPPO
 from robustmarl.algorithms import COMA, DOP, FACMAC, IPPO, MADDPG, QMIX
 from robustmarl.attacks import PGD, JAttack, UniformNoise
 from robustmarl.budgets import LinfBall
@@ -426,6 +426,20 @@ def test_how_an_adversary_plays_is_a_setting_also_of_one_made_by_its_class(tmp_p
         train(of(0.25), logdir=tmp_path, resume=True)
     settings = fingerprint(plays=of(0.5).perturbers(), seed=0)
     check_same_settings({"seed": 0}, settings)  # of an older run
+
+
+def test_a_temperature_over_time_is_a_setting_its_present_value_is_none():
+    def of(over):
+        alpha = Linear(0.5, 0.05, over=over, unit="env_steps")
+        return ATSA.for_env(game(), stor(BALL), hidden=(8,), seed=0, alpha=alpha)
+
+    one, other, before = of(100), of(500), of(100)
+    one.director.count("env_steps", 50)
+    check_same_settings(fingerprint(algorithm=before), fingerprint(algorithm=one))
+    with pytest.raises(ValueError, match=r"algorithm\.alpha\.over=500 \(was 100\)"):
+        check_same_settings(fingerprint(algorithm=before), fingerprint(algorithm=other))
+    noted = {k: v for k, v in fingerprint(algorithm=before).items() if ".alpha" not in k}
+    check_same_settings(noted | {"algorithm.alpha": 0.5}, fingerprint(algorithm=other))
 
 
 def test_loss_terms_are_settings():

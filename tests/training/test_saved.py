@@ -273,7 +273,8 @@ def test_values_are_spelled_and_made_again(value):
 def test_optimizer_factories_are_spelled():
     factories = training.spelling.factories
     falling = adam(Linear(1e-3, 0.0, over=10, unit="env_steps"))
-    for factory in (adam(1e-3), falling, factories.AdamOptimizerFactory(betas=(0.5, 0.9))):
+    others = factories.AdamOptimizerFactory(lr=0.1, betas=(0.5, 0.9))
+    for factory in (adam(1e-3), falling, others):
         module = torch.nn.Linear(2, 2)
         groups = [
             one.create_instances(module)[0].param_groups[0]
@@ -281,6 +282,11 @@ def test_optimizer_factories_are_spelled():
         ]
         first, second = ({k: v for k, v in g.items() if k != "params"} for g in groups)
         assert first == second
+    again = made_of("optim", spelled("optim", falling))
+    assert again.schedule == falling.schedule
+    over = factories.LRSchedulerFactoryLinear(1, 1, 1)
+    with pytest.raises(TypeError, match=r"optim must be plain data"):
+        spelled("optim", adam(Linear(1e-3, 0.0, over=10)).with_lr_scheduler_factory(over))
     scheduled = adam(1e-3).with_lr_scheduler_factory(factories.LRSchedulerFactoryLinear(1, 1, 1))
     with pytest.raises(TypeError, match=r"optim must be plain data, .*TorchOptimizerFactory"):
         spelled("optim", scheduled)
