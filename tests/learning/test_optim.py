@@ -147,7 +147,7 @@ def test_what_is_not_ours_knows_updates_alone():
     assert scheduler.get_last_lr() == [0.75]
     optimizer, scheduler = adam(FALLING).create_instances(module)
     optimizer.step()
-    with pytest.raises(ValueError, match=r"counting 'updates', as what it learns for counts noth"):
+    with pytest.raises(ValueError, match=r"counting 'updates', as what it learns for counts"):
         scheduler.step()
 
 
