@@ -111,7 +111,7 @@ def test_romfac_counts_the_cells_on_which_decisions_hang(study, read):
 def test_atsas_finished_cells_stay_valid_without_a_ramp(study):
     atsa, _ = study("atsa")
     task = atsa.PRESETS["quick"]["3m"]
-    assert task.plan.keys() == asdict(task).keys() - {"ramp", "scale"}
+    assert task.plan.keys() == asdict(task).keys() - {"attacked_by_atla", "falls", "ramp", "scale"}
     assert task.radius is None
     rising = replace(task, ramp=0.5)
     assert rising.plan["ramp"] == 0.5
