@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from scipy import stats
+from tianshou.algorithm.optim import OptimizerFactory
 
 from robustmarl import adversaries, algorithms, attacks, envs, evaluation, losses, training
 from robustmarl.budgets import LinfBall
@@ -135,7 +136,7 @@ class Task:
             0.0, self.epsilon, over=max(1, round(self.ramp * self.steps)), unit="env_steps"
         )
 
-    def optim(self, share: float = 1.0) -> Any:
+    def optim(self, share: float = 1.0) -> OptimizerFactory:
         """Return Adam at this learning rate over time.
 
         Args:

@@ -59,7 +59,7 @@ def adam(lr: float | Schedule, eps: float = 1e-8) -> OptimizerFactory:
     eps = check_number("adam.eps", eps, 0.0, open_low=True)
     if callable(lr):
         return torch_factory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
-    lr = check_number("adam.lr", as_schedule("adam.lr", lr)(0), 0.0, open_low=True)
+    lr = check_number("adam.lr", lr, 0.0, open_low=True)
     return TorchOptimizerFactory(torch.optim.Adam, lr=lr, eps=eps, fused=True)
 
 

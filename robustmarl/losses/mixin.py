@@ -212,8 +212,8 @@ class LossMixin(AnyAlgorithm):
     ) -> Algorithm.Optimizer:
         inner = super()._create_optimizer(module, factory, max_grad_norm)
         for scheduler in self.lr_schedulers:
-            rate = getattr(scheduler, "schedule", None)  # of learning.adam
-            if rate is not None:
+            rate = getattr(scheduler, "schedule", None)
+            if rate is not None and hasattr(rate, "unit"):  # of learning.adam
                 self._schedule(f"{type(self).__name__}.optim.lr", rate)
         policy = {id(weight) for weight in self.policy.parameters()}
         is_critics = policy.isdisjoint(id(weight) for weight in module.parameters())
